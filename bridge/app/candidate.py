@@ -48,6 +48,11 @@ def check_candidate(loaded: Loaded) -> None:
 def _problems(loaded: Loaded, candidate: Loaded) -> Iterator[Problem]:
     """Parts of a candidate that the running parts of the configuration do not fit."""
     present, new = loaded.config, candidate.config
+    if present.sources.keys().isdisjoint(new.sources):
+        what = (
+            f"a candidate uses the sources of the configuration ({', '.join(present.sources)}), and this one has none"
+        )
+        yield coded("C008", candidate.locate(("sources",), what))
     for name, source in new.sources.items():
         own = present.sources.get(name)
         if own is not None and own.ordering != source.ordering:

@@ -158,6 +158,7 @@ def test_failed_instances_end_it(project: Path) -> None:
         (("routes:", "routes:\n  - {name: x, from: orders, engine: other, ignore: {}}"), "engine"),
         (("when: has(payload.total)", "when: has(payload.total) &&"), "the expression ends too early"),
         (("when: has(payload.total)", "limits: {running: 5}"), "a candidate has the limits of the configuration"),
+        (("orders", "invoices"), "a candidate uses the sources of the configuration (orders"),
     ],
 )
 def test_a_candidate_that_does_not_fit(project: Path, change: tuple[str, str], text: str) -> None:

@@ -112,6 +112,9 @@ def test_an_invalid_candidate_reaches_no_daemon(project: Path) -> None:
     assert (done.returncode, "bad.yaml:11:11" in done.stderr) == (3, True)
     for arguments in ((), ("--config", "new.yaml", "--stop"), ("--config", "new.yaml", "--share", "0%")):
         assert run_bridge("shadow", *arguments, cwd=project).returncode == 2
+    for duration, text in (("25h", "the greatest value is 24h"), ("0s", "the least value is 1ms")):
+        done = run_bridge("shadow", "--config", "new.yaml", "--for", duration, cwd=project)
+        assert (done.returncode, "--for" in done.stderr, text in done.stderr) == (2, True, True), done.stderr
     assert "no daemon of this configuration" in run_bridge("shadow", "--report", cwd=project).stderr
 
 

@@ -264,6 +264,23 @@ tests:
     assert "tests/rules.yaml:10:13 step: expected" in result.stdout
 
 
+def test_a_difference_names_what_is_known_and_in_one_order(project: Path) -> None:
+    result = run("""
+source: orders
+tests:
+  - name: no instance
+    steps:
+      - message: {type: order.seen, data: {id: "2"}}
+        expect: {outcome: executed}
+  - name: further members
+    message: {type: order.created, data: {z: 1, id: "1", total: 5, b: 2, a: 3}}
+    expect: {input: {id: "1", total: 5}}
+""")
+    assert 'expected "executed", found "dead_lettered" (instance_not_found)' in result.stdout
+    found = [line.split()[1] for line in result.stdout.splitlines() if "nothing is expected" in line]
+    assert found == ["input.a:", "input.b:", "input.z:"]
+
+
 ONE = "{name: a, message: {body: 1}, expect: "
 IGNORED = "expect: {outcome: ignored}}"
 

@@ -63,7 +63,9 @@ class Share(click.ParamType[Any]):
     help="Candidate configuration; repeatable.",
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help="Only this source; repeatable.")
-@click.option("--for", "seconds", type=Duration(), default="10m", show_default=True, help="Duration, at most 24h.")
+@click.option(
+    "--for", "seconds", type=Duration("1ms", "24h"), default="10m", show_default=True, help="Duration, at most 24h."
+)
 @click.option("--share", type=Share(), default="100%", show_default=True, help="Share of the messages to compare.")
 @click.option("--offline", is_flag=True, help="Do not use the daemon: read new messages from the brokers.")
 @click.option("--report", is_flag=True, help="Show the report of the running shadow, or of the last one.")

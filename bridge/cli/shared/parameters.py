@@ -89,8 +89,9 @@ class Duration(click.ParamType[Any]):
 
     name = "duration"
 
-    def __init__(self, least: str = "0s") -> None:
+    def __init__(self, least: str = "0s", most: str | None = None) -> None:
         self._least = least
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
@@ -99,6 +100,8 @@ class Duration(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
         if seconds < _seconds(self._least):
             self.fail(f"{value} is too short; the least value is {self._least}", param, ctx)
+        if self._most is not None and seconds > _seconds(self._most):
+            self.fail(f"{value} is too long; the greatest value is {self._most}", param, ctx)
         return seconds
 
 
