@@ -193,6 +193,7 @@ async def _engine(loaded: Loaded, name: str, limit: float) -> Document:
         "durable": engine.durable,
         "counts": counts_document(counts),
         "jobs": open_jobs(jobs),
+        "worker_processes": [],
         **waiting_document(totals.counted, time.time()),
     }
 

@@ -274,7 +274,7 @@ async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> Non
         [dead_letter, publication] = [
             (await trace(it.loaded, None, [each], Scope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
         ]
-        assert (dead_letter.id, dead_letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0"))
+        assert (dead_letter.id, dead_letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0", "open"))
         assert [(each.outcome, each.message_id) for each in dead_letter.found.answers] == [
             ("dead_lettered", "/shop g-1")
         ]

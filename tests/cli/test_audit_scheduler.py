@@ -56,8 +56,9 @@ def test_a_change_leaves_one_line(
     assert received.exit_code in (0, 1, 2, 3), received.output
     [line] = [line for line in trail.read() if line not in before]
     assert line["action"].replace(".", " ").removesuffix("_by") == name
-    # A seek that cannot be planned, and an empty selection of dead letters, reach no daemon
-    planned = result == "done" or not name.startswith(("sources seek", "dlq "))
+    # A seek that cannot be planned, an empty selection of dead letters, an unknown route and a missing candidate
+    # reach no daemon
+    planned = result == "done" or not name.startswith(("sources seek", "dlq ", "limits ", "canary "))
     assert line["via"] == HERE.get(name, "socket" if planned else "cli")
     assert (line["result"] == "done") == (received.exit_code == 0), (line, received.output)
     assert line["reason"] == "tried"

@@ -63,7 +63,9 @@ def test_groups_list_exactly_their_commands(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("path", [path for path, command in ALL.items() if isinstance(command, Command)], ids=" ".join)
 def test_every_command_that_needs_one_takes_a_configuration(path: tuple[str, ...]) -> None:
     options = {name for parameter in ALL[path].params for name in parameter.opts}
-    assert ({"-c", "--config", "--overlay"} <= options) == (path not in (("init",), ("completion",), ("tokens", "new")))
+    assert ({"-c", "--config", "--overlay"} <= options) == (
+        path not in (("init",), ("completion",), ("diff",), ("tokens", "new"))
+    )
 
 
 def test_version() -> None:

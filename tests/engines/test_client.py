@@ -42,6 +42,7 @@ CALLS: dict[str, Callable[[EngineClient], Coroutine[Any, Any, Any]]] = {
     "get_orchestration_history": lambda client: client.get_orchestration_history("a"),
     "get_protocol_history": lambda client: client.get_protocol_history("a"),
     "get_all_orchestration_states": lambda client: client.get_all_orchestration_states(),
+    "find_tags": lambda client: client.find_tags("a"),
     "get_all_tags": lambda client: client.get_all_tags([OrchestrationStatus.RUNNING], "a", 10, what="count"),
     "list_instance_ids": lambda client: client.list_instance_ids(),
     "list_all_instance_ids": lambda client: client.list_all_instance_ids(),
@@ -55,7 +56,7 @@ CALLS: dict[str, Callable[[EngineClient], Coroutine[Any, Any, Any]]] = {
     "search_lineage": lambda client: client.search_lineage([["a"]]),
     "record_lineage": lambda client: client.record_lineage({"kind": "published"}),
 }
-MISSING_IS_AN_ANSWER = {"probe", "find_instance"}
+MISSING_IS_AN_ANSWER = {"find_tags", "probe", "find_instance"}
 every_call = pytest.mark.parametrize("call", list(CALLS.values()), ids=list(CALLS))
 
 

@@ -121,6 +121,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
         daemon.wait(lambda: _has_happened(daemon), "everything has happened")
         bridge("dlq", "replay", "shop", "--stop-after-failures", "1", "--yes", cwd=directory)
         daemon.wait(lambda: any("stopped" in labels for labels in daemon.metrics("bridge_jobs")), "a stopped job")
+        daemon.wait(lambda: daemon.metrics("bridge_job_items_total"), "its results")
         text = daemon.get("/metrics")[1]
     return _read(text)
 

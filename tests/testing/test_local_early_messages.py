@@ -103,6 +103,9 @@ def test_in_the_end_they_are_dead_lettered(bridge: LocalBridge) -> None:
     bridge.advance(seconds=2)
     bridge.publish("orders", {"id": "1", "count": 1}, type="start", key="1")
     assert bridge.status("order-1") == "RUNNING"
+    assert "items" not in bridge.entity(EARLY_MESSAGES, target_key("order-1"))
+    # Only the refused message is remembered: its sender may not have seen the answer yet
+    bridge.advance(minutes=6)
     assert bridge.entity(EARLY_MESSAGES, target_key("order-1")) is None
 
 
