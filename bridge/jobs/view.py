@@ -18,7 +18,7 @@ def document(record: JobRecord) -> dict[str, Any]:
     """Job as JSON types. Times are RFC 3339 in UTC.
 
     eta_seconds: None while it is unknown. per_second: results over the last minute. next: command that a person may
-    need; None for a job that has ended without failures.
+    need; None for a job that has ended without failed and skipped items.
     """
     request = record.request
     speed, eta = record.speed, record.eta()
@@ -65,8 +65,10 @@ def _next(record: JobRecord) -> str | None:
             return f"bridge jobs resume {record.id}"
         case JobState.RUNNING | JobState.SELECTING:
             return f"bridge jobs watch {record.id}"
+        case _ if record.counts[Result.FAILED]:
+            return f"bridge jobs show {record.id} --failed"
         case _:
-            return f"bridge jobs show {record.id} --failed" if record.counts[Result.FAILED] else None
+            return f"bridge jobs show {record.id} --status skipped" if record.counts[Result.SKIPPED] else None
 
 
 def _time(seconds: float | None) -> str | None:

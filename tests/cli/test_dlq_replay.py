@@ -79,7 +79,8 @@ def test_a_cause_is_replayed_into_the_running_daemon(fixed: Path) -> None:
     )
     line, refused = [each for each in audit(fixed) if each["action"] == "dlq.replay"]
     assert (refused["result"], refused["error"]) == ("failed", "instance_not_found")
-    assert (line["reason"], line["filter"], line["result"]) == ("rule fixed", {"causes": [group["group"]]}, "done")
+    selected = {"causes": [group["group"]], "jobs": [job["job"]]}
+    assert (line["reason"], line["filter"], line["result"]) == ("rule fixed", selected, "done")
 
 
 def test_ids_are_read_from_a_pipe_and_the_count_is_confirmed(fixed: Path) -> None:

@@ -272,3 +272,6 @@ def test_an_audit_line_names_the_filter(place: Path) -> None:
     assert (line["action"], line["result"], line["reason"]) == ("dlq.drop", "done", "a test")
     assert line["filter"]["sources"] == ["bills"]
     assert line["filter"]["causes"] == ["no_route"]
+    assert line["filter"]["jobs"] == [
+        each["job"] for each in json.loads(bridge("jobs", "list", "-o", "json", cwd=place))
+    ]
