@@ -74,7 +74,8 @@ async def test_messages_that_arrive(sides: tuple[str, str, Loaded, Loaded], boot
     assert [group.condition.member for group in found.comparison.groups] == ["no_match"]
     if kind == "kafka":
         assert found.seen == {}
-        groups = AdminClient({"bootstrap.servers": bootstrap}).list_consumer_groups().result(30).valid
+        admin = AdminClient({"bootstrap.servers": bootstrap})  # its answer needs it to live
+        groups = admin.list_consumer_groups().result(30).valid
         assert topic not in {group.group_id for group in groups}
     else:
         assert found.seen == {topic: 1.0}

@@ -14,6 +14,7 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.worker_process import user_workflows
 from bridge.config.source import Loaded
 from bridge.core.system_names import (
+    CANARY,
     DEAD_LETTER,
     DEAD_LETTER_PACE,
     DEAD_LETTER_STATES,
@@ -106,6 +107,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         registry = worker._registry
         assert set(registry.entities) == {
             ANSWERS,
+            CANARY,
             DEAD_LETTER_PACE,
             DEAD_LETTER_STATES,
             EARLY_MESSAGES,

@@ -1,7 +1,7 @@
 """SDK worker in a process with a wrong wall clock: arguments ADDRESS SECONDS.
 
-SECONDS: deviation of the clock. Every half second the sign of the deviation changes, as for a clock that is set
-repeatedly.
+SECONDS: deviation of the clock. From the first turn on, the sign of the deviation changes every half second, as for a
+clock that is set repeatedly. Before it the clock is fast: a slow one ends each attempt to connect at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 ADDRESS, AHEAD = sys.argv[1], float(sys.argv[2])
 _time, _datetime = time.time, datetime.datetime
+turns: list[str] = []
 
 
 def shifted() -> float:
-    return _time() + (AHEAD if time.monotonic() % 1 < 0.5 else -AHEAD)
+    return _time() + (AHEAD if not turns or time.monotonic() % 1 < 0.5 else -AHEAD)
 
 
 class Shifted(datetime.datetime):
@@ -57,6 +58,7 @@ def counter(ctx: entities.EntityContext, value: int) -> int:
 
 
 def flow(ctx: task.OrchestrationContext, value: str) -> Any:
+    turns.append(ctx.instance_id)
     begun = ctx.current_utc_datetime
     yield ctx.create_timer(datetime.timedelta(seconds=0.4))
     waited = (ctx.current_utc_datetime - begun).total_seconds()

@@ -21,6 +21,8 @@ from bridge.ops.trail import Trail
 
 FREE = frozenset({"input", "data", "output"})
 """Parameters that are any JSON value, which is stored as JSON text."""
+LONGEST_SECONDS = 10 * 366 * 86_400.0
+"""Seconds of the longest duration in a request: times beyond the calendar cannot be stored."""
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 

@@ -26,7 +26,7 @@ from bridge.app.operations.instance_reads import INSTANCE, INSTANCE_READS, OneIn
 from bridge.app.operations.instances.instances import Filter, Instances, Start
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
+from bridge.app.operations.operation import LONGEST_SECONDS, NEW, Operation, Parameters, Scene
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
 from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
@@ -63,7 +63,7 @@ class StartInstance(Message):
     input: Any = None
     instance_id: str | None = None
     start_at: AwareDatetime | None = None
-    delay: float | None = None
+    delay: float | None = Field(None, ge=0, le=LONGEST_SECONDS)
     version: str | None = None
     tags: Mapping[str, str] = Field(default_factory=dict)
 
@@ -99,7 +99,7 @@ class SignalEntity(Message):
     operation: str
     input: Any = None
     at: AwareDatetime | None = None
-    delay: float | None = None
+    delay: float | None = Field(None, ge=0, le=LONGEST_SECONDS)
 
 
 class CleanEntities(Parameters):

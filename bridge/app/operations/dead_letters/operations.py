@@ -13,7 +13,7 @@ from bridge.app.dead_letters.reading import Selection
 from bridge.app.operations.dead_letters.batches import Batch, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
-from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
@@ -68,7 +68,7 @@ class ReplayDeadLetters(DeadLetters):
     force: bool = False
     ramp: tuple[Annotated[int, Field(ge=1)], ...] = ()
     stop_after_failures: int | None = Field(None, ge=1)
-    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+    follow: float = Field(DEFAULT_FOLLOW, ge=0, le=LONGEST_SECONDS)
 
 
 class DropDeadLetters(DeadLetters):
@@ -93,7 +93,7 @@ class EditDeadLetter(Parameters):
     id: str
     body: str
     force: bool = False
-    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+    follow: float = Field(DEFAULT_FOLLOW, ge=0, le=LONGEST_SECONDS)
 
 
 async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
