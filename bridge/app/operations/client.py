@@ -62,7 +62,8 @@ async def ask_over(
     Raises: the error that the daemon reports; EngineTimeout without an answer, caused by the error of the connection;
     EngineUnavailable for the answer of something else; TooManyRequests.
     """
-    parameters = operation.parse(given).model_dump()
+    # A daemon of an earlier build refuses parameters that it does not know
+    parameters = operation.parse(given).model_dump(exclude_defaults=True)
     path = PREFIX + operation.path
     for name in list(parameters):
         if f"{{{name}}}" in path:

@@ -26,7 +26,7 @@ from bridge.app.operations.instance_reads import INSTANCE, INSTANCE_READS, OneIn
 from bridge.app.operations.instances.instances import Filter, Instances, Start
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
-from bridge.app.operations.operation import LONGEST_SECONDS, NEW, Operation, Parameters, Scene
+from bridge.app.operations.operation import LONGEST_SECONDS, NEW, TABLE, Operation, Parameters, Scene
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
 from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
@@ -404,7 +404,7 @@ async def _in_flight(scene: Scene, given: OneMessage) -> Any:
 
 async def _engines(scene: Scene, given: Parameters) -> Any:
     return [
-        {"name": name, "type": config.type, "fingerprint": state.fingerprint(scene.loaded, name)}
+        {"name": name, "type": config.type, "fingerprint": state.fingerprint(scene.loaded, name), "table": TABLE}
         for name, config in scene.loaded.config.engines.items()
     ]
 

@@ -23,6 +23,7 @@ class EngineResult(TypedDict):
     name: str
     type: str
     fingerprint: str
+    table: int
 
 
 class CanaryFallback(TypedDict):

@@ -21,7 +21,7 @@ from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
 from bridge.app.operations.client import Call, ask_over, each_of, send
-from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
+from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, keyed, perform
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
@@ -168,7 +168,8 @@ async def operate_each(loaded: Loaded, engine: str | None, calls: Sequence[Call]
 
 
 async def _results(loaded: Loaded, engine: str | None, calls: Sequence[Call]) -> AsyncIterator[Any]:
-    daemon = await _find(loaded, engine)
+    reads = not any(_operations()[name].changes for name, _ in calls)
+    daemon = await _find(loaded, engine, reads=reads)
     if daemon is not None:
         for name, given in calls:
             yield await _watched(daemon, _operations()[name], {"engine": engine, **given})
@@ -245,13 +246,16 @@ async def ask_each(loaded: Loaded, name: str, given: Mapping[str, Any]) -> list[
     return [each for each in found if each is not None]
 
 
-async def _find(loaded: Loaded, engine: str | None) -> Path | None:
-    """Socket of the newest answering daemon that has the same engine; None when there is none."""
+async def _find(loaded: Loaded, engine: str | None, *, reads: bool) -> Path | None:
+    """Socket of the newest answering daemon that has the same engine; None when there is none.
+
+    reads: only a daemon with the same table of operations.
+    """
     try:
         name = chosen(loaded, engine)
     except LookupError:
         return None
-    wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)}
+    wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)} | ({"table": TABLE} if reads else {})
     paths = sockets(state.state_directory(loaded) / DIRECTORY)
     answers = [asyncio.create_task(_engines(path)) for path in paths]
     try:
