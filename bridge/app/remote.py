@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from bridge.app.operations.client import Call, ask_over, each_of
+from bridge.app.operations.client import FIND_SECONDS, Call, ask_over, each_of, while_alive
 from bridge.app.operations.operation import Operation
 from bridge.core.errors import BridgeError, EngineTimeout, EngineUnavailable, InvalidCommand
 from bridge.ops.access import Unauthenticated
 from bridge.ops.api import TooManyRequests
 from bridge.ops.audit import Denied
+from bridge.system.addresses import is_loopback
 
-FIND_SECONDS = 5.0
-"""Interval at which the daemon is asked during an operation, and seconds for its answer."""
 TOKEN_HINT = "Next: set BRIDGE_TOKEN, or name a file with --token-file"  # noqa: S105 - a sentence
 
 
@@ -65,15 +62,9 @@ def address(url: str, token: str | None, ca: Path | None) -> Address:
         raise InvalidCommand(f"{url!r} is not an address like https://bridge.example:8099")
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
         raise InvalidCommand("the token has characters that no token has")
-    if token is not None and parsed.scheme == "http" and not _is_loopback(parsed.host):
+    if token is not None and parsed.scheme == "http" and not is_loopback(parsed.host):
         raise InvalidCommand(f"{url}: a token is sent over https only, or to this machine")
     return Address(url.rstrip("/"), token, ca)
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
 
 
 async def operate(place: Address, engine: str | None, calls: Sequence[Call]) -> list[Any]:
@@ -105,19 +96,13 @@ async def _results(place: Address, engine: str | None, calls: Sequence[Call]) ->
 async def _patient(session: aiohttp.ClientSession, place: Address, operation: Operation[Any], given: Any) -> Any:
     """Answer to one operation. Waits where the daemon limits the rate of requests, and while it lives."""
     while True:
-        answer = asyncio.create_task(ask_over(session, operation, given, place.url))
+        asked = ask_over(session, operation, given, place.url)
         try:
-            while not (await asyncio.wait({answer}, timeout=FIND_SECONDS))[0]:
-                if not await _lives(session, place) and not answer.done():
-                    raise EngineTimeout(f"{operation.name}: {place.url} stopped answering; the outcome is unknown")
-            return answer.result()
+            return await while_alive(asked, partial(_lives, session, place), FIND_SECONDS, operation.name, place.url)
         except TooManyRequests as error:
             await asyncio.sleep(error.seconds)
         except (Unauthenticated, Denied, EngineTimeout) as error:
             raise _explained(error, place) from error.__cause__
-        finally:
-            answer.cancel()
-            await asyncio.gather(answer, return_exceptions=True)
 
 
 async def _lives(session: aiohttp.ClientSession, place: Address) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 from bridge.app import state
 from bridge.app.composition import build_broker
 from bridge.app.messages.topic import messages
+from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.rules.comparison import Comparison, ConfigurationRules, merged
 from bridge.app.rules.diff import Receivers
-from bridge.app.serve.control import FIND_SECONDS, request, sockets
+from bridge.app.serve.control import request, sockets
 from bridge.app.serve.shadow import SHADOW, ShadowOptions
 from bridge.brokers.base import ListingBroker, LogBroker, ReadOptions
 from bridge.config.source import Loaded

@@ -14,8 +14,9 @@ import aiohttp
 
 from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
+from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.remote import TOKEN_HINT, Address, not_trusted
-from bridge.app.serve.control import FIND_SECONDS, STATUS, sockets
+from bridge.app.serve.control import STATUS, sockets
 from bridge.app.serve.jobs import open_jobs
 from bridge.app.serve.status import counts_document, daemon_id, time_of, waiting_document
 from bridge.brokers.base import BacklogBroker

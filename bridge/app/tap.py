@@ -17,7 +17,8 @@ from yarl import URL
 
 from bridge.app import state
 from bridge.app.composition import require
-from bridge.app.serve.control import FIND_SECONDS, sockets
+from bridge.app.operations.client import FIND_SECONDS
+from bridge.app.serve.control import sockets
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand

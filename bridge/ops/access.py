@@ -20,6 +20,7 @@ import jwt
 from bridge.config.model.access import OidcConfig
 from bridge.core.errors import BridgeError, wire_name
 from bridge.ops.audit import Actor
+from bridge.system.addresses import is_loopback
 
 Role = Literal["reader", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -248,7 +249,7 @@ class Access:
         if not self.is_configured:
             if scheme:
                 raise Unauthenticated("this daemon accepts no tokens; configure `ops.http.access`")
-            if not _is_loopback(remote) or any(name in headers for name in _FORWARDED):
+            if not _is_local(remote) or any(name in headers for name in _FORWARDED):
                 raise Unauthenticated("without `ops.http.access` the API answers to this machine only, and to no proxy")
             return ANONYMOUS
         if scheme.lower() != "bearer" or not token.strip():
@@ -266,5 +267,6 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 """Headers of a proxy, whose own address says nothing about the caller."""
 
 
-def _is_loopback(remote: str | None) -> bool:
-    return remote is not None and (remote in ("::1", "::ffff:127.0.0.1") or remote.startswith("127."))
+def _is_local(remote: str | None) -> bool:
+    """True for a peer on this machine, also where an IPv6 socket reports its IPv4 address."""
+    return remote is not None and is_loopback(remote.removeprefix("::ffff:"))

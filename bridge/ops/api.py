@@ -28,7 +28,7 @@ from bridge.core.errors import (
     InvalidCommand,
     wire_name,
 )
-from bridge.ops.access import Caller, ProviderUnavailable, Unauthenticated
+from bridge.ops.access import ANONYMOUS, Caller, ProviderUnavailable, Unauthenticated
 from bridge.ops.audit import Actor, Denied
 from bridge.ops.connections import Handler
 
@@ -47,7 +47,6 @@ _LONGEST_DETAIL = 2_000
 """Characters: the detail may name what was asked for."""
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
-_NOBODY = Actor("anonymous", None, "http")
 
 
 @wire_name("bridge.ops.api.TooManyRequests")
@@ -207,10 +206,10 @@ def _handler(
         try:
             caller = await authenticate(request)
         except Denied as error:
-            await route.refused(path, error.actor or _NOBODY)
+            await route.refused(path, error.actor or ANONYMOUS.actor)
             raise
         except Unauthenticated:
-            await route.refused(path, _NOBODY)
+            await route.refused(path, ANONYMOUS.actor)
             raise
         sent = await _body(request) if request.method == "POST" else request.query
         if twice := sorted(sent.keys() & path.keys()):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -30,6 +31,13 @@ WAIT_SECONDS = 6 * 3600.0
 """Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
+FIND_SECONDS = 5.0
+"""Seconds for a daemon to list its engines. A slower daemon is skipped.
+
+During an operation the daemon is asked at the same interval, which detects a frozen one.
+"""
+
+T = TypeVar("T")
 Call = tuple[str, Mapping[str, Any]]
 """Name and parameters of an operation."""
 
@@ -77,6 +85,25 @@ async def ask_over(
         raise InvalidCommand(f"{operation.name}: the id is too long")
     target = f"{base}{path}{'?' if query else ''}{query}"
     return await send(session, operation.name, operation.method, target, body)
+
+
+async def while_alive(
+    asked: Coroutine[Any, Any, T], lives: Callable[[], Awaitable[bool]], seconds: float, name: str, daemon: str
+) -> T:
+    """Await the answer of a daemon as long as the daemon lives.
+
+    lives: asks the daemon, every `seconds`. name, daemon: what was asked and who, for the error.
+    Raises: EngineTimeout when the daemon has stopped answering; errors of `asked`.
+    """
+    answer = asyncio.create_task(asked)
+    try:
+        while not (await asyncio.wait({answer}, timeout=seconds))[0]:
+            if not await lives() and not answer.done():
+                raise EngineTimeout(f"{name}: {daemon} stopped answering; the outcome is unknown")
+        return answer.result()
+    finally:
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
 
 
 async def send(session: aiohttp.ClientSession, name: str, method: str, url: str, body: str | None) -> Any:

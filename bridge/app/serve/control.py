@@ -20,7 +20,7 @@ import aiohttp
 from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
-from bridge.app.operations.client import Call, ask_over, each_of, send
+from bridge.app.operations.client import FIND_SECONDS, Call, ask_over, each_of, send, while_alive
 from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, keyed, perform
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
@@ -41,11 +41,6 @@ log = logging.getLogger("bridge.control")
 
 STATUS = "status"
 """Path of a daemon's status below /api/v1/."""
-FIND_SECONDS = 5.0
-"""Seconds for a daemon to list its engines. A slower daemon is skipped.
-
-During an operation the daemon is asked at the same interval, which detects a frozen one.
-"""
 
 
 def routes(
@@ -284,15 +279,11 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
 
 async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
     """Answer of a daemon. Wait for it while the daemon lives. Raises: as `operate`."""
-    answer = asyncio.create_task(_ask(path, operation, given))
-    try:
-        while not (await asyncio.wait({answer}, timeout=FIND_SECONDS))[0]:
-            if await _engines(path) is None and not answer.done():
-                raise EngineTimeout(f"{operation.name}: the daemon stopped answering; the outcome is unknown")
-        return answer.result()
-    finally:
-        answer.cancel()
-        await asyncio.gather(answer, return_exceptions=True)
+
+    async def lives() -> bool:
+        return await _engines(path) is not None
+
+    return await while_alive(_ask(path, operation, given), lives, FIND_SECONDS, operation.name, "the daemon")
 
 
 def sockets(directory: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,10 +12,10 @@ from bridge.cli.shared.options import config_options
 from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
+    from bridge.app.operations.client import Call
     from bridge.config.source import Loaded
 
 F = TypeVar("F", bound=Callable[..., Any])
-Call = tuple[str, Mapping[str, Any]]
 
 EXITS = {
     0: "done",
