@@ -23,9 +23,9 @@ from bridge.brokers.base import ListingBroker, LogBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineTimeout
 from bridge.ops.control import DIRECTORY
+from bridge.system.tasks import cancelled
 
 _POLL_SECONDS = 0.5
-_CANCEL_SECONDS = 1.0
 _COMPILE_SECONDS = 60.0
 """Seconds for a daemon to compile the candidate."""
 
@@ -164,21 +164,13 @@ async def alone(
                 if following:
                     await asyncio.wait(following, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        await _end(following)
+        await cancelled(*following)
         for side in sides:
             await side.close()
     for task in following:
         if not task.cancelled():
             task.result()
     return found
-
-
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: a client library may lose a cancellation."""
-    while going := [task for task in tasks if not task.done()]:
-        for task in going:
-            task.cancel()
-        await asyncio.wait(going, timeout=_CANCEL_SECONDS)
 
 
 async def _topics(loaded: Loaded, sources: Sequence[str]) -> list[tuple[str, str, bool]]:

@@ -25,6 +25,7 @@ from bridge.core.errors import InvalidCommand
 from bridge.ops.api import PREFIX
 from bridge.ops.control import DIRECTORY, near
 from bridge.system.processes import is_stopped
+from bridge.system.tasks import cancelled
 
 T = TypeVar("T")
 
@@ -91,9 +92,7 @@ class TapReader:
                     raise found
                 yield found
         finally:
-            for task in (scanning, *self._readers.values()):
-                task.cancel()
-            await asyncio.gather(scanning, *self._readers.values(), return_exceptions=True)
+            await cancelled(scanning, *self._readers.values())
 
     async def _scan(self) -> None:
         waiting = False

@@ -37,6 +37,7 @@ from bridge.core.origin import MessageOrigin, index_ids
 from bridge.core.system_names import LINEAGE_INDEX
 from bridge.engines.client import EngineClient, LineageHit, LineageHits, LineageRecord
 from bridge.engines.message_sealer import MessageSealer
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.lineage")
 
@@ -110,9 +111,7 @@ class LineageIndex:
             return
         try:
             async with asyncio.timeout(_LAST):
-                if self._writing is not None:
-                    self._writing.cancel()
-                    await asyncio.gather(self._writing, return_exceptions=True)
+                await cancelled(self._writing)
                 await self.write()
         except TimeoutError:
             pass

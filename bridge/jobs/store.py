@@ -31,6 +31,7 @@ from bridge.engines.entity_reads import latest, read_effect
 from bridge.jobs.kind import ITEMS_PER_PAGE, JobRequest
 from bridge.jobs.orchestrator import CONTROL_EVENT
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
+from bridge.system.tasks import cancelled
 
 MAX_ITEMS = 1_000_000
 """Most items of a job."""
@@ -105,9 +106,7 @@ class JobStore:
                 return None
             await self.signal(id_, "selected", {"pages": pages, "items": count})
         except BaseException:
-            for task in filling:
-                task.cancel()
-            await asyncio.gather(*filling, return_exceptions=True)
+            await cancelled(*filling)
             if count:
                 with suppress(EngineError):
                     value = {"by": request.by, "reason": "the selection failed"}
@@ -286,8 +285,6 @@ async def _some_done(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
         for task in done:
             task.result()
     except BaseException:
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await cancelled(*left)
         raise
     return left

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from bridge.core.errors import BridgeError, EngineOutage, EngineTimeout
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.breaker")
 
@@ -93,11 +94,9 @@ class Breaker:
         """Stop probing. Idempotent."""
         if self._check_timer is not None:
             self._check_timer.cancel()
-        tasks = [task for task in (self._task, self._probing) if task is not None]
+        tasks = (self._task, self._probing)
         self._task = self._probing = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*tasks)
 
     def _check_silence(self) -> None:
         """Send a probe when the engine has been silent while calls wait for it."""

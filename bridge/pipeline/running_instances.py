@@ -10,6 +10,7 @@ import structlog
 
 from bridge.core.errors import BridgeError
 from bridge.pipeline.per_value import Values
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.admission")
 
@@ -97,10 +98,8 @@ class RunningInstances:
 
     async def stop(self) -> None:
         """Stop counting. Idempotent."""
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
-            self.task = None
+        await cancelled(self.task)
+        self.task = None
 
     def reserve(self, instance_id: str, value: RunningValue | None = None) -> None:
         """Reserve a slot for an instance that is about to be started. value: the count of its value."""

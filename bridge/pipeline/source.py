@@ -32,6 +32,7 @@ from bridge.pipeline.stage import Part, Stage
 from bridge.pipeline.tracing import SourceTracing
 from bridge.pipeline.unloading import Unloading
 from bridge.system.log_context import SUBJECT
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.source")
 
@@ -215,16 +216,13 @@ class SourcePipeline:
             self._reading.cancel()
         # Before the first await: messages behind an abandoned one must not be executed before it
         running = self._settler.abandon_queued(lambda item: True, "drain")
-        if self._reading is not None:
-            await asyncio.gather(self._reading, return_exceptions=True)
+        await cancelled(self._reading)
         try:
             async with asyncio.timeout(deadline):
                 await self._wait_for(running)
         except TimeoutError:
             log.warning("drain deadline passed", action="drain", source=self.settings.name, at_work=len(self._running))
-        for task in (*self._workers, *self._watches):
-            task.cancel()
-        await asyncio.gather(*self._workers, *self._watches, return_exceptions=True)
+        await cancelled(*self._workers, *self._watches)
         for part in self.parts:
             await part.stop()
         if self.subscription is not None:

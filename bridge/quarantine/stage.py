@@ -33,6 +33,7 @@ from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys
 from bridge.quarantine.quarantined_key import QuarantinedMessage
 from bridge.quarantine.state_machine import FULL
 from bridge.quarantine.store import QuarantineStore
+from bridge.system.tasks import cancelled
 from bridge.waiting.deliveries import Assignment, decode
 from bridge.waiting.replays import ReplayReports
 
@@ -169,9 +170,7 @@ class QuarantineStage:
 
     async def stop(self) -> None:
         """Stop loading, and end all claims."""
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
+        await cancelled(self._loading)
         await self.keys.unclaim(lambda topic, number: True)
 
     async def _load(self) -> None:

@@ -20,6 +20,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.source import SourcePipeline
 from bridge.replay.state_machine import LEASE
 from bridge.replay.store import QueuedReplay, QueueState, ReplayStore
+from bridge.system.tasks import cancelled
 from bridge.waiting.claim import Claim
 from bridge.waiting.deliveries import Assignment, StoredDelivery, check_again_and_again, decode
 from bridge.waiting.replays import result_of
@@ -229,9 +230,7 @@ class ReplayFeed:
 
     async def stop(self) -> None:
         """Report all results, and leave the queues to other processes."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            await asyncio.gather(self._flushing, return_exceptions=True)
+        await cancelled(self._flushing)
         await self._leave(list(self._queues))
 
     # -- work

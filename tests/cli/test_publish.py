@@ -210,5 +210,6 @@ def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
     process.stdin.flush()
     assert len(arrived(config, "plain", 1)) == 1
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=TIMEOUT)
+    process.wait(TIMEOUT)  # with standard input open: its end would also end the wait
+    _, errors = process.communicate()
     assert (process.returncode, errors.lstrip()) == (130, b"error: interrupted\n")

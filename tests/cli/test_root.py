@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -153,9 +154,10 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
         failure.guarded(run)
 
 
-def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
+def test_ctrl_c(error: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     def run() -> None:
-        raise KeyboardInterrupt
+        raise error
 
     assert failure.guarded(run) == exit_codes.INTERRUPTED
     assert capsys.readouterr().err == "error: interrupted\n"

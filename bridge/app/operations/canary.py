@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from pydantic import Field
+
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.canary import CanaryRecord
 from bridge.engines.canary import CanaryStore
@@ -13,7 +15,7 @@ from bridge.engines.canary import CanaryStore
 class OneCandidate(Parameters):
     """Candidate. version: of its configuration."""
 
-    version: str
+    version: str = Field(pattern="^[0-9a-f]{12}$")
 
 
 async def _show(scene: Scene, given: OneCandidate) -> dict[str, Any]:

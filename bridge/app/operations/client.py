@@ -23,6 +23,7 @@ from bridge.core.errors import (
     InvalidCommand,
 )
 from bridge.ops.api import PREFIX, TooManyRequests
+from bridge.system.tasks import cancelled
 
 _LONGEST_PATH = 4000
 """Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
@@ -102,8 +103,7 @@ async def while_alive(
                 raise EngineTimeout(f"{name}: {daemon} stopped answering; the outcome is unknown")
         return answer.result()
     finally:
-        answer.cancel()
-        await asyncio.gather(answer, return_exceptions=True)
+        await cancelled(answer)
 
 
 async def send(session: aiohttp.ClientSession, name: str, method: str, url: str, body: str | None) -> Any:

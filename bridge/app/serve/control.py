@@ -33,6 +33,7 @@ from bridge.ops.api import PREFIX, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
+from bridge.system.tasks import cancelled
 
 if TYPE_CHECKING:
     from bridge.pipeline.source import SourcePipeline
@@ -258,9 +259,7 @@ async def _find(loaded: Loaded, engine: str | None, *, reads: bool) -> Path | No
             if any(wanted.items() <= one.items() for one in await answer or ()):
                 return path
     finally:
-        for answer in answers:
-            answer.cancel()
-        await asyncio.gather(*answers, return_exceptions=True)
+        await cancelled(*answers)
     return None
 
 

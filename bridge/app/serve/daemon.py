@@ -80,6 +80,7 @@ from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
 from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.sqlite_engine.model.instance import Finish
+from bridge.system.tasks import cancelled
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -534,9 +535,7 @@ class Daemon:
         """
         end = time.monotonic() + deadline
         self.watch.phase = DaemonState.DRAINING
-        for report in self._reports:
-            report.cancel()
-        await asyncio.gather(*self._reports, return_exceptions=True)
+        await cancelled(*self._reports)
         await closed(self.shadows.close())
 
         def left() -> float:

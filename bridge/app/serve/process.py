@@ -30,6 +30,7 @@ from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.system.memory import tune_memory
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -132,9 +133,7 @@ async def _serve(
         await closed(channel.stop())
     drain = loaded.config.ops.drain
     log.info("draining", action="drain", deadline=drain)
-    for task in reloading:
-        task.cancel()
-    await asyncio.gather(*reloading, return_exceptions=True)
+    await cancelled(*reloading)
     end = loop.time() + drain
     if peers is not None:
         await closed(peers.stop())
@@ -161,9 +160,7 @@ async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> 
             announcing.result()
         await ending
     finally:
-        for each in (ending, announcing):
-            each.cancel()
-        await asyncio.gather(ending, announcing, return_exceptions=True)
+        await cancelled(ending, announcing)
 
 
 async def _announce(daemon: Daemon, ready_file: Path | None) -> None:

@@ -14,6 +14,7 @@ from bridge.brokers.positions import Move, place_name, place_of
 from bridge.core.errors import BrokerError, EngineError
 from bridge.engines.source_seeks import Seeks, SourceSeeks
 from bridge.pipeline.source import SourcePipeline
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.source")
 
@@ -37,9 +38,7 @@ class SeekApplier:
 
     async def stop(self) -> None:
         """Cancel what is in progress. Another daemon, or the next start, repeats it."""
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await cancelled(*self._running.values())
 
     async def _apply(self, source: SourcePipeline, seeks: Seeks) -> None:
         name = source.settings.name

@@ -33,6 +33,7 @@ from bridge.brokers.kafka.record_batch import (
 )
 from bridge.core.errors import BridgeError
 from bridge.core.message import Message
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -120,11 +121,7 @@ class Fetcher:
     async def stop(self) -> None:
         """Cancel requests in progress and disconnect. Idempotent."""
         running, self._running = self._running, None
-        tasks = [*self._tasks] if running is None else [*self._tasks, running]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancelled(*self._tasks, running)
         client, self._client = self._client, None
         if client is not None:
             await close(client)

@@ -24,6 +24,7 @@ from bridge.brokers.kafka.positions import look_up
 from bridge.brokers.kafka.producer import DeadLetters
 from bridge.brokers.positions import Move, Moved, kept_done
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -92,12 +93,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         """
         self.settled.clear()
         self._changed()
-        for task in (self._task, self._moving):
-            # `wait_for` may drop a cancellation that coincides with its result (Python 3.11): cancel until the task
-            # ends
-            while task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=1.0)
+        await cancelled(self._task, self._moving)
         self._task = self._moving = None
         gone = list(self.partitions.values())
         for partition in gone:

@@ -27,6 +27,7 @@ from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
 from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.core.message import Message
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -161,10 +162,8 @@ class KafkaSubscription:
 
     async def _shut(self, *, notify: bool) -> None:
         """Commit, release the partitions, and stop the client. notify: see `RebalanceListener.release`."""
-        if self._committing is not None:
-            self._committing.cancel()
-            await asyncio.wait([self._committing])
-            self._committing = None
+        await cancelled(self._committing)
+        self._committing = None
         await self._assignment.release(self._connection.config.rebalance_timeout / 2, notify=notify)
         await close(self._consumer)
 
@@ -252,10 +251,7 @@ class KafkaSubscription:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await cancelled(*self._tasks)
         await self._shut(notify=False)
         await self._fetcher.stop()
         self._on_closed()

@@ -27,6 +27,7 @@ from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 from bridge.system import private
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -89,10 +90,8 @@ class LocalBroker:
 
     async def stop(self) -> None:
         """See `Broker.stop`. Closes open subscriptions."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            await asyncio.wait([self._expiry])
-            self._expiry = None
+        await cancelled(self._expiry)
+        self._expiry = None
         for subscription in tuple(self._subscriptions):
             await subscription.close()
         await self._writer.stop()

@@ -10,6 +10,7 @@ from bridge.brokers.local.encoding import CommittedPosition
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.threads import Writer
 from bridge.core.errors import BrokerError
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -91,9 +92,7 @@ class Commits:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._background is not None:
-            self._background.cancel()
-            await asyncio.wait([self._background])
+        await cancelled(self._background)
 
 
 def _commit(log: Log, group: str, given: list[tuple[Committable, CommittedPosition]]) -> None:

@@ -17,6 +17,7 @@ from bridge.brokers.local.waker import Wake
 from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -152,10 +153,7 @@ class LocalSubscription:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await cancelled(*self._tasks)
         await self._commits.stop()
         await self._ownership.leave()
         self._on_closed()

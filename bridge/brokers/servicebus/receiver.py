@@ -23,6 +23,7 @@ from bridge.brokers.servicebus.receive_buffer import ReceiveBuffer
 from bridge.brokers.servicebus.settlements import SettlementQueue
 from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
 from bridge.core.message import Position, Unreadable
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -415,8 +416,7 @@ class Receiver:
             alarm.cancel()
             self._reading = None
             if not reading.done():
-                reading.cancel()
-                await asyncio.wait([reading])
+                await cancelled(reading)
         if reading.cancelled():
             return
         problem = reading.exception()

@@ -17,6 +17,7 @@ from bridge.brokers.servicebus.receive_buffer import ReceiveBuffer
 from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.session import SessionReceiver
 from bridge.core.errors import BrokerUnavailable, ClockSkew
+from bridge.system.tasks import cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class ServiceBusSubscription:
         for receiver in self._receivers:
             receiver.close()
         if self._tasks:
-            self._tasks[-1].cancel()
+            await cancelled(self._tasks[-1])
             await asyncio.wait(self._tasks)
         for receiver in self._receivers:
             receiver.partition.revoke()

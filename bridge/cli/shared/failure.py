@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +23,8 @@ def guarded(run: Callable[[], Any]) -> int:
         return report(error)
     except click.ClickException as error:
         return _usage(error)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, asyncio.CancelledError, click.Abort):
+        # `asyncio.Runner` raises CancelledError for a signal that comes while it starts
         click.echo("error: interrupted", err=True)
         return exit_codes.INTERRUPTED
     except LookupError as error:

@@ -16,6 +16,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.engines.reload_requests import REGISTERED_SECONDS, ReloadRequests, State
+from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.reload")
 
@@ -97,9 +98,7 @@ class Peers:
 
     async def stop(self) -> None:
         """Leave the other daemons."""
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.gather(self._working, return_exceptions=True)
+        await cancelled(self._working)
         try:
             async with asyncio.timeout(2.0):
                 await self._requests.send("leave", {"daemon": self._id})
