@@ -15,7 +15,7 @@ from bridge.routing.cel.expression import ITEM
 from bridge.routing.cel.scope import EVENT
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import closing_braces, readings
-from bridge.routing.conditions import ConfigPath, Finding
+from bridge.routing.conditions import ConfigPath, Finding, topics_of
 
 _SINGLE = re.compile(r"(?<!\{)\{\s*((?:payload|event|vars|item|input|steps|reply)\b[^{}]*?|index)\s*\}(?!\})")
 _BARE = re.compile(r"(payload|item|event|vars)((?:\.[A-Za-z_]\w*|\[[^\]]*\])+)")
@@ -207,7 +207,7 @@ def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> I
         values = wanted if isinstance(wanted, tuple) else (wanted,)
         for index, value in enumerate(values):
             at = (*here, index) if isinstance(wanted, tuple) else here
-            if isinstance(value, str) and _is_pattern(value):
+            if isinstance(value, str) and _is_pattern(key, value):
                 yield "R010", at, _without_pattern(key, value)
             elif not isinstance(value, str) and (key in _TEXTS or key.startswith(("headers.", *_SCHEMA_NAMES))):
                 shown = str(value).lower() if isinstance(value, bool) else value
@@ -225,20 +225,37 @@ def _impossible(
     if key.startswith("payload.") and all(source.codec in ("text", "bytes") for source in sources) and not route.map:
         codec = sources[0].codec
         yield "R011", here, f"the payload is {codec} (codec of {route.from_[0]}) and has no members; use `when`"
-    if key == "topic" and all(source.origins and _has_fixed_topics(source) for source in sources):
-        topics = {topic for source in sources for topic in source.origins}
+    if key == "topic" and (topics := topics_of(config, route)):
         missing = [value for value in values if isinstance(value, str) and value not in topics and "*" not in value]
         if missing:
-            what = f"no source of this rule reads the topic `{missing[0]}` (topics: {', '.join(sorted(topics))})"
+            what = f"no source of this rule reads the topic `{missing[0]}` (topics: {', '.join(topics)})"
             yield "R011", here, what
 
 
-def _has_fixed_topics(source: Any) -> bool:
-    return source.kafka is None or source.kafka.pattern is None
+_PATTERN = re.compile(
+    r"""
+      \* | ^\^ | .\$$              # wildcards, and anchors of a regular expression
+    | \.\+ | \\[dws][+{] | \\\.     # other parts of regular expressions
+    | \[[^\]]+-[^\]]+\] | \[[^\]]+\][+?{]
+    | \([^()\s]*\|[^()\s]*\)        # alternatives
+    | \{[^{}]+,[^{}]*\}
+    | (?<=\.)[#>%](?:\.|$) | (?:^|/)[+\#](?=/) | /[+\#]$   # AMQP, NATS, LIKE and MQTT
+    """,
+    re.VERBOSE,
+)
+_SEVERAL = re.compile(r"[^\s,|][,|]")
+"""Two names in one text."""
+
+_ONE_CHARACTER = re.compile(r"\?(?!\w+=)")
+"""`?` as a wildcard, not before the query of a URL."""
 
 
-def _is_pattern(value: str) -> bool:
-    return "*" in value or value.startswith("^") or (value.endswith("$") and len(value) > 1)
+def _is_pattern(key: str, value: str) -> bool:
+    """True for a value with wildcards, or with parts of a regular expression."""
+    if _PATTERN.search(value) or (key in ("type", "topic") and _SEVERAL.search(value)):
+        return True
+    is_text = len(value) == 1 or value.startswith("/") or "://" in value or any(each.isspace() for each in value)
+    return not is_text and _ONE_CHARACTER.search(value) is not None
 
 
 def _without_pattern(key: str, value: str) -> str:
