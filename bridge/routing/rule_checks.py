@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig, ScheduleConfig, StartOrRaiseConfig
+from bridge.config.model.sources import SourceConfig, UpcastConfig
 from bridge.config.model.types import format_duration
 from bridge.config.model_fields import texts_in
 from bridge.core.commands import OnExisting
@@ -36,7 +37,12 @@ def rule_findings(config: BridgeConfig) -> Iterator[Finding]:
         path: ConfigPath = ("routes", position)
         if (*path, route.command, "instance_id") not in suspects:
             yield from _fixed_ids(route, path)
-        yield from _equalities(config, route, path)
+        yield from _equalities(route.match, path)
+        for key, wanted in route.match.items():
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            yield from _impossible(config, route, key, values, (*path, "match", key))
+    for name, source in config.sources.items():
+        yield from _upcasts(source, ("sources", name, "upcast"))
     yield from _shared_ids(config)
     yield from _early_events(config)
 
@@ -198,8 +204,9 @@ _SCHEMA_NAMES = ("extensions.recordname", "extensions.schemaid")
 """Extensions of codecs with a registry, which are text."""
 
 
-def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> Iterator[Finding]:
-    for key, wanted in route.match.items():
+def _equalities(match: Mapping[str, Any], path: ConfigPath) -> Iterator[Finding]:
+    """Findings about each equality for itself."""
+    for key, wanted in match.items():
         here = (*path, "match", key)
         if "*" in key or "[" in key:
             what = f"`{key}` is the name of a member, not a pattern; use `when`, like `payload.lines[0].sku == 'tea'`"
@@ -212,7 +219,33 @@ def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> I
             elif not isinstance(value, str) and (key in _TEXTS or key.startswith(("headers.", *_SCHEMA_NAMES))):
                 shown = str(value).lower() if isinstance(value, bool) else value
                 yield "R011", at, f'{key} is text, and never equals {shown} without quotes; write `"{shown}"`'
-        yield from _impossible(config, route, key, values, here)
+
+
+def _upcasts(source: SourceConfig, path: ConfigPath) -> Iterator[Finding]:
+    """Findings about upcasts of a source: their equalities, and their order."""
+    for at, upcast in enumerate(source.upcast):
+        here = (*path, at)
+        yield from _equalities(upcast.match, here)
+        own, before = upcast.dataschema, source.upcast[:at]
+        if own in _versions(upcast):
+            what = (
+                f"messages of `{own}` stay at `{own}`, so every message of the newest version is converted too; name "
+                "the older version in `match`, and the newer one in `dataschema`"
+            )
+            yield "R034", (*here, "dataschema"), what
+        elif own is not None and (later := [n for n, each in enumerate(before, 1) if own in _versions(each)]):
+            what = f"entry {later[0]} converts `{own}`, and has been passed: entries are tried in order; move it down"
+            yield "R034", (*here, "dataschema"), what
+        same = [n for n, each in enumerate(before, 1) if each.match == upcast.match and each.dataschema]
+        if same and _versions(upcast) and source.upcast[same[0] - 1].dataschema not in _versions(upcast):
+            what = f"entry {same[0]} has the same `match`, and gives its messages another `dataschema`"
+            yield "R034", (*here, "match"), what
+
+
+def _versions(upcast: UpcastConfig) -> tuple[Any, ...]:
+    """Values of `dataschema` that an upcast converts; empty if it names versions by other members."""
+    wanted = upcast.match.get("dataschema", ())
+    return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 def _impossible(
