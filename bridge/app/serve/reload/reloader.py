@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from bridge.app import configurations
-from bridge.app.candidate import load_candidate
+from bridge.app.candidate import candidate_rules, load_candidate
 from bridge.app.check.configuration import check
 from bridge.app.composition import build_rule_set, build_targets, limits_of, own_packages, shares_of
 from bridge.app.reload.changes import Change, Changes, SourceChange, changes
@@ -57,6 +57,7 @@ class Plan:
     rules: rule set of each source.
     costs: actions of each route, where an engine limits them.
     schemas: digests of its JSON Schema files.
+    candidate, candidate_rules: candidate for the rules, if any, and its rule sets by source.
     """
 
     loaded: Loaded
@@ -66,6 +67,8 @@ class Plan:
     costs: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[Problem] = ()
     schemas: Mapping[Path, bytes] = field(default_factory=dict)
+    candidate: Loaded | None = None
+    candidate_rules: Mapping[str, RuleSet] = field(default_factory=dict)
 
 
 @wire_name("bridge.app.reload.ReloadRefused")
@@ -173,13 +176,14 @@ class Reloader:
         found = changes(daemon.loaded, loaded, other)
         candidate = await asyncio.to_thread(load_candidate, loaded) if daemon.is_intake else None
         if (candidate and candidate.version) != (daemon.candidate and daemon.candidate.version):
-            found = replace(found, restart=(*found.restart, "rules.candidate"))
+            found = replace(found, settings=tuple(dict.fromkeys((*found.settings, "rules.candidate"))))
         if found.restart:
             raise ReloadRefused(
                 [f"{key} has changed, which needs a restart of the daemon" for key in found.restart], found
             )
         try:
-            plan = replace(await asyncio.to_thread(self._compiled, loaded, found, report.problems), schemas=schemas)
+            plan = await asyncio.to_thread(self._compiled, loaded, candidate, found, report.problems)
+            plan = replace(plan, schemas=schemas)
             if any(each.change in _MOVES for each in found.sources) or _publishes(found):
                 await check_topics(loaded, daemon.brokers, intake=daemon.is_intake, worker=daemon.runs_worker)
         except ConfigError as error:
@@ -188,15 +192,17 @@ class Reloader:
             raise ReloadRefused([f"a broker is needed for changed sources or targets: {error}"], found) from error
         return plan
 
-    def _compiled(self, loaded: Loaded, found: Changes, warnings: Sequence[Problem]) -> Plan:
+    def _compiled(self, loaded: Loaded, candidate: Loaded | None, found: Changes, warnings: Sequence[Problem]) -> Plan:
         """Compile what the configuration needs, on a thread of its own. Raises: ConfigError."""
         daemon = self._daemon
         rules = {
             name: build_rule_set(loaded, name, daemon.targets, daemon.registries)
             for name in (loaded.config.sources if daemon.is_intake else ())
         }
+        others = candidate_rules(loaded, candidate, daemon.targets, daemon.registries)
         targets = build_targets(loaded, daemon.brokers, daemon.registries)
-        return Plan(loaded, found, rules, targets, action_costs(loaded) if daemon.budgets else {}, warnings)
+        costs = action_costs(loaded) if daemon.budgets else {}
+        return Plan(loaded, found, rules, targets, costs, warnings, candidate=candidate, candidate_rules=others)
 
     # -- change
 
@@ -206,7 +212,7 @@ class Reloader:
         left = self._swap(plan)
         await closed(*(each.stop() for each in left))
         await asyncio.to_thread(configurations.keep, loaded)
-        self._code.add(own_packages(loaded))
+        self._code.add(own_packages(loaded) | (own_packages(plan.candidate) if plan.candidate else frozenset()))
         self._schemas = plan.schemas
         if not daemon.is_intake:
             return []
@@ -219,7 +225,7 @@ class Reloader:
         """Use everything but new sources, between two messages. Return counts of instances that are to be stopped."""
         daemon, loaded = self._daemon, plan.loaded
         config = loaded.config
-        daemon.use(loaded)
+        daemon.use(loaded, plan.candidate)
         daemon.publishing.replace(plan.targets)
         known = known_orchestrations(loaded, daemon.workflows)
         for name, finishes in daemon.finishes.items():
@@ -230,6 +236,7 @@ class Reloader:
             daemon.own.waiting_entities[name].limit(early)
         if not daemon.is_intake:
             return ()
+        daemon.canary.use(loaded, plan.candidate, plan.candidate_rules)
         left = daemon.build_limits()
         sources = {source.settings.name: source for source in daemon.sources}
         for each in plan.changes.sources:
