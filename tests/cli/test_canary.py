@@ -98,6 +98,9 @@ def test_keys_versions_and_events(project: Path) -> None:
 def test_a_person_ends_it_and_tries_it_again(project: Path) -> None:
     with DaemonProcess(project) as daemon:
         daemon.wait(lambda: is_active(daemon), "the record of the candidate")
+        assert daemon.get(f"/api/v1/canary/{status(project)['candidate']}")[0] == 200
+        code, answer = daemon.get("/api/v1/canary/0123456789ab")
+        assert (code, "there is no candidate 0123456789ab" in answer) == (404, True)
         assert "Next: bridge canary resume" in bridge("canary", "abort", "--reason", "wrong ids", cwd=project)
         daemon.wait(lambda: "was ended by" in daemon.log.read_text(), "the fallback")
         done = run_bridge("canary", "status", cwd=project)

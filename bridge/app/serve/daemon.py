@@ -439,16 +439,18 @@ class Daemon:
             source.use_limits(limits_of(self.loaded, source.settings.name, self.admission.limits))
         await closed(*(each.stop() for each in left))
 
-    def use(self, loaded: Loaded, candidate: Loaded | None) -> None:
-        """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""
+    def use(self, loaded: Loaded, candidate: Loaded | None) -> Mapping[str, int]:
+        """Use another configuration of the same engines, brokers and workflows for all that does not run messages.
+
+        Return numbers of open dead letters that no source has any more, by broker and topic.
+        """
         self.loaded, self.candidate = loaded, candidate
         self.engine_of.clear()
         self.engine_of.update(self._engines_of_routes())
         self.replays.use(loaded)
         self.orphaned.use(loaded)
         self.status.use(loaded)
-        if self.dead_letters is not None:
-            self.dead_letters.use(loaded)
+        return {} if self.dead_letters is None else self.dead_letters.use(loaded)
 
     def build_source(
         self,

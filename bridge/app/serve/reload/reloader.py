@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -127,10 +128,10 @@ class Reloader:
                     action="reload", result=Result.REFUSED, by=by, config=before, problems=list(refused.problems),
                 )  # fmt: skip
                 return self._answer(Result.REFUSED, refused.changes, problems=refused.problems)
-            starting = await self._apply(plan) if plan.changes.any else ()
+            starting, left = await self._apply(plan) if plan.changes.any else ((), {})
             daemon.reloads.succeed(plan.loaded.version, changed=plan.changes.any)
             result = Result.RELOADED if plan.changes.any else Result.UNCHANGED
-            answer = self._answer(result, plan.changes, before=before, starting=starting)
+            answer = self._answer(result, plan.changes, before=before, starting=starting, dead_letters=left)
             log.info(
                 f"the configuration is {result}: {before} to {plan.loaded.version}"
                 if plan.changes.any
@@ -206,26 +207,32 @@ class Reloader:
 
     # -- change
 
-    async def _apply(self, plan: Plan) -> list[str]:
-        """Take the configuration over. Return the names of sources that do not run yet."""
+    async def _apply(self, plan: Plan) -> tuple[list[str], Mapping[str, int]]:
+        """Take the configuration over.
+
+        Return the names of sources that do not run yet, and numbers of open dead letters that no source has any more.
+        """
         daemon, loaded = self._daemon, plan.loaded
-        left = self._swap(plan)
+        left, dead_letters = self._swap(plan)
         await closed(*(each.stop() for each in left))
         await asyncio.to_thread(configurations.keep, loaded)
         self._code.add(own_packages(loaded) | (own_packages(plan.candidate) if plan.candidate else frozenset()))
         self._schemas = plan.schemas
         if not daemon.is_intake:
-            return []
+            return [], dead_letters
         work = self._changed_sources(plan)
         if work:
             await asyncio.wait([task for _, task in work], timeout=STARTED_SECONDS)
-        return [name for name, task in work if not task.done()]
+        return [name for name, task in work if not task.done()], dead_letters
 
-    def _swap(self, plan: Plan) -> Sequence[Any]:
-        """Use everything but new sources, between two messages. Return counts of instances that are to be stopped."""
+    def _swap(self, plan: Plan) -> tuple[Sequence[Any], Mapping[str, int]]:
+        """Use everything but new sources, between two messages.
+
+        Return counts of instances that are to be stopped, and numbers of dead letters as `Daemon.use`.
+        """
         daemon, loaded = self._daemon, plan.loaded
         config = loaded.config
-        daemon.use(loaded, plan.candidate)
+        dead_letters = daemon.use(loaded, plan.candidate)
         daemon.publishing.replace(plan.targets)
         known = known_orchestrations(loaded, daemon.workflows)
         for name, finishes in daemon.finishes.items():
@@ -235,7 +242,7 @@ class Reloader:
             daemon.early[name].store.limit(early.max_message)
             daemon.own.waiting_entities[name].limit(early)
         if not daemon.is_intake:
-            return ()
+            return (), dead_letters
         daemon.canary.use(loaded, plan.candidate, plan.candidate_rules)
         left = daemon.build_limits()
         sources = {source.settings.name: source for source in daemon.sources}
@@ -249,7 +256,7 @@ class Reloader:
                     limits | limits_of(loaded, each.source, daemon.admission.limits),
                     shares | shares_of(loaded, each.source, daemon.budgets, plan.costs),
                 )
-        return left
+        return left, dead_letters
 
     def _changed_sources(self, plan: Plan) -> list[tuple[str, asyncio.Task[None]]]:
         """Drain and start the sources that have changed, each alone, and those of an ordering domain together.
@@ -332,8 +339,9 @@ class Reloader:
         to: str | None = None,
         problems: Sequence[str] = (),
         starting: Collection[str] = (),
+        dead_letters: Mapping[str, int] = MappingProxyType({}),
     ) -> Document:
-        """Answer as JSON types. before, to: versions; None for the one in use."""
+        """Answer as JSON types. before, to: versions; None for the one in use. dead_letters: see `Daemon.use`."""
         daemon = self._daemon
         version = daemon.loaded.version
         groups = _shared_groups(daemon.loaded, found) if found is not None and daemon.is_intake else {}
@@ -370,6 +378,7 @@ class Reloader:
             ],
             "settings": [] if found is None else list(found.settings),
             "restart": [] if found is None else list(found.restart),
+            "left_dead_letters": dict(dead_letters),
             "problems": list(problems[:_MOST_PROBLEMS]),
         }
 
