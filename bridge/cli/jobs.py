@@ -60,7 +60,7 @@ def command() -> None:
 @output_option(ids=True, older=False)
 @engine_options
 def list_(states: tuple[str, ...], output: str, **engine: Any) -> None:
-    """List the jobs of all engines, the newest first. Ended ones are kept for 30 days."""
+    """List the jobs of all engines, the newest first. Ended ones are kept for `ops.jobs.keep` (30 days)."""
     from datetime import UTC, datetime
 
     from bridge.ops.status import age
