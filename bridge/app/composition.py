@@ -24,6 +24,7 @@ from bridge.core.settlement import RetryPolicy
 from bridge.encryption import KeyProblem, Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
+from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
@@ -279,7 +280,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
     try:
         return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
-        what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
+        what = f"the package {error.name} is missing; install the extra: {install_extra(config.type)}"
         raise ConfigError([replace(loaded.locate(("brokers", name, "type"), what), code="C014")]) from error
 
 

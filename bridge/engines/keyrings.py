@@ -12,6 +12,7 @@ from bridge.config.model.encryption import EncryptionConfig, EncryptionKeyConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Key, KeyProblem, KeyProvider, Keyring
 from bridge.system.files import read_file
+from bridge.system.package import install_extra
 
 MAX_FILE = 1024
 
@@ -64,7 +65,7 @@ def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -
         return azure_access.read_secrets(config, keys)
     except ModuleNotFoundError as error:
         raise KeyProblem(
-            f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[keyvault]'"
+            f"the package {error.name} is missing; install the extra: {install_extra('keyvault')}"
         ) from None
     except azure_access.VaultRefused as error:
         raise KeyProblem(str(error)) from None

@@ -177,7 +177,7 @@ def inspect(
     problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
     problems += shared_instances(loaded)
     if whole and imports:
-        _collect(partial(check_candidate, loaded), problems)
+        problems += _collect(partial(check_candidate, loaded), problems) or ()
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)
     counts = _counts(loaded, workflows)
     if samples and whole:
