@@ -203,14 +203,7 @@ def _handler(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         path: dict[str, Any] = dict(request.match_info)
-        try:
-            caller = await authenticate(request)
-        except Denied as error:
-            await route.refused(path, error.actor or ANONYMOUS.actor)
-            raise
-        except Unauthenticated:
-            await route.refused(path, ANONYMOUS.actor)
-            raise
+        caller = await admitted(request, route, path, authenticate)
         sent = await _body(request) if request.method == "POST" else request.query
         if twice := sorted(sent.keys() & path.keys()):
             raise InvalidCommand(f"{', '.join(twice)}: already set by the path")
@@ -226,6 +219,21 @@ def _handler(
         return web.Response(body=json.dumps(result).encode(), content_type=_JSON)
 
     return handle
+
+
+async def admitted(request: web.Request, route: Route, given: Mapping[str, Any], authenticate: Authenticate) -> Caller:
+    """Caller of a request for a route; a refusal leaves an audit line. given: parameters that are known.
+
+    Raises: as `Authenticate`.
+    """
+    try:
+        return await authenticate(request)
+    except Denied as error:
+        await route.refused(given, error.actor or ANONYMOUS.actor)
+        raise
+    except Unauthenticated:
+        await route.refused(given, ANONYMOUS.actor)
+        raise
 
 
 def _key(request: web.Request) -> str | None:

@@ -26,6 +26,8 @@ from bridge.app.composition import (
     load_workflows,
 )
 from bridge.app.operations.operation import Reload
+from bridge.app.page.pages import PAGES
+from bridge.app.page.site import Site
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
@@ -294,6 +296,7 @@ class Daemon:
             self.streams,
             build_access(loaded),
             largest_body(loaded),
+            Site(PAGES, self.routes, lambda: self.loaded),
         )
 
     def _read_decisions(self) -> None:
