@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -80,13 +81,13 @@ def _answer(answer: Mapping[str, Any]) -> Answer:
         if answer[name] is not None:
             facts.append((title, str(answer[name])))
     if answer["position"]:
-        facts.append(("Position", Link(life(answer["position"]), answer["position"])))
+        facts.append(("Position", Link(life(answer["position"]), short(answer["position"]))))
     if answer["instance_id"]:
         facts.append(("Instance", Link(place("instances", answer["instance_id"]), answer["instance_id"])))
     if answer["entity"]:
         facts.append(("Entity", _entity(answer["entity"])))
     if answer["duplicate_of"]:
-        facts.append(("Duplicate of", Link(life(answer["duplicate_of"]), answer["duplicate_of"])))
+        facts.append(("Duplicate of", Link(life(answer["duplicate_of"]), short(answer["duplicate_of"]))))
     if answer["topic"]:
         facts.append(("Target" if answer["outcome"] == "published" else "Dead letters in", answer["topic"]))
     if answer["config"]:
@@ -107,9 +108,9 @@ def _text(answer: Mapping[str, Any]) -> str:
     what = answer["what"] or "a command"
     match answer["outcome"]:
         case Outcome.EXECUTED:
-            return f"The engine took {what}." + (f" {answer['detail']}" if answer["detail"] else "")
+            return f"The engine has accepted: {what}." + (f" {answer['detail']}" if answer["detail"] else "")
         case Outcome.DUPLICATE:
-            return f"The engine had taken {what} before."
+            return f"The engine had accepted it before: {what}."
         case MessageState.EARLY:
             return "It waits on the engine for the start of its instance."
         case MessageState.QUARANTINED:
@@ -144,6 +145,15 @@ def life(message: str) -> str:
     return place("messages", message)
 
 
+_CLUSTER = re.compile(r"[^/]+/(.+/[0-9]{1,10}@[0-9]{1,19})", re.DOTALL)
+
+
+def short(id_: str) -> str:
+    """Id without the identity of the cluster, which a message without an id of its own begins with."""
+    found = _CLUSTER.fullmatch(id_)
+    return id_ if found is None else found[1]
+
+
 def instances(found: Sequence[Mapping[str, Any]], wanted: str, depth: int = 0) -> Iterator[Instance]:
     """Instances of a trace, each before its children. wanted: id of the message."""
     for one in found:
@@ -160,7 +170,7 @@ def _arrivals(one: Mapping[str, Any], wanted: str) -> Iterator[Event]:
     for each in one["arrivals"]:
         id_ = each["message_id"]
         by = f"route {each['route']}" if each["route"] else ""
-        link = None if id_ is None else Link(life(id_), id_)
+        link = None if id_ is None else Link(life(id_), short(id_))
         position = each["position"] or ""
         is_wanted = wanted in (id_, position, position.partition("/")[2]) or (id_ or "").endswith(f"/{wanted}")
         yield Event(each["at"], "in", each["what"], link, by, is_wanted)
@@ -230,6 +240,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "decision": await _decision(visit, wanted),
         "verdicts": VERDICTS,
         "mark": mark,
+        "short": short,
     }
 
 
