@@ -8,15 +8,16 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BeforeValidator, Field
+from typing_extensions import TypedDict
 
 from bridge.app import audit, state
 from bridge.app.dead_letters.groups import grouped
 from bridge.app.dead_letters.reading import Selection, visited
 from bridge.app.dead_letters.view import facts_of
 from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Tracer, of_in_flight
+from bridge.app.operations.lineage.trace import Found, Tracer, of_in_flight
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, words
-from bridge.core.errors import InstanceNotFound
+from bridge.core.errors import InstanceNotFound, Problem
 from bridge.dead_letters.state_machine import DeadLetterState
 
 _MOST_LINES = 10_000
@@ -73,6 +74,36 @@ class TraceMessage(Parameters):
     search: bool = False
 
 
+class DeadLetterGroup(TypedDict):
+    """Dead letters with one cause. first, last: seconds since the Unix epoch."""
+
+    group: str
+    reason: str
+    error: str
+    format: str
+    count: int
+    first: float | None
+    last: float | None
+    detail: str
+    example: str
+    sources: dict[str, int]
+    routes: dict[str, int]
+    configs: dict[str, int]
+
+
+class DeadLetterGroups(TypedDict):
+    groups: list[DeadLetterGroup]
+    gone: list[str]
+
+
+class Configuration(TypedDict):
+    """Configuration of the daemon. effective: YAML with the origin of each value, secrets masked."""
+
+    version: str
+    directory: str
+    effective: str
+
+
 async def _groups(scene: Scene, given: ListDeadLetters) -> Any:
     found = await grouped(scene.loaded, given.selection, offline=False, engines=await scene.engines(given.engine))
     return {"groups": [each.to_dict() for each in found.sorted()], "gone": found.gone}
@@ -125,16 +156,16 @@ async def _targets(scene: Scene, given: Parameters) -> Any:
 
 
 READ_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("dlq.groups", "reader", "dead-letter-groups", ListDeadLetters, _groups),
-    Operation("dlq.list", "reader", "dead-letters", PageOfDeadLetters, _dead_letters),
+    Operation("dlq.groups", "reader", "dead-letter-groups", ListDeadLetters, _groups, DeadLetterGroups),
+    Operation("dlq.list", "reader", "dead-letters", PageOfDeadLetters, _dead_letters, list[dict[str, Any]]),
     Operation(
-        "dlq.show", "reader", "dead-letters/{id}", OneDeadLetter, _dead_letter,
+        "dlq.show", "reader", "dead-letters/{id}", OneDeadLetter, _dead_letter, list[dict[str, Any]],
         reads_payloads=lambda given: given.payload,
     ),
-    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace),
-    Operation("audit.list", "operator", "audit", ListAudit, _audit, only_reads=True),
-    Operation("config.show", "operator", "config", Parameters, _configuration, only_reads=True),
-    Operation("config.problems", "reader", "problems", Parameters, _problems),
-    Operation("routes.list", "reader", "routes", Parameters, _routes),
-    Operation("targets.list", "reader", "targets", Parameters, _targets),
+    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace, Found),
+    Operation("audit.list", "operator", "audit", ListAudit, _audit, list[dict[str, Any]], only_reads=True),
+    Operation("config.show", "operator", "config", Parameters, _configuration, Configuration, only_reads=True),
+    Operation("config.problems", "reader", "problems", Parameters, _problems, list[Problem]),
+    Operation("routes.list", "reader", "routes", Parameters, _routes, list[dict[str, Any]]),
+    Operation("targets.list", "reader", "targets", Parameters, _targets, dict[str, dict[str, Any]]),
 )  # fmt: skip
