@@ -318,7 +318,7 @@ def test_the_description_is_valid_and_complete() -> None:
     found = document(OPERATIONS)
     validate(found)
     ids = {each["operationId"] for path in found["paths"].values() for each in path.values()}
-    assert ids == {each.name for each in OPERATIONS} | {"status"}
+    assert ids == {each.name for each in OPERATIONS} | {"status", "tap", "live"}
 
 
 async def test_the_description_is_served(loaded: Loaded, http: aiohttp.ClientSession) -> None:
