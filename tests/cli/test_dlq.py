@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,14 @@ def test_dead_letters_need_no_daemon(tmp_path: Path) -> None:
     assert "there are no dead letters" in run_bridge("dlq", "groups", cwd=tmp_path).stderr
     bridge("dlq", "check", cwd=tmp_path, expect=3)
     assert read(tmp_path, "check", "--offline")["total"] == 0
+
+
+def test_reading_starts_fast_because_it_imports_no_client_of_an_engine(tmp_path: Path) -> None:
+    """The state of each dead letter is read from the file of the embedded engine."""
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    code = (
+        "import sys\nfrom bridge.cli import root\nroot(['dlq', 'groups'], standalone_mode=False)\nprint(*sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    heavy = {"grpc", "durabletask.client", "durabletask.worker", "opentelemetry", "aiohttp", "cel_expr_python"}
+    assert not heavy & set(result.stdout.splitlines()[-1].split())
