@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from bridge.app.dead_letters.reading import Selection
+from bridge.cli.shared import exit_codes
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.message import Message, Position
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
@@ -133,6 +137,25 @@ def test_an_export_can_be_published(place: Path) -> None:
     lines = bridge("dlq", "export", "--route", "pay", cwd=place).splitlines()
     assert [json.loads(line)["headers"]["bridge.route"] for line in lines] == ["pay", "pay"]
     assert sorted(json.loads(line)["body"]["id"] for line in lines) == [0, 1]
+
+
+def test_an_export_into_a_closed_pipe_ends_quietly(place: Path) -> None:
+    command = [sys.executable, "-m", "bridge", "dlq", "export"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=place) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == exit_codes.BROKEN_PIPE
+
+
+@pytest.mark.parametrize(
+    ("id_", "holds"), [("shop a 1", True), ("a 1", True), ("1", False), ("shop", False), ("", False)]
+)
+def test_an_event_is_named_by_its_id(id_: str, holds: bool) -> None:
+    """The identity of a CloudEvent is its source, a blank and its id."""
+    entry = DeadLetter(Position("c", "orders.dlq", 0, 0), "bridge", "no_route", message_id="shop a 1")
+    assert Selection(ids=(id_,)).holds(entry, Message(b"")) is holds
 
 
 def test_a_check_says_what_would_become_of_each_and_changes_nothing(place: Path) -> None:
