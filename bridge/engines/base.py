@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from bridge.sqlite_engine.model.instance import Finish
-
 if TYPE_CHECKING:
     from durabletask.serialization import DataConverter
 
@@ -18,8 +16,9 @@ if TYPE_CHECKING:
     from bridge.engines.worker.contained_worker import ContainedWorker
     from bridge.engines.workflows import Workflows
     from bridge.sqlite_engine.storage.listing import Listed, Wanted
+    from bridge.sqlite_engine.model.instance import Finish
 
-FinishListener = Callable[[Sequence[Finish]], None]
+FinishListener = Callable[["Sequence[Finish]"], None]
 """Listener that gets the ends of instances."""
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]

@@ -19,6 +19,7 @@ from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
+from bridge.engines.embedded.stored import StoredFile
 from bridge.engines.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
@@ -146,13 +147,7 @@ class EmbeddedEngine:
 
     async def entity_states(self, prefix: str) -> Mapping[str, str]:
         """See `StoredEntities.entity_states`."""
-        return await asyncio.to_thread(self._read_states, prefix)
-
-    def _read_states(self, prefix: str) -> Mapping[str, str]:
-        path = self._directory / FILE
-        if not path.exists():
-            return {}
-        return read_states(path, self._keys(), prefix)
+        return await StoredFile(self._directory, self._keys).entity_states(prefix)
 
     def watch_finishes(self, listener: FinishListener) -> None:
         if self._database is not None:
