@@ -16,7 +16,15 @@ from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
 from bridge.app.check.workflows import unknown_names
 from bridge.app.codecs import build_registries, target_codec
-from bridge.app.composition import build_access, build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.app.composition import (
+    build_access,
+    build_decoder,
+    build_engine,
+    build_router,
+    build_sessions,
+    config_paths,
+    load_workflows,
+)
 from bridge.app.extras import needed_extras
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.insecure import insecure
@@ -145,7 +153,9 @@ def inspect(
         if decoder is not None and router is not None:
             decoders[source], routers[source] = decoder, router
     unread: list[Problem] = []
-    _collect(partial(build_access, loaded), unread)
+    access = _collect(partial(build_access, loaded), unread)
+    if access is not None:
+        _collect(partial(build_sessions, loaded, access), unread)
     problems += (coded("C024", each) for each in unread)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
