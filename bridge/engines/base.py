@@ -27,7 +27,7 @@ RunListener = Callable[[Sequence[str], Sequence[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """Memory use of a hosted engine in bytes, and numbers of its refused events, lineage records and joined processes."""
+    """Memory use of a hosted engine in bytes, and numbers of refused events, lineage records and joined processes."""
 
     instance_bytes: int
     entity_bytes: int
