@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bridge.app.page.instances import INSTANCES, ONE_INSTANCE, TIMELINE_FILE
 from bridge.app.page.overview import FLOW_FILE, OVERVIEW
+from bridge.app.page.sagas import SAGAS
 from bridge.app.page.visit import Page
 
-PAGES: tuple[Page, ...] = (OVERVIEW, FLOW_FILE)
+PAGES: tuple[Page, ...] = (OVERVIEW, FLOW_FILE, INSTANCES, ONE_INSTANCE, TIMELINE_FILE, SAGAS)
