@@ -22,6 +22,7 @@ from bridge.app.operations.entities import ENTITY_OPERATIONS
 from bridge.app.operations.erase import Erasure, Finding, condition_of
 from bridge.app.operations.instance_changes import INSTANCE_CHANGES
 from bridge.app.operations.instance_reads import INSTANCE_READS
+from bridge.app.operations.instances.sagas import SAGA_OPERATIONS
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import KeyInfo, Keys
 from bridge.app.operations.operation import TABLE, Operation, Parameters, Scene
@@ -105,6 +106,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     *INSTANCE_READS,
     *INSTANCE_CHANGES,
+    *SAGA_OPERATIONS,
     *ENTITY_OPERATIONS,
     *WAITING_OPERATIONS,
     *WAITING_JOBS,

@@ -87,6 +87,16 @@ def pretty(value: Any) -> Markup:
     return lines(text)
 
 
+LONGEST_SHORT = 300
+"""Characters of a JSON value in a line of a table."""
+
+
+def short(value: Any) -> str:
+    """JSON value in one line, cut at `LONGEST_SHORT` characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_SHORT else f"{text[:LONGEST_SHORT]}…"
+
+
 def command(text: Any) -> Markup:
     """Command of the command line."""
     return Markup("<code>{}</code>").format(printable(str(text)))
@@ -109,6 +119,6 @@ def exact(value: Any) -> Markup:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "badge": badge, "number": number, "rate": rate, "when": when, "seconds": seconds, "pretty": pretty,
-    "command": command, "commands": commands, "exact": exact, "lines": lines, "tone": tone,
-}  # fmt: skip
+    each.__name__: each
+    for each in (badge, number, rate, when, seconds, pretty, short, lines, command, commands, exact, tone)
+}
