@@ -25,6 +25,7 @@ from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instance_reads import INSTANCE, INSTANCE_READS, OneInstance
 from bridge.app.operations.instances.instances import Filter, Instances, Start
+from bridge.app.operations.instances.sagas import SAGA_OPERATIONS
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
 from bridge.app.operations.operation import LONGEST_SECONDS, NEW, TABLE, Operation, Parameters, Scene
@@ -512,6 +513,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
     *INSTANCE_READS,
+    *SAGA_OPERATIONS,
     *CANARY_OPERATIONS,
     *CONFIGURATION_OPERATIONS,
     *LIMIT_OPERATIONS,

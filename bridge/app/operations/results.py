@@ -53,6 +53,31 @@ class InstanceList(TypedDict):
     instances: list[Instance]
 
 
+class FailedCompensation(TypedDict):
+    step: str
+    reason: str
+
+
+class SagaLine(TypedDict):
+    """Saga of one instance. state: outcome, `running` or `compensating`. steps: state of each step."""
+
+    instance_id: str
+    saga: str
+    orchestration: str
+    state: str
+    step: str | None
+    reason: str | None
+    steps: dict[str, str]
+    failed_compensations: list[FailedCompensation]
+    created_at: str
+    last_updated_at: str
+
+
+class SagaList(TypedDict):
+    sagas: list[SagaLine]
+    next: str | None
+
+
 class CountOfInstances(TypedDict):
     """Number of instances of one name and status, or of one saga and outcome."""
 
@@ -295,6 +320,7 @@ RESULTS: Mapping[str, Any] = {
     "instances.show": Instance,
     "instances.history": _Rows,
     "instances.count": list[CountOfInstances],
+    "sagas.list": SagaList,
     "instances.cause": CauseOfFailure | None,
     "instances.timeline": list[TimelineEntry],
     "instances.recording": RecordedHistory,

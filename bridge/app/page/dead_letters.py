@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
+from bridge.app.page.formats import LONGEST_JSON
 from bridge.app.page.sparkline import sparkline
 from bridge.app.page.visit import Page, Visit
 from bridge.core.errors import BridgeError
@@ -128,6 +129,7 @@ async def _read_one(visit: Visit) -> Mapping[str, Any]:
         "found": found,
         "checks": checks,
         "jobs": {each["id"]: jobs_of(jobs, each["id"]) for each in found},
+        "longest": LONGEST_JSON,
     }
 
 

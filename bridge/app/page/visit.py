@@ -28,7 +28,7 @@ class Visit:
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
-    async def ask(self, name: str, **given: Any) -> Any:
+    async def ask(self, name: str, /, **given: Any) -> Any:
         """Perform an operation that reads, as the API does. Parameters that are None or empty are left out.
 
         Raises: Denied, InvalidCommand, BridgeError.
