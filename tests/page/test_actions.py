@@ -56,6 +56,12 @@ async def shown(page: Page, locator: Locator, javascript: bool) -> None:
     await eventually(there, str(locator))
 
 
+async def press(page: Page, button: Locator) -> None:
+    """Send a form, and return when its answer is there: a page that is loading cannot be loaded again."""
+    async with page.expect_navigation():
+        await button.click()
+
+
 @pytest.mark.parametrize("javascript", [True, False])
 async def test_a_group_is_tried_and_replayed_to_its_end(browser: Browser, shop: Shop, javascript: bool) -> None:
     """From the list to the group, dry run before and after the cause is gone, replay, job, outcome."""
@@ -77,12 +83,12 @@ async def test_a_group_is_tried_and_replayed_to_its_end(browser: Browser, shop: 
         form = page.locator("form[action='/do/dlq.replay']")
         await form.get_by_label("100", exact=True).check()
         await form.get_by_label("Reason, for the audit").fill("the instances are there now")
-        await form.get_by_role("button", name="Replay 3").click()
+        await press(page, form.get_by_role("button", name="Replay 3"))
         await expect(page.get_by_text("is submitted")).to_be_visible()
         assert f"group={group}" in page.url
         await shown(page, page.locator("#jobs tr", has_text="done").filter(has_text="3 succeeded"), javascript)
         await expect(page.locator("#jobs")).to_contain_text("the instances are there now")
-        await expect(page.locator("#group")).to_contain_text("no open dead letters")
+        await shown(page, page.locator("#group", has_text="no open dead letters"), javascript)
         await page.locator("#jobs a").first.click()
         await expect(page.locator("#items tbody tr")).to_have_count(3)
         await page.locator("#items a").first.click()
@@ -105,7 +111,7 @@ async def test_a_body_is_edited_and_replayed(browser: Browser, shop: Shop) -> No
         field = page.get_by_label("Body of the replayed message")
         assert json.loads(await field.input_value()) == {"late": "typo"}
         await field.fill('{"late":\n "edited"}')
-        await page.get_by_role("button", name="Edit and replay").click()
+        await press(page, page.get_by_role("button", name="Edit and replay"))
         await expect(page.get_by_text("is submitted")).to_be_visible()
         await expect(page.locator(".badge", has_text="replayed").first).to_be_visible(timeout=30_000)
     state = await shop.client.wait_for_orchestration_completion("late-edited", timeout=60)
@@ -118,15 +124,15 @@ async def test_a_drop_needs_a_reason_and_can_be_taken_back(browser: Browser, sho
         place = f"{shop.url}/dead-letters/{quote(found['id'], safe='')}"
         await page.goto(place)
         await page.locator("summary", has_text="Drop").click()
-        await page.get_by_role("button", name="Drop").click()
+        await press(page, page.get_by_role("button", name="Drop"))
         await expect(page.get_by_text("`reason`").or_(page.get_by_text("parameter reason"))).to_be_visible()
         await page.go_back()
         await page.locator("summary", has_text="Drop").click()
         await page.locator("form[action='/do/dlq.drop']").get_by_label("Reason").fill("a test")
-        await page.get_by_role("button", name="Drop").click()
+        await press(page, page.get_by_role("button", name="Drop"))
         await shown(page, page.locator(".facts .badge", has_text="dropped"), javascript=False)
         await page.locator("summary", has_text="Open it again").click()
-        await page.get_by_role("button", name="Open it again").click()
+        await press(page, page.get_by_role("button", name="Open it again"))
         await shown(page, page.locator(".facts .badge", has_text="open"), javascript=False)
 
 
@@ -137,11 +143,11 @@ async def test_an_early_message_and_a_key_are_dropped_and_released(browser: Brow
         await page.goto(f"{shop.url}/waiting?prefix=order-nobody")
         row = page.locator("#early tr", has_text="order-nobody")
         await shown(page, row, javascript=False)
-        await row.get_by_role("button", name="Try now").click()
+        await press(page, row.get_by_role("button", name="Try now"))
         await expect(page.get_by_text("Done: release early.")).to_be_visible()
         await row.locator("summary", has_text="Drop").click()
         await row.get_by_label("write no dead letters").check()
-        await row.get_by_role("button", name="Drop").click()
+        await press(page, row.get_by_role("button", name="Drop"))
         await expect(page.get_by_text("No message waits for an instance with this filter")).to_be_visible()
         assert page.url.endswith("/waiting?prefix=order-nobody")
 
@@ -150,7 +156,7 @@ async def test_an_early_message_and_a_key_are_dropped_and_released(browser: Brow
         await shown(page, row, javascript=False)
         await row.locator("summary", has_text="Drop").click()
         await row.get_by_label("write no dead letters").check()
-        await row.get_by_role("button", name="Drop").click()
+        await press(page, row.get_by_role("button", name="Drop"))
         await expect(page.get_by_text("No key is in quarantine with this filter")).to_be_visible()
 
 
@@ -163,7 +169,7 @@ async def test_an_entity_gets_a_signal(browser: Browser, shop: Shop) -> None:
         await page.locator("summary", has_text="Signal").click()
         await page.get_by_label("Operation").fill("receive")
         await page.get_by_label("Input, as JSON").fill("4")
-        await page.get_by_role("button", name="Signal").click()
+        await press(page, page.get_by_role("button", name="Signal"))
         await shown(page, page.locator("#entity pre", has_text=str(before + 4)), javascript=False)
 
 

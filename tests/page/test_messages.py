@@ -13,7 +13,7 @@ from playwright.async_api import Browser, expect
 from bridge.app.page.pages import PAGES
 from tests.page.browser import Scheme, opened, violations, width_of
 from tests.page.shop import HOSTILE, Shop
-from tests.page.test_actions import ask
+from tests.page.test_actions import ask, shown
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -53,9 +53,7 @@ async def test_a_decision_is_shown_condition_by_condition_with_the_right_to_payl
     await shop.daemon.publish("orders", {"kind": "announced", "id": "early-1"}, "k")
     async with opened(browser, javascript=False, token=shop.token("reader", True)) as page:
         await page.goto(shop.url + "/waiting?prefix=order-early-1")
-        await page.reload()
-        while not await page.locator("#early summary").count():
-            await page.reload()
+        await shown(page, page.locator("#early summary"), javascript=False)
         await page.locator("#early summary").first.click()
         await page.locator("#early .events a").first.click()
         rules = page.locator(".rules > li")
@@ -70,10 +68,13 @@ async def test_a_decision_is_shown_condition_by_condition_with_the_right_to_payl
         ]
         await expect(matched.locator(".step a")).to_have_text("order-early-1")
         await expect(rules.first.locator(".conditions")).to_contain_text('does not hold type: "order" is announced')
+        message = page.url
         await page.get_by_role("link", name="Release or drop it").click()
         assert "prefix=order-early-1" in page.url
     async with opened(browser, javascript=False, token=shop.token("reader")) as page:
-        await page.goto(shop.url + "/messages?q=order-early-1")
+        await page.goto(f"{shop.url}/messages?q=order-early-1")
+        await expect(page.get_by_role("link", name="1 message waits for the start of this instance")).to_be_visible()
+        await page.goto(message)
         await expect(page.locator(".rules")).not_to_contain_text("is announced")
         await expect(page.get_by_text("need the right to payloads")).to_be_visible()
 

@@ -66,6 +66,8 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "since": None if begin is None else (datetime.fromtimestamp(begin, UTC)).isoformat(),
     }
     text, seconds = SINCE.get(since or _TREND, SINCE[_TREND])
+    # Before the groups: they then have what the jobs have done
+    jobs = jobs_of(await visit.ask("jobs.list"), group)
     found = await visit.ask("dlq.groups", **chosen, trend=seconds)
     groups = found["groups"]
     config = visit.loaded.config
@@ -86,7 +88,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "ramp": RAMP,
         "action_fields": action_fields(visit, begin),
         "restorable": RESTORABLE,
-        "jobs": jobs_of(await visit.ask("jobs.list"), group),
+        "jobs": jobs,
     }
     if group is None:
         return shown
