@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: sbom audit-deps demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -124,6 +124,9 @@ bench: .venv/dev ## all benchmarks, as JSON
 sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.json
 	@mkdir -p dist
 	.venv/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
+
+matrix: .venv/dev .venv/supply ## the built package in clean environments, on each supported Python of this machine; PYTHONS="3.12" for some
+	$(BIN)/python -m tests.matrix $(PYTHONS)
 
 audit-deps: .venv/supply ## known vulnerabilities of the locked libraries; asks PyPI
 	.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock

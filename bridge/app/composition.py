@@ -21,17 +21,19 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage.shards import ShardLimits
 from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
+from bridge.encryption import KEY_BYTES, Key, KeyProblem, Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
+from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
     from bridge.codecs.schema import Schema
-    from bridge.encryption import Keyring
     from bridge.engines.lineage_index import LineageOptions
     from bridge.engines.workflows import Workflows
     from bridge.ops.access import Access
+    from bridge.ops.sessions import Sessions
     from bridge.pipeline.action_budget import ActionBudget, BudgetShare
     from bridge.pipeline.dead_letter_limit import PaceStore
     from bridge.pipeline.decisions import DecisionListeners
@@ -248,6 +250,20 @@ def build_access(loaded: Loaded) -> Access:
     return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 
+def build_sessions(loaded: Loaded, access: Access) -> Sessions:
+    """Sessions of browsers. Raises: ConfigError when the files of keys cannot be read."""
+    from bridge.ops.sessions import Sessions
+
+    settings = loaded.config.ops.http.access.sessions
+    path = ("ops", "http", "access", "sessions", "keys")
+    files = [loaded.resolve((*path, at), file) for at, file in enumerate(settings.keys)]
+    try:
+        keys = [keyrings.from_file(f"session-{at}", file) for at, file in enumerate(files)]
+        return Sessions(access, Keyring(keys or [Key("session", os.urandom(KEY_BYTES))]), settings.duration)
+    except KeyProblem as problem:
+        raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
+
+
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
     """Copy of TLS settings with absolute paths, relative to the configuration file that names them."""
     files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
@@ -264,7 +280,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
     try:
         return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
-        what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
+        what = f"the package {error.name} is missing; install the extra: {install_extra(config.type)}"
         raise ConfigError([replace(loaded.locate(("brokers", name, "type"), what), code="C014")]) from error
 
 

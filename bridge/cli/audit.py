@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import plural, print_table
+from bridge.cli.shared.output import local_time, plural, print_table
 from bridge.cli.shared.parameters import SINCE
 
 
@@ -76,7 +76,8 @@ def _row(line: dict[str, Any]) -> tuple[str, ...]:
     filter_ = " ".join(f"{name}={_text(value)}" for name, value in (line.get("filter") or {}).items())
     error = f" ({line['error']})" if line.get("error") else ""
     cells = (line.get(name) for name in ("time", "actor", "via", "action", "target"))
-    return (*map(_text, cells), filter_, f"{_text(line.get('result'))}{error}", _text(line.get("reason")))
+    time, *others = map(_text, cells)
+    return (local_time(time), *others, filter_, f"{_text(line.get('result'))}{error}", _text(line.get("reason")))
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.jobs import WATCH_EXITS, counts_text, engines, on_its_engine, progress_text, watched, word
 from bridge.cli.shared.options import output_option, reason_option
-from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE
 
 _STATUSES = ("succeeded", "duplicate", "failed", "skipped", "early", "quarantined", "in_progress", "left")
@@ -180,8 +180,8 @@ def _print(document: dict[str, Any]) -> None:
         ("arguments", ", ".join(f"{name}: {value}" for name, value in document["arguments"].items())),
         ("by", document["by"]),
         ("reason", document["reason"]),
-        ("created", document["created"]),
-        ("ended", document["ended"] or ""),
+        ("created", local_time(document["created"])),
+        ("ended", local_time(document["ended"])),
         ("rate", "" if document["rate"] is None else f"{document['rate']:g}/s"),
         ("ramp", ", ".join(map(str, document["ramp"]))),
         ("stops after", "" if document["stop_after_failures"] is None else f"{document['stop_after_failures']} failed"),

@@ -16,7 +16,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import output_option
-from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
 
@@ -170,14 +170,14 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
     if found.by == "nothing":
         click.echo(f"{one.id!r} is not an instance, and no message with this id was found", err=True)
         if found.index != "complete":
-            where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
+            where = f" that changed since {local_time(since)}" if since else ""
             begin = f" with the prefix {prefix!r}" if prefix else ""
             how = "without an index"
             if found.index_bounded:
                 how = "because the index does not have it"
                 click.echo(_bound(found), err=True)
             elif found.index == "partial":
-                how = f"from before the index (since {found.index_since})"
+                how = f"from before the index (since {local_time(found.index_since)})"
             click.echo(f"searched {plural(found.searched, 'instance')} {how}{begin}{where}", err=True)
             if found.index == "none":
                 click.echo(
@@ -196,11 +196,13 @@ def _bound(found: Found) -> str:
     """Sentence about an index that does not name an id, which it may have lost."""
     if found.index_since is None:
         return "the index has no rows yet where it would name this id"
-    return f"the index would name this id since {found.index_since} at the earliest; older and dropped rows are missing"
+    since = local_time(found.index_since)
+    return f"the index would name this id since {since} at the earliest; older and dropped rows are missing"
 
 
 def _sentence(answer: Answer) -> str:
-    at = f" at {answer.at}" if answer.at else ""
+    since, until = local_time(answer.at), local_time(answer.until)
+    at = f" at {since}" if since else ""
     route = f" by route {answer.route}" if answer.route else ""
     place = f", position {answer.position}" if answer.position else ""
     source = f" in source {answer.source}" if answer.source else ""
@@ -216,16 +218,16 @@ def _sentence(answer: Answer) -> str:
         case Outcome.IGNORED:
             return f"ignored{source}{because}"
         case MessageState.RETRYING:
-            following = f", next try at {answer.next_try}" if answer.next_try else ""
-            return f"retrying{source} since {answer.at}, attempt {answer.attempt}{following}{route}{place}{because}"
+            following = f", next try at {local_time(answer.next_try)}" if answer.next_try else ""
+            return f"retrying{source} since {since}, attempt {answer.attempt}{following}{route}{place}{because}"
         case MessageState.QUEUED:
-            return f"queued{source} since {answer.at}{place}{because}"
+            return f"queued{source} since {since}{place}{because}"
         case MessageState.EARLY:
-            waits = f"waits for {answer.instance_id} since {answer.at}, until {answer.until}"
+            waits = f"waits for {answer.instance_id} since {since}, until {until}"
             return f"early: {answer.message_id}{source}{route} {waits}"
         case MessageState.QUARANTINED:
             key = f"{answer.message_id}{source}{route} waits with its key {answer.key}"
-            return f"quarantined: {key} since {answer.at}{because}"
+            return f"quarantined: {key} since {since}{because}"
         case Outcome.DEAD_LETTERED:
             whom = f"; it waited for {answer.instance_id}" if answer.instance_id else ""
             where = f" in {answer.topic}" if answer.topic else ""
@@ -269,7 +271,7 @@ def _print_one(one: Lineage, wanted: str) -> None:
             ("instance", one.instance_id),
             ("name", one.name),
             ("status", one.status),
-            ("created", one.created_at),
+            ("created", local_time(one.created_at)),
             ("child of", one.parent or ""),
             ("trace", one.trace_id or ""),
         )
@@ -279,7 +281,7 @@ def _print_one(one: Lineage, wanted: str) -> None:
     rows += [(each.at, 1, _went(each), each.id == wanted) for each in one.publications]
     print_table(
         ("TIME", "", "WHAT", "ID", "BY", ""),
-        [(at, *cells, "<" if mark else "") for at, _, cells, mark in sorted(rows, key=lambda row: row[:2])],
+        [(local_time(at), *cells, "<" if mark else "") for at, _, cells, mark in sorted(rows, key=lambda row: row[:2])],
     )
     for child in one.children:
         click.echo()

@@ -34,10 +34,12 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 """Signatures with a public key. Symmetric ones, and `none`, are refused."""
 _LEEWAY = 60.0
 """Seconds by which the clocks of this machine and of the identity provider may differ."""
-_PROVIDER_SECONDS = 10.0
+PROVIDER_SECONDS = 10.0
+"""Seconds for an answer of the identity provider."""
 _KEYS_SECONDS = 600.0
 """Seconds after which the provider's keys are read again."""
-_LARGEST_DOCUMENT = 1024 * 1024
+LARGEST_DOCUMENT = 1024 * 1024
+"""Bytes of the largest answer of the identity provider."""
 
 
 @wire_name("bridge.ops.access.Unauthenticated")
@@ -84,9 +86,14 @@ def new_token() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
+def digest(token: str) -> str:
+    """SHA-256 of a token, as the file of tokens has it."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def token_line(token: str, name: str, role: Role, payloads: bool, until: datetime | None = None) -> str:
     """Line of the file of tokens, which has the SHA-256 of the token. Raises: ValueError for an invalid name."""
-    line = f"{name} {role}{'+payloads' if payloads else ''} {hashlib.sha256(token.encode()).hexdigest()}"
+    line = f"{name} {role}{'+payloads' if payloads else ''} {digest(token)}"
     if until is not None:
         line += f" until {until.astimezone(UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
     if _LINE.fullmatch(line) is None:
@@ -133,9 +140,13 @@ class TokenFile:
 
     def find(self, token: str) -> Caller | None:
         """Caller with a token; None for an unknown or expired one."""
+        return self.find_digest(digest(token))
+
+    def find_digest(self, sha256: str) -> Caller | None:
+        """Caller with the token of a SHA-256; None for an unknown or expired one."""
         self._reload()
         # The dictionary compares digests, not tokens: its timing says nothing about a token
-        found = self._tokens.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
+        found = self._tokens.get(sha256)
         if found is None or (found.until is not None and found.until <= time.time()):
             return None
         return Caller(Actor(found.name, None, "token"), found.role, found.payloads)
@@ -158,8 +169,9 @@ class Oidc:
     """Verifier of JSON Web Tokens (RFC 7519) of an OpenID Connect provider."""
 
     def __init__(self, settings: OidcConfig) -> None:
-        self._settings = settings
+        self.settings = settings
         self._keys: jwt.PyJWKClient | None = None
+        self._discovered: Mapping[str, Any] | None = None
 
     async def find(self, token: str) -> Caller | None:
         """Caller with a token; None where the token is not valid, or names no role.
@@ -169,21 +181,33 @@ class Oidc:
         return await asyncio.to_thread(self._find, token)
 
     def _find(self, token: str) -> Caller | None:
-        settings = self._settings
         try:
-            claims = jwt.decode(
+            return self.caller_of(self.verified(token, self.settings.audience))
+        except (jwt.PyJWTError, ValueError):
+            return None
+
+    def verified(self, token: str, audience: str) -> Mapping[str, Any]:
+        """Claims of a token whose signature, issuer, audience and times are valid. Blocks.
+
+        Raises: jwt.PyJWTError, ValueError, ProviderUnavailable.
+        """
+        try:
+            claims: Mapping[str, Any] = jwt.decode(
                 token,
                 self._client().get_signing_key_from_jwt(token).key,
                 algorithms=_ALGORITHMS,
-                audience=settings.audience,
-                issuer=settings.issuer,
+                audience=audience,
+                issuer=self.settings.issuer,
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iss", "aud"]},
             )
         except (jwt.PyJWKClientConnectionError, OSError) as error:
             raise ProviderUnavailable("the identity provider does not answer; static tokens still work") from error
-        except (jwt.PyJWTError, ValueError):
-            return None
+        return claims
+
+    def caller_of(self, claims: Mapping[str, Any]) -> Caller | None:
+        """Caller with these claims; None where they name no role."""
+        settings = self.settings
         given = claims.get(settings.roles_claim)
         names = set(given if isinstance(given, list) else str(given).split()) if given is not None else set()
         roles = [role for role in ROLES if names & set(settings.roles.get(role, ()))]
@@ -192,19 +216,25 @@ class Oidc:
         name = next((str(claims[each]) for each in settings.name_claims if claims.get(each)), "?")
         return Caller(Actor(name[:100], None, "oidc"), roles[-1], bool(names & set(settings.payloads)))
 
+    def discovered(self) -> Mapping[str, Any]:
+        """Description of the provider, by OpenID Connect Discovery 1.0. Blocks at the first call.
+
+        Raises: OSError, ValueError.
+        """
+        if self._discovered is None:
+            place = f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration"
+            with urllib.request.urlopen(place, timeout=PROVIDER_SECONDS) as answer:  # noqa: S310 - the model admits http only
+                found = json.loads(answer.read(LARGEST_DOCUMENT))
+            if not isinstance(found, dict) or found.get("issuer") != self.settings.issuer:
+                raise ValueError("the provider describes another issuer")
+            self._discovered = found
+        return self._discovered
+
     def _client(self) -> jwt.PyJWKClient:
         if self._keys is None:
-            url = self._settings.jwks_url or _discovered(self._settings.issuer)
-            self._keys = jwt.PyJWKClient(url, lifespan=_KEYS_SECONDS, timeout=_PROVIDER_SECONDS)
+            url = self.settings.jwks_url or str(self.discovered()["jwks_uri"])
+            self._keys = jwt.PyJWKClient(url, lifespan=_KEYS_SECONDS, timeout=PROVIDER_SECONDS)
         return self._keys
-
-
-def _discovered(issuer: str) -> str:
-    """Address of the keys of a provider, by OpenID Connect Discovery 1.0. Raises: OSError, ValueError."""
-    address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-    with urllib.request.urlopen(address, timeout=_PROVIDER_SECONDS) as answer:  # noqa: S310 - the model admits http only
-        found = json.loads(answer.read(_LARGEST_DOCUMENT))
-    return str(found["jwks_uri"])
 
 
 class Rate:
@@ -249,9 +279,7 @@ class Access:
         if not self.is_configured:
             if scheme:
                 raise Unauthenticated("this daemon accepts no tokens; configure `ops.http.access`")
-            if not _is_local(remote) or any(name in headers for name in _FORWARDED):
-                raise Unauthenticated("without `ops.http.access` the API answers to this machine only, and to no proxy")
-            return ANONYMOUS
+            return anonymous(headers, remote)
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("send a token: `Authorization: Bearer TOKEN`")
         token = token.strip()
@@ -261,6 +289,13 @@ class Access:
         if found is None:
             raise Unauthenticated("the token is unknown, has expired, or names no role")
         return found
+
+
+def anonymous(headers: Mapping[str, str], remote: str | None) -> Caller:
+    """Caller where no access is configured. Raises: Unauthenticated for another machine, and for a proxy."""
+    if not _is_local(remote) or any(name in headers for name in _FORWARDED):
+        raise Unauthenticated("without `ops.http.access` the ops port answers to this machine only, and to no proxy")
+    return ANONYMOUS
 
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")

@@ -77,7 +77,7 @@ class Web:
         self._routes = routes
         self._pages = pages
         self._stream_places = streams
-        self._streams: Streams | None = None
+        self._streams = Streams(min(settings.max_streams, settings.max_connections // 2))
         self._access = access or Access()
         self._rate = Rate(settings.access.rate, settings.access.burst)
         self._max_body = max_body
@@ -106,7 +106,7 @@ class Web:
     @property
     def refused(self) -> Mapping[str, int]:
         """Refused connections since the start, by cause."""
-        return {} if self._connections is None else self._connections.refused
+        return {} if self._connections is None else {**self._connections.refused, "streams": self._streams.refused}
 
     async def start(self) -> None:
         """Listen. Raises: ConfigError when the address cannot be bound, or its certificate cannot be used."""
@@ -120,7 +120,7 @@ class Web:
         app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
         add_routes(app, self._routes, self._caller)
-        self._streams = Streams(app, self._stream_places, self._caller)
+        self._streams.add(app, PREFIX, self._stream_places, self._caller, self._admitted)
         if self._pages is not None:
             self._pages.add_to(app, self._caller)
         connections = Connections(app, self._settings)
@@ -139,8 +139,7 @@ class Web:
     async def stop(self) -> None:
         """Close all connections. Idempotent."""
         connections, self._connections = self._connections, None
-        if self._streams is not None:
-            self._streams.stop()
+        self._streams.stop()
         if connections is not None:
             await connections.stop()
 
@@ -168,8 +167,11 @@ class Web:
             return problem(421, "unknown_host", text) if api else _text(421, text)
         return await (problems(request, handler) if api else handler(request))
 
+    async def _admitted(self, request: web.Request) -> Caller:
+        return await self._access.caller(request.headers, request.remote)
+
     async def _caller(self, request: web.Request) -> Caller:
-        caller = await self._access.caller(request.headers, request.remote)
+        caller = await self._admitted(request)
         seconds = self._rate.wait(caller.actor.name, time.monotonic())
         if seconds:
             raise TooManyRequests(seconds)

@@ -319,7 +319,7 @@ def test_the_description_is_valid_and_complete() -> None:
     validate(found)
     assert set(RESULTS) == {each.name for each in OPERATIONS}
     ids = {each["operationId"] for path in found["paths"].values() for each in path.values()}
-    assert ids == set(RESULTS) | {"status"}
+    assert ids == set(RESULTS) | {"status", "tap", "live"}
 
 
 async def test_the_description_is_served(loaded: Loaded, http: aiohttp.ClientSession) -> None:

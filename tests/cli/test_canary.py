@@ -169,6 +169,37 @@ def test_a_candidate_that_does_not_fit(project: Path, change: tuple[str, str], t
     assert run_bridge("serve", cwd=project).returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        ("{share: 5%}", "there is no `candidate` that `share` would apply to"),
+        ("{fallback: {after: 60}}", "there is no `candidate` that `fallback` would apply to"),
+        ("{candidate: new/, share: 0%}", "the candidate decides about no message"),
+        ("{candidate: bridge.yaml}", "the candidate decides as this configuration does"),
+        ("{candidate: same.yaml}", "the candidate decides as this configuration does"),
+        (
+            "{candidate: more.yaml}",
+            "the configuration has no source returns, so the candidate decides nothing about it",
+        ),
+    ],
+)
+def test_rules_without_effect(project: Path, rules: str, text: str) -> None:
+    (project / "bridge.yaml").write_text(f"{CONFIG}rules: {rules}\n")
+    (project / "same.yaml").write_text(CONFIG.replace("topics: [orders]", "topics: [others]"))
+    returns = "  returns: {broker: local, topics: [returns], codec: json, no_match: ignore}\nroutes:"
+    (project / "more.yaml").write_text(
+        CONFIG.replace("routes:", returns).replace("has(payload.total)", "payload.total > 0")
+        + "  - {name: back, from: returns, ignore: {}}\n"
+    )
+    text_of = (project / "more.yaml").read_text()
+    head, _, back = text_of.partition("ops: {http: {port: 0}}\n")
+    (project / "more.yaml").write_text(head + back + "ops: {http: {port: 0}}\n")
+    done = run_bridge("check", cwd=project)
+    assert done.returncode == 0, done.stdout
+    assert [line for line in done.stdout.splitlines() if "C020" in line and text in line], done.stdout
+    assert done.stdout.count("C020") == 1, done.stdout
+
+
 def test_a_reload_keeps_the_candidate_and_refuses_another_one(project: Path) -> None:
     with DaemonProcess(project) as daemon:
         daemon.wait(lambda: is_active(daemon), "the record of the candidate")

@@ -216,7 +216,7 @@ def _source_keys(old: Loaded, new: Loaded, name: str) -> tuple[tuple[str, ...], 
     """Changed settings of a source, with True if one of them restarts it."""
     first, last = (each.config.sources[name].model_dump(by_alias=True) for each in (old, new))
     keys = tuple(differences(first, last))
-    restarts = any(not _belongs_to_rules(key) for key in keys)
+    restarts = any(not belongs_to_rules(key) for key in keys)
     # The engines that keep its state and its messages follow from the routes
     for word, engine_of in (("state engine", state_engine), ("quarantine engine", quarantine_engine)):
         if engine_of(old, name) != engine_of(new, name):
@@ -224,6 +224,7 @@ def _source_keys(old: Loaded, new: Loaded, name: str) -> tuple[tuple[str, ...], 
     return keys, restarts
 
 
-def _belongs_to_rules(key: str) -> bool:
+def belongs_to_rules(key: str) -> bool:
+    """True for a setting of a source that changes with its rule set, without a restart of the source."""
     first, _, rest = key.partition(".")
     return first in _RULES and (first != "limits" or rest in _LIVE_LIMITS)

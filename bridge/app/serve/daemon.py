@@ -38,6 +38,7 @@ from bridge.app.serve.failures import FailureLog, known_orchestrations, report_o
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
+from bridge.app.serve.live import LIVE, Live
 from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
@@ -286,7 +287,9 @@ class Daemon:
         self.routes = routes(
             loaded, self.engines, self.status.document, self.sources, lambda: self.loaded, lambda: self._reload
         )
-        self.streams = [Stream(TAP, Taps(lambda: self.loaded, self.decisions).events)]
+        taps = Taps(lambda: self.loaded, self.decisions)
+        live = Live(self.status.document, taps)
+        self.streams = [Stream(TAP, taps.events), Stream(LIVE, live.events)]
         self.web = Web(
             http,
             self.watch.health,

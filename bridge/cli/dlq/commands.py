@@ -18,7 +18,7 @@ from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import operate
 from bridge.cli.shared.options import EXISTING, config_options, json_option
-from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import Progress, clean, local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def groups(
                 f"{each['count']:,}",
                 each["reason"] if each["format"] == "bridge" else f"{each['reason']} ({each['format']})",
                 ", ".join(each["routes"]) or "-",
-                shown_time(each["first"]),
-                shown_time(each["last"]),
+                local_time(shown_time(each["first"])),
+                local_time(shown_time(each["last"])),
                 each["example"],
                 each["detail"],
             )
@@ -172,7 +172,7 @@ def list_(
             (
                 each["id"],
                 each["state"] or "-",
-                each["time"],
+                local_time(each["time"]),
                 each["reason"],
                 each["route"] or "-",
                 each["group"],
@@ -232,7 +232,11 @@ def show(
             click.echo()
         headers, body = facts.pop("headers", {}), facts.pop("body", None)
         print_fields(
-            [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
+            [
+                (name.replace("_", " "), local_time(_text(value)) if name in ("time", "state_since") else _text(value))
+                for name, value in facts.items()
+                if value not in (None, "", [])
+            ]
         )
         for line in _marked(facts["detail"]):
             click.echo(clean(line))

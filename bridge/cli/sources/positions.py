@@ -16,7 +16,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.output import local_time, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION, PAUSE
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.screen import Screen, Table, age
@@ -86,7 +86,7 @@ def _watch(loaded: Loaded, names: Sequence[str], interval: float, screen: Screen
                 click.echo(json.dumps(lines))
                 sys.stdout.flush()
             else:
-                screen.redraw([f"{time_of(time.time())}  (Ctrl-C ends)", *_lag_screen(lines)])
+                screen.redraw([f"{local_time(time_of(time.time()))}  (Ctrl-C ends)", *_lag_screen(lines)])
             time.sleep(interval)
     except KeyboardInterrupt:
         return exit_codes.OK
@@ -125,7 +125,7 @@ def _lag_screen(lines: Sequence[Mapping[str, Any]]) -> list[str | Table]:
             _number(line["end"]),
             _number(line["lag"]),
             "-" if line["oldest"] is None else age(line["oldest_seconds"]),
-            line["oldest"] or "-",
+            local_time(line["oldest"]) or "-",
             line["member"] or "-",
             line["note"],
         )

@@ -66,6 +66,12 @@ class HttpConfig(ConnectionsConfig):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Accepted Host headers, in addition to localhost and the bound address."
     )
+    max_streams: Integer = Field(
+        128,
+        ge=0,
+        description="Maximum number of open streams (live pages, `GET tap`), at most half of `max_connections`: probes "
+        "find a free connection then. A further one is refused.",
+    )
     tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
     access: AccessConfig = Field(AccessConfig(), description="Access to the API.")
 

@@ -97,6 +97,7 @@ _TABLE = (
     Code("R031", "warning", "a member that the schema does not have"),
     Code("R032", "warning", "a type that does not fit the schema"),
     Code("R033", "warning", "an expression that does not fit a version of a schema", needs="schemas"),
+    Code("R034", "warning", "an upcast without a newer version"),
     # Insecure settings
     Code("S001", "warning", "credentials without TLS on Kafka"),
     Code("S002", "warning", "Kafka without TLS and credentials"),
