@@ -124,7 +124,7 @@ async def test_rules_of_that_time_and_of_now(tmp_path: Path) -> None:
         before = it.daemon.loaded
         config = tmp_path / "bridge.yaml"
         config.write_text(config.read_text().replace("limit: 10", "limit: 1"))
-        it.daemon.use(load_config([config]))
+        it.daemon.use(load_config([config]), None)
         configurations.keep(it.daemon.loaded)
         then, now = [
             (await ask(it, "messages.explain", message="orders/0@0", rules=rules))[0] for rules in ("then", "now")
@@ -153,7 +153,7 @@ async def test_a_candidate_is_compared_route_by_route(tmp_path: Path) -> None:
         text = (tmp_path / "bridge.yaml").read_text()
         (tmp_path / "candidate.yaml").write_text(text.replace(CONFIG, candidate))
         (tmp_path / "bridge.yaml").write_text(text + "rules: {candidate: candidate.yaml}\n")
-        it.daemon.use(load_config([tmp_path / "bridge.yaml"]))
+        it.daemon.use(load_config([tmp_path / "bridge.yaml"]), None)
         found = await ask(it, "config.diff", OPERATOR)
         changed = {each["path"]: (each["old"], each["new"]) for each in found["settings"]}
         assert changed["routes.huge"][0] is None
@@ -202,7 +202,7 @@ async def test_a_replay_is_tried_with_the_rules_of_now(tmp_path: Path) -> None:
         assert (still["total"], still["failing"]) == (2, 2)
         config = tmp_path / "bridge.yaml"
         config.write_text(config.read_text().replace("limit: 10", "limit: 1"))
-        it.daemon.use(load_config([config]))
+        it.daemon.use(load_config([config]), None)
         found = await ask(it, "dlq.check")
         assert (found["total"], found["failing"]) == (2, 1)
         assert {each["would"] for each in found["lines"]} == {"start order", "still fails: no_route"}

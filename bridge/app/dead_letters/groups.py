@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -176,7 +177,7 @@ async def grouped(
                         for _, time, facts in block.chosen(here):
                             found.count(facts, time)
             if states is not None:
-                found.gone += gone(place, rows, states)
+                found.gone += gone(place, rows, states, loaded.config.ops.dead_letters.restore)
     return found
 
 
@@ -213,9 +214,14 @@ def at_partition(place: Place, partition: int, states: PlaceStates | None) -> Ca
     return lambda facts, first: states.block(place, facts.source, partition, first)
 
 
-def gone(place: Place, rows: TopicRows, states: PlaceStates) -> list[str]:
-    """Sentences about dead letters that have a state, but are not in their topic any more."""
+def gone(place: Place, rows: TopicRows, states: PlaceStates, restore: float) -> list[str]:
+    """Sentences about dead letters that have a state, but are not in their topic any more.
+
+    A queue has lost those that the daemon completes: the replayed ones, and those dropped more than `restore` seconds
+    ago.
+    """
     retention = compaction = 0
+    dropped_before = time.time() - restore
     for topic in states.topics(place).values():
         for (partition, first), block in topic.blocks.items():
             begin, end = (rows.ranges or {}).get(partition, (0, first + DEAD_LETTER_BLOCK))
@@ -223,7 +229,9 @@ def gone(place: Place, rows: TopicRows, states: PlaceStates) -> list[str]:
                 offset for each in rows.partitions.get(partition, ()) if each.first == first
                 for offset, _, _ in each.rows()
             }  # fmt: skip
-            for _, members in block.marks():
+            for mark, members in block.marks():
+                if rows.ranges is None and mark.is_over(dropped_before):
+                    continue
                 retention += sum(first + each < begin or first + each >= end for each in members)
                 compaction += sum(begin <= first + each < end and first + each not in present for each in members)
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
@@ -96,14 +97,16 @@ class Selection:
 
 
 def _names(entry: DeadLetter, id_: str) -> bool:
-    """True if a text names the dead letter. The message id of a CloudEvent is its source, a slash and its id."""
+    """True if a text names the dead letter. The identity of a CloudEvent is its source, a blank and its id."""
     message_id = entry.message_id or ""
-    return id_ in (entry.id, message_id, str(entry.origin)) or message_id.endswith(f"/{id_}")
+    return id_ in (entry.id, message_id, str(entry.origin), message_id.partition(" ")[2]) and id_ != ""
 
 
 def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
     """Places with dead letters of these sources, or of all. Raises: LookupError for an unknown source.
 
+    A source of Service Bus that names a queue has two places: the service and other consumers use the sub-queue of the
+    entity.
     Topics of a source with a pattern are known by their broker only; see `found_places`.
     """
     chosen = list(sources)
@@ -113,14 +116,11 @@ def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
     for name, config in loaded.config.sources.items():
         template = subscribe_options(loaded, name).dead_letter
         for topic in config.origins:
-            # A sub-queue has no dead letters of its own
             if template is not None:
-                place = template.replace("{topic}", topic.partition("/")[0])
-            elif config.sub_queue is None:
-                place = topic + SUB_QUEUES["dead_letter"]
-            else:
-                continue
-            found.setdefault((config.broker, place), []).append(name)
+                found.setdefault((config.broker, template.replace("{topic}", topic.partition("/")[0])), []).append(name)
+            # A sub-queue has no dead letters of its own
+            if config.is_queue and config.sub_queue is None:
+                found.setdefault((config.broker, topic + SUB_QUEUES["dead_letter"]), []).append(name)
     return [
         Place(broker, topic, of, tuple(names))
         for (broker, topic), names in found.items()
@@ -294,10 +294,11 @@ async def visited(
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened, engines)
-        async for place, entry, message in visit(loaded, selection, limit, states):
-            mark = None if states is None else states.mark(place, entry)
-            state = None if states is None else states.state(place, entry)
-            yield Found(place, entry, message, state, mark)
+        async with aclosing(cast(Any, visit(loaded, selection, limit, states))) as entries:
+            async for place, entry, message in entries:
+                mark = None if states is None else states.mark(place, entry)
+                state = None if states is None else states.state(place, entry)
+                yield Found(place, entry, message, state, mark)
 
 
 async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | None:
@@ -316,20 +317,24 @@ async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | 
             broker = brokers[place.broker]
             if place.topic != topic:
                 continue
-            text = f"{id_} is gone: somebody has completed or received it"
+            why = "somebody has completed or received it"
             if isinstance(broker, LogBroker):
                 ranges = await broker.ranges(topic)
                 begin, end = ranges.offsets.get(partition, (0, 0))
                 if offset >= end:
                     return None
                 why = "its retention has ended" if offset < begin else "compaction has removed it"
-                text = f"{id_} is gone: {why}"
             if offline:
-                return text
+                return f"{id_} is gone: {why}"
             states = PlaceStates(loaded, opened)
             await states.load(place)
             marks = [mark for each in states.topics(place).values() if (mark := each.mark(partition, offset))]
-            return f"{text}; it was {marks[0].state}" if marks else text if isinstance(broker, LogBroker) else None
+            if not marks:
+                return f"{id_} is gone: {why}" if isinstance(broker, LogBroker) else None
+            restored_since = time.time() - loaded.config.ops.dead_letters.restore
+            if not isinstance(broker, LogBroker) and marks[0].is_over(restored_since):
+                why = "the daemon has completed it"
+            return f"{id_} is gone: {why}; it was {marks[0].state}"
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from bridge.app.dead_letters.reading import Selection
 from bridge.app.operations.dead_letters.batches import Batch, select, submit
@@ -34,8 +34,8 @@ class DeadLetters(Parameters):
     causes: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-    since: float | None = None
-    until: float | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
     all: bool = False
     limit: int | None = Field(None, ge=1)
     ends: Mapping[str, int] | None = None
@@ -45,7 +45,8 @@ class DeadLetters(Parameters):
     @property
     def selection(self) -> Selection:
         """Selection of the conditions. Raises: InvalidCommand without one."""
-        found = Selection(self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until)
+        since, until = (None if each is None else each.timestamp() for each in (self.since, self.until))
+        found = Selection(self.sources, self.routes, self.causes, self.ids, self.keys, since, until)
         if found == Selection() and not self.all:
             raise InvalidCommand("no condition is given; `all` selects all dead letters")
         return replace(found, states=frozenset(self.states))

@@ -2,6 +2,7 @@
 // Without this script the page shows the same, as of its loading.
 const PERIOD = 5000;
 const LEAST = 1000;
+const SILENT = 15000;
 const lost = document.getElementById("lost");
 const stream = document.documentElement.dataset.stream;
 const regions = () => [...document.querySelectorAll("[data-live][id]")];
@@ -28,7 +29,8 @@ export async function refresh() {
   running = true;
   last = Date.now();
   try {
-    const answer = await fetch(location.href, { cache: "no-store", redirect: "error", signal: AbortSignal.timeout(30000) });
+    const answer = await fetch(location.href, { cache: "no-store", redirect: "error", signal: AbortSignal.timeout(SILENT) });
+    if (answer.status === 401) { location.reload(); return; }
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const region of regions()) {
@@ -53,11 +55,21 @@ function soon() {
   timer = setTimeout(refresh, Math.max(0, LEAST - (Date.now() - last)));
 }
 
+// A browser gives up after an answer that is no stream: a daemon that starts, or has too many readers
+let heard = Date.now();
+function listen() {
+  const events = new EventSource(stream);
+  const hear = (changed) => { heard = Date.now(); if (changed || !lost.hidden) soon(); };
+  events.addEventListener("state", () => hear(true));
+  events.addEventListener("change", () => hear(true));
+  events.addEventListener("beat", () => hear(false));
+  events.onerror = () => { soon(); if (events.readyState === EventSource.CLOSED) setTimeout(listen, PERIOD); };
+}
+
 if (regions().length) {
   if (stream) {
-    const events = new EventSource(stream);
-    events.onmessage = soon;
-    events.onerror = soon;
+    listen();
+    setInterval(() => { if (Date.now() - heard > SILENT) soon(); }, PERIOD);
   }
   setInterval(() => { if (!document.hidden && (!stream || !lost.hidden)) refresh(); }, PERIOD);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) soon(); });
