@@ -106,7 +106,7 @@ def action_fields(visit: Visit, since: float | None) -> dict[str, Any]:
     fields: dict[str, Any] = {field: visit.query[name] for field, name in named if visit.get(name)}
     if "causes[]" not in fields and visit.get("cause"):
         fields["causes[]"] = visit.get("cause")
-    return fields if since is None else fields | {"since": repr(since)}
+    return fields if since is None else fields | {"since": datetime.fromtimestamp(since, UTC).isoformat()}
 
 
 async def _check(visit: Visit, **chosen: Any) -> Mapping[str, Any]:

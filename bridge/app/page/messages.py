@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bridge.app.page.visit import Page, Visit, address, place
 from bridge.core.errors import BridgeError
 from bridge.core.states import MessageState, Outcome
+from bridge.ops.web import STREAMS
 
 _SHOWN = 100
 """Most arrivals and publications of an instance that are shown."""
@@ -239,6 +240,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "routes": [route.name for route in config.routes],
         "outcomes": [each.value for each in Outcome],
         "tap": tap_options(visit),
+        "tap_stream": f"{STREAMS}tap",
     }
     if not wanted:
         return shared
