@@ -106,7 +106,7 @@ def saga_progress(custom_status: Any) -> SagaProgress | None:
     match custom_status:
         case {"saga": str(saga), "status": str(state), "steps": dict(steps)}:
             read = (
-                (_word(str(name)), str(each) if each in STEP_STATES else "unknown")
+                (_word(str(name)), each if isinstance(each, str) and each in STEP_STATES else "unknown")
                 for name, each in list(steps.items())[:MAX_STEPS]
             )
             return SagaProgress(_word(saga), _word(state), tuple(read))

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from bridge.app.operations.instances.instances import START, Instance
 from bridge.app.operations.instances.sagas import saga_of
-from bridge.app.operations.instances.spans import SpanKind, life
+from bridge.app.operations.instances.spans import SpanKind, lifetime
 from bridge.app.operations.instances.timeline_svg import timeline_svg
 from bridge.app.page.visit import Page, Picture, Visit, address, place
 from bridge.core.errors import BridgeError, InstanceNotFound, InvalidCommand
@@ -104,7 +104,7 @@ def _picture(one: Instance, history: Sequence[Mapping[str, Any]], engine: str | 
 
 def _children(history: Sequence[Mapping[str, Any]]) -> Sequence[tuple[str, str]]:
     """Ids and names of the children of an instance."""
-    found = life(history)
+    found = lifetime(history)
     spans = () if found is None else found.spans
     return [(each.instance_id, each.name) for each in spans if each.kind is SpanKind.CHILD and each.instance_id]
 

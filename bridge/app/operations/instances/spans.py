@@ -48,8 +48,8 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """Life of one execution of an instance. end: None while it is not finished."""
+class Lifetime:
+    """Lifetime of one execution of an instance. end: None while it is not finished."""
 
     start: float
     end: float | None
@@ -128,8 +128,8 @@ class _Reader:
         self.spans.append(Span(SpanKind.MOMENT, name, self.now, self.now))
 
 
-def life(events: Iterable[Mapping[str, Any]], *, is_undone: bool = False) -> Life | None:
-    """Life that a history tells; None for an empty one.
+def lifetime(events: Iterable[Mapping[str, Any]], *, is_undone: bool = False) -> Lifetime | None:
+    """Lifetime that a history records; None for an empty one.
 
     events: result of `instances.history`. is_undone: the instance is a saga that compensates or has compensated.
     """
@@ -140,11 +140,11 @@ def life(events: Iterable[Mapping[str, Any]], *, is_undone: bool = False) -> Lif
         return None
     for span in reader.open.values():
         if reader.end is not None:
-            span.end = reader.end  # nobody waits for it any more
+            span.end = max(reader.end, span.start)  # nobody waits for it any more
     _count_attempts(reader.spans)
     if is_undone:
         _mark_compensations(reader.spans)
-    return Life(reader.start, reader.end, reader.now, reader.spans)
+    return Lifetime(reader.start, reader.end, reader.now, reader.spans)
 
 
 def _count_attempts(spans: Sequence[Span]) -> None:

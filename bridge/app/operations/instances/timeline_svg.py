@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from bridge.app.operations.instances.instances import Instance
 from bridge.app.operations.instances.sagas import saga_of
-from bridge.app.operations.instances.spans import Life, Span, SpanKind, life
+from bridge.app.operations.instances.spans import Lifetime, Span, SpanKind, lifetime
 from bridge.app.operations.instances.timeline import duration
 from bridge.core.bytetext import printable
 
@@ -43,23 +43,23 @@ def timeline_svg(
     history: result of `instances.history`. link: address of the page of a child instance.
     """
     saga = saga_of(one)
-    found = life(history, is_undone=saga is not None and saga.state.startswith("compensat"))
+    found = lifetime(history, is_undone=saga is not None and saga.state.startswith("compensat"))
     return None if found is None else drawn(found, one.shown_name, time.time(), link)
 
 
-def drawn(life: Life, name: str, now: float, link: Callable[[str], str] | None = None) -> str:
-    """Picture of a life. now: present time, for what lasts."""
-    end = max(now, life.last) if life.end is None else life.end
-    return "\n".join(_document(life, life.spans[:MOST_ROWS], end, name, link)) + "\n"
+def drawn(lifetime: Lifetime, name: str, now: float, link: Callable[[str], str] | None = None) -> str:
+    """Picture of a lifetime. now: present time, for what lasts."""
+    end = max(now, lifetime.last) if lifetime.end is None else lifetime.end
+    return "\n".join(_document(lifetime, lifetime.spans[:MOST_ROWS], end, name, link)) + "\n"
 
 
 class _Axis:
     """Place of a time on the axis."""
 
-    def __init__(self, life: Life, end: float) -> None:
-        self.segments = list(_segments(life, end))
+    def __init__(self, lifetime: Lifetime, end: float) -> None:
+        self.segments = list(_segments(lifetime, end))
         busy = sum(end - start for start, end, runs in self.segments if runs)
-        total = max(end - life.start, 1e-6)
+        total = max(end - lifetime.start, 1e-6)
         most = busy * _SHORT_WAIT / (1 - _SHORT_WAIT) if busy else total
         lengths = [end - start if runs else min(end - start, most) for start, end, runs in self.segments]
         whole = sum(lengths) or 1.0
@@ -78,48 +78,48 @@ class _Axis:
         return float(_LABELS + _AXIS)
 
 
-def _segments(life: Life, end: float) -> Iterator[tuple[float, float, bool]]:
+def _segments(lifetime: Lifetime, end: float) -> Iterator[tuple[float, float, bool]]:
     """Parts of the life, one after the other, in which something runs or nothing does."""
     running = sorted(
         (span.start, end if span.end is None else span.end)
-        for span in life.spans
+        for span in lifetime.spans
         if not span.waits and span.kind is not SpanKind.MOMENT
     )
-    at = life.start
+    at = lifetime.start
     for start, finish in running:
         if start > at:
             yield at, start, False
         if finish > max(at, start):
             yield max(at, start), finish, True
             at = finish
-    if end > at or at == life.start:
+    if end > at or at == lifetime.start:
         yield at, max(end, at), False
 
 
 def _document(
-    life: Life, shown: Sequence[Span], end: float, name: str, link: Callable[[str], str] | None
+    lifetime: Lifetime, shown: Sequence[Span], end: float, name: str, link: Callable[[str], str] | None
 ) -> Iterator[str]:
     width = _LABELS + _AXIS + _DURATIONS
-    rest = len(life.spans) - len(shown)
+    rest = len(lifetime.spans) - len(shown)
     height = _TOP + (len(shown) + 1 + bool(rest)) * _ROW + 10
-    axis = _Axis(life, end)
+    axis = _Axis(lifetime, end)
     role = "group" if link is not None and any(span.instance_id for span in shown) else "img"
-    label = quoteattr(f"Timeline of {printable(name)}, {duration(end - life.start)}")
+    label = quoteattr(f"Timeline of {printable(name)}, {duration(end - lifetime.start)}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="12" role="{role}" aria-label={label}>'
     )
     yield f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
     busy = sum(finish - start for start, finish, runs in axis.segments if runs)
-    told = f"runs {duration(busy)}, waits {duration(max(0.0, end - life.start - busy))}"
-    yield _text(8, 18, told, "quiet", 11)
+    summary = f"runs {duration(busy)}, waits {duration(max(0.0, end - lifetime.start - busy))}"
+    yield _text(8, 18, summary, "quiet", 11)
     y = _TOP - 8
     for start, finish, runs in axis.segments:
         title = f"{'runs' if runs else 'waits'} {duration(finish - start)}"
         yield _bar(axis.at(start), axis.at(finish), y, "busy" if runs else "idle", title, height=10)
         if not runs and axis.at(finish) - axis.at(start) > 40:
             yield _text((axis.at(start) + axis.at(finish)) / 2, y - 3, duration(finish - start), "quiet", 10, "middle")
-    yield _text(_LABELS + _AXIS + 8, y + 9, duration(end - life.start), "quiet", 11)
+    yield _text(_LABELS + _AXIS + 8, y + 9, duration(end - lifetime.start), "quiet", 11)
     yield _text(8, y + 10, name, "", 12)
     for number, span in enumerate(shown, 1):
         yield _row(span, _TOP + number * _ROW, axis, end, link)
