@@ -108,11 +108,6 @@ def commands(text: Any) -> Markup:
     return Markup("").join(command(part) if at % 2 else escape(printable(part)) for at, part in enumerate(parts))
 
 
-def lines(value: Any) -> Markup:
-    """Text of several lines: its line ends stay."""
-    return escape("\n".join(map(printable, str(value).split("\n"))))
-
-
 def exact(value: Any) -> Markup:
     """Value of a field with all its characters: other texts are shown without control characters."""
     return escape(str(value))
