@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.app.page.overview import OVERVIEW
+from bridge.app.page.overview import FLOW_FILE, OVERVIEW
 from bridge.app.page.visit import Page
 
-PAGES: tuple[Page, ...] = (OVERVIEW,)
+PAGES: tuple[Page, ...] = (OVERVIEW, FLOW_FILE)
