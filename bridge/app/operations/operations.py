@@ -40,7 +40,10 @@ class OneKey(Parameters):
 
 
 class Erase(Parameters):
+    """Payloads to erase. dry_run: only list them."""
+
     where: str
+    dry_run: bool = False
 
 
 class OneMessage(Parameters):
@@ -89,7 +92,7 @@ async def _erase(scene: Scene, given: Erase) -> Any:
         condition = condition_of(given.where)
     except ConfigError as error:
         raise InvalidCommand(f"`where`: {'; '.join(problem.what for problem in error.problems)}") from None
-    erasure = Erasure(await scene.engine(), condition, dry_run=False)
+    erasure = Erasure(await scene.engine(), condition, dry_run=given.dry_run)
     return [asdict(one) async for one in erasure.run()]
 
 
@@ -102,7 +105,10 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
         "erase", "admin", "payloads:erase", Erase, _erase, list[Finding],
         # The condition may name a person
-        filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
+        filter=lambda given: {
+            "where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest(),
+            **({"dry_run": True} if given.dry_run else {}),
+        },
     ),
     *INSTANCE_READS,
     *INSTANCE_CHANGES,
