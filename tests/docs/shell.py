@@ -24,7 +24,7 @@ TIMEOUT = 2 * waiting.TIMEOUT
 DOCUMENTED = "127.0.0.1:8099"
 
 _LATER = re.compile(
-    r"^(bridge (status|instances (list|show|wait)|entities (list|show)|(early|quarantine|jobs) list|"
+    r"^(bridge (status|trace|instances (list|show|wait)|entities (list|show)|(early|quarantine|jobs) list|"
     r"dlq (list|groups))|curl)( |$)"
 )
 """Commands that show a state; a reader repeats them until the expected state appears."""
