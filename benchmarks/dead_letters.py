@@ -34,7 +34,7 @@ from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.system_names import DEAD_LETTER_STATES
 from bridge.dead_letters.state_machine import DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.store import DeadLetterStates, dead_letter_states_entity
 from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.setup import stop_worker

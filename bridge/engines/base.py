@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from bridge.engines.worker.compatibility import CompatibilityMonitor
     from bridge.engines.worker.contained_worker import RunningWorker
     from bridge.engines.workflows import Workflows
-    from bridge.sqlite_engine.storage.listing import Listed, Wanted
     from bridge.sqlite_engine.model.instance import Finish
+    from bridge.sqlite_engine.storage.listing import Listed, Wanted
 
 FinishListener = Callable[["Sequence[Finish]"], None]
 """Listener that gets the ends of instances."""

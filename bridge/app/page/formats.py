@@ -97,6 +97,11 @@ def short(value: Any) -> str:
     return text if len(text) <= LONGEST_SHORT else f"{text[:LONGEST_SHORT]}…"
 
 
+def lines(text: Any) -> Markup:
+    """Text with its line breaks."""
+    return escape("\n".join(map(printable, str(text)[:LONGEST_JSON].split("\n"))))
+
+
 def command(text: Any) -> Markup:
     """Command of the command line."""
     return Markup("<code>{}</code>").format(printable(str(text)))

@@ -18,7 +18,7 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.embedded.address import Address, FILE, SOCKET, WORKERS, make_private
+from bridge.engines.embedded.address import FILE, SOCKET, WORKERS, Address, make_private
 from bridge.engines.embedded.stored import StoredFile
 from bridge.engines.grpc_channel import (
     BEFORE,
@@ -32,7 +32,7 @@ from bridge.engines.grpc_channel import (
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker.sdk_log import quiet_logger
-from bridge.sqlite_engine.maintenance.inspection import read_newest, read_states
+from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
 from bridge.sqlite_engine.storage.listing import Listed, Wanted
