@@ -47,12 +47,12 @@ costs: .venv/dev ## the tests, with a measurement of each file in tests/kit/cost
 coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
 	@mkdir -p .cache/coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) -m "not prove and not measured"
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) -m "not prove and not chart and not measured"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --format=total
 
 search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
-	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) -m "hypothesis and not prove" || exit 1; done
+	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) -m "hypothesis and not prove and not chart" || exit 1; done
 
 newest: .venv/dev ## the tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
 	$(BIN)/python -m tests.newest $(TESTS)
@@ -138,7 +138,7 @@ matrix: .venv/dev .venv/supply ## the built package in clean environments, on ea
 	$(BIN)/python -m tests.matrix $(PYTHONS)
 
 deploy-check: .venv/dev .venv/supply ## the unit for systemd, the Helm chart and the manifests, against the schemas of Kubernetes and its operators
-	$(BIN)/python -m pytest -q tests/deployment/test_systemd.py tests/deployment/test_chart.py
+	$(BIN)/python -m pytest -m "not prove" tests/deployment/test_systemd.py tests/deployment/test_chart.py
 
 manifests: .venv/dev ## deploy/kubernetes/*.yaml from the chart
 	$(BIN)/python -m tests.deployment.manifests

@@ -13,8 +13,10 @@ import yaml
 
 from bridge.app.composition import load_config
 from tests.deployment import manifests as rendering
-from tests.deployment.manifests import CHART, ROOT, manifests
+from tests.deployment.manifests import CHART, CLUSTER, ROOT, manifests
 from tests.kit.go_tools import ToolMissing, module_files
+
+pytestmark = [pytest.mark.chart, pytest.mark.timeout(1200)]  # the first one builds helm
 
 KEDA = ("github.com/kedacore/keda/v2", "v2.17.2")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
@@ -77,7 +79,7 @@ def given(directory: Path, values: dict[str, Any], config: str = CONFIG) -> list
 
 def rendered(helm: Path, directory: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
     """Objects of a release called `shop`."""
-    done = run(helm, "template", "shop", str(CHART), "--namespace", "shop", *given(directory, values))
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, "--namespace", "shop", *given(directory, values))
     assert done.returncode == 0, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
@@ -87,24 +89,29 @@ def found(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]
     return {each["metadata"]["name"]: each for each in objects if each["kind"] == kind}
 
 
+class _Loader(yaml.SafeLoader):
+    """Loader that takes `=` for a text, as Kubernetes does."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_yaml_str)
+
+
 def schema(directory: Path, kind: str) -> Any:
     """JSON Schema of a kind in files with custom resource definitions."""
     for path in sorted(directory.glob("*.yaml")):
-        crd = yaml.safe_load(path.read_text())
+        crd = yaml.load(path.read_text(), _Loader)
         if crd["spec"]["names"]["kind"] == kind:
             [version] = [each for each in crd["spec"]["versions"] if each["storage"]]
             return version["schema"]["openAPIV3Schema"]
     raise AssertionError(f"there is no {kind} in {directory}")
 
 
-@pytest.mark.timeout(1200)  # the first run builds helm
 @pytest.mark.parametrize("values", [{}, SPLIT, ALONE], ids=["default", "split", "alone"])
 def test_the_chart_passes_helm_lint(helm: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     done = run(helm, "lint", "--strict", str(CHART), *given(tmp_path, values))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("values", [{}, SPLIT, ALONE], ids=["default", "split", "alone"])
 def test_kubernetes_takes_the_objects(helm: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     validator = Path(sys.executable).parents[1] / "tools" / "bin" / "kubernetes-validate"
@@ -125,7 +132,6 @@ def test_kubernetes_takes_the_objects(helm: Path, tmp_path: Path, values: dict[s
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(1200)
 def test_operators_take_their_objects(helm: Path, tmp_path: Path) -> None:
     objects = rendered(helm, tmp_path, SPLIT)
     try:
@@ -144,7 +150,6 @@ def test_operators_take_their_objects(helm: Path, tmp_path: Path) -> None:
     assert rules["spec"] == yaml.safe_load((ROOT / "deploy" / "observability" / "alerts.yaml").read_text())
 
 
-@pytest.mark.timeout(1200)
 def test_the_pods_run_the_bridge_with_a_valid_configuration(
     helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +189,6 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
         )
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -197,18 +201,16 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
     ],
 )
 def test_values_that_cannot_work_are_refused(helm: Path, tmp_path: Path, values: dict[str, Any], said: str) -> None:
-    done = run(helm, "template", "shop", str(CHART), *given(tmp_path, values))
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, values))
     assert done.returncode != 0
     assert said in done.stderr
 
 
-@pytest.mark.timeout(1200)
 def test_a_release_without_configuration_is_refused(helm: Path, tmp_path: Path) -> None:
-    done = run(helm, "template", "shop", str(CHART), *given(tmp_path, {}, config=""))
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, {}, config=""))
     assert "there is no configuration" in done.stderr
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("helm")
 def test_the_plain_manifests_are_those_of_the_chart() -> None:
     """`make manifests` writes them."""

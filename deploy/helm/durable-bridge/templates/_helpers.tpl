@@ -31,5 +31,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (or $roles.all.enabled $roles.intake.enabled $roles.worker.enabled) }}{{ fail "no role is enabled: set roles.all.enabled, or roles.intake.enabled and roles.worker.enabled" }}{{ end }}
 {{- if and $roles.all.enabled (or $roles.intake.enabled $roles.worker.enabled) }}{{ fail "roles.all is intake and worker already: enable it alone" }}{{ end }}
 {{- if and .Values.persistence.enabled (or (not $roles.all.enabled) (gt (int $roles.all.replicas) 1) .Values.autoscaling.all.enabled) }}{{ fail "persistence is for an embedded engine, which one pod has alone: enable roles.all with one replica, and no autoscaling" }}{{ end }}
+{{- range $role, $scaled := .Values.autoscaling }}
+{{- if and $scaled.enabled (not $scaled.triggers) }}{{ fail (printf "autoscaling.%s.triggers is empty" $role) }}{{ end }}
+{{- end }}
 {{- if not (or .Values.existingConfigMap (index .Values.config "bridge.yaml")) }}{{ fail "there is no configuration: set config.\"bridge.yaml\", for example with --set-file config.bridge\\.yaml=bridge.yaml, or existingConfigMap" }}{{ end }}
 {{- end }}
