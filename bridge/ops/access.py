@@ -287,7 +287,9 @@ class Access:
         if not self.is_configured:
             if scheme:
                 raise Unauthenticated("this daemon accepts no tokens; configure `ops.http.access`")
-            return anonymous(headers, remote)
+            if not _is_local(remote) or any(name in headers for name in _FORWARDED):
+                raise Unauthenticated("without `ops.http.access` only this machine has access, and no proxy")
+            return ANONYMOUS
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("send a token: `Authorization: Bearer TOKEN`")
         token = token.strip()
@@ -297,13 +299,6 @@ class Access:
         if found is None:
             raise Unauthenticated("the token is unknown, has expired, or names no role")
         return found
-
-
-def anonymous(headers: Mapping[str, str], remote: str | None) -> Caller:
-    """Caller where no access is configured. Raises: Unauthenticated for another machine, and for a proxy."""
-    if not _is_local(remote) or any(name in headers for name in _FORWARDED):
-        raise Unauthenticated("without `ops.http.access` the ops port answers to this machine only, and to no proxy")
-    return ANONYMOUS
 
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")

@@ -48,6 +48,7 @@ READ: Mapping[str, Mapping[str, Any]] = {
     "sources.seek.show": {"source": "plain"},
     "messages.show": {"message": "m"},
     "messages.trace": {"message": "m"},
+    "messages.explain": {"message": "m"},
     "jobs.show": {"job": "none"},
     "jobs.items": {"job": "none"},
     "dlq.show": {"id": "plain/0@0"},

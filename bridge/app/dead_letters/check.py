@@ -253,17 +253,19 @@ async def checked(
     offline: bool,
     progress: Callable[[int], None],
     limit: int | None = None,
+    running: Mapping[str, Engine] | None = None,
 ) -> DryRunReport:
     """DryRun the selected dead letters.
 
     loaded: configuration whose sources have the dead letters.
     rules: configuration that decides. The engines of its names are asked, unless `offline`.
+    running: engines by name, for a process that has them open.
     Raises: ConfigError, BrokerError, BrokerUnavailable, EngineOutage.
     """
     lines: dict[tuple[str, str], Line] = {}
     async with AsyncExitStack() as opened:
-        engines: dict[str, Engine] | None = None
-        if not offline:
+        engines = running
+        if not offline and running is None:
             engines = {
                 name: await opened.enter_async_context(
                     attached(loaded if name in loaded.config.engines else rules, name)
@@ -275,7 +277,7 @@ async def checked(
             opened.push_async_callback(registry.close)
         check = DryRun(rules, engines, registries)
         count = 0
-        states = None if offline else PlaceStates(loaded, opened)
+        states = None if offline else PlaceStates(loaded, opened, running)
         async for place, dead_letter, message in visit(loaded, selection, limit, states):
             stated = dead_letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]

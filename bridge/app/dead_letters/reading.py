@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -16,11 +16,16 @@ from bridge.config.source import Loaded, state_engine
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import EngineOutage
-from bridge.core.message import Message
+from bridge.core.message import Message, Position
 from bridge.dead_letters.rows import Facts
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
 from bridge.dead_letters.topic_states import DeadLetterRef, TopicStates, stored_topic_states
 from bridge.engines.base import Engine, StoredEntities
+
+_POSITION = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
+"""Position of a dead letter: topic, partition, offset."""
+_MOST_NAMED = 20
+"""Most positions that are read one by one. For more, the whole topic is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +197,24 @@ async def visit(
 ) -> AsyncIterator[tuple[Place, DeadLetter, Message]]:
     """Selected dead letters, place by place, in order within a partition.
 
-    A place that does not exist yet has none.
+    A place that does not exist yet has none. If a few positions are named, only they are read of a log.
     states: states on the engines; None: all dead letters are selected, whatever `selection.states`.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     count = 0
     async with AsyncExitStack() as opened:
         brokers: dict[str, Broker] = {}
-        for place in await found_places(loaded, selection.sources, brokers, opened):
+        found = await found_places(loaded, selection.sources, brokers, opened)
+        named = _named(selection.ids, {place.topic for place in found})
+        for place in found:
             broker = brokers[place.broker]
             assert isinstance(broker, ReadableBroker)
+            if named is not None and place.topic not in named:
+                continue
             if states is not None:
                 await states.load(place)
-            async with aclosing(cast(Any, broker.read(ReadOptions(place.topic)))) as messages:
+            wanted = None if named is None else named[place.topic]
+            async with aclosing(cast(Any, _read(broker, place.topic, wanted))) as messages:
                 async for position, message in messages:
                     entry = dead_letter.read(message, position)
                     if not selection.holds(entry, message):
@@ -215,6 +225,43 @@ async def visit(
                     count += 1
                     if count == limit:
                         return
+
+
+def _named(ids: Iterable[str], topics: Collection[str]) -> dict[str, set[tuple[int, int]]] | None:
+    """Partitions and offsets by topic that few ids name; None if an id is no position in a topic, or for other ids."""
+    if len(named := list(ids)) > _MOST_NAMED:
+        return None
+    found: dict[str, set[tuple[int, int]]] = {}
+    for id_ in named:
+        at = _POSITION.fullmatch(id_)
+        if at is None or at[1] not in topics:
+            return None
+        found.setdefault(at[1], set()).add((int(at[2]), int(at[3])))
+    return found or None
+
+
+async def _read(
+    broker: ReadableBroker, topic: str, wanted: Collection[tuple[int, int]] | None
+) -> AsyncIterator[tuple[Position, Message]]:
+    """Messages of a topic in their order; only those at these partitions and offsets. None: all.
+
+    A queue is read as a whole: its positions are no places where a read can begin.
+    """
+    if wanted is None or not isinstance(broker, LogBroker):
+        async with aclosing(cast(Any, broker.read(ReadOptions(topic)))) as messages:
+            async for each in messages:
+                yield each
+        return
+    known = (await broker.ranges(topic)).offsets
+    for partition, offset in sorted(wanted):
+        begin, end = known.get(partition, (0, 0))
+        if not begin <= offset < end:
+            continue
+        options = ReadOptions(topic, ranges={partition: (offset, offset + 1)})
+        async with aclosing(cast(Any, broker.read(options))) as messages:
+            async for position, message in messages:
+                if position.offset == offset:
+                    yield position, message
 
 
 @contextmanager
@@ -266,7 +313,7 @@ async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | 
     id_: like `orders.dlq/0@12`.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
-    named = re.fullmatch(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", id_, re.DOTALL)
+    named = _POSITION.fullmatch(id_)
     if named is None:
         return None
     topic, partition, offset = named[1], int(named[2]), int(named[3])

@@ -17,6 +17,7 @@ from bridge.app import state
 from bridge.app.operations.canary import CANARY_OPERATIONS
 from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letters.operations import DEAD_LETTER_OPERATIONS
+from bridge.app.operations.decisions import DECISION_OPERATIONS
 from bridge.app.operations.entities import ENTITY_OPERATIONS
 from bridge.app.operations.erase import Erasure, Finding, condition_of
 from bridge.app.operations.instance_changes import INSTANCE_CHANGES
@@ -114,5 +115,6 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
     *READ_OPERATIONS,
+    *DECISION_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

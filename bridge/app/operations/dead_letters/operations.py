@@ -89,10 +89,11 @@ class RestoreDeadLetters(DeadLetters):
 
 
 class EditDeadLetter(Parameters):
-    """Dead letter to replay with another body. body: as base64."""
+    """Dead letter to replay with another body. body: as base64; or text: as text."""
 
     id: str
-    body: str
+    body: str | None = None
+    text: str | None = None
     force: bool = False
     follow: float = Field(DEFAULT_FOLLOW, ge=0, le=LONGEST_SECONDS)
 
@@ -126,10 +127,7 @@ async def _submit(scene: Scene, given: DeadLetters, batch: type[Batch], request:
 
 
 async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
-    try:
-        body = base64.b64decode(given.body, validate=True)
-    except ValueError:
-        raise InvalidCommand("`body` is not base64") from None
+    body = _body(given)
     engine = await scene.engine()
     selection = Selection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
     found = await select(scene.loaded, selection, ReplayBatch, engines={engine.name: engine})
@@ -143,6 +141,17 @@ async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
     )  # fmt: skip
     [submitted] = await submit_edited(engine, found, request, body)
     return asdict(submitted)
+
+
+def _body(given: EditDeadLetter) -> bytes:
+    if (given.body is None) == (given.text is None):
+        raise InvalidCommand("use either `body` or `text`")
+    if given.text is not None:
+        return given.text.encode()
+    try:
+        return base64.b64decode(given.body or "", validate=True)
+    except ValueError:
+        raise InvalidCommand("`body` is not base64") from None
 
 
 DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
