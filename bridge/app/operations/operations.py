@@ -22,6 +22,7 @@ from bridge.app.operations.entities import ENTITY_OPERATIONS
 from bridge.app.operations.erase import Erasure, Finding, condition_of
 from bridge.app.operations.instance_changes import INSTANCE_CHANGES
 from bridge.app.operations.instance_reads import INSTANCE_READS
+from bridge.app.operations.instances.sagas import SAGA_OPERATIONS
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import KeyInfo, Keys
 from bridge.app.operations.operation import TABLE, Operation, Parameters, Scene
@@ -39,7 +40,10 @@ class OneKey(Parameters):
 
 
 class Erase(Parameters):
+    """Payloads to erase. dry_run: only list them."""
+
     where: str
+    dry_run: bool = False
 
 
 class OneMessage(Parameters):
@@ -88,7 +92,7 @@ async def _erase(scene: Scene, given: Erase) -> Any:
         condition = condition_of(given.where)
     except ConfigError as error:
         raise InvalidCommand(f"`where`: {'; '.join(problem.what for problem in error.problems)}") from None
-    erasure = Erasure(await scene.engine(), condition, dry_run=False)
+    erasure = Erasure(await scene.engine(), condition, dry_run=given.dry_run)
     return [asdict(one) async for one in erasure.run()]
 
 
@@ -101,10 +105,14 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
         "erase", "admin", "payloads:erase", Erase, _erase, list[Finding],
         # The condition may name a person
-        filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
+        filter=lambda given: {
+            "where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest(),
+            **({"dry_run": True} if given.dry_run else {}),
+        },
     ),
     *INSTANCE_READS,
     *INSTANCE_CHANGES,
+    *SAGA_OPERATIONS,
     *ENTITY_OPERATIONS,
     *WAITING_OPERATIONS,
     *WAITING_JOBS,
