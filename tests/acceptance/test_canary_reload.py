@@ -74,7 +74,7 @@ def test_reloads_of_the_candidate_under_load(tmp_path: Path, topic: tuple[str, T
     out, err = tmp_path / "tap.out", tmp_path / "tap.err"
     with DaemonProcess(tmp_path) as daemon, out.open("wb") as stdout, err.open("wb") as stderr:
         daemon.wait(lambda: len(daemon.metrics("bridge_lag")) == PARTITIONS, "partitions")
-        tap = fork_server().start(["tap", "-o", "json", "--rate", "10000/s"], tmp_path, stdout=stdout, stderr=stderr)
+        tap = fork_server().start(["tap", "-o", "json", "--rate", "1000/s"], tmp_path, stdout=stdout, stderr=stderr)
         daemon.wait(lambda: "watching daemon" in err.read_text(), "the tap")
         published, versions = 0, set()
         for rules, least in CHANGES:

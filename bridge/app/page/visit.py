@@ -89,7 +89,7 @@ class Page:
     template: file in templates/.
     read: members for the template. Operations that it performs decide what the caller may see.
     menu: name in the navigation; empty: the page is not in it.
-    role: page for callers with the rights of this operation only, in the navigation; None: for all.
+    needs: operation whose role shows the page in the navigation; None: all see it.
     """
 
     path: str

@@ -19,6 +19,7 @@ from bridge.app.composition import (
     build_broker,
     build_domains,
     build_engine,
+    build_sessions,
     build_source,
     build_targets,
     build_tls,
@@ -38,7 +39,7 @@ from bridge.app.serve.failures import FailureLog, known_orchestrations, report_o
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
-from bridge.app.serve.live import LIVE, Live
+from bridge.app.serve.live import Live
 from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
@@ -66,7 +67,7 @@ from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
-from bridge.ops.api import Stream
+from bridge.ops.api import LIVE, Stream
 from bridge.ops.control import Control
 from bridge.ops.logging import Level
 from bridge.ops.web import Web
@@ -289,6 +290,7 @@ class Daemon:
         taps = Taps(lambda: self.loaded, self.decisions)
         live = Live(self.status.document, taps)
         self.streams = [Stream(TAP, taps.events), Stream(LIVE, live.events)]
+        access = build_access(loaded)
         self.web = Web(
             http,
             self.watch.health,
@@ -296,9 +298,10 @@ class Daemon:
             build_tls(loaded),
             self.routes,
             self.streams,
-            build_access(loaded),
+            access,
             largest_body(loaded),
             Site(PAGES, self.routes, lambda: self.loaded),
+            build_sessions(loaded, access),
         )
 
     def _read_decisions(self) -> None:

@@ -40,7 +40,6 @@ _AGAIN = 300.0
 _REASONS = 100
 """Most reasons in labels; others are counted as `other`."""
 _OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
-_ENDED = (DeadLetterState.REPLAYED, DeadLetterState.RETURNED)
 
 
 class DeadLetterCounter:
@@ -291,9 +290,7 @@ class DeadLetterCounter:
                 for offset, at, facts in block.rows():
                     found = states.block(place, facts.source, 0, block.first)
                     mark = None if found is None else found.mark(offset, at)
-                    if mark is not None and (
-                        mark.state in _ENDED or (mark.state is DeadLetterState.DROPPED and mark.at < dropped_before)
-                    ):
+                    if mark is not None and mark.is_over(dropped_before):
                         due.append(offset)
         tried, at = self._tried.get(place, (frozenset[int](), -math.inf))
         if not due or (tried.issuperset(due) and time.monotonic() < at + _AGAIN):
