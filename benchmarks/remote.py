@@ -55,14 +55,17 @@ async def start(port: str, number: int) -> None:
 
 
 def variant(kind: str) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory, child("engine", directory) as engine:
-        with child("worker", kind, f"127.0.0.1:{engine.ready}") as worker:
-            asyncio.run(start(engine.ready, WARM))
-            before, worker_before = engine.ask(str(WARM)), worker.ask()
-            began = time.perf_counter()
-            asyncio.run(start(engine.ready, NUMBER))
-            after, worker_after = engine.ask(str(WARM + NUMBER)), worker.ask()
-            seconds = time.perf_counter() - began
+    with (
+        tempfile.TemporaryDirectory(dir=Path.cwd()) as directory,
+        child("engine", directory) as engine,
+        child("worker", kind, f"127.0.0.1:{engine.ready}") as worker,
+    ):
+        asyncio.run(start(engine.ready, WARM))
+        before, worker_before = engine.ask(str(WARM)), worker.ask()
+        began = time.perf_counter()
+        asyncio.run(start(engine.ready, NUMBER))
+        after, worker_after = engine.ask(str(WARM + NUMBER)), worker.ask()
+        seconds = time.perf_counter() - began
 
     def used(figure: str) -> float:
         return float(after[figure] - before[figure])
