@@ -79,6 +79,7 @@ prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages;
 	$(BIN)/python -m tests.prove.dates run engine
 ifdef DURABLETASK_PYTHON
 	$(BIN)/python -m tests.engines.suites python "$(DURABLETASK_PYTHON)"
+	$(BIN)/python -m tests.engines.suites python-loop "$(DURABLETASK_PYTHON)"
 endif
 ifdef DURABLETASK_JS
 	$(BIN)/python -m tests.engines.suites javascript "$(DURABLETASK_JS)"
