@@ -97,6 +97,11 @@ def short(value: Any) -> str:
     return text if len(text) <= LONGEST_SHORT else f"{text[:LONGEST_SHORT]}…"
 
 
+def lines(text: Any) -> Markup:
+    """Text with its line breaks."""
+    return escape("\n".join(map(printable, str(text)[:LONGEST_JSON].split("\n"))))
+
+
 def command(text: Any) -> Markup:
     """Command of the command line."""
     return Markup("<code>{}</code>").format(printable(str(text)))
@@ -106,11 +111,6 @@ def commands(text: Any) -> Markup:
     """Text whose commands stand between backticks."""
     parts = str(text).split("`")
     return Markup("").join(command(part) if at % 2 else escape(printable(part)) for at, part in enumerate(parts))
-
-
-def lines(value: Any) -> Markup:
-    """Text of several lines: its line ends stay."""
-    return escape("\n".join(map(printable, str(value).split("\n"))))
 
 
 def exact(value: Any) -> Markup:
