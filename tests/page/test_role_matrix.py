@@ -68,7 +68,7 @@ async def session(http: aiohttp.ClientSession, shop: Shop, role: Role, payloads:
         return {"Cookie": f"{COOKIE}={response.cookies[COOKIE].value}"}
 
 
-def test_every_operation_is_described() -> None:
+async def test_every_operation_is_described() -> None:
     assert {id_ for _, _, id_, _ in ROUTES} == set(BY_NAME) | PLAIN
 
 
