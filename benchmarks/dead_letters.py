@@ -34,7 +34,9 @@ from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.system_names import DEAD_LETTER_STATES
 from bridge.dead_letters.state_machine import DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.store import DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.topic_states import DeadLetterRef
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.kafka.distribution import KafkaMissing, classpath, java
@@ -168,6 +170,7 @@ async def _drop(loaded: Loaded) -> None:
     engine = build_engine(loaded, "default", host=True)
     await engine.start()
     worker = engine.worker(Workflows(entities={DEAD_LETTER_STATES: dead_letter_states_entity()}))
+    assert isinstance(worker, ContainedWorker)
     worker.use_work_item_filters()
     worker.start()
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from durabletask.client import OrchestrationStatus
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from bridge.app.operations.instances.instances import FINISHED, START, Filter, Instance, Instances
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words
@@ -37,6 +38,31 @@ class Saga:
     failed_compensations: Sequence[tuple[str, str]]
     created_at: str
     last_updated_at: str
+
+
+class FailedCompensation(TypedDict):
+    step: str
+    reason: str
+
+
+class SagaLine(TypedDict):
+    """Saga of one instance. state: outcome, `running` or `compensating`. steps: state of each step."""
+
+    instance_id: str
+    saga: str
+    orchestration: str
+    state: str
+    step: str | None
+    reason: str | None
+    steps: dict[str, str]
+    failed_compensations: list[FailedCompensation]
+    created_at: str
+    last_updated_at: str
+
+
+class SagaList(TypedDict):
+    sagas: list[SagaLine]
+    next: str | None
 
 
 class ListSagas(Parameters):
@@ -112,4 +138,4 @@ def _document(saga: Saga) -> dict[str, Any]:
     }
 
 
-SAGA_OPERATIONS: tuple[Operation[Any], ...] = (Operation("sagas.list", "reader", "sagas", ListSagas, _list),)
+SAGA_OPERATIONS: tuple[Operation[Any], ...] = (Operation("sagas.list", "reader", "sagas", ListSagas, _list, SagaList),)
