@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from uuid import uuid4
 
@@ -239,6 +240,17 @@ def test_history(bridge: Bridge, name: str) -> None:
     history = shown(bridge, name, "--history")["history"]
     assert isinstance(history, list)
     assert {"event", "timestamp"} <= set(history[0])
+
+
+def test_a_picture_of_the_timeline(bridge: Bridge, name: str) -> None:
+    started(bridge, "family", name)
+    finished(bridge, name)
+    picture = ET.fromstring(bridge("instances", "show", name, "--svg").stdout)
+    texts = [element.text for element in picture.iter() if element.tag.endswith("}text")]
+    assert {"family", "greet", "timer"} <= {*texts}
+    for wrong in (("--json",), ("--history",), ("another",)):
+        assert bridge("instances", "show", name, "--svg", *wrong).exit_code == 2
+    assert "none" in bridge("instances", "show", "none", "--svg").stderr
 
 
 def test_purge_ids(bridge: Bridge, name: str) -> None:

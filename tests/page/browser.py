@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Literal
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.kit.waiting import TIMEOUT
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+expect.set_options(timeout=TIMEOUT * 1000)
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1360, "height": 900}
 Scheme = Literal["light", "dark"]
@@ -60,6 +63,7 @@ async def opened(
         viewport=PHONE if phone else DESK,  # type: ignore[arg-type]  # its own type of dictionary
         extra_http_headers={} if token is None else {"Authorization": f"Bearer {token}"},
     )
+    context.set_default_timeout(TIMEOUT * 1000)
     page = await context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

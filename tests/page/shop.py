@@ -52,7 +52,8 @@ def order(ctx: task.OrchestrationContext, order):
 
     def body():
         once = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=1)
-        retry = None if "patient" in str(order) else once
+        patient = task.RetryPolicy(first_retry_interval=timedelta(hours=1), max_number_of_attempts=3)
+        retry = patient if "patient" in str(order) else once
         step = Step("reserve", reserve, order, compensation=release, compensation_retry=retry, keyed=False)
         yield from saga.step(step)
         yield from saga.step(Step("charge", charge, order, keyed=False))
@@ -171,6 +172,13 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
             for instance_id in STARTS:
                 if instance_id not in WAITING:
                     await daemon.client.wait_for_orchestration_completion(instance_id, timeout=60)
+
+            async def undoes() -> bool:
+                return "compensating" in (
+                    (await daemon.client.find_instance("order-undoing")).serialized_custom_status or ""
+                )
+
+            await daemon.until(undoes, "a saga compensates")
             for number in range(3):
                 await daemon.publish("orders", {"kind": "order", "id": f"m{number}"})
             await daemon.publish("approvals", {"none": HOSTILE})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,8 +12,9 @@ import pytest
 import pytest_asyncio
 
 from bridge.app.page.pages import PAGES
+from tests.kit.daemon import running
 from tests.kit.waiting import eventually
-from tests.page.shop import Shop
+from tests.page.shop import FLOWS, Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -171,3 +173,18 @@ async def test_an_unknown_flash_or_theme_changes_nothing(shop: Shop, http: aioht
     sent = {"theme": "dark", "back": "/"}
     async with http.post(f"{shop.open}/theme", data=sent, headers=SAME, allow_redirects=False) as response:
         assert response.cookies["bridge_theme"].value == "dark"
+
+
+@pytest.mark.parametrize("sources", ["", "sources: {plain: {broker: local, topics: [plain], codec: json, no_match: ignore}}\n"])
+async def test_an_empty_installation_says_what_to_do_first(
+    tmp_path: Path, http: aiohttp.ClientSession, sources: str
+) -> None:
+    routes = "routes: []\n" if not sources else "routes: [{name: none, from: plain, ignore: {reason: nothing}}]\n"
+    async with running(tmp_path, sources + routes, FLOWS) as daemon:
+        first = {"/instances": "No instance exists yet", "/sagas": "No saga has ended yet"}
+        first |= {} if sources else {"/": "No source is configured yet"}
+        for page in PAGES:
+            if "{" not in page.path:
+                async with http.get(daemon.daemon.url + page.path) as response:
+                    assert response.status == (200 if page.needs is None else 403), page.path
+                    assert first.get(page.path, "") in await response.text()

@@ -119,6 +119,6 @@ def exact(value: Any) -> Markup:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    each.__name__: each
-    for each in (badge, number, rate, when, seconds, pretty, short, lines, command, commands, exact, tone)
-}
+    "badge": badge, "number": number, "rate": rate, "when": when, "seconds": seconds, "pretty": pretty, "short": short,
+    "command": command, "commands": commands, "exact": exact, "lines": lines, "tone": tone,
+}  # fmt: skip

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bridge.app.operations.operations import BY_NAME
 from bridge.app.page import actions
-from bridge.app.page.formats import FILTERS, tone
+from bridge.app.page.formats import FILTERS
 from bridge.app.page.login import Login
 from bridge.app.page.visit import Page, Picture, Visit, address, place
 from bridge.config.source import Loaded
@@ -177,7 +177,7 @@ def environment(assets: Mapping[str, str]) -> Environment:
     )
     made.filters |= FILTERS
     made.globals |= {
-        "address": address, "asset": assets, "place": place, "tone": tone, "themes": THEMES,
+        "address": address, "asset": assets, "place": place, "themes": THEMES,
         "new_key": lambda: secrets.token_urlsafe(16), "action_path": ACTION, "key_field": actions.KEY_FIELD,
         "back_field": actions.BACK, "stream": STREAMS + LIVE,
     }  # fmt: skip
