@@ -58,6 +58,11 @@ PAGES = {
     "later": "/instances?cursor=50000",
     "instance": "/instances/order-7",
     "sagas": "/sagas",
+    "message": "/messages/order-7",
+    "waiting": "/waiting",
+    "jobs": "/jobs",
+    "entities": "/entities",
+    "config": "/config",
     "lost": "/sagas?outcome=compensation_failed&step=pay",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,7 +14,10 @@ import pytest
 
 from bridge.app import configurations
 from bridge.app.composition import load_config
+from bridge.app.dead_letters.reading import Selection, visit
 from bridge.app.operations.operations import BY_NAME
+from bridge.brokers.base import ReadOptions
+from bridge.brokers.local.broker import LocalBroker
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.ops.access import ANONYMOUS, Caller
 from tests.kit.daemon import DaemonFixture, running
@@ -209,3 +213,42 @@ async def test_a_replay_is_tried_with_the_rules_of_now(tmp_path: Path) -> None:
         one = await ask(it, "dlq.check", ids="orders.dlq/0@0")
         assert [(each["count"], each["outcome"]) for each in one["lines"]] == [(1, "executed")]
         assert (await ask(it, "dlq.check", limit=1))["total"] == 1
+
+
+async def test_named_positions_are_read_alone(tmp_path: Path) -> None:
+    """Few positions are read one by one; other ids, and many, with the whole topic. The answer is the same."""
+    async with bridge(tmp_path) as it:
+        for number in range(30):
+            await it.publish("orders", {"id": str(number), "total": 1}, type="created")
+        await it.settled(30)
+        loaded = it.daemon.loaded
+
+        async def found(*ids: str) -> list[str]:
+            return [entry.id async for _, entry, _ in visit(loaded, Selection(ids=ids))]
+
+        assert await found("orders.dlq/0@7", "orders.dlq/0@3", "orders.dlq/0@99", "orders.dlq/9@0") == [
+            "orders.dlq/0@3", "orders.dlq/0@7",
+        ]  # fmt: skip
+        assert await found("orders.dlq/0@7", "orders/0@3") == ["orders.dlq/0@3", "orders.dlq/0@7"]
+        many = [f"orders.dlq/0@{number}" for number in range(25)]
+        assert await found(*many) == many
+        read = Counter[str]()
+        original = LocalBroker.read
+
+        def counting(self: LocalBroker, options: ReadOptions) -> AsyncIterator[Any]:
+            read[options.topic] += 1 if options.ranges is None else 100
+            return original(self, options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LocalBroker, "read", counting)
+            assert await found("orders.dlq/0@7") == ["orders.dlq/0@7"]
+        assert read == {"orders.dlq": 100}
+
+
+async def test_an_edit_has_one_body(tmp_path: Path) -> None:
+    async with bridge(tmp_path) as it:
+        for given in ({}, {"body": "e30=", "text": "{}"}):
+            with pytest.raises(InvalidCommand, match="either `body` or `text`"):
+                await ask(it, "dlq.edit", OPERATOR, id="orders.dlq/0@0", **given)
+        with pytest.raises(InvalidCommand, match="not base64"):
+            await ask(it, "dlq.edit", OPERATOR, id="orders.dlq/0@0", body="{}")

@@ -12,7 +12,7 @@ from bridge.app.page.site import Site
 from bridge.app.serve.control import largest_body
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
-from bridge.ops.access import Role
+from bridge.ops.access import Access, Role
 from bridge.ops.web import Web
 from tests.app.test_api import Tokens
 from tests.kit.daemon import DaemonFixture, running
@@ -144,9 +144,9 @@ WAITING = ("approval-1", "approval-2", "order-undoing")
 class Shop:
     """Running daemon. open: address for everybody on this machine. url: address behind tokens."""
 
-    def __init__(self, daemon: DaemonFixture, url: str, tokens: Tokens) -> None:
+    def __init__(self, daemon: DaemonFixture, open_: str, url: str, tokens: Tokens) -> None:
         self.daemon = daemon
-        self.open = daemon.daemon.url
+        self.open = open_
         self.url = url
         self._tokens = tokens
 
@@ -163,18 +163,8 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
     """Shop whose instances have started, and ended except for those that wait."""
     tokens = Tokens(directory / "tokens")
     async with running(directory, CONFIG, FLOWS) as daemon:
-        served = daemon.daemon
-        web = Web(
-            HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000)),
-            served.watch.health,
-            served.watch.scrape,
-            None,
-            served.routes,
-            served.streams,
-            tokens.access,
-            largest_body(served.loaded),
-            Site(PAGES, served.routes, lambda: served.loaded),
-        )
+        open_, web = _web(daemon, Access()), _web(daemon, tokens.access)
+        await open_.start()
         await web.start()
         try:
             for instance_id, (name, given) in STARTS.items():
@@ -197,6 +187,23 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
             for number in range(2):
                 await daemon.publish("keyed", {"id": number}, HOSTILE)
             await daemon.settled(8)
-            yield Shop(daemon, web.url, tokens)
+            yield Shop(daemon, open_.url, web.url, tokens)
         finally:
             await web.stop()
+            await open_.stop()
+
+
+def _web(daemon: DaemonFixture, access: Access) -> Web:
+    """Ops port of a daemon, for more requests per second than a person makes."""
+    served = daemon.daemon
+    return Web(
+        HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000)),
+        served.watch.health,
+        served.watch.scrape,
+        None,
+        served.routes,
+        served.streams,
+        access,
+        largest_body(served.loaded),
+        Site(PAGES, served.routes, lambda: served.loaded),
+    )

@@ -100,7 +100,7 @@ async def test_the_live_view_shows_messages_as_they_are_settled(browser: Browser
     async with opened(browser) as page:
         await page.goto(f"{shop.open}/messages?source=orders&outcome=ignored")
         await expect(page.locator(".tap-state")).to_contain_text("settled")
-        await shop.daemon.publish("orders", {"kind": "order", "id": "not-ignored"})
+        await shop.daemon.publish("approvals", {"none": "not selected"})
         await shop.daemon.publish("orders", {"kind": HOSTILE})
         row = page.locator("#tap tbody tr")
         await expect(row).to_have_count(1)

@@ -24,12 +24,21 @@ function replace(region, fresh) {
   if (focused >= 0) fresh.querySelectorAll("a, button, summary, [tabindex]")[focused]?.focus({ preventScroll: true });
 }
 
+// Answers that a person asks for once, because they cost the daemon more
+const ONCE = ["check", "plan"];
+
+function here() {
+  const found = new URL(location.href);
+  for (const name of ONCE) found.searchParams.delete(name);
+  return found;
+}
+
 export async function refresh() {
   if (running) { again = true; return; }
   running = true;
   last = Date.now();
   try {
-    const answer = await fetch(location.href, { cache: "no-store", redirect: "error", signal: AbortSignal.timeout(SILENT) });
+    const answer = await fetch(here(), { cache: "no-store", redirect: "error", signal: AbortSignal.timeout(SILENT) });
     if (answer.status === 401) { location.reload(); return; }
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
