@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import secrets
 import time
@@ -21,6 +22,8 @@ from bridge.config.model.access import OidcConfig
 from bridge.core.errors import BridgeError, wire_name
 from bridge.ops.audit import Actor
 from bridge.system.addresses import is_loopback
+
+_log = logging.getLogger("bridge.access")
 
 Role = Literal["reader", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -135,7 +138,7 @@ class TokenFile:
         self.path = path
         self._stamp = self._now()
         self._tokens = parse_tokens(path.read_text())
-        self.problem: str | None = None
+        self._problem = ""
         """Reason why the present file is not in use."""
 
     def find(self, token: str) -> Caller | None:
@@ -160,9 +163,14 @@ class TokenFile:
             stamp = self._now()
             if stamp == self._stamp:
                 return
-            self._tokens, self._stamp, self.problem = parse_tokens(self.path.read_text()), stamp, None
+            self._tokens, self._stamp, self._problem = parse_tokens(self.path.read_text()), stamp, ""
+            _log.info("the file of tokens has changed", extra={"action": "tokens", "file": str(self.path)})
         except (OSError, ValueError) as error:
-            self.problem = str(error)
+            problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
+            if problem != self._problem:
+                self._problem = problem
+                what = "the changed file of tokens is not valid; the tokens before it stay in use"
+                _log.error(what, extra={"action": "tokens", "file": str(self.path), "detail": problem})
 
 
 class Oidc:

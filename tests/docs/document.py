@@ -28,7 +28,11 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "RELEASING.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(
+        str(path.relative_to(ROOT))
+        for each in ("", "tutorials", "how-to")
+        for path in (ROOT / "docs" / each).glob("*.md")
+    ),
 )
 
 _FENCE = re.compile(r"^```(\w*)\s*$")

@@ -51,8 +51,12 @@ async def fields_of(request: web.Request) -> dict[str, Any]:
 
 
 def parameters(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of the operation of a form."""
-    return {name: value for name, value in fields.items() if name not in _OWN}
+    """Parameters of the operation of a form. Browsers end the lines of a text with CR LF; here they end with LF."""
+    return {name: _text(value) if name == "text" else value for name, value in fields.items() if name not in _OWN}
+
+
+def _text(value: Any) -> Any:
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value
 
 
 def key_of(fields: Mapping[str, Any]) -> str | None:

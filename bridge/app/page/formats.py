@@ -84,7 +84,7 @@ def pretty(value: Any) -> Markup:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     if len(text) > LONGEST_JSON:
         text = f"{text[:LONGEST_JSON]}\n… {len(text) - LONGEST_JSON:,} characters more"
-    return escape("\n".join(map(printable, text.split("\n"))))
+    return lines(text)
 
 
 def command(text: Any) -> Markup:
@@ -98,6 +98,11 @@ def commands(text: Any) -> Markup:
     return Markup("").join(command(part) if at % 2 else escape(printable(part)) for at, part in enumerate(parts))
 
 
+def lines(value: Any) -> Markup:
+    """Text of several lines: its line ends stay."""
+    return escape("\n".join(map(printable, str(value).split("\n"))))
+
+
 def exact(value: Any) -> Markup:
     """Value of a field with all its characters: other texts are shown without control characters."""
     return escape(str(value))
@@ -105,5 +110,5 @@ def exact(value: Any) -> Markup:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "badge": badge, "number": number, "rate": rate, "when": when, "seconds": seconds, "pretty": pretty,
-    "command": command, "commands": commands, "exact": exact, "tone": tone,
+    "command": command, "commands": commands, "exact": exact, "lines": lines, "tone": tone,
 }  # fmt: skip

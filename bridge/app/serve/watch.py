@@ -328,7 +328,7 @@ class Watch:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
-        canary: Canary | None = None,
+        canary: Canary,
         stuck_after: float,
         reloads: ReloadStats,
     ) -> None:
@@ -367,7 +367,7 @@ class Watch:
             jobs=jobs,
             traces=traces,
             dead_letters=dead_letters,
-            candidate=None if canary is None else (canary.version, lambda: canary.outcomes),
+            candidate=lambda: (canary.version, canary.outcomes),
             budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
@@ -396,7 +396,7 @@ class Watch:
                 for name in self._engines
             ]
         parts += self._orphaned()
-        parts += [] if self._canary is None else self._canary.readings()
+        parts += self._canary.readings()
         parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
         readiness = self._health.assess(readings, parts, time.monotonic(), self.phase)

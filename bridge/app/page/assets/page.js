@@ -74,3 +74,73 @@ if (regions().length) {
   setInterval(() => { if (!document.hidden && (!stream || !lost.hidden)) refresh(); }, PERIOD);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) soon(); });
 }
+
+// Live view of settled messages: rows of the stream of one daemon, the newest first.
+const MOST_ROWS = 200;
+
+function cell(row, ...content) {
+  const made = row.insertCell();
+  made.append(...content);
+  return made;
+}
+
+function linked(path, id) {
+  const made = document.createElement("a");
+  made.className = "id";
+  made.href = `/${path}/${encodeURIComponent(id)}`;
+  made.textContent = id;
+  return made;
+}
+
+function badge(word) {
+  const tones = { executed: "good", early: "warn", quarantined: "warn", dead_lettered: "bad" };
+  const made = document.createElement("span");
+  made.className = `badge ${tones[word] ?? ""}`;
+  made.textContent = String(word).replaceAll("_", " ");
+  return made;
+}
+
+function led(delivery) {
+  const found = delivery.steps.flatMap(({ command }) => [command.type, " ", command.instance_id ? linked("instances", command.instance_id) : command.key ?? "", " "]);
+  return delivery.reason ? [`${delivery.reason}: ${delivery.detail ?? ""}`] : found;
+}
+
+function show(body, delivery) {
+  const row = body.insertRow(0);
+  const position = `${delivery.topic}/${delivery.partition}@${delivery.offset}`;
+  cell(row, new Date(delivery.at).toLocaleTimeString());
+  cell(row, delivery.source);
+  cell(row, badge(delivery.outcome));
+  cell(row, linked("messages", position), " ", delivery.message_id && !delivery.message_id.endsWith(position) ? delivery.message_id : "");
+  cell(row, delivery.routes.join(", "));
+  cell(row, ...led(delivery));
+  cell(row, `${(delivery.seconds * 1000).toFixed(1)} ms`).className = "n";
+  while (body.rows.length > MOST_ROWS) body.deleteRow(-1);
+}
+
+function watch(section) {
+  const [state, controls, table] = [".tap-state", ".tap-controls", ".scroll"].map((each) => section.querySelector(each));
+  const body = table.querySelector("tbody");
+  const button = controls.querySelector("button");
+  const options = encodeURIComponent(section.dataset.tap);
+  for (const each of [state, controls, table]) each.hidden = false;
+  state.textContent = "Waiting for messages.";
+  const events = new EventSource(`/api/v1/tap?options=${options}`);
+  let paused = false;
+  button.onclick = () => { paused = !paused; button.textContent = paused ? "Go on" : "Pause"; };
+  events.onmessage = ({ data }) => {
+    const { daemon, counts, delivery } = JSON.parse(data);
+    const left = counts.over_rate + counts.unread;
+    if (delivery && !paused) show(body, delivery);
+    const text = `Daemon ${daemon}: ${counts.settled} settled, ${counts.matched} selected${left ? `, ${left} not shown (more than this view takes)` : ""}${paused ? "; paused" : ""}.`;
+    if (!delivery && state.textContent !== text) state.textContent = text;
+  };
+  events.onerror = () => {
+    state.textContent = events.readyState === EventSource.CLOSED
+      ? "The live view has ended: this session may not read it, or too many readers watch. Load the page again."
+      : "No answer of the daemon. The live view tries again.";
+  };
+  addEventListener("pagehide", () => events.close());
+}
+
+document.querySelectorAll("[data-tap]").forEach(watch);
