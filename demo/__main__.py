@@ -55,16 +55,16 @@ It has all rights, and ends with the shop.
 """
 
 
-def main(*, keep: bool = False) -> int:
+def main(*, keep: bool = False, lines: list[Line] | None = None) -> int:
     """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted.
 
-    keep: leave the shop open after its day, until Ctrl-C.
+    keep: leave the shop open after its day, until Ctrl-C. lines: messages of another day than that of events.jsonl.
     """
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
     shop = Shop(directory)
-    lines = load()
+    lines = lines or load()
     expected = expect(lines)
     try:
         with shop:

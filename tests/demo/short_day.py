@@ -1,20 +1,15 @@
-"""`bridge demo` with the first messages of the day only."""
+"""`make demo KEEP=1` with the first messages of the day only."""
 
 from __future__ import annotations
 
-import demo.__main__ as day
-from bridge.cli import root
+import sys
+
+from demo.__main__ import main
 from demo.generate import load
 
 MESSAGES = 12
 
-
-def main() -> None:
-    whole = load()
-    first = next(number for number, line in enumerate(whole) if "act" in line or line.get("wait"))
-    setattr(day, "load", lambda: whole[: min(MESSAGES, first)])  # noqa: B010 - the name is imported, not exported
-    root(["demo"])
-
-
 if __name__ == "__main__":
-    main()
+    day = load()
+    first = next(number for number, line in enumerate(day) if "act" in line or line.get("wait"))
+    sys.exit(main(keep=True, lines=day[: min(MESSAGES, first)]))
