@@ -1,4 +1,7 @@
-"""Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected."""
+"""Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected.
+
+`python -m demo FILE` also writes a picture of the story of one order, in SVG.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from demo.oracle import expect, expect_work
 from demo.progress import Progress
 from demo.report import table
 from demo.shop import Shop, ShopFailed
+from demo.story import choose, picture, tell
 from demo.tally import Tally, differences
 
 START = 30.0
@@ -26,6 +30,14 @@ DEADLINE = 100.0
 """Seconds until all messages must be settled."""
 PACE = 0.012
 """Seconds between two messages."""
+NEXT = """
+Now try, in this directory:
+  . .venv/bin/activate
+  bridge init shop && cd shop && bridge serve    a project of your own
+and read:
+  docs/tutorials/ten-minutes.md                  run it, break it, repair it
+  config/bridge.yaml, workflows/order.py         the rules and the workflow"""
+"""Text at the end of a demo that succeeded."""
 POLL = 0.5
 """Seconds between two reads of the metrics."""
 
@@ -42,7 +54,11 @@ def main() -> int:
         with shop:
             observed = _run(shop, lines, expected, console)
             if not differences(expected, observed):
-                console.print("Working on the dead letters: groups, check against a fixed rule, restart, replay.")
+                if (order := choose(shop.instances())) is not None:
+                    tell(order, console)
+                    for file in sys.argv[1:]:
+                        Path(file).write_text(picture(order), encoding="utf-8")
+                console.print("Dead letters: group them, check a fixed rule, restart with it, replay.")
                 expected.work, observed.work = expect_work(expected), shop.work(START)
     except ShopFailed as error:
         console.print(shop.last_words(), markup=False, highlight=False)
@@ -59,6 +75,7 @@ def main() -> int:
         console.print(f"The daemon's log: {shop.log}", markup=False)
         return 1
     console.print("Everything ended as it should.", style="bold green")
+    console.print(NEXT, highlight=False, markup=False)
     shutil.rmtree(directory, ignore_errors=True)
     return 0
 
