@@ -21,6 +21,7 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage.shards import ShardLimits
 from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
+from bridge.encryption import KeyProblem, Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
 from bridge.system.package import install_extra
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
     from bridge.codecs.schema import Schema
-    from bridge.encryption import Keyring
     from bridge.engines.lineage_index import LineageOptions
     from bridge.engines.workflows import Workflows
     from bridge.ops.access import Access
+    from bridge.ops.sessions import Sessions
     from bridge.pipeline.action_budget import ActionBudget, BudgetShare
     from bridge.pipeline.dead_letter_limit import PaceStore
     from bridge.pipeline.decisions import DecisionListeners
@@ -247,6 +248,20 @@ def build_access(loaded: Loaded) -> Access:
     except ValueError as error:
         raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
     return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
+
+
+def build_sessions(loaded: Loaded, access: Access) -> Sessions:
+    """Sessions of browsers. Raises: ConfigError when the files of keys cannot be read."""
+    from bridge.ops.sessions import Sessions, random_keyring
+
+    settings = loaded.config.ops.http.access.sessions
+    path = ("ops", "http", "access", "sessions", "keys")
+    files = [loaded.resolve((*path, at), file) for at, file in enumerate(settings.keys)]
+    try:
+        keys = [keyrings.from_file(f"session-{at}", file) for at, file in enumerate(files)]
+        return Sessions(access, Keyring(keys) if keys else random_keyring(), settings.duration)
+    except KeyProblem as problem:
+        raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
 
 
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:

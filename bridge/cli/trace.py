@@ -122,7 +122,7 @@ def _document(one: Traced) -> dict[str, Any]:
         "index_since": found.index_since,
         "index_bounded": found.index_bounded,
         "silent_daemons": one.silent,
-        "behind": None if one.behind is None else asdict(one.behind),
+        "behind": None if found.behind is None else asdict(found.behind),
         "more": found.more,
         "instances": [asdict(each) for each in found.instances],
         "started_by": sorted(found.started_by),
@@ -138,17 +138,17 @@ def _progress(done: int, of: int) -> None:
 
 
 def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: str | None) -> None:
-    from bridge.app.messages.position import places
+    from bridge.app.operations.lineage.position import places
 
     found = one.found
     if one.away is not None and not found.answers:
         say(f"{one.id}: not known while the engine does not answer", err=True)
         return
-    if one.behind is not None:
-        of = "of " if one.behind.what == "dead letter" else ""
-        state = f"; {one.behind.state}" if one.behind.state else ""
-        job = f" by job {one.behind.job}" if one.behind.job else ""
-        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}{state}{job}")
+    if found.behind is not None:
+        of = "of " if found.behind.what == "dead letter" else ""
+        state = f"; {found.behind.state}" if found.behind.state else ""
+        job = f" by job {found.behind.job}" if found.behind.job else ""
+        say(f"{one.id}: {found.behind.what} {of}{found.behind.id}{state}{job}")
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:
@@ -157,7 +157,7 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
         click.echo(f"{found.more} further instances; --all shows them")
     if found.answers and found.instances:
         click.echo()
-    wanted = one.id if one.behind is None else one.behind.id
+    wanted = one.id if found.behind is None else found.behind.id
     _print_all(found.instances, wanted)
     for each in found.upstream:
         click.echo("\nstarted by" if each.instance_id in found.started_by else "\npublished by")

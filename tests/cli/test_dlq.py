@@ -116,6 +116,7 @@ def test_one_dead_letter_by_any_of_its_names(place: Path) -> None:
     (by_position,) = read(place, "show", dead_letter["id"])
     (by_origin,) = read(place, "show", dead_letter["origin"])
     (by_message,) = read(place, "show", dead_letter["message_id"])
+    assert bridge("dlq", "list", "--cause", "no_route", "-o", "ids", cwd=place) == f"{dead_letter['id']}\n"
     assert by_position == by_origin == by_message == dead_letter
     assert "body" not in dead_letter
     shown = bridge("dlq", "show", dead_letter["id"], "--payload", cwd=place)
@@ -136,9 +137,11 @@ def test_a_check_says_what_would_become_of_each_and_changes_nothing(place: Path)
     report = read(place, "check", expect=1)
     assert (report["total"], report["failing"]) == (7, 7)
     lines = {(each["count"], each["would"]) for each in report["lines"]}
-    line = CONFIG.splitlines().index("  - name: start") + 1
+    line = CONFIG.splitlines().index("    when: payload.total > 0.0") + 1
     assert (3, f"still fails: expression_error, bridge.yaml:{line}") in lines
     assert (1, "still fails: no_route") in lines
+    line = next(n for n, text in enumerate(CONFIG.splitlines(), 1) if "raise_event" in text)
+    assert (2, f"still fails: instance_not_found, bridge.yaml:{line}") in lines
     fixed = read(place, "check", "--candidate", "fixed.yaml", expect=1)
     would = {each["would"]: each["count"] for each in fixed["lines"]}
     assert would["start order"] == 3

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from pydantic import Field
 
+from bridge.app.candidate import load_candidate
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.canary import CanaryRecord
+from bridge.core.errors import ConfigError
 from bridge.engines.canary import CanaryStore
 
 
@@ -19,20 +22,30 @@ class OneCandidate(Parameters):
 
 
 async def _show(scene: Scene, given: OneCandidate) -> dict[str, Any]:
-    return document(given.version, await (await _store(scene, given)).read())
+    return document(given.version, await (await _known(scene, given)).read())
 
 
 async def _abort(scene: Scene, given: OneCandidate) -> dict[str, Any]:
     value = {"at": time.time(), "by": scene.actor.name, "reason": given.reason or ""}
-    return document(given.version, await (await _store(scene, given)).change("abort", value))
+    return document(given.version, await (await _known(scene, given)).change("abort", value))
 
 
 async def _resume(scene: Scene, given: OneCandidate) -> dict[str, Any]:
-    return document(given.version, await (await _store(scene, given)).change("resume", {}))
+    return document(given.version, await (await _known(scene, given)).change("resume", {}))
 
 
-async def _store(scene: Scene, given: OneCandidate) -> CanaryStore:
-    return CanaryStore(await scene.engine(), given.version)
+async def _known(scene: Scene, given: OneCandidate) -> CanaryStore:
+    """Store of a candidate that has a record, or that the configuration names. Raises: LookupError for any other."""
+    store = CanaryStore(await scene.engine(), given.version)
+    if await store.find() is None:
+        try:
+            configured = await asyncio.to_thread(load_candidate, scene.loaded)
+        except ConfigError:
+            configured = None
+        if configured is None or configured.version != given.version:
+            now = "" if configured is None else f"; the configuration names {configured.version}"
+            raise LookupError(f"there is no candidate {given.version}{now}")
+    return store
 
 
 def document(version: str, record: CanaryRecord) -> dict[str, Any]:

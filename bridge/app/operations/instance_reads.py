@@ -18,6 +18,10 @@ MAX_WAIT = 20.0
 """Most seconds of one wait. A client repeats the request to wait longer."""
 
 
+MOST_OF_PART = 1_000
+"""Most instances of one part of a list."""
+
+
 class OneInstance(Parameters):
     instance_id: str
 
@@ -58,9 +62,11 @@ class ListInstances(SelectInstances):
     limit: 0 is all.
     payloads: include payloads.
     named: read the own names of declared sagas from their inputs, where no custom status has them yet.
+    cursor: a part of at most 1,000 instances, without their number: `start`, then `next` of the part before.
     """
 
     limit: int = Field(100, ge=0)
+    cursor: str | None = None
     payloads: bool = False
     named: bool = False
 
@@ -74,10 +80,16 @@ class WaitForInstance(OneInstance):
 
 async def _list(scene: Scene, given: ListInstances) -> Any:
     instances = Instances(await scene.engine())
+    if given.cursor is not None:
+        if given.payloads or not 1 <= given.limit <= MOST_OF_PART:
+            raise InvalidCommand(f"with `cursor`, use a `limit` from 1 to {MOST_OF_PART:,}, and no `payloads`")
+        part, more = await instances.page(given.filter, given.limit, given.cursor)
+        part = [*await instances.named(part)] if given.named else part
+        return {"all": None, "next": more, "instances": [asdict(one) for one in part]}
     found = await instances.list(given.filter, payloads=given.payloads)
     shown = found[: given.limit] if given.limit else found
     named = await instances.named(shown) if given.named else shown
-    return {"all": len(found), "instances": [asdict(one) for one in named]}
+    return {"all": len(found), "next": None, "instances": [asdict(one) for one in named]}
 
 
 async def _count(scene: Scene, given: SelectInstances) -> Any:

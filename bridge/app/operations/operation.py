@@ -21,7 +21,7 @@ from bridge.ops.trail import Trail
 
 FREE = frozenset({"input", "data", "output"})
 """Parameters that are any JSON value, which is stored as JSON text."""
-TABLE = 2
+TABLE = 4
 """Number of the table of operations, which grows with each operation or parameter of those that read.
 
 A command reads through a daemon with the same number only: an earlier one would refuse what it does not know.
@@ -194,7 +194,7 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
         result = await _permitted(operation, given, scene, change)
         if (failure := operation.failure(result)) is not None:
             change.result, change.error = "failed", failure
-        jobs = _jobs(result)
+        jobs = jobs_of(result)
         if change.target == NEW:
             change.target = result["instance_id"] if "instance_id" in result else f"job {jobs[0]}"
         elif jobs:
@@ -202,7 +202,7 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
         return result
 
 
-def _jobs(result: Any) -> list[str]:
+def jobs_of(result: Any) -> list[str]:
     """Ids of the jobs that an operation has submitted."""
     found = result if isinstance(result, list) else [result]
     return [each["job"] for each in found if isinstance(each, Mapping) and "job" in each and "count" in each]

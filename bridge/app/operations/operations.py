@@ -20,6 +20,7 @@ from bridge.app.operations import limits, positions
 from bridge.app.operations.canary import CANARY_OPERATIONS
 from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letters.operations import DEAD_LETTER_OPERATIONS
+from bridge.app.operations.decisions import DECISION_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instance_reads import INSTANCE, INSTANCE_READS, OneInstance
@@ -518,5 +519,6 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *JOB_OPERATIONS,
     *WAITING_OPERATIONS,
     *READ_OPERATIONS,
+    *DECISION_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

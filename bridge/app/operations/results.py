@@ -7,7 +7,10 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from bridge.app.dead_letters.groups import Newest
+from bridge.app.operations.configuration import ConfigurationDifference, StartedConfiguration
 from bridge.app.operations.dead_letters.batches import Submitted
+from bridge.app.operations.decisions import ExplainedMessage
 from bridge.app.operations.entities import Entity
 from bridge.app.operations.erase import Finding
 from bridge.app.operations.instances.instances import Instance
@@ -43,7 +46,10 @@ class CanaryResult(TypedDict):
 
 
 class InstanceList(TypedDict):
-    all: int
+    """Instances, newest first. all: number that match; null with a cursor. next: cursor of the next part."""
+
+    all: int | None
+    next: str | None
     instances: list[Instance]
 
 
@@ -247,11 +253,30 @@ class DeadLetterGroup(TypedDict):
     sources: dict[str, int]
     routes: dict[str, int]
     configs: dict[str, int]
+    trend: list[int]
 
 
 class DeadLetterGroups(TypedDict):
     groups: list[DeadLetterGroup]
     gone: list[str]
+
+
+class ReplayLine(TypedDict):
+    """Dead letters of whose replay the same would become. would: in words. outcome: of their deliveries."""
+
+    count: int
+    outcome: str
+    would: str
+    detail: str
+    example: str
+
+
+class ReplayCheck(TypedDict):
+    """Dry run of a replay."""
+
+    total: int
+    failing: int
+    lines: list[ReplayLine]
 
 
 class Configuration(TypedDict):
@@ -318,6 +343,7 @@ RESULTS: Mapping[str, Any] = {
     "sources.seek.cancel": Cancelled,
     "messages.show": list[InFlightMessage],
     "messages.trace": Found,
+    "messages.explain": list[ExplainedMessage],
     "keys.list": list[KeyInfo],
     "keys.rotate": KeyInfo,
     "keys.retire": KeyId,
@@ -328,6 +354,8 @@ RESULTS: Mapping[str, Any] = {
     "dlq.edit": Submitted,
     "dlq.groups": DeadLetterGroups,
     "dlq.list": _Rows,
+    "dlq.newest": Newest,
+    "dlq.check": ReplayCheck,
     "dlq.show": _Rows,
     "jobs.list": list[Job],
     "jobs.show": Job,
@@ -337,6 +365,8 @@ RESULTS: Mapping[str, Any] = {
     "jobs.abort": Job,
     "audit.list": _Rows,
     "config.show": Configuration,
+    "config.history": list[StartedConfiguration],
+    "config.diff": ConfigurationDifference,
     "limits.list": list[RouteLimitLine],
     "limits.set": RouteLimit,
     "limits.clear": ClearedLimit,

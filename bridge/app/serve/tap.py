@@ -8,7 +8,6 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -17,12 +16,13 @@ from bridge.app.messages.jsonlines import line_of
 from bridge.app.serve.status import daemon_id, time_of
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
-from bridge.core.commands import Command, Decision
+from bridge.core.commands import Decision
 from bridge.core.errors import ConfigError, ExpressionError, InvalidCommand, Problem
 from bridge.core.states import Outcome
 from bridge.ops.access import Caller
 from bridge.ops.audit import Denied
 from bridge.pipeline.decisions import DecisionListeners, SettledDelivery
+from bridge.routing import command_names
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 
@@ -235,15 +235,6 @@ def _delivery(settled: SettledDelivery, *, payload: bool) -> bytes:
 def _steps(decision: Decision) -> list[dict[str, Any]]:
     """First steps of a decision, in the form of `bridge route`, without payloads."""
     return [
-        {"route": step.route, "engine": step.engine, "command": _command(step.command)}
+        {"route": step.route, "engine": step.engine, "command": command_names(step.command)}
         for step in decision.steps[:MOST_STEPS]
     ]
-
-
-def _command(command: Command) -> dict[str, Any]:
-    names = [each.name for each in fields(command) if each.name in _NAMES]
-    return {"type": type(command).__name__, **{name: getattr(command, name) for name in names}}
-
-
-_NAMES = frozenset(("orchestration", "instance_id", "event", "name", "entity", "key", "operation"))
-"""Members of commands that hold no payload."""

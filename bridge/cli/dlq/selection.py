@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -88,6 +88,10 @@ def parameters_of(chosen: dict[str, Any]) -> dict[str, Any]:
     return {name: chosen[name] for name in names} | {"states": states}
 
 
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
 def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
 
@@ -117,8 +121,8 @@ def submit_jobs(
         "causes": selection.causes,
         "ids": selection.ids,
         "keys": selection.keys,
-        "since": selection.since,
-        "until": selection.until,
+        "since": _time(selection.since),
+        "until": _time(selection.until),
     }
     jobs: list[dict[str, Any]] = []
     for engine in engines:
