@@ -34,12 +34,12 @@ help: ## this text
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-demo: .venv/runtime ## a shop on embedded parts: one order step by step, then a table of all messages
+demo: .venv/runtime ## a shop on embedded parts: one order step by step, then a table of all messages; KEEP=1 leaves the shop open, with its page
 	@echo "A shop with about 300 messages: orders, payments and parcels, some of which fail. It takes a minute."
-	@$(BIN)/python -m demo
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 docs/demo.svg: .venv/runtime ## the picture in README.md, from a real run of the demo; renew it when the story changes
-	$(BIN)/python -m demo $@
+	$(BIN)/python -m demo --picture $@
 
 test: .venv/dev ## the tests, in about 10 minutes on 2 processors
 	$(PYTEST)

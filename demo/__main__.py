@@ -1,10 +1,12 @@
 """Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected.
 
-`python -m demo FILE` also writes a picture of the story of one order, in SVG.
+With `--keep` the shop stays open until Ctrl-C, with its page to explore. `--picture FILE` also writes a picture of the
+story of one order, in SVG.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import signal
 import sys
@@ -32,6 +34,7 @@ PACE = 0.012
 """Seconds between two messages."""
 NEXT = """
 Now try, in this directory:
+  make demo KEEP=1                               the shop stays open, with its page
   . .venv/bin/activate
   bridge init shop && cd shop && bridge serve    a project of your own
 and read:
@@ -42,22 +45,51 @@ POLL = 0.5
 """Seconds between two reads of the metrics."""
 
 
-def main() -> int:
-    """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted."""
+VISIT = """
+[bold]The shop is open:[/bold] {url}/
+Log in with the token {token}
+It has all rights, and ends with the shop.
+
+[bold]On the page[/bold]
+  Overview      what the shop does, and what needs a person
+  Messages      search for a message, and read the decision about it
+  Dead letters  open a group, check it, and replay it
+  Instances     choose an order: its timeline, history and messages
+
+[bold]In another terminal[/bold]
+  export BRIDGE_URL={url} BRIDGE_TOKEN={token}
+  bridge status
+  bridge dlq groups
+  bridge instances list --limit 5
+  bridge sources pause orders --reason "a look at the page"
+
+[bold]Ctrl-C closes the shop[/bold] and removes its files.
+"""
+
+
+def main(*, keep: bool = False, lines: list[Line] | None = None, file: Path | None = None) -> int:
+    """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted.
+
+    keep: leave the shop open after its day, until Ctrl-C. lines: messages of another day than that of events.jsonl.
+    file: place for a picture of one order's story.
+    """
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
     shop = Shop(directory)
-    lines = load()
+    lines = lines or load()
     expected = expect(lines)
     try:
         with shop:
             observed = _run(shop, lines, expected, console)
-            if not differences(expected, observed):
-                if (order := choose(shop.instances())) is not None:
-                    tell(order, console)
-                    for file in sys.argv[1:]:
-                        Path(file).write_text(picture(order), encoding="utf-8")
+            as_expected = not differences(expected, observed)
+            if as_expected and (order := choose(shop.instances())) is not None:
+                tell(order, console)
+                if file is not None:
+                    file.write_text(picture(order), encoding="utf-8")
+            if keep and as_expected:
+                _stay(shop, console)
+            elif as_expected:
                 console.print("Dead letters: group them, check a fixed rule, restart with it, replay.")
                 expected.work, observed.work = expect_work(expected), shop.work(START)
     except ShopFailed as error:
@@ -67,6 +99,9 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print(f"Interrupted. The daemon's log: {shop.log}", markup=False)
         return 130
+    if keep and not differences(expected, observed):
+        shutil.rmtree(directory, ignore_errors=True)
+        return 0
     console.print(table(expected, observed))
     wrong = differences(expected, observed)
     if wrong:
@@ -78,6 +113,17 @@ def main() -> int:
     console.print(NEXT, highlight=False, markup=False)
     shutil.rmtree(directory, ignore_errors=True)
     return 0
+
+
+def _stay(shop: Shop, console: Console) -> None:
+    """Leave the shop open until Ctrl-C. Raises: ShopFailed when its daemon ends."""
+    console.print(VISIT.format(url=shop.url, token=shop.token), highlight=False, soft_wrap=True)
+    try:
+        while True:
+            shop.check()
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        console.print("Closing the shop.")
 
 
 def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Tally:
@@ -138,4 +184,8 @@ def _terminated(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options = argparse.ArgumentParser(prog="python -m demo")
+    options.add_argument("--keep", action="store_true", help="leave the shop open until Ctrl-C")
+    options.add_argument("--picture", type=Path, help="file for a picture of one order's story, in SVG")
+    given = options.parse_args()
+    sys.exit(main(keep=given.keep, file=given.picture))

@@ -72,8 +72,8 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "sources.seek.cancel": {"source": "orders"},
     "limits.set": {"route": "greet", "rate": 1.0, "seconds": 60.0},
     "limits.clear": {"route": "greet"},
-    "canary.abort": {"version": "none"},
-    "canary.resume": {"version": "none"},
+    "canary.abort": {"version": "0123456789ab"},
+    "canary.resume": {"version": "0123456789ab"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
     "reload": {},
@@ -488,7 +488,7 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "sources/plain/lag": ({}, lambda found: {one["topic"] for one in found} == {"plain"}),
     "sources/plain/seek": ({}, lambda found: found == {}),
     "sources/plain/seek:plan": ({"to": "end", "partition": "0"}, lambda found: len(found["partitions"]) == 1),
-    "canary/none": ({}, lambda found: found["messages"] == 0),
+    "canary/0123456789ab": ({}, lambda found: "there is no candidate" in found["detail"]),
     "keys": ({}, lambda found: isinstance(found, list)),
     "early:match": ({"action": "drop", "routes": "none,other"}, lambda found: found == {"count": 0, "messages": 0}),
     "quarantine:match": ({"action": "release", "all": "true"}, lambda found: "count" in found),
@@ -525,7 +525,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
         "shop%20none": "{message}",
         "dead-letters/plain%2F0%400": "dead-letters/{id}",
         "plain": "{source}",
-        "canary/none": "canary/{version}",
+        "canary/0123456789ab": "canary/{version}",
     }
     places = {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS}
     assert {place.replace("jobs/none", "jobs/{job}") for place in places} == {

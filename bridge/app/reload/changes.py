@@ -36,7 +36,7 @@ _LIVE_LIMITS = frozenset(
     )
 )
 _RULES = frozenset(
-    ("codec", "registry", "attributes", "identity", "schema", "no_match", "retry", "retention", "limits")
+    ("codec", "registry", "attributes", "identity", "schema", "upcast", "no_match", "retry", "retention", "limits")
 )
 """Settings of a source that belong to its rule set. A change of any other one restarts the source."""
 
