@@ -31,8 +31,8 @@ help: ## this text
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-demo: .venv/runtime ## the main job on embedded parts, ends with a table
-	$(BIN)/python -m demo
+demo: .venv/runtime ## the main job on embedded parts, ends with a table; KEEP=1 leaves the shop open, with its page
+	$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: .venv/dev ## the tests, in about 10 minutes on 2 processors
 	$(PYTEST)

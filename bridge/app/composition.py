@@ -23,7 +23,7 @@ from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import KeyProblem, Keyring
 from bridge.engines import keyrings
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, StoredEntities
 from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
@@ -165,6 +165,16 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
         return create_engine(name, config, loaded.base, host, keys, records, tracing, index)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
+
+
+def stored_entities(loaded: Loaded, name: str) -> StoredEntities | None:
+    """Entities of an engine whose file this machine has; None for a remote engine."""
+    config = loaded.config.engines[name]
+    if not isinstance(config, EmbeddedEngineConfig):
+        return None
+    from bridge.engines.embedded.stored import StoredFile
+
+    return StoredFile(loaded.base / config.path, partial(read_keyring, loaded, name))
 
 
 def create_engine(

@@ -193,6 +193,8 @@ _ENGINES: tuple[Row[EngineStats], ...] = (
         _by_word(lambda it: it.faults)),
     Row(_GAUGE, "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", (),
         _one(lambda it: it.stuck)),
+    Row(_GAUGE, "bridge_joined_worker_processes", "Processes of other workers that have joined the engine.", (),
+        _one(lambda it: _optional(it.usage, lambda usage: usage.joined_processes))),
     Row(_GAUGE, "bridge_worker_processes", "Worker processes, by state.", ("state",),
         _by_word(lambda it: it.worker_processes)),
     Row(_COUNTER, "bridge_worker_process_ends", "Unexpected ends of worker processes, by cause.", ("cause",),

@@ -22,7 +22,8 @@ from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 

@@ -24,7 +24,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 def test_the_navigation_has_the_four_kinds_of_pages() -> None:
     kinds = re.findall(r":caption: (.*)", CONFIGURATION["navigation"](read("docs/index.md")))
-    assert kinds == ["Tutorials", "How-to guides", "Reference", "Explanation", "Project"][-len(kinds) :]
+    assert kinds == ["Tutorials", "How-to guides", "Reference", "Explanation", "Project"]
 
 
 def test_a_link_to_a_page_elsewhere_is_not_in_the_navigation() -> None:

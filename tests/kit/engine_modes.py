@@ -16,7 +16,7 @@ MODES = ("direct", "protocol", "attached", "remote")
 
 
 @contextlib.asynccontextmanager
-async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[Engine]:
+async def engine_of(way: str, directory: Path, **worker: int | str) -> AsyncIterator[Engine]:
     """Yield an engine whose worker runs in this mode. Every mode ends at an embedded engine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

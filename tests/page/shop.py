@@ -106,6 +106,10 @@ routes:
     from: orders
     match: {type: delivery}
     schedule: {orchestration: delivery, instance_id: "delivery-{{ payload.id }}", input: payload}
+  - name: late
+    from: approvals
+    when: has(payload.late)
+    raise_event: {instance_id: "late-{{ payload.late }}", name: approved, data: payload, on_missing: dead_letter}
   - name: approve
     from: approvals
     when: has(payload.id)

@@ -21,8 +21,9 @@ from bridge.app.page.site import ACTION
 from bridge.app.state import trail
 from bridge.ops.access import ROLES, Role
 from bridge.ops.sessions import COOKIE
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.page.shop import Shop
+from tests.page.test_live import served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CALLERS: tuple[tuple[Role, bool], ...] = tuple(product(ROLES, (False, True)))
@@ -68,7 +69,7 @@ async def session(http: aiohttp.ClientSession, shop: Shop, role: Role, payloads:
         return {"Cookie": f"{COOKIE}={response.cookies[COOKIE].value}"}
 
 
-def test_every_operation_is_described() -> None:
+async def test_every_operation_is_described() -> None:
     assert {id_ for _, _, id_, _ in ROUTES} == set(BY_NAME) | PLAIN
 
 
@@ -104,14 +105,18 @@ async def test_pages(shop: Shop, http: aiohttp.ClientSession) -> None:
             # A page of one thing may find that there is none
             assert found in ((200, 404) if may(role, least) else (403,)), (page.path, role, payloads)
         assert await status_of(http, "GET", url) == 401, page.path
+    decisions = shop.daemon.daemon.decisions
     for stream in ("live", "tap"):
-        for headers in sessions.values():
+        for headers in (sessions["reader", False], sessions["admin", True]):
+            await eventually(lambda: not decisions, "the end of the last tap")
             assert await status_of(http, "GET", f"{shop.url}/stream/{stream}", headers=headers) == 200
         assert await status_of(http, "GET", f"{shop.url}/stream/{stream}") == 401
     private: Mapping[str, str] = {"live": "tap", "tap": "options"}
     for stream, name in private.items():
-        for (_, payloads), headers in sessions.items():
+        for payloads in (False, True):
+            headers = sessions["admin", payloads]
             given = {name: '{"payload": true}'}
+            await eventually(lambda: not decisions, "the end of the last tap")
             found = await status_of(http, "GET", f"{shop.url}/stream/{stream}", headers=headers, params=given)
             assert found == (200 if payloads else 403)
 
@@ -140,17 +145,18 @@ async def test_forms(shop: Shop, http: aiohttp.ClientSession) -> None:
 
 
 async def test_without_access_everybody_on_this_machine_reads(shop: Shop, http: aiohttp.ClientSession) -> None:
-    for method, path, id_, least in ROUTES:
-        url = shop.open + path.replace("{", "").replace("}", "")
-        given: dict[str, Any] = {"params": {"unheard_of": "1"}} if method == "GET" else {"json": {"unheard_of": 1}}
-        allowed = 200 if id_ in PLAIN else 422
-        assert await status_of(http, method, url, **given) == (allowed if least == "reader" else 403), id_
-        proxy = {"X-Forwarded-For": "203.0.113.1"}
-        assert await status_of(http, method, url, headers=proxy, **given) == 401, id_
-    for page in PAGES:
-        least = "reader" if page.needs is None else BY_NAME[page.needs].role
-        found = await status_of(http, "GET", shop.open + page.path.replace("{", "").replace("}", ""))
-        assert found in ((200, 404) if least == "reader" else (403,)), page.path
-    for operation in OPERATIONS:
-        if operation.changes:
-            assert await status_of(http, "POST", f"{shop.open}{ACTION}{operation.name}", headers=OWN, data={}) == 403
+    async with served(shop) as web:
+        for method, path, id_, least in ROUTES:
+            url = web.url + path.replace("{", "").replace("}", "")
+            given: dict[str, Any] = {"params": {"unheard_of": "1"}} if method == "GET" else {"json": {"unheard_of": 1}}
+            allowed = 200 if id_ in PLAIN else 422
+            assert await status_of(http, method, url, **given) == (allowed if least == "reader" else 403), id_
+            proxy = {"X-Forwarded-For": "203.0.113.1"}
+            assert await status_of(http, method, url, headers=proxy, **given) == 401, id_
+        for page in PAGES:
+            least = "reader" if page.needs is None else BY_NAME[page.needs].role
+            found = await status_of(http, "GET", web.url + page.path.replace("{", "").replace("}", ""))
+            assert found in ((200, 404) if least == "reader" else (403,)), page.path
+        for operation in OPERATIONS:
+            if operation.changes:
+                assert await status_of(http, "POST", f"{web.url}{ACTION}{operation.name}", headers=OWN, data={}) == 403

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from bridge.app.composition import build_broker, build_engine, require, subscribe_options
+from bridge.app.composition import build_broker, build_engine, require, stored_entities, subscribe_options
 from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded, state_engine
@@ -19,7 +19,7 @@ from bridge.core.errors import EngineOutage
 from bridge.core.message import Message, Position
 from bridge.dead_letters.rows import Facts
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, TopicStates
+from bridge.dead_letters.topic_states import DeadLetterRef, TopicStates, stored_topic_states
 from bridge.engines.base import Engine, StoredEntities
 
 _POSITION = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
@@ -139,24 +139,30 @@ class PlaceStates:
         self._loaded = loaded
         self._opened = opened
         self._engines: dict[str, Engine] = dict(engines or {})
+        self._stored: dict[str, StoredEntities | None] = {}
         self._topics: dict[tuple[str, str, str], TopicStates] = {}
         """States by engine, broker and topic."""
 
     async def load(self, place: Place) -> None:
         """Read the states of a place again. Raises: EngineError."""
         for name in dict.fromkeys(state_engine(self._loaded, each) for each in place.owners):
-            states = DeadLetterStates(await self._engine(name))
-            self._topics[name, place.broker, place.topic] = await states.topic(place.broker, place.topic)
+            self._topics[name, place.broker, place.topic] = await self._read(name, place)
 
-    async def _engine(self, name: str) -> Engine:
+    async def _read(self, name: str, place: Place) -> TopicStates:
         engine = self._engines.get(name)
+        if engine is None and name not in self._stored:
+            self._stored[name] = stored_entities(self._loaded, name)
+        if (stored := self._stored.get(name)) is not None:
+            return await stored_topic_states(stored, place.broker, place.topic)
+        # Imported on demand: the SDK takes a tenth of a second, which reading a file does not need
+        from bridge.dead_letters.store import DeadLetterStates
+
         if engine is None:
             engine = self._engines[name] = build_engine(self._loaded, name, host=False)
-            if not isinstance(engine, StoredEntities):  # which are read from their file
-                await engine.start()
-                self._opened.push_async_callback(engine.stop)
-                await engine.probe()
-        return engine
+            await engine.start()
+            self._opened.push_async_callback(engine.stop)
+            await engine.probe()
+        return await DeadLetterStates(engine).topic(place.broker, place.topic)
 
     def topics(self, place: Place) -> Mapping[str, TopicStates]:
         """States of a place by engine."""

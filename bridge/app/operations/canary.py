@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from bridge.app.candidate import load_candidate
 from bridge.app.operations.operation import Operation, Parameters, Scene
@@ -19,6 +20,22 @@ class OneCandidate(Parameters):
     """Candidate. version: of its configuration."""
 
     version: str = Field(pattern="^[0-9a-f]{12}$")
+
+
+class CanaryFallback(TypedDict):
+    at: float
+    by: str
+    reason: str
+
+
+class CanaryResult(TypedDict):
+    candidate: str
+    state: str
+    messages: int
+    dead_letters: int
+    failed_instances: int
+    round: int
+    fallback: CanaryFallback | None
 
 
 async def _show(scene: Scene, given: OneCandidate) -> dict[str, Any]:
@@ -66,7 +83,7 @@ def _target(given: OneCandidate) -> str:
 
 
 CANARY_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show),
-    Operation("canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, _target),
-    Operation("canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, _target),
+    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show, CanaryResult),
+    Operation("canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, CanaryResult, _target),
+    Operation("canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, CanaryResult, _target),
 )

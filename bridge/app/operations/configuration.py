@@ -137,12 +137,18 @@ def _reloads(scene: Scene) -> Any:
 
 CONFIGURATION_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "reload", "operator", "config:reload", Reload, _reload,
+        "reload", "operator", "config:reload", Reload, _reload, dict[str, Any],
         failure=lambda answer: "reload_refused" if answer["result"] == "refused" else None,
     ),
-    Operation("reload.all", "operator", "config:reload-all", Reload, _all),
-    Operation("reload.show", "reader", "config/reload", Parameters, _show),
-    Operation("config.history", "operator", "config/history", Parameters, _history, only_reads=True),
-    Operation("config.diff", "operator", "config/diff", CompareConfiguration, _diff, only_reads=True),
-    Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan),
+    Operation("reload.all", "operator", "config:reload-all", Reload, _all, dict[str, Any]),
+    Operation("reload.show", "reader", "config/reload", Parameters, _show, dict[str, Any]),
+    Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan, dict[str, Any]),
+    Operation(
+        "config.history", "operator", "config/history", Parameters, _history, list[StartedConfiguration],
+        only_reads=True,
+    ),
+    Operation(
+        "config.diff", "operator", "config/diff", CompareConfiguration, _diff, ConfigurationDifference,
+        only_reads=True,
+    ),
 )  # fmt: skip

@@ -157,6 +157,7 @@ def _results(rules: Loaded, router: Router, envelope: Envelope, found: Explanati
 DECISION_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
         "messages.explain", "reader", "messages/{message}/decision", ExplainMessage, _explain,
+        list[ExplainedMessage],
         payloads=frozenset({"actual"}),
     ),
 )  # fmt: skip

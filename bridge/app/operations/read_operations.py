@@ -10,17 +10,18 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BeforeValidator, Field
+from typing_extensions import TypedDict
 
 from bridge.app import audit, state
 from bridge.app.dead_letters.check import checked
-from bridge.app.dead_letters.groups import Trend, grouped, newest
+from bridge.app.dead_letters.groups import Newest, Trend, grouped, newest
 from bridge.app.dead_letters.reading import Selection, visited
 from bridge.app.dead_letters.view import facts_of
 from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, Tracer, of_in_flight
+from bridge.app.operations.lineage.trace import Answer, Found, Tracer, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene, Words, words
-from bridge.core.errors import InstanceNotFound
+from bridge.core.errors import InstanceNotFound, Problem
 from bridge.dead_letters.state_machine import DeadLetterState
 
 _MOST_LINES = 10_000
@@ -106,6 +107,55 @@ class TraceMessage(Parameters):
     search: bool = False
 
 
+class DeadLetterGroup(TypedDict):
+    """Dead letters with one cause. first, last: seconds since the Unix epoch."""
+
+    group: str
+    reason: str
+    error: str
+    format: str
+    count: int
+    first: float | None
+    last: float | None
+    detail: str
+    example: str
+    sources: dict[str, int]
+    routes: dict[str, int]
+    configs: dict[str, int]
+    trend: list[int]
+
+
+class DeadLetterGroups(TypedDict):
+    groups: list[DeadLetterGroup]
+    gone: list[str]
+
+
+class ReplayLine(TypedDict):
+    """Dead letters of whose replay the same would become. would: in words. outcome: of their deliveries."""
+
+    count: int
+    outcome: str
+    would: str
+    detail: str
+    example: str
+
+
+class ReplayCheck(TypedDict):
+    """Dry run of a replay."""
+
+    total: int
+    failing: int
+    lines: list[ReplayLine]
+
+
+class Configuration(TypedDict):
+    """Configuration of the daemon. effective: YAML with the origin of each value, secrets masked."""
+
+    version: str
+    directory: str
+    effective: str
+
+
 async def _groups(scene: Scene, given: GroupDeadLetters) -> Any:
     now, opened = time.time(), await scene.engines(given.engine)
     trend = None if given.trend is None else Trend(now - given.trend, now)
@@ -175,18 +225,18 @@ async def _targets(scene: Scene, given: Parameters) -> Any:
 
 
 READ_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("dlq.groups", "reader", "dead-letter-groups", GroupDeadLetters, _groups),
-    Operation("dlq.newest", "reader", "dead-letters:newest", NewestDeadLetters, _newest),
-    Operation("dlq.check", "reader", "dead-letters:check", CheckDeadLetters, _check),
-    Operation("dlq.list", "reader", "dead-letters", PageOfDeadLetters, _dead_letters),
+    Operation("dlq.groups", "reader", "dead-letter-groups", GroupDeadLetters, _groups, DeadLetterGroups),
+    Operation("dlq.newest", "reader", "dead-letters:newest", NewestDeadLetters, _newest, Newest),
+    Operation("dlq.check", "reader", "dead-letters:check", CheckDeadLetters, _check, ReplayCheck),
+    Operation("dlq.list", "reader", "dead-letters", PageOfDeadLetters, _dead_letters, list[dict[str, Any]]),
     Operation(
-        "dlq.show", "reader", "dead-letters/{id}", OneDeadLetter, _dead_letter,
+        "dlq.show", "reader", "dead-letters/{id}", OneDeadLetter, _dead_letter, list[dict[str, Any]],
         reads_payloads=lambda given: given.payload,
     ),
-    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace),
-    Operation("audit.list", "operator", "audit", ListAudit, _audit, only_reads=True),
-    Operation("config.show", "operator", "config", Parameters, _configuration, only_reads=True),
-    Operation("config.problems", "reader", "problems", Parameters, _problems),
-    Operation("routes.list", "reader", "routes", Parameters, _routes),
-    Operation("targets.list", "reader", "targets", Parameters, _targets),
+    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace, Found),
+    Operation("audit.list", "operator", "audit", ListAudit, _audit, list[dict[str, Any]], only_reads=True),
+    Operation("config.show", "operator", "config", Parameters, _configuration, Configuration, only_reads=True),
+    Operation("config.problems", "reader", "problems", Parameters, _problems, list[Problem]),
+    Operation("routes.list", "reader", "routes", Parameters, _routes, list[dict[str, Any]]),
+    Operation("targets.list", "reader", "targets", Parameters, _targets, dict[str, dict[str, Any]]),
 )  # fmt: skip

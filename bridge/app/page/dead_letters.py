@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
+from bridge.app.page.formats import LONGEST_JSON
 from bridge.app.page.sparkline import sparkline
 from bridge.app.page.visit import Page, Visit
 from bridge.core.errors import BridgeError
@@ -65,6 +66,8 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "since": None if begin is None else (datetime.fromtimestamp(begin, UTC)).isoformat(),
     }
     text, seconds = SINCE.get(since or _TREND, SINCE[_TREND])
+    # Before the groups: they then have what the jobs have done
+    jobs = jobs_of(await visit.ask("jobs.list"), group)
     found = await visit.ask("dlq.groups", **chosen, trend=seconds)
     groups = found["groups"]
     config = visit.loaded.config
@@ -85,7 +88,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "ramp": RAMP,
         "action_fields": action_fields(visit, begin),
         "restorable": RESTORABLE,
-        "jobs": jobs_of(await visit.ask("jobs.list"), group),
+        "jobs": jobs,
     }
     if group is None:
         return shown
@@ -103,7 +106,7 @@ def action_fields(visit: Visit, since: float | None) -> dict[str, Any]:
     fields: dict[str, Any] = {field: visit.query[name] for field, name in named if visit.get(name)}
     if "causes[]" not in fields and visit.get("cause"):
         fields["causes[]"] = visit.get("cause")
-    return fields if since is None else fields | {"since": repr(since)}
+    return fields if since is None else fields | {"since": datetime.fromtimestamp(since, UTC).isoformat()}
 
 
 async def _check(visit: Visit, **chosen: Any) -> Mapping[str, Any]:
@@ -128,6 +131,7 @@ async def _read_one(visit: Visit) -> Mapping[str, Any]:
         "found": found,
         "checks": checks,
         "jobs": {each["id"]: jobs_of(jobs, each["id"]) for each in found},
+        "longest": LONGEST_JSON,
     }
 
 

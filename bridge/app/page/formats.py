@@ -87,6 +87,21 @@ def pretty(value: Any) -> Markup:
     return lines(text)
 
 
+LONGEST_SHORT = 300
+"""Characters of a JSON value in a line of a table."""
+
+
+def short(value: Any) -> str:
+    """JSON value in one line, cut at `LONGEST_SHORT` characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_SHORT else f"{text[:LONGEST_SHORT]}…"
+
+
+def lines(text: Any) -> Markup:
+    """Text with its line breaks."""
+    return escape("\n".join(map(printable, str(text)[:LONGEST_JSON].split("\n"))))
+
+
 def command(text: Any) -> Markup:
     """Command of the command line."""
     return Markup("<code>{}</code>").format(printable(str(text)))
@@ -98,17 +113,12 @@ def commands(text: Any) -> Markup:
     return Markup("").join(command(part) if at % 2 else escape(printable(part)) for at, part in enumerate(parts))
 
 
-def lines(value: Any) -> Markup:
-    """Text of several lines: its line ends stay."""
-    return escape("\n".join(map(printable, str(value).split("\n"))))
-
-
 def exact(value: Any) -> Markup:
     """Value of a field with all its characters: other texts are shown without control characters."""
     return escape(str(value))
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "badge": badge, "number": number, "rate": rate, "when": when, "seconds": seconds, "pretty": pretty,
-    "command": command, "commands": commands, "exact": exact, "lines": lines, "tone": tone,
-}  # fmt: skip
+    each.__name__: each
+    for each in (badge, number, rate, when, seconds, pretty, short, lines, command, commands, exact, tone)
+}

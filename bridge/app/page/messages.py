@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bridge.app.page.visit import Page, Visit, address, place
 from bridge.core.errors import BridgeError
 from bridge.core.states import MessageState, Outcome
+from bridge.ops.web import STREAMS
 
 _SHOWN = 100
 """Most arrivals and publications of an instance that are shown."""
@@ -214,6 +215,22 @@ async def _decision(visit: Visit, wanted: str) -> Decision:
         return Decision(failure=str(error))
 
 
+async def _waiting(visit: Visit, wanted: str) -> list[Link]:
+    """Pages with the messages that wait for an instance, or with an ordering key, of this name."""
+    early = [each for each in await visit.ask("early.list", prefix=wanted) if each["instance_id"] == wanted]
+    quarantined = [each for each in await visit.ask("quarantine.list") if each["key"] == wanted]
+    found = []
+    if early:
+        found.append(Link(address("/waiting", prefix=wanted), f"{_count(early)} for the start of this instance"))
+    if quarantined:
+        found.append(Link(address("/waiting", key=wanted), f"{_count(quarantined)} with this ordering key"))
+    return found
+
+
+def _count(messages: Sequence[object]) -> str:
+    return "1 message waits" if len(messages) == 1 else f"{len(messages):,} messages wait"
+
+
 async def _read(visit: Visit) -> Mapping[str, Any]:
     wanted = visit.parts.get("message") or (visit.get("q") or "").strip()
     config = visit.loaded.config
@@ -223,6 +240,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "routes": [route.name for route in config.routes],
         "outcomes": [each.value for each in Outcome],
         "tap": tap_options(visit),
+        "tap_stream": f"{STREAMS}tap",
     }
     if not wanted:
         return shared
@@ -238,6 +256,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "started_by": list(instances([each for each in above if each["instance_id"] in started_by], named)),
         "downstream": list(instances(trace["downstream"], named)),
         "decision": await _decision(visit, wanted),
+        "waiting": [] if trace["answers"] else await _waiting(visit, wanted),
         "verdicts": VERDICTS,
         "mark": mark,
         "short": short,

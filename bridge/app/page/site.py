@@ -105,7 +105,7 @@ class Site:
     async def _page(self, page: Page, authenticate: Authenticate, request: web.Request) -> web.StreamResponse:
         caller = await authenticate(request)
         query = {name: request.query[name] for name in request.query}
-        visit = Visit(self._loaded(), caller, self._routes, request.path, dict(request.match_info), query)
+        visit = Visit(self._loaded(), caller, self._routes, request.rel_url.raw_path, dict(request.match_info), query)
         found = await page.read(visit)
         if isinstance(found, Picture):
             headers = {"Content-Disposition": f'attachment; filename="{found.name}.svg"'}
@@ -153,7 +153,7 @@ class Site:
             menu=[each for each in self._pages if each.menu and _offered(each, visit)],
             theme=theme if theme in THEMES else THEMES[0],
             flash=_flash(request),
-            here=request.path_qs,
+            here=request.rel_url.raw_path_qs,
         )
         return _response(text, "text/html", {"Cache-Control": "no-store"})
 

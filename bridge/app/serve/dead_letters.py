@@ -22,7 +22,8 @@ from bridge.core.system_names import DEAD_LETTER_BLOCK
 from bridge.dead_letters.reader import TopicReader, TopicRows
 from bridge.dead_letters.rows import Choice, Facts, Rows, Summary
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
 
 log = structlog.get_logger("bridge.dead_letters")

@@ -133,8 +133,8 @@ class EmbeddedEngineConfig(EngineBase):
     )
     dispatch: Literal["direct", "protocol"] = Field(
         "direct",
-        description="Path of work to this process's worker: `direct` passes it to the SDK's executors; "
-        "`protocol` runs the SDK's worker unchanged.",
+        description="Path of work to the worker of this process: `direct` passes it to the SDK's executors, from "
+        "another process on Linux over a channel of the bridge; `protocol` runs the SDK's worker unchanged.",
     )
     sessions: Integer = Field(
         1000,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -73,6 +73,16 @@ class Pool:
 
     def submit(self, job: Job) -> None:
         self._queue.put(job)
+
+    def take_waiting(self) -> list[str]:
+        """Remove the jobs that have not begun, and return their tokens."""
+        taken = []
+        with suppress(Empty):
+            while True:
+                job = self._queue.get_nowait()
+                if job is not None:
+                    taken.append(job[2])
+        return taken
 
     def stop(self) -> None:
         """Drop the jobs that have not begun, and wait for the others."""
@@ -162,6 +172,12 @@ class PooledWorker(MonitoredWorker, SessionWorker):
         """Record that work items arrive from now on."""
         self._runs = True
         self.set_running(True)
+
+    def take_waiting(self) -> list[str]:
+        """Remove the work that has not begun, and return its tokens. Nothing begins from now on."""
+        if self._stub is not None:
+            self._stub.close()
+        return [token for pool in self._pools for token in pool.take_waiting()]
 
     def stop_pools(self) -> None:
         """Drop the work that has not begun, and wait for the rest."""

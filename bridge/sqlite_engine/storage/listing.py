@@ -27,6 +27,7 @@ class Wanted:
 
     statuses: numbers, as clients see them. name: of the orchestration, or own name of the saga.
     created_from, created_to: microseconds since the Unix epoch.
+    status_text: texts in the custom status, as far as it is not encrypted: a first choice, to be looked at again.
     """
 
     statuses: tuple[int, ...] = ()
@@ -35,6 +36,7 @@ class Wanted:
     outcomes: tuple[str, ...] = ()
     created_from: int | None = None
     created_to: int | None = None
+    status_text: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,9 @@ def _conditions(wanted: Wanted, declared: str) -> tuple[list[str], list[Any]]:
         if value is not None:
             where.append(f"created_at {sign} ?")
             values.append(value)
+    for text in wanted.status_text:
+        where.append("(typeof(custom_status) = 'blob' OR instr(custom_status, ?))")
+        values.append(text)
     return where, values
 
 

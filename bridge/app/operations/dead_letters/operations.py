@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field
 
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations.dead_letters.batches import Batch, select, submit
+from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene
@@ -156,19 +156,19 @@ def _body(given: EditDeadLetter) -> bytes:
 
 DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "dlq.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
+        "dlq.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay, list[Submitted],
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters,
+        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters, list[Submitted],
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters,
+        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters, list[Submitted],
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
+        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, Submitted, lambda given: given.id,
         lambda given: {"force": given.force},
     ),
 )  # fmt: skip

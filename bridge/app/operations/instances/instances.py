@@ -164,14 +164,17 @@ class Instances:
             found = await self.named(found)
         return sorted(filter(filter_.takes, found), key=lambda one: (one.created_at, one.instance_id), reverse=True)
 
-    async def page(self, filter_: Filter, limit: int, cursor: str) -> tuple[Sequence[Instance], str | None]:
+    async def page(
+        self, filter_: Filter, limit: int, cursor: str, status_text: tuple[str, ...] = ()
+    ) -> tuple[Sequence[Instance], str | None]:
         """Part of the instances that match the filter, newest first and without payloads; and the next cursor.
 
-        cursor: `START`, or that of the part before. The embedded engine reads the part only, unless the filter has a
+        cursor: `START`, or that of the part before. status_text: texts in custom statuses, where the engine can look.
+        The embedded engine reads the part only, unless the filter has a
         tag or a time of completion; other engines list all instances. Raises: InvalidCommand for a malformed cursor.
         """
         before = _place_of(cursor)
-        listed = await self._newest(filter_, limit + 1, before) if before[1] == "" else None
+        listed = await self._newest(filter_, limit + 1, before, status_text) if before[1] == "" else None
         if listed is not None:
             found = [_listed(each) for each in listed]
             more = str(listed[limit - 1].key) if len(listed) > limit else None
@@ -180,7 +183,9 @@ class Instances:
         shown = everything[:limit]
         return shown, f"{shown[-1].created_at}|{shown[-1].instance_id}" if len(everything) > limit else None
 
-    async def _newest(self, filter_: Filter, limit: int, before: tuple[str, str]) -> Sequence[Listed] | None:
+    async def _newest(
+        self, filter_: Filter, limit: int, before: tuple[str, str], status_text: tuple[str, ...]
+    ) -> Sequence[Listed] | None:
         if (
             not isinstance(self._engine, ListingEngine)
             or filter_.tags
@@ -192,7 +197,7 @@ class Instances:
         first, end = (
             None if each is None else int(each.timestamp() * 1e6) for each in (filter_.created_from, filter_.created_to)
         )
-        wanted = Wanted(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end)
+        wanted = Wanted(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end, status_text)
         return await self._engine.newest_instances(wanted, limit, int(before[0]) if before[0] else None)
 
     async def _tagged(self, filter_: Filter) -> set[str]:

@@ -71,7 +71,9 @@ if (regions().length) {
     listen();
     setInterval(() => { if (Date.now() - heard > SILENT) soon(); }, PERIOD);
   }
-  setInterval(() => { if (!document.hidden && (!stream || !lost.hidden)) refresh(); }, PERIOD);
+  // The stream follows the status of the daemon; what else changes is asked for
+  const polls = document.querySelector('[data-live="poll"]') !== null;
+  setInterval(() => { if (!document.hidden && (!stream || polls || !lost.hidden)) refresh(); }, PERIOD);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) soon(); });
 }
 
@@ -125,7 +127,7 @@ function watch(section) {
   const options = encodeURIComponent(section.dataset.tap);
   for (const each of [state, controls, table]) each.hidden = false;
   state.textContent = "Waiting for messages.";
-  const events = new EventSource(`/api/v1/tap?options=${options}`);
+  const events = new EventSource(`${section.dataset.stream}?options=${options}`);
   let paused = false;
   button.onclick = () => { paused = !paused; button.textContent = paused ? "Go on" : "Pause"; };
   events.onmessage = ({ data }) => {

@@ -43,6 +43,13 @@ class Kind(IntEnum):
     """From the process: a token of work that it could not run."""
     REPORT = 13
     """From the process: figures since its last report, as JSON."""
+    ATTACH = 14
+    """From a process that the daemon has not started, first: what it knows and keeps, as JSON. The same in all
+    versions. A request for work follows."""
+    REQUEST = 15
+    """From such a process: its GetWorkItemsRequest."""
+    LEAVING = 16
+    """From such a process: it takes no more work, and sends the results of what runs."""
 
 
 _TURN = struct.Struct("<BII")
