@@ -175,7 +175,9 @@ async def test_an_unknown_flash_or_theme_changes_nothing(shop: Shop, http: aioht
         assert response.cookies["bridge_theme"].value == "dark"
 
 
-@pytest.mark.parametrize("sources", ["", "sources: {plain: {broker: local, topics: [plain], codec: json, no_match: ignore}}\n"])
+@pytest.mark.parametrize(
+    "sources", ["", "sources: {plain: {broker: local, topics: [plain], codec: json, no_match: ignore}}\n"]
+)
 async def test_an_empty_installation_says_what_to_do_first(
     tmp_path: Path, http: aiohttp.ClientSession, sources: str
 ) -> None:
