@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
     """Loader that takes `=` for a text, as Kubernetes does."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: str(node.value))
 
 
 def schema(directory: Path, kind: str) -> Any:
