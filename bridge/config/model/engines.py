@@ -137,12 +137,14 @@ class EmbeddedEngineConfig(EngineBase):
         "another process on Linux over a channel of the bridge; `protocol` runs the SDK's worker unchanged.",
     )
     sessions: Integer = Field(
-        1000,
+        defaults.SESSIONS,
         ge=0,
         description="Orchestrations that stay in memory between their turns, with `dispatch: direct`; 0: every turn "
         "replays its orchestrator from the beginning.",
     )
-    session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
+    session_bytes: Size = Field(
+        defaults.SESSION_BYTES, description="Bytes of history of all orchestrations that stay in memory."
+    )
     cache_bytes: Size = Field(
         defaults.CACHED_BYTES,
         description="Bytes of instances that the engine keeps in memory, and as many of entities; it reads "
