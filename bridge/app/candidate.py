@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from bridge.app.composition import build_decoder, build_router, module_base
+from bridge.app.composition import build_decoder, build_router, build_rule_set, module_base
 from bridge.app.reload.changes import belongs_to_rules, changes
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.problems.codes import coded
+from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.settings import EnginePort
 from bridge.routing.cel.template import constant_prefix
 
-_PATH = ("rules", "candidate")
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
+
+CANDIDATE = ("rules", "candidate")
+"""Path of the setting that names the candidate."""
 
 
 def load_candidate(loaded: Loaded) -> Loaded | None:
@@ -23,11 +30,24 @@ def load_candidate(loaded: Loaded) -> Loaded | None:
     name = loaded.config.rules.candidate
     if name is None:
         return None
-    candidate = load([loaded.resolve(_PATH, name)])
+    candidate = load([loaded.resolve(CANDIDATE, name)])
     problems = list(_problems(loaded, candidate))
     if problems:
         raise ConfigError(problems)
     return candidate
+
+
+def candidate_rules(
+    loaded: Loaded,
+    candidate: Loaded | None,
+    engines: Mapping[str, EnginePort],
+    registries: Mapping[str, Registry] | None,
+) -> dict[str, RuleSet]:
+    """Compile the rule sets of a candidate, for the sources that the configuration has too. Raises: ConfigError."""
+    if candidate is None:
+        return {}
+    names = [name for name in candidate.config.sources if name in loaded.config.sources]
+    return {name: build_rule_set(candidate, name, engines, registries) for name in names}
 
 
 def check_candidate(loaded: Loaded) -> list[Problem]:
@@ -60,7 +80,7 @@ def _without_effect(loaded: Loaded, candidate: Loaded) -> Iterator[Problem]:
     if settings or any(each.routes or any(map(belongs_to_rules, each.keys)) for each in sources):
         return
     what = "the candidate decides as this configuration does: its rules, `vars` and `sagas` are the same"
-    yield coded("C020", loaded.locate(_PATH, what))
+    yield coded("C020", loaded.locate(CANDIDATE, what))
 
 
 def _problems(loaded: Loaded, candidate: Loaded) -> Iterator[Problem]:

@@ -21,9 +21,9 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage.shards import ShardLimits
 from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
-from bridge.encryption import KEY_BYTES, Key, KeyProblem, Keyring
+from bridge.encryption import KeyProblem, Keyring
 from bridge.engines import keyrings
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, StoredEntities
 from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
@@ -167,6 +167,16 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
+def stored_entities(loaded: Loaded, name: str) -> StoredEntities | None:
+    """Entities of an engine whose file this machine has; None for a remote engine."""
+    config = loaded.config.engines[name]
+    if not isinstance(config, EmbeddedEngineConfig):
+        return None
+    from bridge.engines.embedded.stored import StoredFile
+
+    return StoredFile(loaded.base / config.path, partial(read_keyring, loaded, name))
+
+
 def create_engine(
     name: str,
     config: EmbeddedEngineConfig | SchedulerEngineConfig,
@@ -252,14 +262,14 @@ def build_access(loaded: Loaded) -> Access:
 
 def build_sessions(loaded: Loaded, access: Access) -> Sessions:
     """Sessions of browsers. Raises: ConfigError when the files of keys cannot be read."""
-    from bridge.ops.sessions import Sessions
+    from bridge.ops.sessions import Sessions, random_keyring
 
     settings = loaded.config.ops.http.access.sessions
     path = ("ops", "http", "access", "sessions", "keys")
     files = [loaded.resolve((*path, at), file) for at, file in enumerate(settings.keys)]
     try:
         keys = [keyrings.from_file(f"session-{at}", file) for at, file in enumerate(files)]
-        return Sessions(access, Keyring(keys or [Key("session", os.urandom(KEY_BYTES))]), settings.duration)
+        return Sessions(access, Keyring(keys) if keys else random_keyring(), settings.duration)
     except KeyProblem as problem:
         raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
 

@@ -12,6 +12,7 @@ from bridge.cli.shared.connection import EXITS, engine_of_route, operate, operat
 from bridge.cli.shared.options import config_options, output_option, reason_option
 from bridge.cli.shared.output import local_time, print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE, RATE
+from bridge.cli.shared.remote import remote_options
 
 _EXITS = EXITS | {1: "the engine refused, or the route has no temporary limit"}
 
@@ -52,6 +53,7 @@ def command() -> None:
 @click.option("--rate", type=RATE, metavar="N/s", help="Commands per second of all daemons together: 10/s, 300/m.")
 @click.option("--for", "seconds", type=PAUSE, required=True, metavar="TIME", help="Time until the limit ends.")
 @reason_option
+@remote_options
 @config_options
 def set_(
     route: str, running: int | None, rate: float | None, seconds: float, reason: str | None, **options: Any
@@ -79,6 +81,7 @@ def set_(
     exits=_EXITS,
 )
 @output_option(older=False)
+@remote_options
 @config_options
 def list_(output: str, **options: Any) -> None:
     """List the temporary limits of all routes.
@@ -118,6 +121,7 @@ def list_(output: str, **options: Any) -> None:
 )
 @click.argument("route", metavar="ROUTE")
 @reason_option
+@remote_options
 @config_options
 def clear(route: str, reason: str | None, **options: Any) -> None:
     """End the temporary limit of a route, on all its daemons within five seconds."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from bridge.sqlite_engine.model.instance import Finish
-
 if TYPE_CHECKING:
     from durabletask.serialization import DataConverter
 
@@ -17,8 +15,10 @@ if TYPE_CHECKING:
     from bridge.engines.worker.compatibility import CompatibilityMonitor
     from bridge.engines.worker.contained_worker import RunningWorker
     from bridge.engines.workflows import Workflows
+    from bridge.sqlite_engine.model.instance import Finish
+    from bridge.sqlite_engine.storage.listing import Listed, Wanted
 
-FinishListener = Callable[[Sequence[Finish]], None]
+FinishListener = Callable[["Sequence[Finish]"], None]
 """Listener that gets the ends of instances."""
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
@@ -107,6 +107,18 @@ def watch_finishes(engine: Engine, listener: FinishListener) -> bool:
         return False
     engine.watch_finishes(listener)
     return True
+
+
+@runtime_checkable
+class ListingEngine(Protocol):
+    """Engine that lists its instances from the newest to the oldest."""
+
+    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> Sequence[Listed] | None:
+        """Part of the list; None while no process of this version has opened the engine.
+
+        before: position of the last instance of the part before.
+        """
+        ...
 
 
 async def instance_counts(engine: Engine) -> InstanceCounts | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import secrets
 import time
@@ -21,6 +22,8 @@ from bridge.config.model.access import OidcConfig
 from bridge.core.errors import BridgeError, wire_name
 from bridge.ops.audit import Actor
 from bridge.system.addresses import is_loopback
+
+_log = logging.getLogger("bridge.access")
 
 Role = Literal["reader", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -135,7 +138,7 @@ class TokenFile:
         self.path = path
         self._stamp = self._now()
         self._tokens = parse_tokens(path.read_text())
-        self.problem: str | None = None
+        self._problem = ""
         """Reason why the present file is not in use."""
 
     def find(self, token: str) -> Caller | None:
@@ -160,9 +163,14 @@ class TokenFile:
             stamp = self._now()
             if stamp == self._stamp:
                 return
-            self._tokens, self._stamp, self.problem = parse_tokens(self.path.read_text()), stamp, None
+            self._tokens, self._stamp, self._problem = parse_tokens(self.path.read_text()), stamp, ""
+            _log.info("the file of tokens has changed", extra={"action": "tokens", "file": str(self.path)})
         except (OSError, ValueError) as error:
-            self.problem = str(error)
+            problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
+            if problem != self._problem:
+                self._problem = problem
+                what = "the changed file of tokens is not valid; the tokens before it stay in use"
+                _log.error(what, extra={"action": "tokens", "file": str(self.path), "detail": problem})
 
 
 class Oidc:
@@ -279,7 +287,9 @@ class Access:
         if not self.is_configured:
             if scheme:
                 raise Unauthenticated("this daemon accepts no tokens; configure `ops.http.access`")
-            return anonymous(headers, remote)
+            if not _is_local(remote) or any(name in headers for name in _FORWARDED):
+                raise Unauthenticated("without `ops.http.access` only this machine has access, and no proxy")
+            return ANONYMOUS
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("send a token: `Authorization: Bearer TOKEN`")
         token = token.strip()
@@ -289,13 +299,6 @@ class Access:
         if found is None:
             raise Unauthenticated("the token is unknown, has expired, or names no role")
         return found
-
-
-def anonymous(headers: Mapping[str, str], remote: str | None) -> Caller:
-    """Caller where no access is configured. Raises: Unauthenticated for another machine, and for a proxy."""
-    if not _is_local(remote) or any(name in headers for name in _FORWARDED):
-        raise Unauthenticated("without `ops.http.access` the ops port answers to this machine only, and to no proxy")
-    return ANONYMOUS
 
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from bridge.encryption import Keyring, Unsealable
-from bridge.ops.access import ROLES, Access, Caller, Unauthenticated, anonymous, digest
+from bridge.encryption import KEY_BYTES, Key, Keyring, Unsealable
+from bridge.ops.access import ROLES, Access, Caller, Unauthenticated, digest
 from bridge.ops.audit import Actor, Denied
 from bridge.system.addresses import is_loopback
 
@@ -28,7 +29,7 @@ LOGIN_SECONDS = 600.0
 _PLACES: Mapping[str, bytes] = {COOKIE: b"bridge.session", LOGIN_COOKIE: b"bridge.login"}
 _LONGEST = 4096
 """Characters of the longest cookie: browsers store no longer one."""
-_LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,2000}")
+_LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,4000}")
 """Path on this port, without a backslash, which browsers take for a slash."""
 
 
@@ -41,13 +42,13 @@ class Sessions:
 
     def __init__(self, access: Access, keyring: Keyring, duration: float) -> None:
         """Create the sessions. duration: seconds from a login to the next."""
-        self._access = access
+        self.access = access
         self._keyring = keyring
         self.duration = duration
 
     def of_token(self, token: str) -> tuple[Caller, str]:
         """Caller with a static token, and the cookie of its session. Raises: Unauthenticated."""
-        found = None if self._access.tokens is None else self._access.tokens.find(token)
+        found = None if self.access.tokens is None else self.access.tokens.find(token)
         if found is None:
             raise Unauthenticated("the token is unknown or has expired")
         return _of_page(found), self.seal(COOKIE, {"token": digest(token)}, self.duration)
@@ -58,15 +59,15 @@ class Sessions:
         content = {"name": caller.actor.name, "role": caller.role, "payloads": caller.payloads, "of": self._provider}
         return caller, self.seal(COOKIE, content, self.duration)
 
-    def caller(self, request: web.Request) -> Caller:
-        """Caller of a page. Tokens in headers are not read.
+    async def caller(self, request: web.Request) -> Caller:
+        """Caller of a page: by a token in the header `Authorization`, else by the cookie of a session.
 
-        Raises: Unauthenticated without a valid session; Denied for a change that another site requests.
+        Raises: Unauthenticated, ProviderUnavailable; Denied for a change that another site requests.
         """
-        if self._access.is_configured:
-            caller = self._found(request.cookies.get(COOKIE))
+        if "Authorization" in request.headers or not self.access.is_configured:
+            caller = await self.access.caller(request.headers, request.remote)
         else:
-            caller = anonymous(request.headers, request.remote)
+            caller = self._found(request.cookies.get(COOKIE))
         if request.method not in ("GET", "HEAD") and not is_same_origin(request.headers):
             raise Denied("another site has made this request; changes are made from the page itself", caller.actor)
         return caller
@@ -75,7 +76,7 @@ class Sessions:
         content = None if cookie is None else self.open(COOKIE, cookie)
         found = None
         if content is not None and "token" in content:
-            found = None if self._access.tokens is None else self._access.tokens.find_digest(str(content["token"]))
+            found = None if self.access.tokens is None else self.access.tokens.find_digest(str(content["token"]))
         elif content is not None and self._provider is not None and content.get("of") == self._provider:
             role = next(each for each in ROLES if each == content["role"])
             found = Caller(Actor(str(content["name"]), None, "page"), role, content["payloads"] is True)
@@ -86,7 +87,7 @@ class Sessions:
     @property
     def _provider(self) -> list[str] | None:
         """Identity of the provider. A session ends when the daemon uses another one."""
-        settings = None if self._access.oidc is None else self._access.oidc.settings
+        settings = None if self.access.oidc is None else self.access.oidc.settings
         return None if settings is None or settings.login is None else [settings.issuer, settings.login.client_id]
 
     def seal(self, cookie: str, content: Mapping[str, Any], seconds: float) -> str:
@@ -104,6 +105,11 @@ class Sessions:
         except (binascii.Error, ValueError, Unsealable):
             return None
         return content if content["until"] > time.time() else None
+
+
+def random_keyring() -> Keyring:
+    """Key of this process: its sessions hold here only, and end with it."""
+    return Keyring([Key("process", os.urandom(KEY_BYTES))])
 
 
 def set_cookie(response: web.StreamResponse, cookie: str, value: str, seconds: float) -> None:

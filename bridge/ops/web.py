@@ -20,8 +20,11 @@ from bridge.ops.api import PREFIX, Authenticate, Route, Stream, Streams, TooMany
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import OPENMETRICS, chosen_type
+from bridge.ops.sessions import Sessions, random_keyring
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
+STREAMS = "/stream/"
+"""Prefix of the streams for pages, whose readers have sessions."""
 _SECURITY = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -37,8 +40,8 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 class Pages(Protocol):
     """Pages for browsers."""
 
-    def add_to(self, app: web.Application, authenticate: Authenticate) -> None:
-        """Serve them on an application, for callers that `authenticate` admits."""
+    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: Sessions) -> None:
+        """Serve them on an application, for callers that `authenticate` admits, and the logins of their sessions."""
         ...
 
 
@@ -65,6 +68,7 @@ class Web:
         access: Access | None = None,
         max_body: int = 1024 * 1024,
         pages: Pages | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         """Create the server.
 
@@ -72,13 +76,15 @@ class Web:
         tls: files of the settings.
         routes, streams: the API, for callers that `access` admits.
         max_body: bytes of the largest body of a request.
-        pages: for browsers; None: there are none.
+        pages: for browsers, which get the streams below `/` too; None: there are none.
+        sessions: of browsers; None: with a random key.
         """
         self._routes = routes
         self._pages = pages
         self._stream_places = streams
         self._streams = Streams(min(settings.max_streams, settings.max_connections // 2))
         self._access = access or Access()
+        self.sessions = sessions or Sessions(self._access, random_keyring(), settings.access.sessions.duration)
         self._rate = Rate(settings.access.rate, settings.access.burst)
         self._max_body = max_body
         self._tls = tls
@@ -122,7 +128,8 @@ class Web:
         add_routes(app, self._routes, self._caller)
         self._streams.add(app, PREFIX, self._stream_places, self._caller, self._admitted)
         if self._pages is not None:
-            self._pages.add_to(app, self._caller)
+            self._pages.add_to(app, self._visitor, self.sessions)
+            self._streams.add(app, STREAMS, self._stream_places, self._visitor, self.sessions.caller)
         connections = Connections(app, self._settings)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
@@ -160,7 +167,7 @@ class Web:
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        api = request.path.startswith(PREFIX)
+        api = request.path.startswith((PREFIX, STREAMS))
         # A page in a browser can reach loopback through a name of its own (DNS rebinding); the Host header shows it
         if _host_of(request.headers.get("Host", "")) not in self._hosts:
             text = "this host name is not served here; list it under ops.http.allowed_hosts"
@@ -171,7 +178,13 @@ class Web:
         return await self._access.caller(request.headers, request.remote)
 
     async def _caller(self, request: web.Request) -> Caller:
-        caller = await self._admitted(request)
+        return self._paced(await self._admitted(request))
+
+    async def _visitor(self, request: web.Request) -> Caller:
+        return self._paced(await self.sessions.caller(request))
+
+    def _paced(self, caller: Caller) -> Caller:
+        """Count a request of a caller. Raises: TooManyRequests."""
         seconds = self._rate.wait(caller.actor.name, time.monotonic())
         if seconds:
             raise TooManyRequests(seconds)

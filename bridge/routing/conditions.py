@@ -100,7 +100,7 @@ class _Judge:
             for part in split(alternative, "&&"):
                 yield from self._operand(part)
                 if (why := self._always_of_call(part)) is not None:
-                    yield "R012", f"`{part}` always holds: {why}"
+                    yield "R012", f"`{part}` always holds; {why}"
         facts = dict(_facts(match))
         if topics:
             facts.setdefault(_TOPIC, topics)
@@ -165,7 +165,7 @@ class _Judge:
             elif (test := self._test(operand)) is not None:
                 method, receiver, text = test
                 if (why := self._excluded(receiver, method, text)) is not None:
-                    return f"`{operand}`: {why}"
+                    return f"`{operand}`; {why}"
                 fixed.setdefault((method, spelling(receiver)), {})[text] = operand
         for side, parts in compared.items():
             known = results_of(side)
@@ -173,7 +173,7 @@ class _Judge:
             if known is None or values is None:
                 continue
             if not any(all(_compared(part, value) for _, part in parts) for value in values):
-                return f"{' && '.join(f'`{operand}`' for operand, _ in parts)}: {known.what}"
+                return f"{' && '.join(f'`{operand}`' for operand, _ in parts)}; {known.what}"
         for (method, _), texts in fixed.items():
             begins = {"startsWith": str.startswith, "endsWith": str.endswith}.get(method)
             if begins is not None and (pair := disjoint(texts, begins)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import time
@@ -14,6 +15,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.hub.calls import Calls
 from bridge.sqlite_engine.hub.completions import Completions
+from bridge.sqlite_engine.hub.grouping import OperationGroup
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
@@ -34,6 +36,9 @@ from bridge.system import private
 
 logger = logging.getLogger(__name__)
 
+Put = Callable[[Operation], None]
+"""Function that takes an operation for the writer."""
+
 
 class Database:
     """Durable task hub over one SQLite file.
@@ -50,6 +55,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._open = False
         self.running: RunningItems | None = None
+        self._groups: dict[asyncio.AbstractEventLoop, OperationGroup] = {}
 
     def start(self) -> None:
         """Open the file, creating it where it is missing, and continue the work that it holds.
@@ -161,6 +167,8 @@ class Database:
         self._open = False
         self._retention.stop()
         self._warmup.stop()
+        for loop in list(self._groups):
+            self.end_group(loop)
         self.writer.stop()
         self._reader.stop()
         if self.spans is not None:
@@ -171,27 +179,28 @@ class Database:
             self._connection.close()
         self._lock.release()
 
-    def call(self, method: str, request: Any, reply: Reply, peer: str = "") -> Any:
+    def call(self, method: str, request: Any, reply: Reply, peer: str = "", put: Put | None = None) -> Any:
         """Handle a request. Return its answer, or return DEFERRED and settle `reply` later from another thread.
 
-        peer: address of the caller's connection. Raises: Rejection.
+        peer: address of the caller's connection. put: takes the operation of the request; None: the writer takes it.
+        Raises: Rejection.
         """
         if not self._open:
             raise unavailable("The engine is not running")
         operation = self._writes.get(method)
         if operation is not None:
             self._check_size(method, request)
-            self.writer.submit(operation, request, reply=reply)
+            (put or self.writer.put)(Operation(Kind.CALL, operation, (request,), reply))
             return DEFERRED
         if method in self._completed:
-            return self.complete(method, request, peer)
+            return self.complete(method, request, peer, put)
         immediate = self._immediate.get(method)
         if immediate is not None:
             return immediate(request)
         deferrable = self._deferrable.get(method)
         if deferrable is not None:
             self._check_size(method, request)
-            self.writer.submit(deferrable, request, reply, reply=reply)
+            (put or self.writer.put)(Operation(Kind.CALL, deferrable, (request, reply), reply))
             return DEFERRED
         question = self._questions.get(method)
         if question is not None:
@@ -199,9 +208,21 @@ class Database:
             return DEFERRED
         raise invalid_argument(f"{method} is not a call of this engine")
 
-    def forget(self, instance_id: str, reply: Reply) -> None:
-        """Remove the waiter of a caller that has gone."""
-        self.writer.submit(self.hub.waiters.discard, instance_id, reply, kind=Kind.WORKER)
+    def forget(self, instance_id: str, reply: Reply, put: Put | None = None) -> None:
+        """Remove the waiter of a caller that has gone. put: as for its call."""
+        (put or self.writer.put)(Operation(Kind.WORKER, self.hub.waiters.discard, (instance_id, reply)))
+
+    def group(self, loop: asyncio.AbstractEventLoop) -> OperationGroup:
+        """Group of the operations of one event loop. A stop of the database passes them to the writer."""
+        found = self._groups.get(loop)
+        if found is None:
+            found = self._groups[loop] = OperationGroup(loop, self.writer.put_all)
+        return found
+
+    def end_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pass the operations of an event loop that ends to the writer."""
+        if (found := self._groups.pop(loop, None)) is not None:
+            found.flush()
 
     def connect(self, stream: Stream) -> None:
         """Start to send work to the stream. Raises: Rejection when the engine is not running."""
@@ -253,14 +274,14 @@ class Database:
                 f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken"
             )
 
-    def complete(self, method: str, request: Any, peer: str = "") -> pb.CompleteTaskResponse:
+    def complete(self, method: str, request: Any, peer: str = "", put: Put | None = None) -> pb.CompleteTaskResponse:
         """Take a worker's result: end its lease now, and record the result in a later transaction.
 
-        The consequences of the result wait for the commit. Raises: Rejection.
+        The consequences of the result wait for the commit. put: as for `call`. Raises: Rejection.
         """
         operation = self._completion(method, request, peer)
         if operation is not None:
-            self.writer.submit_results(operation)
+            (put or self.writer.put)(operation)
         return pb.CompleteTaskResponse()
 
     def complete_all(self, results: Iterable[tuple[str, Any]]) -> None:
@@ -277,7 +298,7 @@ class Database:
             if operation is not None:
                 operations.append(operation)
         if operations:
-            self.writer.submit_results(operations)
+            self.writer.put_all(operations)
 
     def _completion(self, method: str, request: Any, peer: str) -> Operation | None:
         """End the lease of a result. Returns the operation that records the result; None for a part of one.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.app.serve import live as live_module
-from bridge.app.serve.live import LIVE, MOST_CHANGES, Live
+from bridge.app.serve.live import MOST_CHANGES, Live
 from bridge.app.serve.tap import Taps
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
@@ -20,7 +20,7 @@ from bridge.config.source import Loaded, load
 from bridge.core.states import DaemonState
 from bridge.ops import api
 from bridge.ops.access import Access, TokenFile, new_token, token_line
-from bridge.ops.api import Stream
+from bridge.ops.api import LIVE, Stream
 from bridge.ops.health import Readiness
 from bridge.ops.web import Web
 from bridge.pipeline.decisions import DecisionListeners

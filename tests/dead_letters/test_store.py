@@ -12,7 +12,8 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.system_names import DEAD_LETTER_BLOCK, DEAD_LETTER_STATES, dead_letter_block, dead_letter_prefix
 from bridge.dead_letters.state_machine import DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.store import DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines import entity_reads
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine

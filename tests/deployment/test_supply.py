@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-supply.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-supply.lock", "requirements-docs.lock")
 
 
 @pytest.mark.parametrize("lock", LOCKS)

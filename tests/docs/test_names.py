@@ -225,11 +225,6 @@ def test_every_dependency() -> None:
     assert {row[0] for row in table("docs/dependencies.md", "Library")} == needed
 
 
-def test_the_table_of_documents_is_complete() -> None:
-    listed = {link for row in table("README.md", "Document") for link in _LINK.findall(row[0])}
-    assert listed == set(DOCUMENTS) - {"README.md"}
-
-
 def test_every_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert {row[0] for row in table("docs/install.md", "Extra")} == project["project"]["optional-dependencies"].keys()

@@ -22,10 +22,13 @@ class Provider:
 
     redirect, client, secret: of the one registered application; a secret of None is a public client.
     claims: added to every token; None removes one. methods: `token_endpoint_auth_methods_supported`; None: not stated.
+    lands: address to which browsers are led in place of `redirect`, as a proxy would do; empty: none.
     broken: status with which the token endpoint answers instead; 0: none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self.lands = ""
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.issuer = ""
         self.requests = 0
@@ -48,9 +51,9 @@ class Provider:
         app.router.add_post("/token", self._token)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
-        self.issuer = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.issuer = f"http://{self._host}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -77,7 +80,7 @@ class Provider:
         assert "openid" in asked["scope"].split()
         code = secrets.token_urlsafe(8)
         self._codes[code] = asked
-        raise web.HTTPFound(f"{self.redirect}?{urlencode({'code': code, 'state': asked['state']})}")
+        raise web.HTTPFound(f"{self.lands or self.redirect}?{urlencode({'code': code, 'state': asked['state']})}")
 
     async def _token(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}

@@ -31,11 +31,11 @@ def oidc(issuer: str = "https://login.example", client: str = "bridge") -> Oidc:
     return Oidc(OidcConfig(issuer=issuer, audience="api", login=login))
 
 
-def found(sessions: Sessions, cookie: str | None, method: str = "GET", **headers: str) -> Caller:
+async def found(sessions: Sessions, cookie: str | None, method: str = "GET", **headers: str) -> Caller:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if cookie is not None:
         sent["Cookie"] = f"{COOKIE}={cookie}"
-    return sessions.caller(make_mocked_request(method, "/", sent))
+    return await sessions.caller(make_mocked_request(method, "/", sent))
 
 
 @pytest.fixture
@@ -46,50 +46,50 @@ def file(tmp_path: Path) -> tuple[Path, str]:
     return path, token
 
 
-def test_a_session_of_a_token_has_its_rights_while_it_is_there(file: tuple[Path, str]) -> None:
+async def test_a_session_of_a_token_has_its_rights_while_it_is_there(file: tuple[Path, str]) -> None:
     path, token = file
     sessions = Sessions(Access(TokenFile(path)), Keyring(KEYS), 3600)
     _, cookie = sessions.of_token(token)
-    caller = found(sessions, cookie)
+    caller = await found(sessions, cookie)
     assert (caller.actor, caller.role, caller.payloads) == (Actor("ada", None, "page"), "operator", True)
     assert token not in cookie
     path.write_text(token_line(token, "ada", "reader", payloads=False) + "\n")
-    assert found(sessions, cookie).role == "reader"
+    assert (await found(sessions, cookie)).role == "reader"
     path.write_text("# revoked\n")
     with pytest.raises(Unauthenticated):
-        found(sessions, cookie)
+        await found(sessions, cookie)
     with pytest.raises(Unauthenticated):
         sessions.of_token(token)
 
 
-def test_daemons_with_the_same_keys_accept_each_others_sessions() -> None:
+async def test_daemons_with_the_same_keys_accept_each_others_sessions() -> None:
     access = Access(oidc=oidc())
     _, cookie = Sessions(access, Keyring(KEYS[:1]), 3600).of_claims(ADA)
     for keys in (KEYS[:1], KEYS, KEYS[::-1]):
-        caller = found(Sessions(access, Keyring(keys), 3600), cookie)
+        caller = await found(Sessions(access, Keyring(keys), 3600), cookie)
         assert (caller.actor, caller.role, caller.payloads) == (Actor("ada", None, "page"), "operator", True)
     with pytest.raises(Unauthenticated):
-        found(Sessions(access, Keyring(KEYS[1:]), 3600), cookie)
+        await found(Sessions(access, Keyring(KEYS[1:]), 3600), cookie)
 
 
 @pytest.mark.parametrize("other", [oidc("https://evil.example"), oidc(client="another"), None])
-def test_a_session_ends_with_its_provider(other: Oidc | None, file: tuple[Path, str]) -> None:
+async def test_a_session_ends_with_its_provider(other: Oidc | None, file: tuple[Path, str]) -> None:
     _, cookie = Sessions(Access(oidc=oidc()), Keyring(KEYS), 3600).of_claims(ADA)
     with pytest.raises(Unauthenticated):
-        found(Sessions(Access(TokenFile(file[0]), other), Keyring(KEYS), 3600), cookie)
+        await found(Sessions(Access(TokenFile(file[0]), other), Keyring(KEYS), 3600), cookie)
 
 
-def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(Access(oidc=oidc()), Keyring(KEYS), 3600)
     _, cookie = sessions.of_claims(ADA)
     now = 0.0
     start = time.time()
     monkeypatch.setattr("bridge.ops.sessions.time.time", lambda: start + now)
     now = 3599
-    assert found(sessions, cookie).role == "operator"
+    assert (await found(sessions, cookie)).role == "operator"
     now = 3601
     with pytest.raises(Unauthenticated):
-        found(sessions, cookie)
+        await found(sessions, cookie)
 
 
 def test_a_cookie_of_one_kind_is_none_of_the_other() -> None:
@@ -135,26 +135,36 @@ OTHER: list[Mapping[str, str]] = [
 
 
 @pytest.mark.parametrize("headers", [*SAME, *OTHER])
-def test_changes_come_from_the_page_itself(headers: Mapping[str, str]) -> None:
+async def test_changes_come_from_the_page_itself(headers: Mapping[str, str]) -> None:
     for method in ("GET", "HEAD"):  # a link of another site leads here, as every link does
-        assert found(_SESSIONS, _COOKIE, method, **headers).actor.name == "ada"
+        assert (await found(_SESSIONS, _COOKIE, method, **headers)).actor.name == "ada"
     assert is_same_origin(headers) is (headers in SAME)
     for method in ("POST", "PUT", "DELETE"):
         if headers in SAME:
-            assert found(_SESSIONS, _COOKIE, method, **headers).actor.name == "ada"
+            assert (await found(_SESSIONS, _COOKIE, method, **headers)).actor.name == "ada"
         else:
             with pytest.raises(Denied) as refused:
-                found(_SESSIONS, _COOKIE, method, **headers)
+                await found(_SESSIONS, _COOKIE, method, **headers)
             assert refused.value.actor == Actor("ada", None, "page")
 
 
-def test_a_token_is_no_session(file: tuple[Path, str]) -> None:
+async def test_a_token_is_no_session(file: tuple[Path, str]) -> None:
     path, token = file
     sessions = Sessions(Access(TokenFile(path)), Keyring(KEYS), 3600)
     with pytest.raises(Unauthenticated):
-        found(sessions, None, Authorization=f"Bearer {token}")
+        await found(sessions, token)
+
+
+async def test_a_token_goes_before_a_session(file: tuple[Path, str]) -> None:
+    """A proxy or a program that states who asks is not overruled by a cookie."""
+    path, token = file
+    sessions = Sessions(Access(TokenFile(path)), Keyring(KEYS), 3600)
+    _, cookie = sessions.of_token(token)
+    assert (await found(sessions, cookie, Authorization=f"Bearer {token}")).actor == Actor("ada", None, "token")
     with pytest.raises(Unauthenticated):
-        found(sessions, token)
+        await found(sessions, cookie, Authorization="Bearer another")
+    with pytest.raises(Denied):
+        await found(sessions, None, "POST", Authorization=f"Bearer {token}")
 
 
 async def test_a_session_is_no_token(file: tuple[Path, str]) -> None:

@@ -96,6 +96,7 @@ targets: {results: {broker: local, topic: results}}
 sources:
   orders: {broker: local, topics: [orders], codec: json, attributes: {type: "payload.kind"}, no_match: ignore}
   approvals: {broker: local, topics: [approvals], codec: json, no_match: dead_letter}
+  keyed: {broker: local, topics: [keyed], codec: json, no_match: dead_letter, quarantine: {poll: 50ms}}
 routes:
   - name: start-order
     from: orders
@@ -105,10 +106,23 @@ routes:
     from: orders
     match: {type: delivery}
     schedule: {orchestration: delivery, instance_id: "delivery-{{ payload.id }}", input: payload}
+  - name: late
+    from: approvals
+    when: has(payload.late)
+    raise_event: {instance_id: "late-{{ payload.late }}", name: approved, data: payload, on_missing: dead_letter}
   - name: approve
     from: approvals
     when: has(payload.id)
     raise_event: {instance_id: "approval-{{ payload.id }}", name: approved, data: payload}
+  - name: announce
+    from: orders
+    match: {type: announced}
+    when: payload.id != "" && has(payload.kind)
+    raise_event: {instance_id: "order-{{ payload.id }}", name: announced, on_missing: {wait: 1h}}
+  - name: key
+    from: keyed
+    when: has(payload.id)
+    raise_event: {instance_id: "none-{{ payload.id }}", name: x, on_missing: dead_letter}
 """
 
 STARTS: Mapping[str, tuple[str, Any]] = {
@@ -170,7 +184,11 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
             for number in range(3):
                 await daemon.publish("orders", {"kind": "order", "id": f"m{number}"})
             await daemon.publish("approvals", {"none": HOSTILE})
-            await daemon.settled(4)
+            await daemon.publish("approvals", {"id": HOSTILE}, HOSTILE, **{"x-note": HOSTILE})
+            await daemon.publish("orders", {"kind": "announced", "id": HOSTILE.replace("/", "")})
+            for number in range(2):
+                await daemon.publish("keyed", {"id": number}, HOSTILE)
+            await daemon.settled(8)
             yield Shop(daemon, web.url, tokens)
         finally:
             await web.stop()

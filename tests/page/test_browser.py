@@ -6,11 +6,21 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from bridge.app.page.pages import PAGES
+from bridge.app.page.visit import place
 from tests.page.browser import Scheme, opened, violations, width_of
-from tests.page.shop import Shop
+from tests.page.shop import HOSTILE, Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-PATHS = tuple(page.path for page in PAGES if "{" not in page.path)
+HOSTILE_ID = place("instances", f"broken-{HOSTILE}")
+PATHS = (
+    *(page.path for page in PAGES if page.template and "{" not in page.path),
+    "/instances/order-lost",
+    "/instances/delivery-1",
+    "/instances/approval-1",
+    HOSTILE_ID,
+    "/instances/none",
+)
+"""Every page, and what it shows of one thing."""
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -74,7 +74,7 @@ async def test_without_a_token_the_answer_is_a_page_that_says_so(shop: Shop, htt
     async with http.get(shop.url) as response:
         assert response.status == 401
         assert response.content_type == "text/html"
-        assert "unauthenticated" in await response.text()
+        assert 'name="token"' in await response.text()
 
 
 @pytest.mark.parametrize(
@@ -106,15 +106,15 @@ async def test_an_action_needs_its_role_and_returns_to_its_page(
 ) -> None:
     sent = {"instance_id": "approval-2", "back": "/?a=b", "idempotency-key": f"{role}-1", "event": role, "data": "1"}
     url, headers = f"{shop.url}/do/instances.raise", SAME | bearer(shop, role)
+    flashes = []
     for _ in range(2):
         async with http.post(url, data=sent, headers=headers, allow_redirects=False) as response:
             assert response.status == status
-            if status == 303:
-                assert response.headers["Location"] == "/?a=b"
-                flash = response.cookies["bridge_flash"]
-                assert flash["httponly"]
-                assert flash["samesite"] == "Strict"
-    if status == 303:
+            flashes += [response.cookies["bridge_flash"]] if status == 303 else []
+            assert response.headers.get("Location") == ("/?a=b" if status == 303 else None)
+    for flash in flashes[:1]:
+        assert flash["httponly"]
+        assert flash["samesite"] == "Strict"
         async with http.get(shop.open, cookies={"bridge_flash": flash.value}) as response:
             assert f"Event {role} raised to approval-2." in await response.text()
             assert response.cookies["bridge_flash"].value == ""

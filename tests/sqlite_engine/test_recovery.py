@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
 from tests.kit.protocol_client import (
@@ -140,3 +142,22 @@ def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(res
     second = ProtocolClient(database).take()
     moments = [item.orchestratorRequest.newEvents[0].timestamp.ToNanoseconds() for item in (first, second)]
     assert moments[0] < moments[1]
+
+
+def test_a_result_from_before_a_restart_is_not_taken_for_that_of_other_work(restartable: Restartable) -> None:
+    """Each start of the engine has completion tokens of its own."""
+    hands = ProtocolClient(restartable.now)
+    for name in ("a", "b"):
+        start(restartable.now, "work", name)
+    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
+    hands.turn(items["a"], activity(1, "x"))
+    old = hands.take()
+    restarted = restartable.again()
+    hands = ProtocolClient(restarted)
+    taken = [hands.take(), hands.take()]
+    tokens = {item.completionToken for item in taken}
+    assert old.completionToken not in tokens
+    assert not tokens & {item.completionToken for item in items.values()}
+    late = pb.ActivityResponse(instanceId="a", taskId=1, completionToken=old.completionToken)
+    with pytest.raises(Rejection, match="no longer"):
+        call(restarted, "CompleteActivityTask", late)

@@ -13,7 +13,7 @@ from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.kit.protocol_client import ProtocolClient, activity, again, call, complete, kinds, raise_event, start, state
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually_blocking
 from tests.sqlite_engine.conftest import Restartable
 
 
@@ -216,7 +216,7 @@ def test_connections_on_a_port_are_told_apart(database: Database) -> None:
         gone.turn(complete(1, "late"))
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     other.turn(complete(1, "fine"))
-    assert state(database, "a").output.value == '"fine"'
+    eventually_blocking(lambda: state(database, "a").output.value == '"fine"')
     gone.close()
     other.close()
     server.stop()

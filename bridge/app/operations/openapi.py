@@ -11,7 +11,6 @@ from pydantic.json_schema import models_json_schema
 
 from bridge import __version__
 from bridge.app.operations.operation import Operation
-from bridge.app.operations.results import RESULTS
 from bridge.ops.api import EVENTS, KEY, KEY_HEADER, PREFIX, PROBLEM
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -167,7 +166,7 @@ def _operation(one: Operation[Any], schemas: dict[str, Any]) -> dict[str, Any]:
         shown["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if given:
         shown["parameters"] = given
-    shown["responses"] = _responses(_schema(RESULTS[one.name], schemas), sorted(errors))
+    shown["responses"] = _responses(_schema(one.result, schemas), sorted(errors))
     return shown
 
 

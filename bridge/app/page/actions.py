@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from bridge.app.operations.operation import FREE, jobs_of
 from bridge.core.errors import InvalidCommand
 from bridge.ops.api import BODY_SECONDS, KEY
-from bridge.ops.audit import Denied
+from bridge.ops.sessions import local_path
 
 BACK = "back"
 """Field with the address of the page to which the answer returns."""
 KEY_FIELD = "idempotency-key"
 """Field with the key of the form. A form that is sent twice has one effect."""
 _OWN = frozenset({BACK, KEY_FIELD})
-_BACK = re.compile(r"/(?![/\\])[!-~]{0,4000}")
-
-
-def refuse_foreign(request: web.Request) -> None:
-    """Refuse a form that a page of another site has sent. Raises: Denied.
-
-    Browsers state the origin of a request in headers that no page can set.
-    """
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is None:  # an older browser, or an origin without TLS that is not this machine
-        origin = urlsplit(request.headers.get("Origin", ""))
-        site = "same-origin" if origin.netloc and origin.netloc == request.headers.get("Host") else "cross-site"
-    if site != "same-origin":
-        raise Denied("forms of other sites are refused; open the page of the bridge and use its own form")
 
 
 def back_of(fields: Mapping[str, Any]) -> str:
     """Address on this site to which a form returns."""
-    back = fields.get(BACK)
-    return back if isinstance(back, str) and _BACK.fullmatch(back) else "/"
+    return local_path(str(fields.get(BACK, "/")))
 
 
 async def fields_of(request: web.Request) -> dict[str, Any]:
@@ -68,8 +51,12 @@ async def fields_of(request: web.Request) -> dict[str, Any]:
 
 
 def parameters(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of the operation of a form."""
-    return {name: value for name, value in fields.items() if name not in _OWN}
+    """Parameters of the operation of a form. Browsers end the lines of a text with CR LF; here they end with LF."""
+    return {name: _text(value) if name == "text" else value for name, value in fields.items() if name not in _OWN}
+
+
+def _text(value: Any) -> Any:
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value
 
 
 def key_of(fields: Mapping[str, Any]) -> str | None:

@@ -84,7 +84,22 @@ def pretty(value: Any) -> Markup:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     if len(text) > LONGEST_JSON:
         text = f"{text[:LONGEST_JSON]}\n… {len(text) - LONGEST_JSON:,} characters more"
-    return escape("\n".join(map(printable, text.split("\n"))))
+    return lines(text)
+
+
+LONGEST_SHORT = 300
+"""Characters of a JSON value in a line of a table."""
+
+
+def short(value: Any) -> str:
+    """JSON value in one line, cut at `LONGEST_SHORT` characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_SHORT else f"{text[:LONGEST_SHORT]}…"
+
+
+def lines(text: Any) -> Markup:
+    """Text with its line breaks."""
+    return escape("\n".join(map(printable, str(text)[:LONGEST_JSON].split("\n"))))
 
 
 def command(text: Any) -> Markup:
@@ -104,6 +119,6 @@ def exact(value: Any) -> Markup:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "badge": badge, "number": number, "rate": rate, "when": when, "seconds": seconds, "pretty": pretty,
-    "command": command, "commands": commands, "exact": exact, "tone": tone,
-}  # fmt: skip
+    each.__name__: each
+    for each in (badge, number, rate, when, seconds, pretty, short, lines, command, commands, exact, tone)
+}

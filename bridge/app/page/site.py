@@ -17,10 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bridge.app.operations.operations import BY_NAME
 from bridge.app.page import actions
 from bridge.app.page.formats import FILTERS, tone
+from bridge.app.page.login import Login
 from bridge.app.page.visit import Page, Picture, Visit, address, place
 from bridge.config.source import Loaded
 from bridge.core.bytetext import printable
-from bridge.ops.api import PROBLEM, Answers, Authenticate, Route, admitted, problems
+from bridge.ops.access import Unauthenticated
+from bridge.ops.api import LIVE, PROBLEM, Answers, Authenticate, Route, admitted, problems
+from bridge.ops.audit import Denied
+from bridge.ops.sessions import Sessions, is_same_origin
+from bridge.ops.web import STREAMS
 
 ACTION = "/do/"
 """Path of forms, before the name of the operation."""
@@ -67,11 +72,14 @@ class Site:
         self._routes = {(route.method, route.path): route for route in routes}
         self._loaded = loaded
         self._answers = Answers()
+        self._login: Login | None = None
         self._assets = _assets()
         self._environment = environment({name.partition(".")[2]: path for path, (name, _, _) in self._assets.items()})
 
-    def add_to(self, app: web.Application, authenticate: Authenticate) -> None:
-        """Serve the site on an application."""
+    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: Sessions) -> None:
+        """Serve the site and its logins on an application, for callers that `authenticate` admits."""
+        self._login = Login(sessions, self._loaded, self._html)
+        self._login.add_to(app, self._shown)
         for page in self._pages:
             path = page.path.replace("}", ":[^/]+}")
             app.router.add_get(path, self._shown(partial(self._page, page, authenticate)))
@@ -97,7 +105,7 @@ class Site:
     async def _page(self, page: Page, authenticate: Authenticate, request: web.Request) -> web.StreamResponse:
         caller = await authenticate(request)
         query = {name: request.query[name] for name in request.query}
-        visit = Visit(self._loaded(), caller, self._routes, request.path, dict(request.match_info), query)
+        visit = Visit(self._loaded(), caller, self._routes, request.rel_url.raw_path, dict(request.match_info), query)
         found = await page.read(visit)
         if isinstance(found, Picture):
             headers = {"Content-Disposition": f'attachment; filename="{found.name}.svg"'}
@@ -108,7 +116,6 @@ class Site:
         return response
 
     async def _act(self, authenticate: Authenticate, request: web.Request) -> web.StreamResponse:
-        actions.refuse_foreign(request)
         operation = BY_NAME.get(request.match_info["operation"])
         if operation is None or not operation.changes:
             raise LookupError("there is no such action")
@@ -128,6 +135,8 @@ class Site:
     def _problem(self, request: web.Request, response: web.Response) -> web.Response:
         assert isinstance(response.body, bytes)
         document = json.loads(response.body)
+        if document["reason"] == Unauthenticated.reason and self._login is not None and self._login.is_offered:
+            return self._login.page(request, request.path_qs if request.method == "GET" else "/", "", response.status)
         document["next"] = NEXT.get(document["reason"], "Go back, or start at the overview.")
         shown = self._html(request, "problem.html", visit=None, page=None, problem=document)
         shown.set_status(response.status)
@@ -144,7 +153,7 @@ class Site:
             menu=[each for each in self._pages if each.menu and _offered(each, visit)],
             theme=theme if theme in THEMES else THEMES[0],
             flash=_flash(request),
-            here=request.path_qs,
+            here=request.rel_url.raw_path_qs,
         )
         return _response(text, "text/html", {"Cache-Control": "no-store"})
 
@@ -170,7 +179,7 @@ def environment(assets: Mapping[str, str]) -> Environment:
     made.globals |= {
         "address": address, "asset": assets, "place": place, "tone": tone, "themes": THEMES,
         "new_key": lambda: secrets.token_urlsafe(16), "action_path": ACTION, "key_field": actions.KEY_FIELD,
-        "back_field": actions.BACK,
+        "back_field": actions.BACK, "stream": STREAMS + LIVE,
     }  # fmt: skip
     return made
 
@@ -202,7 +211,8 @@ def _response(text: str, kind: str, headers: Mapping[str, str]) -> web.Response:
 
 
 async def _theme(request: web.Request) -> web.Response:
-    actions.refuse_foreign(request)
+    if not is_same_origin(request.headers):
+        raise Denied("another site has made this request; use the form of the page itself")
     fields = await actions.fields_of(request)
     response = _returned(request, actions.back_of(fields))
     theme = fields.get("theme")

@@ -28,7 +28,7 @@ class Visit:
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
-    async def ask(self, name: str, **given: Any) -> Any:
+    async def ask(self, name: str, /, **given: Any) -> Any:
         """Perform an operation that reads, as the API does. Parameters that are None or empty are left out.
 
         Raises: Denied, InvalidCommand, BridgeError.
@@ -65,12 +65,12 @@ class Visit:
 def address(path: str, /, **query: Any) -> str:
     """Address with parameters; those that are None or empty are left out."""
     kept = {name: str(value) for name, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(kept)}" if kept else path
+    return f"{path}?{urlencode(kept, errors='replace')}" if kept else path
 
 
 def place(*parts: object) -> str:
     """Path of encoded parts: `place("instances", id)`. Parts may have any character."""
-    return "/" + "/".join(quote(str(part), safe="") for part in parts)
+    return "/" + "/".join(quote(str(part), safe="", errors="replace") for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Page:
     template: file in templates/.
     read: members for the template. Operations that it performs decide what the caller may see.
     menu: name in the navigation; empty: the page is not in it.
-    role: page for callers with the rights of this operation only, in the navigation; None: for all.
+    needs: operation whose role shows the page in the navigation; None: all see it.
     """
 
     path: str

@@ -12,7 +12,7 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded, state_engine
 from bridge.quarantine.orphaned import quarantine_engine
 
-RESTART = ("engines", "brokers", "registries", "workflows.modules", "rules", "ops")
+RESTART = ("engines", "brokers", "registries", "workflows.modules", "ops")
 """Sections whose changes need a restart, apart from some of an engine."""
 
 _LIVE_OF_ENGINE = frozenset(
@@ -36,7 +36,7 @@ _LIVE_LIMITS = frozenset(
     )
 )
 _RULES = frozenset(
-    ("codec", "registry", "attributes", "identity", "schema", "no_match", "retry", "retention", "limits")
+    ("codec", "registry", "attributes", "identity", "schema", "upcast", "no_match", "retry", "retention", "limits")
 )
 """Settings of a source that belong to its rule set. A change of any other one restarts the source."""
 
@@ -120,16 +120,21 @@ def changes(loaded: Loaded, other: Loaded, files: Sequence[str] = ()) -> Changes
     return Changes(_sources(loaded, other, routes), routes, tuple(settings), tuple(restart))
 
 
-def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+def differences(old: Any, new: Any) -> Iterator[str]:
     """Dotted paths of the values in which two nested mappings differ."""
+    return map(".".join, differing_paths(old, new))
+
+
+def differing_paths(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of the values in which two nested mappings differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys((*old, *new)):
             if key not in old or key not in new:
-                yield f"{path}{key}"
+                yield (*path, str(key))
             else:
-                yield from differences(old[key], new[key], f"{path}{key}.")
+                yield from differing_paths(old[key], new[key], (*path, str(key)))
     elif old != new or type(old) is not type(new):
-        yield path.rstrip(".")
+        yield path
 
 
 def _shown(config: BridgeConfig) -> dict[str, Any]:

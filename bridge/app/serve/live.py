@@ -22,8 +22,6 @@ from bridge.ops.api import LAST, Event
 from bridge.ops.status import Document
 from bridge.system.tasks import cancelled
 
-LIVE = "live"
-"""Path of the stream."""
 TICK_SECONDS = 2.0
 """Seconds between two looks at the status, while there is a reader."""
 BEAT_SECONDS = 5.0

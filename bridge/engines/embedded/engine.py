@@ -19,6 +19,7 @@ from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.address import FILE, SOCKET, WORKERS, Address, make_private
+from bridge.engines.embedded.stored import StoredFile
 from bridge.engines.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
@@ -31,9 +32,10 @@ from bridge.engines.grpc_channel import (
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker.sdk_log import quiet_logger
-from bridge.sqlite_engine.maintenance.inspection import read_states
+from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
+from bridge.sqlite_engine.storage.listing import Listed, Wanted
 from bridge.system import private
 from bridge.system.processes import is_stopped
 from bridge.system.tls import TlsFiles
@@ -144,15 +146,14 @@ class EmbeddedEngine:
         versions = await asyncio.to_thread(counts.read_versions, file)
         return replace(_summed(rows), versions={(name, version): number for name, version, number in versions})
 
+    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> Sequence[Listed] | None:
+        """See `ListingEngine.newest_instances`."""
+        path = self._directory / FILE
+        return await asyncio.to_thread(lambda: read_newest(path, self._keys(), wanted, limit, before, SAGA))
+
     async def entity_states(self, prefix: str) -> Mapping[str, str]:
         """See `StoredEntities.entity_states`."""
-        return await asyncio.to_thread(self._read_states, prefix)
-
-    def _read_states(self, prefix: str) -> Mapping[str, str]:
-        path = self._directory / FILE
-        if not path.exists():
-            return {}
-        return read_states(path, self._keys(), prefix)
+        return await StoredFile(self._directory, self._keys).entity_states(prefix)
 
     def watch_finishes(self, listener: FinishListener) -> None:
         if self._database is not None:

@@ -9,5 +9,6 @@ From the bottom up: `ready`, `leases`, `tokenless`, `turn_order` and `dispatch` 
 holds the instances in memory, and the consequences of a transaction; `index` writes the lineage index, and `tracing`
 makes spans of what happens to instances; `entities`, `losses` and `work_items` change and read the working set; `hub`
 starts and ends instances. Operations on the hub are `calls` of clients, `completions` of workers, `rewind`, `removal`
-and `recovery`. `writer` runs them. `kept_spans` reads the spans that were not sent, in another thread.
+and `recovery`. `writer` runs them; `grouping` collects those of a server. `kept_spans` reads the spans that were not
+sent, in another thread.
 """

@@ -24,6 +24,7 @@ from bridge.sqlite_engine.hub.leases import (
 from bridge.sqlite_engine.hub.ready import Group, ReadyQueue, accepts
 from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.hub.turn_order import Motion
+from bridge.sqlite_engine.model.values import new_id
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
 
@@ -77,6 +78,8 @@ class Dispatcher:
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
         self._resets = 0
+        self.start_id = new_id()[:12]
+        """Begin of all completion tokens: a worker may answer work from before a restart of the engine."""
         self._token = 0
         self._suspects: dict[Identity, float] = {}
         self._on_done: Callable[[Lease], None] | None = None
@@ -281,7 +284,7 @@ class Dispatcher:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
         self._token += 1
         try:
-            built = self._build(kind, subject, stream, f"{self._resets}-{self._token}")
+            built = self._build(kind, subject, stream, f"{self.start_id}-{self._resets}-{self._token}")
         except Exception as error:
             if is_file_fault(error):
                 raise

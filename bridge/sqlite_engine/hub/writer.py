@@ -68,6 +68,8 @@ class Writer:
         self.broken: str | None = None
         self._retry_at = 0.0
         self.commits = 0
+        self.operations = 0
+        """Number of submitted operations that were run."""
         self.given_up: Counter[str] = Counter()
         """Number of operations that could not be applied, by kind."""
 
@@ -93,15 +95,21 @@ class Writer:
         subject: Subject | None = None,
     ) -> None:
         """Run the operation in a later transaction; settle `reply` after its commit. Callable from any thread."""
-        if self._stopped:
-            if reply is not None:
-                reply.settle(unavailable("The engine is stopping"))
-            return
-        self._queue.put(Operation(kind, run, args, reply, subject))
+        self.put(Operation(kind, run, args, reply, subject))
 
-    def submit_results(self, operations: Operation | list[Operation]) -> None:
-        """Run one or several operations without a reply in a later transaction. Callable from any thread."""
-        if not self._stopped:
+    def put(self, operation: Operation) -> None:
+        """Run the operation in a later transaction; a stopping writer refuses it. Callable from any thread."""
+        if self._stopped:
+            self.put_all([operation])
+        else:
+            self._queue.put(operation)
+
+    def put_all(self, operations: list[Operation]) -> None:
+        """Run the operations in order, as `put` does."""
+        if self._stopped:
+            refusal = unavailable("The engine is stopping")
+            settle_all((each.reply, refusal) for each in operations if each.reply is not None)
+        else:
             self._queue.put(operations)
 
     def _run(self) -> None:
@@ -169,6 +177,7 @@ class Writer:
         Raises: sqlite3.Error when the file is at fault.
         """
         hub = self._hub
+        self.operations += len(group)
         stepped = hub.begin()
         fires = self._next_timer is not None and self._next_timer <= hub.now and not stepped
         due = self._due(fires, stepped)

@@ -65,6 +65,10 @@ class TaskHubs:
         except EngineError as error:
             raise unavailable(str(error)) from error
 
+    def opened(self) -> list[Database]:
+        """Hubs that are open."""
+        return list(self._hubs.values())
+
     def _start(self, name: str) -> Database:
         with self._lock:
             if not self._open:
@@ -93,3 +97,6 @@ class HubsService(AioSidecarService):
             if name == "taskhub":
                 return self._hubs.get(value)
         return self._hubs.get(DEFAULT)
+
+    def databases(self) -> list[Database]:
+        return self._hubs.opened()

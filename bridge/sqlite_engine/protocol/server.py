@@ -106,6 +106,7 @@ class Server:
         for address in ports:
             assert guard is not None
             guard.check(address)
+        service.group_operations()
         self._service = service
         self._addresses = tuple(addresses)
         self._guard = guard
@@ -175,6 +176,7 @@ class Server:
         begun.set_result(None)
         await self._ended.wait()
         await server.stop(GRACE_SECONDS)
+        self._service.end_operations()
 
 
 def _credentials(files: TlsFiles) -> Any:

@@ -18,7 +18,7 @@ import grpc
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
-from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.database import Database, Put
 from bridge.sqlite_engine.hub.leases import Stream
 from bridge.sqlite_engine.model.reply import DEFERRED, LoopReply, Rejection, ThreadReply
 
@@ -114,28 +114,83 @@ def _blocking(method: str) -> Callable[..., Any]:
     return handle
 
 
+class _Outbox:
+    """Work items on their way from the writer's thread to a stream in an event loop, with one wake-up per commit."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._unsent: list[pb.WorkItem] = []
+        self._items: list[pb.WorkItem] = []
+        self._arrived = asyncio.Event()
+
+    def add(self, item: pb.WorkItem) -> None:
+        """Add an item, in the writer's thread."""
+        self._unsent.append(item)
+
+    def flush(self) -> None:
+        """Send the items, in the writer's thread."""
+        if self._unsent:
+            items, self._unsent = self._unsent, []
+            # When the loop is closed, the stream is about to end and returns the work.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._arrive, items)
+
+    def _arrive(self, items: list[pb.WorkItem]) -> None:
+        self._items += items
+        self._arrived.set()
+
+    async def take(self) -> list[pb.WorkItem]:
+        """Items that have arrived; a health ping after PING_SECONDS of silence."""
+        if not self._items:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return [pb.WorkItem(healthPing=pb.HealthPing())]
+        items, self._items = self._items, []
+        return items
+
+
 class AioSidecarService(TaskHubSidecarServiceServicer):
     """Servicer of coroutines: a call that waits for its commit occupies no thread.
 
     `context` is a context of grpc.aio or of an in-process channel: `abort` is awaited.
     """
 
+    _groups = False
+
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def group_operations(self) -> None:
+        """Let operations of different calls wait for each other, as suits a server (see `OperationGroup`)."""
+        self._groups = True
+
+    def databases(self) -> list[Database]:
+        """Task hubs that calls may have reached."""
+        return [self._database]
+
+    def end_operations(self) -> None:
+        """Pass on the operations of this event loop, which serves no call any more."""
+        for database in self.databases():
+            database.end_group(asyncio.get_running_loop())
 
     def database(self, context: Any) -> Database:
         """Task hub that serves the call. Raises: Rejection."""
         return self._database
 
     async def _unary(self, method: str, request: Any, context: Any) -> Any:
-        reply = LoopReply(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        reply = LoopReply(loop)
         try:
             database = self.database(context)
-            answer = database.call(method, request, reply, context.peer())
+            put = database.group(loop).add if self._groups else None
+            answer = database.call(method, request, reply, context.peer(), put)
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
-                return await self._wait(database, request, reply)
+                return await self._wait(database, request, reply, put)
             return await reply.future
         except Rejection as rejection:
             return await context.abort(rejection.code, rejection.details)
@@ -143,28 +198,21 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             # The reply holds the rejection, whose traceback holds this frame
             del reply
 
-    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply) -> Any:
+    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply, put: Put | None) -> Any:
         # The server or the channel cancels the call at its deadline. A reply at that moment would reach a call that has
         # just ended, which gRPC logs as an error.
         try:
             return await reply.future
         finally:
             if not reply.future.done() or reply.future.cancelled():
-                database.forget(request.instanceId, reply)
+                database.forget(request.instanceId, reply, put)
 
     async def GetWorkItems(  # noqa: N802 -- the protocol's name
         self, request: pb.GetWorkItemsRequest, context: Any
     ) -> AsyncIterator[pb.WorkItem]:
         """Stream work items to a worker until the worker disconnects or the engine stops."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[pb.WorkItem] = asyncio.Queue()
-
-        def send(item: pb.WorkItem) -> None:
-            # When the loop is closed, the stream is about to end and returns the work.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(queue.put_nowait, item)
-
-        stream = Stream(request, send, peer=context.peer())
+        outbox = _Outbox(asyncio.get_running_loop())
+        stream = Stream(request, outbox.add, flush=outbox.flush, peer=context.peer())
         try:
             database = self.database(context)
             database.connect(stream)
@@ -173,11 +221,8 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             return
         try:
             while True:
-                try:
-                    item = await asyncio.wait_for(queue.get(), PING_SECONDS)
-                except TimeoutError:
-                    item = pb.WorkItem(healthPing=pb.HealthPing())
-                yield item
+                for item in await outbox.take():
+                    yield item
         finally:
             database.disconnect(stream)
 
