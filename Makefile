@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: sbom audit-deps demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
+.PHONY: docs sbom audit-deps matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,8 +31,8 @@ help: ## this text
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-demo: .venv/runtime ## the main job on embedded parts, ends with a table
-	$(BIN)/python -m demo
+demo: .venv/runtime ## the main job on embedded parts, ends with a table; KEEP=1 leaves the shop open, with its page
+	$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: .venv/dev ## the tests, in about 10 minutes on 2 processors
 	$(PYTEST)
@@ -117,6 +117,15 @@ check: .venv/dev ## format, lint, types, layers, words, age of the proofs
 bench: .venv/dev ## all benchmarks, as JSON
 	$(BIN)/python -m benchmarks all --json
 
+.venv/site/installed: requirements-docs.lock
+	$(PYTHON) -m venv .venv/site
+	.venv/site/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
+docs: .venv/site/installed ## the documentation as a site with search, in build/docs; a broken link is an error
+	.venv/site/bin/python -m sphinx -c docs/site -W --keep-going -n -q -d build/doctrees . build/docs
+	@echo "open build/docs/index.html"
+
 .venv/supply: .venv/dev requirements-supply.lock
 	$(PYTHON) -m venv .venv/tools
 	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-supply.lock
@@ -125,6 +134,9 @@ bench: .venv/dev ## all benchmarks, as JSON
 sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.json
 	@mkdir -p dist
 	.venv/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
+
+matrix: .venv/dev .venv/supply ## the built package in clean environments, on each supported Python of this machine; PYTHONS="3.12" for some
+	$(BIN)/python -m tests.matrix $(PYTHONS)
 
 audit-deps: .venv/supply ## known vulnerabilities of the locked libraries; asks PyPI
 	.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
@@ -136,6 +148,8 @@ lock: ## renew the lock files
 	  --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
 	  --group pyproject.toml:supply -o requirements-supply.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	  --group pyproject.toml:docs -o requirements-docs.lock
 
 clean: ## remove what was built
-	rm -rf .venv .bridge .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .bridge build .mypy_cache .ruff_cache .pytest_cache .hypothesis

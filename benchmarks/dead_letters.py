@@ -34,7 +34,9 @@ from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.system_names import DEAD_LETTER_STATES
 from bridge.dead_letters.state_machine import DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.store import DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.topic_states import DeadLetterRef
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.kafka.distribution import KafkaMissing, classpath, java
@@ -113,7 +115,8 @@ def _measured(place: Path, broker: str, name: str, count: int) -> dict[str, floa
     return {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
-def _dead_letter(number: int) -> Message:
+def dead_letter_message(number: int) -> Message:
+    """Dead letter of one of three causes, as the bridge writes it."""
     causes: Mapping[int, Cause] = {
         0: Cause("no_route", "no rule of source `orders` matches", "NoRoute", "orders"),
         1: Cause("expression_error", f"payload.total: no such key in order '{number}'", "ExpressionError", "orders",
@@ -134,7 +137,7 @@ async def _fill(loaded: Loaded, numbers: range) -> None:
     try:
         for start in range(numbers.start, numbers.stop, 2000):
             part = range(start, min(start + 2000, numbers.stop))
-            await broker.publish(TOPIC, [_dead_letter(number) for number in part])
+            await broker.publish(TOPIC, [dead_letter_message(number) for number in part])
     finally:
         await broker.stop()
 
@@ -167,6 +170,7 @@ async def _drop(loaded: Loaded) -> None:
     engine = build_engine(loaded, "default", host=True)
     await engine.start()
     worker = engine.worker(Workflows(entities={DEAD_LETTER_STATES: dead_letter_states_entity()}))
+    assert isinstance(worker, ContainedWorker)
     worker.use_work_item_filters()
     worker.start()
     try:

@@ -1,9 +1,15 @@
-"""Workflows in the daemon's process, in one worker process and in two; the variants alternate within each round.
+"""Workflows in the daemon's process and in others; the variants alternate within each round.
+
+Variants: `in_process`; `1_processes` and `2_processes` of `worker.processes`; `joined`, a `bridge worker` over the
+channel; `grpc`, the SDK's worker over the engine's socket. `ratio_*`: medians of the ratios within a round.
 
 `VARIANT_one_activity_per_second`, `VARIANT_five_activities_per_second`: completed orchestrations, inputs of 1 KB,
-durable. `VARIANT_cpu_per_second`: activities of 10 ms of pure Python. `VARIANT_cpu_start_p99_ms`: meanwhile, the time
-of a start call at 100 a second, as intake waits for it. `ratio_*`: medians of the ratios within a round.
-BENCH_ROUNDS: number of rounds.
+durable. `..._daemon_us`, `..._worker_us`: processor time per orchestration, of the daemon and of all others together.
+`VARIANT_cpu_per_second`: activities of 10 ms of pure Python. `VARIANT_cpu_start_p99_ms`: meanwhile, the time of a start
+call at 100 a second, as intake waits for it before it settles a message.
+`kills_*`: 2 processes, one of which is killed each second; `kills_ratio`: orchestrations per second over undisturbed.
+`latency_*`: see `python -m benchmarks latency`, which needs Java.
+BENCH_ROUNDS: number of rounds. BENCH_PARTS: of `rates`, `kills`, `latency`, with commas between them.
 """
 
 from __future__ import annotations
@@ -11,17 +17,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import AsyncIterator, Generator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
+from benchmarks import latency
 from bridge.app.serve.worker_processes import MODULE
 from bridge.app.worker_process import user_workflows
 from bridge.config.model.engines import EmbeddedEngineConfig
@@ -30,16 +44,28 @@ from bridge.engines.embedded.processes.settings import ProcessSettings
 from bridge.engines.embedded.processes.supervisor import WorkerProcesses, default_command
 from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.workflows import load
-from bridge.sqlite_engine.model.instance import Finish
+from bridge.sqlite_engine.model.instance import COMPLETED, Finish
 from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter
 
 ROOT = Path(__file__).parent.parent
+WORKFLOWS = "benchmarks.workers"
 PAYLOAD = {"order": "o-1", "note": "x" * 990}
-VARIANTS = (0, 1, 2)
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+PARTS = os.environ.get("BENCH_PARTS", "rates,kills,latency").split(",")
 CONCURRENT_STARTS = 64
 COUNTS = {"one_activity": 4000, "five_activities": 1500, "cpu": 300}
+KILLED = 8000
+"""Orchestrations of five activities while processes are killed."""
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "in_process": ("one_activity", "five_activities", "cpu"),
+    "1_processes": ("one_activity", "five_activities", "cpu"),
+    "2_processes": ("one_activity", "five_activities", "cpu"),
+    "joined": ("one_activity", "five_activities"),
+    "grpc": ("one_activity",),
+}
+SLOW = {"grpc": 0.25}
+"""Part of the number of orchestrations that a slow variant runs."""
 
 
 def echo(ctx: task.ActivityContext, value: Any) -> Any:
@@ -68,28 +94,73 @@ def cpu(ctx: task.OrchestrationContext, value: Any) -> Generator[Any, Any, Any]:
     return (yield ctx.call_activity(burn, input=10))
 
 
-def name_of(variant: int) -> str:
-    return f"{variant}_processes" if variant else "in_process"
-
-
+@dataclass
 class Ends:
-    """Counts ended instances of one orchestration."""
+    """Ends of the instances of one orchestration. `done` is set at the end of the last one."""
 
-    def __init__(self, name: str, number: int) -> None:
-        self._name = name
-        self._left = number
-        self._lock = threading.Lock()
-        self.done = threading.Event()
+    name: str
+    number: int
+    seen: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
 
-    def add(self, ends: Any) -> None:
-        with self._lock:
-            self._left -= sum(1 for end in ends if _name(end) == self._name)
-            if self._left <= 0:
-                self.done.set()
+    def add(self, ends: Iterable[Finish]) -> None:
+        for end in ends:
+            if end.name == self.name:
+                self.seen[end.instance_id] += 1
+                self.failed += end.status != COMPLETED
+        if len(self.seen) >= self.number:
+            self.done.set()
 
 
-def _name(end: Finish) -> str:
-    return end.name
+@dataclass
+class Setting:
+    """Engine with the worker of a variant. processes: supervised ones. pids: all processes but this one."""
+
+    engine: EmbeddedEngine
+    processes: WorkerProcesses | None
+    pids: list[int]
+
+    def seconds(self) -> tuple[float, float]:
+        """Processor time of this process, and of all others."""
+        others = (psutil.Process(pid).cpu_times() for pid in self.pids)
+        return time.process_time(), sum(each.user + each.system for each in others)
+
+
+@asynccontextmanager
+async def setting(variant: str, path: Path) -> AsyncIterator[Setting]:
+    number = int(variant[0]) if variant[0].isdigit() else 0
+    config = EmbeddedEngineConfig.model_validate({"type": "embedded", "worker": {"processes": number}})
+    engine = EmbeddedEngine("default", config, path, host=True)
+    await engine.start()
+    workflows = user_workflows(load([WORKFLOWS], ROOT))
+    worker: RunningWorker | None = None
+    joined: asyncio.subprocess.Process | None = None
+    found = Setting(engine, None, [])
+    if number:
+        settings = ProcessSettings("default", (WORKFLOWS,), str(ROOT))
+        worker = found.processes = engine.worker_processes(number, settings, workflows, default_command(MODULE))
+        worker.start()
+        assert await asyncio.to_thread(worker.has_started.wait, 60)
+        found.pids = [view.pid for view in worker.views() if view.pid is not None]
+    elif variant == "in_process":
+        worker = engine.worker(workflows, DataConverter())
+        worker.start()
+    else:
+        dispatch = "protocol" if variant == "grpc" else "direct"
+        command = [sys.executable, "-m", "benchmarks._joined_worker", str(path), dispatch, WORKFLOWS]
+        joined = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+        found.pids = [joined.pid]
+    try:
+        await measure(found, "one_activity", 100)  # the worker runs, and everything is imported
+        yield found
+    finally:
+        if joined is not None:
+            joined.kill()
+            await joined.wait()
+        if worker is not None:
+            await asyncio.to_thread(worker.stop)
+        await engine.stop()
 
 
 async def _paced(client: AsyncTaskHubGrpcClient, done: threading.Event) -> list[float]:
@@ -103,74 +174,138 @@ async def _paced(client: AsyncTaskHubGrpcClient, done: threading.Event) -> list[
     return took
 
 
-async def measure(engine: EmbeddedEngine, orchestration: str) -> tuple[float, list[float]]:
-    """Orchestrations per second, and times of start calls meanwhile."""
-    number = COUNTS[orchestration]
+@dataclass
+class Measured:
+    """Figures of one load. daemon, worker: processor time per orchestration in microseconds. waits: of start calls."""
+
+    rate: float
+    daemon: float
+    worker: float
+    waits: list[float]
+    ends: Ends
+
+
+async def measure(given: Setting, orchestration: str, number: int) -> Measured:
     ends = Ends(orchestration, number)
-    engine.watch_finishes(ends.add)
-    client = engine.client._sdk
+    given.engine.watch_finishes(ends.add)
+    client = given.engine.client._sdk
     left = iter(range(number))
 
     async def caller() -> None:
         for _ in left:
             await client.schedule_new_orchestration(orchestration, input=PAYLOAD)
 
+    daemon, worker = given.seconds()
     began = time.perf_counter()
     starting = asyncio.gather(*(caller() for _ in range(CONCURRENT_STARTS)))
     paced = asyncio.create_task(_paced(client, ends.done)) if orchestration == "cpu" else None
     await starting
     assert await asyncio.to_thread(ends.done.wait, 300)
     rate = number / (time.perf_counter() - began)
-    return rate, [] if paced is None else await paced
+    daemon_then, worker_then = given.seconds()
+    per = 1e6 / number
+    waits = [] if paced is None else await paced
+    return Measured(rate, (daemon_then - daemon) * per, (worker_then - worker) * per, waits, ends)
 
 
-async def variant(number: int, path: Path) -> dict[str, float]:
-    config = EmbeddedEngineConfig.model_validate({"type": "embedded", "worker": {"processes": number}})
-    engine = EmbeddedEngine("default", config, path, host=True)
-    await engine.start()
-    workflows = user_workflows(load(["benchmarks.workers"], ROOT))
-    worker: RunningWorker
-    if number:
-        settings = ProcessSettings("default", ("benchmarks.workers",), str(ROOT))
-        processes: WorkerProcesses = engine.worker_processes(number, settings, workflows, default_command(MODULE))
-        processes.start()
-        assert await asyncio.to_thread(processes.has_started.wait, 60)
-        worker = processes
-    else:
-        worker = engine.worker(workflows, DataConverter())
-        worker.start()
+async def rates_of(variant: str, path: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
-    for orchestration in COUNTS:
-        rate, took = await measure(engine, orchestration)
-        figures[f"{orchestration}_per_second"] = rate
-        if took:
-            figures[f"{orchestration}_start_p99_ms"] = sorted(took)[int(len(took) * 0.99)] * 1000
-    await asyncio.to_thread(worker.stop)
-    await engine.stop()
+    async with setting(variant, path) as given:
+        for orchestration in VARIANTS[variant]:
+            found = await measure(given, orchestration, int(COUNTS[orchestration] * SLOW.get(variant, 1)))
+            figures[f"{orchestration}_per_second"] = found.rate
+            if orchestration == "cpu":
+                figures["cpu_start_p99_ms"] = sorted(found.waits)[int(len(found.waits) * 0.99)] * 1000
+            else:
+                figures[f"{orchestration}_daemon_us"] = found.daemon
+                figures[f"{orchestration}_worker_us"] = found.worker
     return figures
 
 
-def run() -> dict[str, float]:
-    logging.getLogger("bridge").setLevel(logging.ERROR)
-    tune_memory()
-    rounds: list[dict[int, dict[str, float]]] = []
+async def killed(path: Path, *, kills: bool) -> Measured:
+    """Load on two processes. kills: kill one of them each second, in turn."""
+    async with setting("2_processes", path) as given:
+        processes = given.processes
+        assert processes is not None
+        given.pids = []  # they change
+        over = threading.Event()
+
+        def kill() -> None:
+            turn = 0
+            while not over.wait(1.0):
+                pids = [view.pid for view in processes.views() if view.runs and view.pid is not None]
+                if pids:
+                    turn += 1
+                    os.kill(pids[turn % len(pids)], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        if kills:
+            killer.start()
+        try:
+            return await measure(given, "five_activities", KILLED)
+        finally:
+            over.set()
+            if kills:
+                killer.join()
+
+
+def rates() -> dict[str, float]:
+    rounds: list[dict[str, dict[str, float]]] = []
     for _ in range(ROUNDS):
         found = {}
-        for number in VARIANTS:
+        for variant in VARIANTS:
             with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
-                found[number] = asyncio.run(variant(number, Path(directory) / "engine"))
+                found[variant] = asyncio.run(rates_of(variant, Path(directory) / "engine"))
         rounds.append(found)
     figures = {
-        f"{name_of(number)}_{figure}": statistics.median(each[number][figure] for each in rounds)
-        for number in VARIANTS
-        for figure in rounds[0][number]
+        f"{variant}_{figure}": statistics.median(each[variant][figure] for each in rounds)
+        for variant in VARIANTS
+        for figure in rounds[0][variant]
     }
 
-    def ratio(figure: str, one: int, other: int) -> float:
+    def ratio(figure: str, one: str, other: str) -> float:
         return statistics.median(each[one][figure] / each[other][figure] for each in rounds)
 
-    for figure in ("one_activity", "five_activities"):
-        figures[f"ratio_{figure}_1_to_in_process"] = ratio(f"{figure}_per_second", 1, 0)
-        figures[f"ratio_{figure}_2_to_in_process"] = ratio(f"{figure}_per_second", 2, 0)
-    figures["ratio_cpu_2_to_1"] = ratio("cpu_per_second", 2, 1)
+    for name in ("one_activity", "five_activities"):
+        for one in ("1_processes", "2_processes", "joined"):
+            figures[f"ratio_{name}_{one}_to_in_process"] = ratio(f"{name}_per_second", one, "in_process")
+        cost = ratio(f"{name}_daemon_us", "1_processes", "in_process")
+        figures[f"ratio_{name}_daemon_us_1_processes_to_in_process"] = cost
+    figures["ratio_one_activity_joined_to_grpc"] = ratio("one_activity_per_second", "joined", "grpc")
+    figures["ratio_cpu_2_processes_to_1_processes"] = ratio("cpu_per_second", "2_processes", "1_processes")
+    return figures
+
+
+def kills() -> dict[str, float]:
+    ratios, lost, doubled, failed, restarts = [], 0, 0, 0, 0.0
+    for _ in range(ROUNDS):
+        rate = {}
+        for disturbed in (False, True):
+            with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
+                found = asyncio.run(killed(Path(directory) / "engine", kills=disturbed))
+            rate[disturbed] = found.rate
+            lost += found.ends.number - len(found.ends.seen)
+            doubled += sum(found.ends.seen.values()) - len(found.ends.seen)
+            failed += found.ends.failed
+        restarts += KILLED / rate[True]
+        ratios.append(rate[True] / rate[False])
+    return {
+        "kills_ratio": statistics.median(ratios),
+        "kills_lost": lost,
+        "kills_doubled": doubled,
+        "kills_failed": failed,
+        "kills_about": restarts,
+    }
+
+
+def run() -> dict[str, float]:
+    logging.getLogger("bridge").setLevel(logging.CRITICAL)
+    tune_memory()
+    figures: dict[str, float] = {}
+    if "rates" in PARTS:
+        figures |= rates()
+    if "kills" in PARTS:
+        figures |= kills()
+    if "latency" in PARTS and shutil.which("java"):
+        figures |= {f"latency_{name}": value for name, value in latency.run().items()}
     return figures

@@ -1,4 +1,7 @@
-"""Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected."""
+"""Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected.
+
+With `--keep` the shop stays open until Ctrl-C, with its page to explore.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +33,45 @@ POLL = 0.5
 """Seconds between two reads of the metrics."""
 
 
-def main() -> int:
-    """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted."""
+VISIT = """
+[bold]The shop is open:[/bold] {url}/
+Log in with the token {token}
+It has all rights, and ends with the shop.
+
+[bold]On the page[/bold]
+  Overview      what the shop does, and what needs a person
+  Messages      search for a message, and read the decision about it
+  Dead letters  open a group, check it, and replay it
+  Instances     choose an order: its timeline, history and messages
+
+[bold]In another terminal[/bold]
+  export BRIDGE_URL={url} BRIDGE_TOKEN={token}
+  bridge status
+  bridge dlq groups
+  bridge instances list --limit 5
+  bridge sources pause orders --reason "a look at the page"
+
+[bold]Ctrl-C closes the shop[/bold] and removes its files.
+"""
+
+
+def main(*, keep: bool = False, lines: list[Line] | None = None) -> int:
+    """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted.
+
+    keep: leave the shop open after its day, until Ctrl-C. lines: messages of another day than that of events.jsonl.
+    """
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
     shop = Shop(directory)
-    lines = load()
+    lines = lines or load()
     expected = expect(lines)
     try:
         with shop:
             observed = _run(shop, lines, expected, console)
-            if not differences(expected, observed):
+            if keep and not differences(expected, observed):
+                _stay(shop, console)
+            elif not differences(expected, observed):
                 console.print("Working on the dead letters: groups, check against a fixed rule, restart, replay.")
                 expected.work, observed.work = expect_work(expected), shop.work(START)
     except ShopFailed as error:
@@ -51,6 +81,9 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print(f"Interrupted. The daemon's log: {shop.log}", markup=False)
         return 130
+    if keep and not differences(expected, observed):
+        shutil.rmtree(directory, ignore_errors=True)
+        return 0
     console.print(table(expected, observed))
     wrong = differences(expected, observed)
     if wrong:
@@ -61,6 +94,17 @@ def main() -> int:
     console.print("Everything ended as it should.", style="bold green")
     shutil.rmtree(directory, ignore_errors=True)
     return 0
+
+
+def _stay(shop: Shop, console: Console) -> None:
+    """Leave the shop open until Ctrl-C. Raises: ShopFailed when its daemon ends."""
+    console.print(VISIT.format(url=shop.url, token=shop.token), highlight=False, soft_wrap=True)
+    try:
+        while True:
+            shop.check()
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        console.print("Closing the shop.")
 
 
 def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Tally:
@@ -121,4 +165,4 @@ def _terminated(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(keep="--keep" in sys.argv[1:]))

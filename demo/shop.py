@@ -17,6 +17,7 @@ from bridge.brokers.local import LocalBroker
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.core.errors import BridgeError
 from bridge.core.provenance import REASON
+from bridge.ops.access import new_token, token_line
 from demo.generate import REPLAYS
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "bridge.yaml"
@@ -63,7 +64,10 @@ def overlay(directory: Path) -> dict[str, Any]:
             {"name": "payment-result", "from": again, "raise_event": paid},
             {"name": "payment-authorised", "from": again},
         ],
-        "ops": {"http": {"port": 0}, "state_dir": str(directory / "state")},
+        "ops": {
+            "http": {"port": 0, "access": {"tokens": str(directory / "tokens")}},
+            "state_dir": str(directory / "state"),
+        },
     }
 
 
@@ -88,6 +92,11 @@ class Shop:
         self.log = directory / "daemon.log"
         self._broker_directory = directory / "broker"
         self._ready = directory / "ready.json"
+        self.token = new_token()
+        """Token for the page, with the rights of an admin."""
+        tokens = directory / "tokens"
+        tokens.touch(mode=0o600)
+        tokens.write_text(token_line(self.token, "visitor", "admin", payloads=True) + "\n", encoding="utf-8")
         overlay_file = directory / "overlay.yaml"
         overlay_file.write_text(json.dumps(overlay(directory)), encoding="utf-8")
         self._fix = directory / "fix.yaml"
@@ -115,6 +124,11 @@ class Shop:
                 raise ShopFailed(f"the daemon was not ready within {within:.0f} s; its log: {self.log}")
             time.sleep(0.05)
         self._http = str(json.loads(self._ready.read_text(encoding="utf-8"))["http"]).rstrip("/")
+
+    @property
+    def url(self) -> str:
+        """Address of the page; valid after `open`."""
+        return self._http
 
     def last_words(self, count: int = 15) -> str:
         """Last lines of the log of daemon and publisher."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from bridge.app.composition import build_decoder, build_router, module_base
+from bridge.app.composition import build_decoder, build_router, build_rule_set, module_base
+from bridge.app.reload.changes import belongs_to_rules, changes
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.problems.codes import coded
+from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.settings import EnginePort
 from bridge.routing.cel.template import constant_prefix
 
-_PATH = ("rules", "candidate")
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
+
+CANDIDATE = ("rules", "candidate")
+"""Path of the setting that names the candidate."""
 
 
 def load_candidate(loaded: Loaded) -> Loaded | None:
@@ -22,18 +30,31 @@ def load_candidate(loaded: Loaded) -> Loaded | None:
     name = loaded.config.rules.candidate
     if name is None:
         return None
-    candidate = load([loaded.resolve(_PATH, name)])
+    candidate = load([loaded.resolve(CANDIDATE, name)])
     problems = list(_problems(loaded, candidate))
     if problems:
         raise ConfigError(problems)
     return candidate
 
 
-def check_candidate(loaded: Loaded) -> None:
-    """Load and compile the candidate. Raises: ConfigError."""
+def candidate_rules(
+    loaded: Loaded,
+    candidate: Loaded | None,
+    engines: Mapping[str, EnginePort],
+    registries: Mapping[str, Registry] | None,
+) -> dict[str, RuleSet]:
+    """Compile the rule sets of a candidate, for the sources that the configuration has too. Raises: ConfigError."""
+    if candidate is None:
+        return {}
+    names = [name for name in candidate.config.sources if name in loaded.config.sources]
+    return {name: build_rule_set(candidate, name, engines, registries) for name in names}
+
+
+def check_candidate(loaded: Loaded) -> list[Problem]:
+    """Load and compile the candidate. Return warnings. Raises: ConfigError."""
     candidate = load_candidate(loaded)
     if candidate is None:
-        return
+        return []
     problems: list[Problem] = []
     for source in candidate.config.sources:
         for build in (build_decoder, build_router):
@@ -43,6 +64,23 @@ def check_candidate(loaded: Loaded) -> None:
                 problems += error.problems
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+    return list(_without_effect(loaded, candidate))
+
+
+def _without_effect(loaded: Loaded, candidate: Loaded) -> Iterator[Problem]:
+    """Warnings for parts of a candidate that decide about nothing, or as the configuration does."""
+    present = loaded.config.sources
+    for name in candidate.config.sources:
+        if name not in present:
+            what = f"the configuration has no source {name}, so the candidate decides nothing about it"
+            yield coded("C020", candidate.locate(("sources", name), what))
+    found = changes(loaded, candidate)
+    sources = [each for each in found.sources if each.source in present and each.source in candidate.config.sources]
+    settings = any(path.startswith(("vars.", "sagas.")) for path in found.settings)
+    if settings or any(each.routes or any(map(belongs_to_rules, each.keys)) for each in sources):
+        return
+    what = "the candidate decides as this configuration does: its rules, `vars` and `sagas` are the same"
+    yield coded("C020", loaded.locate(CANDIDATE, what))
 
 
 def _problems(loaded: Loaded, candidate: Loaded) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from bridge.config.model.brokers import TargetSchemaConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, DecodeError
 from bridge.core.problems.codes import coded
+from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
@@ -31,7 +32,7 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
         from bridge.codecs.confluent import Registry  # its libraries come with an extra
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[schemas]'"
+        what = f"the package {package} is missing; install the extra: {install_extra('schemas')}"
         raise ConfigError([replace(loaded.locate(("registries",), what), code="C014")]) from error
 
     def resolve(name: str, field: str, value: str) -> Path:

@@ -21,17 +21,19 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage.shards import ShardLimits
 from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
+from bridge.encryption import KeyProblem, Keyring
 from bridge.engines import keyrings
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, StoredEntities
+from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
     from bridge.codecs.schema import Schema
-    from bridge.encryption import Keyring
     from bridge.engines.lineage_index import LineageOptions
     from bridge.engines.workflows import Workflows
     from bridge.ops.access import Access
+    from bridge.ops.sessions import Sessions
     from bridge.pipeline.action_budget import ActionBudget, BudgetShare
     from bridge.pipeline.dead_letter_limit import PaceStore
     from bridge.pipeline.decisions import DecisionListeners
@@ -165,6 +167,16 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
+def stored_entities(loaded: Loaded, name: str) -> StoredEntities | None:
+    """Entities of an engine whose file this machine has; None for a remote engine."""
+    config = loaded.config.engines[name]
+    if not isinstance(config, EmbeddedEngineConfig):
+        return None
+    from bridge.engines.embedded.stored import StoredFile
+
+    return StoredFile(loaded.base / config.path, partial(read_keyring, loaded, name))
+
+
 def create_engine(
     name: str,
     config: EmbeddedEngineConfig | SchedulerEngineConfig,
@@ -248,6 +260,20 @@ def build_access(loaded: Loaded) -> Access:
     return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 
+def build_sessions(loaded: Loaded, access: Access) -> Sessions:
+    """Sessions of browsers. Raises: ConfigError when the files of keys cannot be read."""
+    from bridge.ops.sessions import Sessions, random_keyring
+
+    settings = loaded.config.ops.http.access.sessions
+    path = ("ops", "http", "access", "sessions", "keys")
+    files = [loaded.resolve((*path, at), file) for at, file in enumerate(settings.keys)]
+    try:
+        keys = [keyrings.from_file(f"session-{at}", file) for at, file in enumerate(files)]
+        return Sessions(access, Keyring(keys) if keys else random_keyring(), settings.duration)
+    except KeyProblem as problem:
+        raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
+
+
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
     """Copy of TLS settings with absolute paths, relative to the configuration file that names them."""
     files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
@@ -264,7 +290,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
     try:
         return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
-        what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
+        what = f"the package {error.name} is missing; install the extra: {install_extra(config.type)}"
         raise ConfigError([replace(loaded.locate(("brokers", name, "type"), what), code="C014")]) from error
 
 

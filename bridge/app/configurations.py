@@ -84,14 +84,30 @@ def at(loaded: Loaded, moment: float) -> tuple[Loaded, Start] | None:
     start = earlier[-1] if earlier else later[0] if later else None
     if start is None:
         return None
+    found = _kept(loaded, start)
+    return None if found is None else (found, start)
+
+
+def version(loaded: Loaded, wanted: str) -> Loaded | None:
+    """Configuration of a version; None when it was not kept."""
+    start = next((one for one in reversed(starts(loaded)) if one.version == wanted), None)
+    return None if start is None else _kept(loaded, start)
+
+
+def versions(loaded: Loaded) -> frozenset[str]:
+    """Versions that are kept."""
+    return frozenset(file.stem for file in (state.state_directory(loaded) / DIRECTORY).glob("*.yaml"))
+
+
+def _kept(loaded: Loaded, start: Start) -> Loaded | None:
     if start.version == loaded.version:
-        return loaded, start
+        return loaded
     file = state.state_directory(loaded) / DIRECTORY / f"{start.version}.yaml"
     found = survey([file], environ={}).loaded if file.exists() else None
     if found is None:
         return None
     document = replace(found.document, directories={}, base=start.base)
-    return replace(found, version=start.version, base=start.base, document=document), start
+    return replace(found, version=start.version, base=start.base, document=document)
 
 
 def _write(file: Path, content: str) -> None:

@@ -29,12 +29,11 @@ from bridge.core.diagnosis import AREAS, Answer, Verdict, not_checked, ok, probl
 from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError
 from bridge.engines import diagnosis
 from bridge.system import disk
+from bridge.system.package import DISTRIBUTION, install_extra
 from bridge.system.threads import in_thread
 
 SLOW = 1.0
 """Seconds after which a running check is announced."""
-
-DISTRIBUTION = "durable-bridge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +164,8 @@ async def _broker(loaded: Loaded, name: str, examiner: _Examiner, kept: dict[str
     try:
         kept.update(await factory.diagnose(name, config, resolve, sources, targets, examiner))
     except ModuleNotFoundError as error:
-        extra = f"pip install 'durable-bridge[{config.type}]'"
-        examiner.record(f"broker {name}", "client library", problem(f"the package {error.name} is missing", extra))
+        remedy = install_extra(config.type)
+        examiner.record(f"broker {name}", "client library", problem(f"the package {error.name} is missing", remedy))
 
 
 async def _one_cluster(loaded: Loaded, examiner: _Examiner) -> None:
@@ -287,11 +286,11 @@ def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
         if extra is not None and extra[1] not in extras:
             continue
         seen.add(package)
-        yield package, _version(package, matched[2], None if extra is None else extra[1])
+        yield package, _version(package, matched[2])
 
 
-def _version(package: str, tested: str, extra: str | None) -> Answer:
-    install = f"pip install '{DISTRIBUTION}{f'[{extra}]' if extra else ''}'    # installs {package}{tested}"
+def _version(package: str, tested: str) -> Answer:
+    install = f"pip install '{package}{tested}'"
     try:
         installed = metadata.version(package)
     except metadata.PackageNotFoundError:

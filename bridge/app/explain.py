@@ -50,7 +50,9 @@ class Answer:
                 "source": self.source,
                 "outcome": self.outcome.value,
                 "routes": list(self.routes),
-                "steps": document.get("steps") or [],
+                "steps": [
+                    step | {"command": with_ordered_values(step["command"])} for step in document.get("steps") or []
+                ],
                 "rules": document.get("rules") or [],
                 "reason": self.reason,
                 "detail": self.detail,
@@ -58,6 +60,17 @@ class Answer:
             }
         )
         return plain
+
+
+def with_ordered_values(command: Mapping[str, Any]) -> dict[str, Any]:
+    """Command whose values have sorted members: CEL makes maps in an order that differs between processes."""
+    return {name: _ordered(value) for name, value in command.items()}
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return [_ordered(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True)

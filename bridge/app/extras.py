@@ -10,6 +10,7 @@ from bridge.app.codecs import SCHEMA_CODECS
 from bridge.brokers import factory
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.system.package import install_extra
 
 _MODULES = {
     "kafka": ("aiokafka", "cramjam"),
@@ -37,7 +38,7 @@ class NeededExtra:
     @property
     def remedy(self) -> str:
         """Command that installs the extra."""
-        return f"pip install 'durable-bridge[{self.extra}]'"
+        return install_extra(self.extra)
 
 
 def needed_extras(config: BridgeConfig) -> list[NeededExtra]:

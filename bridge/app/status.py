@@ -150,6 +150,7 @@ async def _directly(loaded: Loaded, silent: Sequence[Document]) -> Document:
         "sources": [_source(name, *lags[name]) for name in loaded.config.sources],
         "components": [],
         "limits": [],
+        "targets": {},
     }
     nobody = [] if silent else [{"subject": "daemon", "text": text, "next": "bridge serve"}]
     return document | {"problems": nobody + problems(document)}
@@ -168,6 +169,7 @@ def _source(name: str, lag: int | None, detail: str) -> Document:
         **dict.fromkeys((*unknown, "abandoned", "outcomes", "dead_letters")),
         "dead_letters_open": None,
         "dead_letters_counted": None,
+        "routes": {},
     }
 
 

@@ -75,6 +75,8 @@ class TapReader:
         self._connections = count()
         self._counts: dict[int, Counter[str]] = {}
         """Last counts by connection."""
+        self._versions: dict[int, str] = {}
+        """Last version of the configuration by connection."""
         self.daemons: set[str] = set()
         """Daemons that have answered."""
 
@@ -172,6 +174,10 @@ class TapReader:
         if key not in self._counts:
             self.daemons.add(daemon)
             await self._found.put(Note(f"watching daemon {daemon}"))
+        version = event.get("config")
+        if version is not None and self._versions.setdefault(key, version) != version:
+            self._versions[key] = version
+            await self._found.put(Note(f"daemon {daemon} has reloaded and uses the configuration {version}"))
         self._counts[key] = Counter({name: int(number) for name, number in event["counts"].items()})
         if "delivery" in event:
             await self._found.put(LiveMessage(daemon, event["delivery"]))

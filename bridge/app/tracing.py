@@ -19,10 +19,11 @@ from bridge.ops.tracing import Tracing
 from bridge.pipeline.settings import Execute
 from bridge.sqlite_engine.options import TracingOptions
 from bridge.system.otel_context import in_trace
+from bridge.system.package import install_extra
 
 log = structlog.get_logger("bridge.tracing")
 
-_EXTRA = "the extra is missing: pip install 'durable-bridge[otel]'"
+_EXTRA = f"the extra is missing: {install_extra('otel')}"
 _DEFAULT = "http://localhost:4318/v1/traces"
 """Receiver of OTLP over HTTP where nothing names one, by OpenTelemetry's specification."""
 

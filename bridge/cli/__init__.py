@@ -52,6 +52,7 @@ __all__ = ["main", "root"]
         "tokens": "Make tokens for the API.",
         "audit": "Show changes made by people.",
         "engine": "Serve the embedded engine alone, or maintain its file.",
+        "demo": "Open a shop to explore.",
         "init": "Create a project that runs at once.",
         "completion": "Print a script for the completion of a shell.",
     },

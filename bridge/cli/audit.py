@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import operate
 from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import plural, print_table
+from bridge.cli.shared.output import local_time, plural, print_table
 from bridge.cli.shared.parameters import SINCE
+from bridge.cli.shared.remote import remote_options
+
+if TYPE_CHECKING:
+    from bridge.app.remote import Address
+
+MOST_LINES = 10_000
+"""Most lines that a daemon sends."""
 
 
 @make(
@@ -34,6 +43,7 @@ from bridge.cli.shared.parameters import SINCE
     "--path", type=click.Path(path_type=Path), metavar="FILE", help="File of any engine, without a configuration."
 )
 @json_option
+@remote_options
 @config_options
 def command(
     since: datetime | None,
@@ -42,13 +52,15 @@ def command(
     action: str | None,
     path: Path | None,
     as_json: bool,
+    remote: Address | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> None:
     """Show who changed what: every change by a command or through a daemon's control channel, allowed or not.
 
     The lines come from files of this machine: next to each embedded engine, and in `ops.state_dir`. Standard error
-    names the files that were read. With --json: one JSON object per line.
+    names the files that were read. With --json: one JSON object per line. With --url, the lines are those of the
+    daemon's machine, the last 10,000 at most.
     """
     from bridge.app.audit import Wanted, files, lines
     from bridge.app.composition import load_config
@@ -56,27 +68,36 @@ def command(
     from bridge.app.state import trails as all_trails
     from bridge.ops.trail import Trail
 
-    if path is not None and (config or overlay):
-        raise click.UsageError("use either --path or a configuration", click.get_current_context())
+    if path is not None and (config or overlay or remote is not None):
+        raise click.UsageError("use either --path or a configuration or --url", click.get_current_context())
+    if remote is not None:
+        wanted = {"since": since, "until": until, "actor": actor, "action": action, "limit": MOST_LINES}
+        [found] = operate({"remote": remote, "engine": None}, ("audit.list", wanted))
+        _print(found, as_json)
+        return
     trails = [Trail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
-    found = lines(trails, Wanted(since, until, actor, action))
-    if as_json:
-        for line in found:
-            click.echo(json.dumps(line))
-    else:
-        print_table(
-            ("TIME", "ACTOR", "VIA", "ACTION", "TARGET", "FILTER", "RESULT", "REASON"), [_row(line) for line in found]
-        )
+    _print(lines(trails, Wanted(since, until, actor, action)), as_json)
     read = files(trails)
     named = f": {', '.join(map(str, read))}" if read else ""
     click.echo(f"read {plural(len(read), 'file')} on this machine{named}", err=True)
+
+
+def _print(lines: Iterable[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for line in lines:
+            click.echo(json.dumps(line))
+    else:
+        print_table(
+            ("TIME", "ACTOR", "VIA", "ACTION", "TARGET", "FILTER", "RESULT", "REASON"), [_row(line) for line in lines]
+        )
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:
     filter_ = " ".join(f"{name}={_text(value)}" for name, value in (line.get("filter") or {}).items())
     error = f" ({line['error']})" if line.get("error") else ""
     cells = (line.get(name) for name in ("time", "actor", "via", "action", "target"))
-    return (*map(_text, cells), filter_, f"{_text(line.get('result'))}{error}", _text(line.get("reason")))
+    time, *others = map(_text, cells)
+    return (local_time(time), *others, filter_, f"{_text(line.get('result'))}{error}", _text(line.get("reason")))
 
 
 def _text(value: Any) -> str:

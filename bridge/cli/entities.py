@@ -11,7 +11,7 @@ from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.shared.output import compact, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import compact, local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import AT, DURATION, ENTITY, JSON, SINCE
 
 
@@ -87,7 +87,7 @@ def list_(
             [
                 (
                     f"{one['entity']}@{one['key']}",
-                    one["last_modified_at"],
+                    local_time(one["last_modified_at"]),
                     str(one["backlog"]),
                     one["locked_by"] or "",
                     compact(one["state"], 80),
@@ -118,7 +118,7 @@ def show(entity: tuple[str, str], as_json: bool, **engine: Any) -> None:
     print_fields(
         (
             ("entity", f"{one['entity']}@{one['key']}"),
-            ("modified", one["last_modified_at"]),
+            ("modified", local_time(one["last_modified_at"])),
             ("backlog", str(one["backlog"])),
             ("locked by", one["locked_by"] or ""),
             ("state", compact(one["state"])),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import local_engine_options, operate
+from bridge.cli.shared.connection import engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
 from bridge.cli.shared.output import plural, print_json, print_table
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @reason_option
-@local_engine_options
+@engine_options
 def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | None, **engine: Any) -> int:
     """Remove a person's payloads from an engine: finished instances, early and quarantined messages.
 
@@ -75,6 +75,10 @@ def _erase(
     from bridge.app.composition import load_config
     from bridge.app.operations.erase import Finding, condition_of, elsewhere, preview
 
+    if options["remote"] is not None:
+        condition_of(where)
+        [erased] = operate(options, ("erase", {"where": where, "dry_run": dry_run, "reason": reason}))
+        return [Finding(**each) for each in erased], ["the topics of the daemon's sources, targets and dead letters"]
     loaded = load_config(options["config"], options["overlay"])
     if dry_run:
         found = asyncio.run(preview(loaded, options["engine"], where, progress))

@@ -34,6 +34,7 @@ def command(name: str) -> None:
     click.echo(f"""
 Next:
   cd {name}
+  pip install -r requirements.txt                         # pytest, for the tests
   bridge serve                                            # in one terminal
   bridge publish requests --file samples/requested.json   # in another
   bridge instances list

@@ -11,7 +11,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.jobs import WATCH_EXITS, counts_text, engines, on_its_engine, progress_text, watched, word
 from bridge.cli.shared.options import output_option, reason_option
-from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import compact, local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE
 
 _STATUSES = ("succeeded", "duplicate", "failed", "skipped", "early", "quarantined", "in_progress", "left")
@@ -60,7 +60,7 @@ def command() -> None:
 @output_option(ids=True, older=False)
 @engine_options
 def list_(states: tuple[str, ...], output: str, **engine: Any) -> None:
-    """List the jobs of all engines, the newest first. Ended ones are kept for 30 days."""
+    """List the jobs of all engines, the newest first. Ended ones are kept for `ops.jobs.keep` (30 days)."""
     from datetime import UTC, datetime
 
     from bridge.ops.status import age
@@ -177,11 +177,11 @@ def _print(document: dict[str, Any]) -> None:
         ("kind", document["kind"]),
         ("state", f"{document['state']}{': ' + document['why'] if document['why'] else ''}"),
         ("selection", document["selection"]),
-        ("arguments", ", ".join(f"{name}: {value}" for name, value in document["arguments"].items())),
+        ("arguments", ", ".join(f"{name}: {_argument(value)}" for name, value in document["arguments"].items())),
         ("by", document["by"]),
         ("reason", document["reason"]),
-        ("created", document["created"]),
-        ("ended", document["ended"] or ""),
+        ("created", local_time(document["created"])),
+        ("ended", local_time(document["ended"])),
         ("rate", "" if document["rate"] is None else f"{document['rate']:g}/s"),
         ("ramp", ", ".join(map(str, document["ramp"]))),
         ("stops after", "" if document["stop_after_failures"] is None else f"{document['stop_after_failures']} failed"),
@@ -192,6 +192,10 @@ def _print(document: dict[str, Any]) -> None:
         ("next", document["next"] or ""),
     ]
     print_fields(fields)
+
+
+def _argument(value: Any) -> str:
+    return value if isinstance(value, str) else compact(value)
 
 
 def _control(control: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
-from bridge.cli.shared.output import print_json, print_table, say
+from bridge.cli.shared.output import local_time, print_json, print_table, say
 
 
 @click.group(
@@ -44,7 +44,10 @@ def list_(as_json: bool, **engine: Any) -> None:
     if as_json:
         print_json(keys)
     elif keys:
-        print_table(("KEY", "MADE", "SIGNS"), [(key["id"], key["made"], "yes" if key["signs"] else "") for key in keys])
+        print_table(
+            ("KEY", "MADE", "SIGNS"),
+            [(key["id"], local_time(key["made"]), "yes" if key["signs"] else "") for key in keys],
+        )
     else:
         click.echo("no keys: no request has been sent yet")
 

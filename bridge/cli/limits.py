@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import click
@@ -11,8 +10,9 @@ from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_route, operate, operate_on_each_engine
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import print_json, print_table, say
+from bridge.cli.shared.output import local_time, print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE, RATE
+from bridge.cli.shared.remote import remote_options
 
 _EXITS = EXITS | {1: "the engine refused, or the route has no temporary limit"}
 
@@ -53,6 +53,7 @@ def command() -> None:
 @click.option("--rate", type=RATE, metavar="N/s", help="Commands per second of all daemons together: 10/s, 300/m.")
 @click.option("--for", "seconds", type=PAUSE, required=True, metavar="TIME", help="Time until the limit ends.")
 @reason_option
+@remote_options
 @config_options
 def set_(
     route: str, running: int | None, rate: float | None, seconds: float, reason: str | None, **options: Any
@@ -67,7 +68,7 @@ def set_(
     given = {"route": route, "running": running, "rate": rate, "seconds": seconds, "reason": reason}
     engine = engine_of_route(options, "limits.set", route, reason)
     [limit] = operate({**options, "engine": engine}, ("limits.set", given))
-    say(f"{route} is limited to {_limits(limit)} until {_time(limit['until'])}. Next: bridge limits clear {route}")
+    say(f"{route} is limited to {_limits(limit)} until {local_time(limit['until'])}. Next: bridge limits clear {route}")
 
 
 @make(
@@ -80,6 +81,7 @@ def set_(
     exits=_EXITS,
 )
 @output_option(older=False)
+@remote_options
 @config_options
 def list_(output: str, **options: Any) -> None:
     """List the temporary limits of all routes.
@@ -97,7 +99,7 @@ def list_(output: str, **options: Any) -> None:
             "" if line["running"] is None else f"{line['running']:,}",
             "" if line["rate"] is None else _rate(line["rate"]),
             _limits(line["configured"]) or "none",
-            _time(line["until"]),
+            local_time(line["until"]),
             line["by"],
             line["reason"],
         )
@@ -119,6 +121,7 @@ def list_(output: str, **options: Any) -> None:
 )
 @click.argument("route", metavar="ROUTE")
 @reason_option
+@remote_options
 @config_options
 def clear(route: str, reason: str | None, **options: Any) -> None:
     """End the temporary limit of a route, on all its daemons within five seconds."""
@@ -139,10 +142,6 @@ def _rate(per_second: float) -> str:
         if per_second * seconds >= 1:
             return f"{per_second * seconds:g}/{unit}"
     return f"{per_second * 86400:g}/d"
-
-
-def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 for each in (set_, list_, clear):

@@ -157,11 +157,20 @@ def _check(
 def _singles(
     files: tuple[str, ...], data: bytes | None, to: Destination, options: MessageOptions
 ) -> Iterator[list[tuple[str, Message]]]:
-    from bridge.app.messages.reading import build
+    from bridge.app.messages.reading import JSON_CODECS, build, is_published_line, several
 
     if to.topic is None:
         raise LookupError("add the topic, like BROKER/TOPIC; only lines of --jsonl can name their own")
     bodies = [("--data", data)] if data is not None else [(name, _read(name)) for name in files]
+    for label, body in () if options.raw or to.codec not in (*JSON_CODECS, None) else bodies:
+        if count := several(body):
+            many = "without --file" if label == "-" else f"with `--jsonl {'FILE' if label == '--data' else label}`"
+            name = "standard input" if label == "-" else label
+            raise DecodeError(
+                f"{name}:2: another message begins; publish these {count:,} lines {many}, or as one message with --raw"
+            )
+        if is_published_line(body):
+            say(f"note: {label} looks like a line of --jsonl; without this option all of it is the body", err=True)
     yield [(to.topic, build(body, to.codec, options, label)) for label, body in bodies]
 
 

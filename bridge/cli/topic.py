@@ -11,7 +11,7 @@ import click
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import clean, say
+from bridge.cli.shared.output import clean, local_time, say
 
 if TYPE_CHECKING:
     from bridge.core.message import Message, Position
@@ -118,7 +118,7 @@ def _print(position: Position, message: Message) -> None:
     from bridge.app.messages.jsonlines import timestamp_of
 
     time = timestamp_of(message)
-    stamp = f"{time}ms" if isinstance(time, int) else time or ""
+    stamp = f"{time}ms" if isinstance(time, int) else local_time(time)
     key = "" if message.key is None else f"  key {_text(message.key)}"
     click.echo(f"{position.topic}/{position.partition}@{position.offset}  {stamp}{key}".rstrip())
     for name, value in message.headers:

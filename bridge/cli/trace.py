@@ -14,9 +14,9 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import local_engine_options
+from bridge.cli.shared.connection import engine_options, operate
 from bridge.cli.shared.options import output_option
-from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     "-0", "--null", "null", is_flag=True, help="With `-`: ids end with a NUL character instead of a line end."
 )
 @output_option()
-@local_engine_options
+@engine_options
 def command(
     ids: tuple[str, ...],
     since: datetime | None,
@@ -66,19 +66,20 @@ def command(
     ID is the identity of a message, the id of a CloudEvent, a position such as orders/3@1042, an ordering key, the id
     of an instance, or the id of a published event; - reads ids from standard input. The answer comes from the index of
     the engine, from the messages that daemons have in flight, and for a position from the broker. Instances
-    that the index does not have are searched.
+    that the index does not have are searched. With --url, the answer is that of one daemon: its messages in flight, and
+    the index of its engine. Positions are not read from the broker then.
     """
-    from bridge.app.composition import load_config
-    from bridge.app.operations.lineage.lineage import Scope
-    from bridge.app.trace import trace
 
     if not all(map(str.strip, ids)):
         raise click.UsageError("an id is empty", click.get_current_context())
     wanted = list(_ids(ids, null))
     if not wanted:
         raise click.UsageError("standard input has no ids", click.get_current_context())
-    loaded = load_config(engine["config"], engine["overlay"])
-    traced = asyncio.run(trace(loaded, engine["engine"], wanted, Scope(since, prefix, all_, _progress)))
+    if engine["remote"] is not None and (since is not None or prefix is not None or all_):
+        raise click.UsageError("--since, --prefix and --all need a configuration", click.get_current_context())
+    loaded, traced = (
+        _remote(engine, wanted) if engine["remote"] is not None else _own(engine, wanted, since, prefix, all_)
+    )
     away = next((one.away for one in traced if one.away is not None), None)
     if output == "json":
         documents = [_document(one) for one in traced]
@@ -92,6 +93,28 @@ def command(
         say(f"only messages in flight are known: {away}", err=True)
         return exit_codes.of(away) if not all(_is_answered(one) for one in traced) else 0
     return 0 if all(_is_answered(one) for one in traced) else 1
+
+
+def _own(
+    options: dict[str, Any], wanted: Sequence[str], since: datetime | None, prefix: str | None, all_: bool
+) -> tuple[Loaded | None, list[Traced]]:
+    from bridge.app.composition import load_config
+    from bridge.app.operations.lineage.lineage import Scope
+    from bridge.app.trace import trace
+
+    loaded = load_config(options["config"], options["overlay"])
+    return loaded, asyncio.run(trace(loaded, options["engine"], wanted, Scope(since, prefix, all_, _progress)))
+
+
+def _remote(options: dict[str, Any], wanted: Sequence[str]) -> tuple[Loaded | None, list[Traced]]:
+    from pydantic import TypeAdapter
+
+    from bridge.app.operations.lineage.trace import Found
+    from bridge.app.trace import Traced
+
+    found = operate(options, *(("messages.trace", {"message": each, "search": True}) for each in wanted))
+    read = TypeAdapter(Found).validate_python
+    return None, [Traced(id_, read(each)) for id_, each in zip(wanted, found, strict=True)]
 
 
 def _ids(given: Sequence[str], null: bool) -> Iterator[str]:
@@ -122,7 +145,7 @@ def _document(one: Traced) -> dict[str, Any]:
         "index_since": found.index_since,
         "index_bounded": found.index_bounded,
         "silent_daemons": one.silent,
-        "behind": None if one.behind is None else asdict(one.behind),
+        "behind": None if found.behind is None else asdict(found.behind),
         "more": found.more,
         "instances": [asdict(each) for each in found.instances],
         "started_by": sorted(found.started_by),
@@ -137,18 +160,18 @@ def _progress(done: int, of: int) -> None:
         click.echo(f"\rsearched {done:,} of {of:,} instances", nl=False, err=True)
 
 
-def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: str | None) -> None:
-    from bridge.app.messages.position import places
+def _print_traced(loaded: Loaded | None, one: Traced, since: datetime | None, prefix: str | None) -> None:
+    from bridge.app.operations.lineage.position import places
 
     found = one.found
     if one.away is not None and not found.answers:
         say(f"{one.id}: not known while the engine does not answer", err=True)
         return
-    if one.behind is not None:
-        of = "of " if one.behind.what == "dead letter" else ""
-        state = f"; {one.behind.state}" if one.behind.state else ""
-        job = f" by job {one.behind.job}" if one.behind.job else ""
-        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}{state}{job}")
+    if found.behind is not None:
+        of = "of " if found.behind.what == "dead letter" else ""
+        state = f"; {found.behind.state}" if found.behind.state else ""
+        job = f" by job {found.behind.job}" if found.behind.job else ""
+        say(f"{one.id}: {found.behind.what} {of}{found.behind.id}{state}{job}")
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:
@@ -157,7 +180,7 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
         click.echo(f"{found.more} further instances; --all shows them")
     if found.answers and found.instances:
         click.echo()
-    wanted = one.id if one.behind is None else one.behind.id
+    wanted = one.id if found.behind is None else found.behind.id
     _print_all(found.instances, wanted)
     for each in found.upstream:
         click.echo("\nstarted by" if each.instance_id in found.started_by else "\npublished by")
@@ -170,20 +193,19 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
     if found.by == "nothing":
         click.echo(f"{one.id!r} is not an instance, and no message with this id was found", err=True)
         if found.index != "complete":
-            where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
+            where = f" that changed since {local_time(since)}" if since else ""
             begin = f" with the prefix {prefix!r}" if prefix else ""
             how = "without an index"
             if found.index_bounded:
                 how = "because the index does not have it"
                 click.echo(_bound(found), err=True)
             elif found.index == "partial":
-                how = f"from before the index (since {found.index_since})"
+                how = f"from before the index (since {local_time(found.index_since)})"
             click.echo(f"searched {plural(found.searched, 'instance')} {how}{begin}{where}", err=True)
             if found.index == "none":
-                click.echo(
-                    f"the engine keeps no index (ops.lineage.index: {loaded.config.ops.lineage.index})", err=True
-                )
-        if not places(loaded, one.id):
+                setting = "" if loaded is None else f" (ops.lineage.index: {loaded.config.ops.lineage.index})"
+                click.echo(f"the engine keeps no index{setting}", err=True)
+        if loaded is None or not places(loaded, one.id):
             click.echo("an ignored message is found only by its position, like orders/3@17", err=True)
     elif found.searched:
         how = "because the index does not have it" if found.index_bounded else "without an index"
@@ -196,11 +218,13 @@ def _bound(found: Found) -> str:
     """Sentence about an index that does not name an id, which it may have lost."""
     if found.index_since is None:
         return "the index has no rows yet where it would name this id"
-    return f"the index would name this id since {found.index_since} at the earliest; older and dropped rows are missing"
+    since = local_time(found.index_since)
+    return f"the index would name this id since {since} at the earliest; older and dropped rows are missing"
 
 
 def _sentence(answer: Answer) -> str:
-    at = f" at {answer.at}" if answer.at else ""
+    since, until = local_time(answer.at), local_time(answer.until)
+    at = f" at {since}" if since else ""
     route = f" by route {answer.route}" if answer.route else ""
     place = f", position {answer.position}" if answer.position else ""
     source = f" in source {answer.source}" if answer.source else ""
@@ -216,16 +240,16 @@ def _sentence(answer: Answer) -> str:
         case Outcome.IGNORED:
             return f"ignored{source}{because}"
         case MessageState.RETRYING:
-            following = f", next try at {answer.next_try}" if answer.next_try else ""
-            return f"retrying{source} since {answer.at}, attempt {answer.attempt}{following}{route}{place}{because}"
+            following = f", next try at {local_time(answer.next_try)}" if answer.next_try else ""
+            return f"retrying{source} since {since}, attempt {answer.attempt}{following}{route}{place}{because}"
         case MessageState.QUEUED:
-            return f"queued{source} since {answer.at}{place}{because}"
+            return f"queued{source} since {since}{place}{because}"
         case MessageState.EARLY:
-            waits = f"waits for {answer.instance_id} since {answer.at}, until {answer.until}"
+            waits = f"waits for {answer.instance_id} since {since}, until {until}"
             return f"early: {answer.message_id}{source}{route} {waits}"
         case MessageState.QUARANTINED:
             key = f"{answer.message_id}{source}{route} waits with its key {answer.key}"
-            return f"quarantined: {key} since {answer.at}{because}"
+            return f"quarantined: {key} since {since}{because}"
         case Outcome.DEAD_LETTERED:
             whom = f"; it waited for {answer.instance_id}" if answer.instance_id else ""
             where = f" in {answer.topic}" if answer.topic else ""
@@ -240,7 +264,7 @@ def _sentence(answer: Answer) -> str:
             return f"not kept{place}{because}"
 
 
-def _next(loaded: Loaded, answer: Answer) -> str | None:
+def _next(loaded: Loaded | None, answer: Answer) -> str | None:
     """Next command for a message that needs a person."""
     match answer.outcome:
         case MessageState.EARLY:
@@ -251,7 +275,7 @@ def _next(loaded: Loaded, answer: Answer) -> str | None:
             # `dlq` knows positions without their cluster
             place = (answer.position or "").partition("/")[2]
             dead_letter = answer.message_id if answer.message_id not in (None, answer.position) else place
-            if dead_letter and answer.source in loaded.config.sources:
+            if dead_letter and (loaded is None or answer.source in loaded.config.sources):
                 return f"bridge dlq show {shlex.quote(dead_letter)}"
     return None
 
@@ -269,7 +293,7 @@ def _print_one(one: Lineage, wanted: str) -> None:
             ("instance", one.instance_id),
             ("name", one.name),
             ("status", one.status),
-            ("created", one.created_at),
+            ("created", local_time(one.created_at)),
             ("child of", one.parent or ""),
             ("trace", one.trace_id or ""),
         )
@@ -279,7 +303,7 @@ def _print_one(one: Lineage, wanted: str) -> None:
     rows += [(each.at, 1, _went(each), each.id == wanted) for each in one.publications]
     print_table(
         ("TIME", "", "WHAT", "ID", "BY", ""),
-        [(at, *cells, "<" if mark else "") for at, _, cells, mark in sorted(rows, key=lambda row: row[:2])],
+        [(local_time(at), *cells, "<" if mark else "") for at, _, cells, mark in sorted(rows, key=lambda row: row[:2])],
     )
     for child in one.children:
         click.echo()

@@ -44,12 +44,24 @@ class Checks:
         yield from self._domains()
         yield from self._waits()
         yield from self._routes()
+        yield from self._candidate()
         if not self.partial.is_given(("sources",), ("routes",)):
             return
         if not names["sources"]:
             yield self.warning(("sources",), "there are no sources: the daemon consumes nothing")
         elif not config.routes:
             yield self.warning(("routes",), "there are no routes: messages start nothing")
+
+    def _candidate(self) -> Iterator[Problem]:
+        """Warnings for settings of a candidate where there is none."""
+        rules = self.partial.config.rules
+        if rules.candidate is None and rules.model_fields_set and self.partial.is_given(("rules",)):
+            keys = ", ".join(f"`{key}`" for key in rules.model_fields_set)
+            yield self.warning(
+                ("rules",), f"there is no `candidate` that {keys} would apply to; add it, or remove this"
+            )
+        elif rules.candidate is not None and rules.share == 0 and self.partial.is_given(("rules", "share")):
+            yield self.warning(("rules", "share"), "the candidate decides about no message; write a share like `5%`")
 
     def warning(self, path: Path, what: str, code: str = "C020") -> Problem:
         """Create a problem that does not prevent the use of the configuration."""

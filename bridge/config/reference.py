@@ -190,7 +190,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,
         model.ControlConfig, model.ReloadConfig,
         model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
-        model.DeadLettersConfig,
+        model.DeadLettersConfig, model.JobsConfig,
     ),
     "rules": (model.RulesConfig, model.FallbackConfig),
     "check": (check.CheckConfig, check.IgnoreWarningConfig),
@@ -220,7 +220,7 @@ _HEADINGS = {
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
     model.RulesConfig: "", model.FallbackConfig: "fallback",
     check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
-    model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters",
+    model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters", model.JobsConfig: "jobs",
 }  # fmt: skip
 
 

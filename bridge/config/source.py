@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bridge.config import booleans, schema_files
 from bridge.config.checks import Checks
@@ -95,6 +96,11 @@ class Loaded:
     def effective(self) -> str:
         """YAML of the effective configuration, with the origin of every value as a comment and secrets masked."""
         return render(self.config, self.document.root)
+
+    def masked(self) -> dict[str, Any]:
+        """Values of the effective configuration, with secrets masked."""
+        found: dict[str, Any] = masked(self.config, self.document.root)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,8 @@ def describe(path: Path, detail: ErrorDetails, node: Node | None) -> str:
         hint = ""
         if base == "string" and path[-1] in _EXPRESSIONS and isinstance(node, MappingNode | SequenceNode):
             hint = "; it is CEL in quotes, like `" + _as_text(node) + "`"
+        elif base == "string" and path[-1] == "when":
+            hint = "; it is a condition in CEL, like `payload.total > 100`"
         elif base == "string" and isinstance(node, ScalarNode) and node.value is not None:
             hint = "; write a number with a unit, like `10s`" if path[-1] == "delay" else "; put it in quotes"
         return f"expected {_EXPECTED[base]}{_found(path, node)}{hint}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.core import provenance
@@ -112,7 +112,8 @@ def read(message: Message, position: Position) -> DeadLetter:
         if name.startswith(_SHARE_GROUP):
             # The message is one of two sentences of the broker, without payload
             cause = texts.get(_SHARE_GROUP + "message", "").rstrip(".")
-            return _kafka("share_group", _SHARE_GROUP, cause, texts.get(_SHARE_GROUP + "group"), "", given)
+            found = _kafka("share_group", _SHARE_GROUP, cause, texts.get(_SHARE_GROUP + "group"), "", given)
+            return replace(found, attempts=_number(texts.get(_SHARE_GROUP + "delivery.count")))
     if _REASON in texts or _DESCRIPTION in texts:
         reason = texts.get(_REASON) or "unknown"
         description = texts.get(_DESCRIPTION, "")

@@ -44,6 +44,16 @@ class Facts(NamedTuple):
         )
 
 
+class Row(NamedTuple):
+    """One dead letter."""
+
+    offset: int
+    time: float | None
+    facts: Facts
+    detail: str
+    state: DeadLetterState
+
+
 @dataclass(slots=True)
 class Summary:
     """Sum of dead letters with the same facts.
@@ -164,6 +174,15 @@ class Rows:
             if index in states and choice.holds(time, states[index], offset):
                 yield self.first + offset, None if math.isnan(time) else time, self.table[index]
 
+    def listed(self, choice: Choice) -> Iterator[Row]:
+        """The chosen dead letters with their details and states."""
+        states, details = self._states(choice), self._texts()
+        for row, (offset, time, index) in enumerate(zip(self._offsets, self._times, self._facts, strict=True)):
+            if index in states and choice.holds(time, states[index], offset):
+                known = None if math.isnan(time) else time
+                state = choice.state(time, states[index], offset)
+                yield Row(self.first + offset, known, self.table[index], details[row], state)
+
     def _states(self, choice: Choice) -> dict[int, Mapping[int, tuple[DeadLetterState, float]] | None]:
         """States by offset for the facts of the choice; None if all are open."""
         found: dict[int, Mapping[int, tuple[DeadLetterState, float]] | None] = {}
@@ -256,10 +275,13 @@ class Choice:
             (self.since is None or time >= self.since) and (self.until is None or time < self.until)
         ):
             return False
+        return self.state(time, states, offset) in self.wanted
+
+    @staticmethod
+    def state(time: float, states: Mapping[int, tuple[DeadLetterState, float]] | None, offset: int) -> DeadLetterState:
+        """State of a dead letter; see `holds`. A state that is older than the dead letter is that of another one."""
         found = None if states is None else states.get(offset)
-        if found is None or found[1] < time:
-            return DeadLetterState.OPEN in self.wanted
-        return found[0] in self.wanted
+        return DeadLetterState.OPEN if found is None or found[1] < time else found[0]
 
 
 def block_of(offset: int) -> int:

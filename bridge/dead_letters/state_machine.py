@@ -20,6 +20,8 @@ MOST_MARKS = 64
 
 LONGEST_REASON = 500
 
+_ENDED = (DeadLetterState.REPLAYED, DeadLetterState.RETURNED)
+
 _RECENT = 32
 """Tokens of operations that a block remembers, the latest ones."""
 
@@ -46,6 +48,14 @@ class Mark:
     def stated(self) -> bool:
         """True if the mark names its job, person or reason."""
         return bool(self.job or self.by or self.reason)
+
+    def is_over(self, dropped_before: float) -> bool:
+        """True if nobody needs the dead letter any more: a queue may complete its message.
+
+        dropped_before: time before which dropped dead letters are not restored any more.
+        """
+        is_dropped = self.state is DeadLetterState.DROPPED
+        return self.state in _ENDED or (is_dropped and self.at < dropped_before)
 
     def is_like(self, other: Mark) -> bool:
         """True if the marks differ in times only."""

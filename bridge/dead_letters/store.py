@@ -3,64 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
-from bridge.core.system_names import (
-    DEAD_LETTER_BLOCK,
-    DEAD_LETTER_STATES,
-    dead_letter_block,
-    dead_letter_block_key,
-    dead_letter_prefix,
-)
-from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
+from bridge.core.system_names import DEAD_LETTER_STATES
+from bridge.dead_letters.state_machine import BlockStates, Mark
+from bridge.dead_letters.topic_states import DeadLetterRef, TopicStates, id_prefix, stored_topic_states, topic_states
 from bridge.engines.base import Engine, StoredEntities
 from bridge.engines.entity_reads import latest, read_effect
-
-_ID = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
 
 _READ = "read the states of dead letters"
 
 _AT_ONCE = 16
 """Entities that are read or signalled side by side."""
-
-
-class DeadLetterRef(NamedTuple):
-    """Position of one dead letter.
-
-    written: time of the dead letter, seconds since the Unix epoch; None if the broker states none.
-    """
-
-    broker: str
-    topic: str
-    partition: int
-    offset: int
-    written: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Key of the entity with its state."""
-        return dead_letter_block_key(self.broker, self.topic, self.partition, self.offset)
-
-    @property
-    def id(self) -> str:
-        """Id of the dead letter in lists and as an item of a job, like `orders.dlq/0@12`."""
-        return f"{self.topic}/{self.partition}@{self.offset}"
-
-    @classmethod
-    def parse(cls, broker: str, id_: str, written: float | None = None) -> DeadLetterRef:
-        """Position of an `id`. Raises: ValueError."""
-        found = _ID.fullmatch(id_)
-        if found is None:
-            raise ValueError(f"{id_[:300]!r} is no id of a dead letter")
-        return cls(broker, found[1], int(found[2]), int(found[3]), written)
 
 
 def dead_letter_states_entity() -> Callable[[EntityContext, Any], None]:
@@ -96,24 +56,6 @@ def signals(
             yield key, {**value, "offsets": [each.offset for each in members]}
 
 
-class TopicStates:
-    """States of the dead letters of one topic, as read at one moment."""
-
-    def __init__(self, blocks: Mapping[tuple[int, int], BlockStates]) -> None:
-        """Create the states. blocks: by partition and first offset."""
-        self.blocks = blocks
-
-    def mark(self, partition: int, offset: int, written: float | None = None) -> Mark | None:
-        """Mark of a dead letter; None when it is open."""
-        block = self.blocks.get((partition, offset - offset % DEAD_LETTER_BLOCK))
-        return None if block is None else block.mark(offset, written)
-
-    def state(self, partition: int, offset: int, written: float | None = None) -> DeadLetterState:
-        """State of a dead letter."""
-        mark = self.mark(partition, offset, written)
-        return DeadLetterState.OPEN if mark is None else mark.state
-
-
 class DeadLetterStates:
     """States of dead letters on one engine. Raises: EngineError, in every method."""
 
@@ -122,22 +64,12 @@ class DeadLetterStates:
 
     async def topic(self, broker: str, topic: str) -> TopicStates:
         """Read all states of a topic. An embedded engine is read from its file, also while no process hosts it."""
-        prefix = dead_letter_prefix(broker, topic)
-        id_prefix = f"@{DEAD_LETTER_STATES}@{prefix}"
         if isinstance(self._engine, StoredEntities):
-            stored = await self._engine.entity_states(id_prefix)
-            states = {id_.removeprefix(f"@{DEAD_LETTER_STATES}@"): state for id_, state in stored.items()}
-        else:
-            query = EntityQuery(id_prefix, include_state=True)
-            what = f"read the states of the dead letters of {topic}"
-            found = await self._engine.client.get_all_entities(query, what=what)
-            states = {each.id.key: each.get_state() or "null" for each in found}
-        blocks = {}
-        for key, text in states.items():
-            where, state = dead_letter_block(prefix, key), json.loads(text)
-            if where is not None and state is not None:
-                blocks[where] = BlockStates(state)
-        return TopicStates(blocks)
+            return await stored_topic_states(self._engine, broker, topic)
+        query = EntityQuery(id_prefix(broker, topic), include_state=True)
+        what = f"read the states of the dead letters of {topic}"
+        found = await self._engine.client.get_all_entities(query, what=what)
+        return topic_states(broker, topic, {str(each.id): each.get_state() or "null" for each in found})
 
     async def read(self, refs: Iterable[DeadLetterRef]) -> dict[DeadLetterRef, Mark]:
         """Read the marks of dead letters. Open ones are left out."""

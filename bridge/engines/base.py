@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from bridge.sqlite_engine.model.instance import Finish
-
 if TYPE_CHECKING:
     from durabletask.serialization import DataConverter
 
@@ -15,10 +13,12 @@ if TYPE_CHECKING:
     from bridge.engines.lineage_index import LineageIndex
     from bridge.engines.message_sealer import MessageSealer
     from bridge.engines.worker.compatibility import CompatibilityMonitor
-    from bridge.engines.worker.contained_worker import ContainedWorker
+    from bridge.engines.worker.contained_worker import RunningWorker
     from bridge.engines.workflows import Workflows
+    from bridge.sqlite_engine.model.instance import Finish
+    from bridge.sqlite_engine.storage.listing import Listed, Wanted
 
-FinishListener = Callable[[Sequence[Finish]], None]
+FinishListener = Callable[["Sequence[Finish]"], None]
 """Listener that gets the ends of instances."""
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
@@ -27,12 +27,13 @@ RunListener = Callable[[Sequence[str], Sequence[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """Memory use of a hosted engine, in bytes, the number of events that it refused, and of its lineage records."""
+    """Memory use of a hosted engine in bytes, and numbers of refused events, lineage records and joined processes."""
 
     instance_bytes: int
     entity_bytes: int
     events_refused: int
     lineage_records: int = 0
+    joined_processes: int = 0
 
 
 @runtime_checkable
@@ -106,6 +107,18 @@ def watch_finishes(engine: Engine, listener: FinishListener) -> bool:
         return False
     engine.watch_finishes(listener)
     return True
+
+
+@runtime_checkable
+class ListingEngine(Protocol):
+    """Engine that lists its instances from the newest to the oldest."""
+
+    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> Sequence[Listed] | None:
+        """Part of the list; None while no process of this version has opened the engine.
+
+        before: position of the last instance of the part before.
+        """
+        ...
 
 
 async def instance_counts(engine: Engine) -> InstanceCounts | None:
@@ -197,7 +210,7 @@ class Engine(Protocol):
         workflows: Workflows,
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
-    ) -> ContainedWorker:
+    ) -> RunningWorker:
         """Create a worker of the SDK with the workflows registered. The caller starts and stops it.
 
         data_converter: conversion of the workflows' values to JSON and back; None for the SDK's own.

@@ -31,9 +31,13 @@ class CanaryStore:
         self._entity = EntityInstanceId(CANARY, version)
 
     async def read(self) -> CanaryRecord:
-        """Read the record. Raises: EngineError."""
+        """Read the record, an empty one before the first report. Raises: EngineError."""
+        return await self.find() or CanaryRecord()
+
+    async def find(self) -> CanaryRecord | None:
+        """Record; None before the first report. Raises: EngineError."""
         state, _ = await latest(self._engine.client, self._entity, "read the record of the candidate")
-        return CanaryRecord.of(state)
+        return None if state is None else CanaryRecord.of(state)
 
     async def count(self, value: Mapping[str, Any]) -> None:
         """Report the counts of a daemon; return when the engine has durably accepted them. Raises: EngineError."""

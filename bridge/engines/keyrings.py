@@ -12,6 +12,7 @@ from bridge.config.model.encryption import EncryptionConfig, EncryptionKeyConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Key, KeyProblem, KeyProvider, Keyring
 from bridge.system.files import read_file
+from bridge.system.package import install_extra
 
 MAX_FILE = 1024
 
@@ -43,18 +44,17 @@ def _configured(config: EncryptionConfig) -> list[Key]:
     stored = [key for key in config.keys if key.vault is not None]
     values = _from_vault(config, stored) if stored else {}
     return [
-        _parsed(key.id, _from_file(key) if key.file is not None else values[key.id], key.file or key.vault or "")
+        from_file(key.id, Path(key.file)) if key.file is not None else _parsed(key.id, values[key.id], key.vault or "")
         for key in config.keys
     ]
 
 
-def _from_file(key: EncryptionKeyConfig) -> bytes:
-    """Read a key's file. Raises: KeyProblem."""
-    assert key.file is not None
+def from_file(id_: str, file: Path) -> Key:
+    """Key of a file. Raises: KeyProblem."""
     try:
-        return read_file(Path(key.file), MAX_FILE)
+        return _parsed(id_, read_file(file, MAX_FILE), str(file))
     except OSError as error:
-        raise KeyProblem(f"key {key.id!r}: {key.file}: {error.strerror}") from None
+        raise KeyProblem(f"key {id_!r}: {file}: {error.strerror}") from None
 
 
 def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[str, bytes]:
@@ -65,7 +65,7 @@ def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -
         return azure_access.read_secrets(config, keys)
     except ModuleNotFoundError as error:
         raise KeyProblem(
-            f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[keyvault]'"
+            f"the package {error.name} is missing; install the extra: {install_extra('keyvault')}"
         ) from None
     except azure_access.VaultRefused as error:
         raise KeyProblem(str(error)) from None

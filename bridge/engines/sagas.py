@@ -1,4 +1,4 @@
-"""Name and end of an instance's saga, read from its start input and from its custom status."""
+"""Name, progress and end of an instance's saga, read from its start input and from its custom status."""
 
 from __future__ import annotations
 
@@ -82,6 +82,36 @@ def saga_end(custom_status: str | None, status: int, saga: str | None = None) ->
     outcome = reached if isinstance(reached, str) and reached in _FINAL else _BY_STATUS.get(status, "terminated")
     step, reason = _optional(document.get("step")), _optional(document.get("reason"))
     return SagaEnd(_word(name), outcome, step, reason, _failed_compensations(document))
+
+
+STEP_STATES = frozenset(
+    {"waiting", "running", "completed", "refused", "unknown", "compensating", "compensated", "compensation_failed"}
+)
+"""States of a step in the custom status of a saga."""
+MAX_STEPS = 200
+"""Most steps of a saga that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaProgress:
+    """Progress of a saga: state, and state of each step in their order. Words that are not like names are replaced."""
+
+    saga: str
+    state: str
+    steps: tuple[tuple[str, str], ...]
+
+
+def saga_progress(custom_status: Any) -> SagaProgress | None:
+    """Progress in a custom status, which is a JSON value; None when it is not that of a saga."""
+    match custom_status:
+        case {"saga": str(saga), "status": str(state), "steps": dict(steps)}:
+            read = (
+                (_word(str(name)), each if isinstance(each, str) and each in STEP_STATES else "unknown")
+                for name, each in list(steps.items())[:MAX_STEPS]
+            )
+            return SagaProgress(_word(saga), _word(state), tuple(read))
+        case _:
+            return None
 
 
 def _failed_compensations(document: dict[str, Any]) -> tuple[tuple[str, str], ...]:

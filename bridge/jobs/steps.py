@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from durabletask import task
@@ -30,12 +30,6 @@ STEP_SECONDS = 10.0
 
 PAGES_AT_ONCE = 8
 """Pages that are worked at once, where the job has neither order, rate, ramp nor limit of failures."""
-
-KEPT_SECONDS = 30 * 86_400.0
-"""Seconds for which the record of an ended job is kept. Older ones are removed when a job starts."""
-
-KEPT_JOBS = 1000
-"""Most jobs that are kept."""
 
 _CONTROL_SECONDS = 300.0
 """Longest wait for a person. The event of an operation usually ends it at once."""
@@ -108,6 +102,13 @@ class _Ended(Exception):
         self.result = result
 
 
+class Retention(NamedTuple):
+    """Records of ended jobs that are kept when a job starts: the youngest `most`, for `seconds` after their end."""
+
+    seconds: float = 30 * 86_400.0
+    most: int = 1000
+
+
 class JobSteps:
     """Steps of the jobs of one engine. Call the activity from any thread except the event loop's.
 
@@ -120,8 +121,10 @@ class JobSteps:
         kinds: Iterable[JobKind],
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.time,
+        retention: Retention | None = None,
     ) -> None:
         self._engine = engine
+        self._retention = retention or Retention()
         self._kinds = {kind.name: kind for kind in kinds}
         self._loop = loop
         self._now = now
@@ -145,7 +148,7 @@ class JobSteps:
 
         Returns `place` of the next step, `seconds` until then, and `end`, the state of a job that has ended.
         """
-        run = _Run(JobStore(self._engine), self._kinds, Place.of(stored), self._now)
+        run = _Run(JobStore(self._engine), self._kinds, Place.of(stored), self._now, self._retention)
         end = time.monotonic() + STEP_SECONDS
         while True:
             try:
@@ -182,8 +185,16 @@ class JobSteps:
 class _Run:
     """Work of one step on one job."""
 
-    def __init__(self, store: JobStore, kinds: Mapping[str, JobKind], place: Place, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        kinds: Mapping[str, JobKind],
+        place: Place,
+        now: Callable[[], float],
+        retention: Retention,
+    ) -> None:
         self._store = store
+        self._retention = retention
         self._kinds = kinds
         self.place = place
         self._now = now
@@ -260,7 +271,7 @@ class _Run:
         """Remove the records of jobs that ended long ago."""
         ended = [each for each in await self._store.records() if not each.is_open]
         for position, each in enumerate(ended):
-            if position >= KEPT_JOBS or self._now() - (each.ended or 0.0) > KEPT_SECONDS:
+            if position >= self._retention.most or self._now() - (each.ended or 0.0) > self._retention.seconds:
                 await self._remove_pages(each.id)
                 await self._store.signal(each.id, "remove", {})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import secrets
 import time
@@ -22,6 +23,8 @@ from bridge.core.errors import BridgeError, wire_name
 from bridge.ops.audit import Actor
 from bridge.system.addresses import is_loopback
 
+_log = logging.getLogger("bridge.access")
+
 Role = Literal["reader", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """Roles, each with the rights of those before it."""
@@ -34,10 +37,12 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 """Signatures with a public key. Symmetric ones, and `none`, are refused."""
 _LEEWAY = 60.0
 """Seconds by which the clocks of this machine and of the identity provider may differ."""
-_PROVIDER_SECONDS = 10.0
+PROVIDER_SECONDS = 10.0
+"""Seconds for an answer of the identity provider."""
 _KEYS_SECONDS = 600.0
 """Seconds after which the provider's keys are read again."""
-_LARGEST_DOCUMENT = 1024 * 1024
+LARGEST_DOCUMENT = 1024 * 1024
+"""Bytes of the largest answer of the identity provider."""
 
 
 @wire_name("bridge.ops.access.Unauthenticated")
@@ -84,9 +89,14 @@ def new_token() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
+def digest(token: str) -> str:
+    """SHA-256 of a token, as the file of tokens has it."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def token_line(token: str, name: str, role: Role, payloads: bool, until: datetime | None = None) -> str:
     """Line of the file of tokens, which has the SHA-256 of the token. Raises: ValueError for an invalid name."""
-    line = f"{name} {role}{'+payloads' if payloads else ''} {hashlib.sha256(token.encode()).hexdigest()}"
+    line = f"{name} {role}{'+payloads' if payloads else ''} {digest(token)}"
     if until is not None:
         line += f" until {until.astimezone(UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
     if _LINE.fullmatch(line) is None:
@@ -128,14 +138,18 @@ class TokenFile:
         self.path = path
         self._stamp = self._now()
         self._tokens = parse_tokens(path.read_text())
-        self.problem: str | None = None
+        self._problem = ""
         """Reason why the present file is not in use."""
 
     def find(self, token: str) -> Caller | None:
         """Caller with a token; None for an unknown or expired one."""
+        return self.find_digest(digest(token))
+
+    def find_digest(self, sha256: str) -> Caller | None:
+        """Caller with the token of a SHA-256; None for an unknown or expired one."""
         self._reload()
         # The dictionary compares digests, not tokens: its timing says nothing about a token
-        found = self._tokens.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
+        found = self._tokens.get(sha256)
         if found is None or (found.until is not None and found.until <= time.time()):
             return None
         return Caller(Actor(found.name, None, "token"), found.role, found.payloads)
@@ -149,17 +163,23 @@ class TokenFile:
             stamp = self._now()
             if stamp == self._stamp:
                 return
-            self._tokens, self._stamp, self.problem = parse_tokens(self.path.read_text()), stamp, None
+            self._tokens, self._stamp, self._problem = parse_tokens(self.path.read_text()), stamp, ""
+            _log.info("the file of tokens has changed", extra={"action": "tokens", "file": str(self.path)})
         except (OSError, ValueError) as error:
-            self.problem = str(error)
+            problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
+            if problem != self._problem:
+                self._problem = problem
+                what = "the changed file of tokens is not valid; the tokens before it stay in use"
+                _log.error(what, extra={"action": "tokens", "file": str(self.path), "detail": problem})
 
 
 class Oidc:
     """Verifier of JSON Web Tokens (RFC 7519) of an OpenID Connect provider."""
 
     def __init__(self, settings: OidcConfig) -> None:
-        self._settings = settings
+        self.settings = settings
         self._keys: jwt.PyJWKClient | None = None
+        self._discovered: Mapping[str, Any] | None = None
 
     async def find(self, token: str) -> Caller | None:
         """Caller with a token; None where the token is not valid, or names no role.
@@ -169,21 +189,33 @@ class Oidc:
         return await asyncio.to_thread(self._find, token)
 
     def _find(self, token: str) -> Caller | None:
-        settings = self._settings
         try:
-            claims = jwt.decode(
+            return self.caller_of(self.verified(token, self.settings.audience))
+        except (jwt.PyJWTError, ValueError):
+            return None
+
+    def verified(self, token: str, audience: str) -> Mapping[str, Any]:
+        """Claims of a token whose signature, issuer, audience and times are valid. Blocks.
+
+        Raises: jwt.PyJWTError, ValueError, ProviderUnavailable.
+        """
+        try:
+            claims: Mapping[str, Any] = jwt.decode(
                 token,
                 self._client().get_signing_key_from_jwt(token).key,
                 algorithms=_ALGORITHMS,
-                audience=settings.audience,
-                issuer=settings.issuer,
+                audience=audience,
+                issuer=self.settings.issuer,
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iss", "aud"]},
             )
         except (jwt.PyJWKClientConnectionError, OSError) as error:
             raise ProviderUnavailable("the identity provider does not answer; static tokens still work") from error
-        except (jwt.PyJWTError, ValueError):
-            return None
+        return claims
+
+    def caller_of(self, claims: Mapping[str, Any]) -> Caller | None:
+        """Caller with these claims; None where they name no role."""
+        settings = self.settings
         given = claims.get(settings.roles_claim)
         names = set(given if isinstance(given, list) else str(given).split()) if given is not None else set()
         roles = [role for role in ROLES if names & set(settings.roles.get(role, ()))]
@@ -192,19 +224,25 @@ class Oidc:
         name = next((str(claims[each]) for each in settings.name_claims if claims.get(each)), "?")
         return Caller(Actor(name[:100], None, "oidc"), roles[-1], bool(names & set(settings.payloads)))
 
+    def discovered(self) -> Mapping[str, Any]:
+        """Description of the provider, by OpenID Connect Discovery 1.0. Blocks at the first call.
+
+        Raises: OSError, ValueError.
+        """
+        if self._discovered is None:
+            place = f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration"
+            with urllib.request.urlopen(place, timeout=PROVIDER_SECONDS) as answer:  # noqa: S310 - the model admits http only
+                found = json.loads(answer.read(LARGEST_DOCUMENT))
+            if not isinstance(found, dict) or found.get("issuer") != self.settings.issuer:
+                raise ValueError("the provider describes another issuer")
+            self._discovered = found
+        return self._discovered
+
     def _client(self) -> jwt.PyJWKClient:
         if self._keys is None:
-            url = self._settings.jwks_url or _discovered(self._settings.issuer)
-            self._keys = jwt.PyJWKClient(url, lifespan=_KEYS_SECONDS, timeout=_PROVIDER_SECONDS)
+            url = self.settings.jwks_url or str(self.discovered()["jwks_uri"])
+            self._keys = jwt.PyJWKClient(url, lifespan=_KEYS_SECONDS, timeout=PROVIDER_SECONDS)
         return self._keys
-
-
-def _discovered(issuer: str) -> str:
-    """Address of the keys of a provider, by OpenID Connect Discovery 1.0. Raises: OSError, ValueError."""
-    address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-    with urllib.request.urlopen(address, timeout=_PROVIDER_SECONDS) as answer:  # noqa: S310 - the model admits http only
-        found = json.loads(answer.read(_LARGEST_DOCUMENT))
-    return str(found["jwks_uri"])
 
 
 class Rate:
@@ -250,7 +288,7 @@ class Access:
             if scheme:
                 raise Unauthenticated("this daemon accepts no tokens; configure `ops.http.access`")
             if not _is_local(remote) or any(name in headers for name in _FORWARDED):
-                raise Unauthenticated("without `ops.http.access` the API answers to this machine only, and to no proxy")
+                raise Unauthenticated("without `ops.http.access` only this machine has access, and no proxy")
             return ANONYMOUS
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("send a token: `Authorization: Bearer TOKEN`")

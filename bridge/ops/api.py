@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -33,10 +34,17 @@ from bridge.ops.audit import Actor, Denied
 from bridge.ops.connections import Handler
 
 PREFIX = "/api/v1/"
+LIVE = "live"
+"""Path of the stream with the changes of a status."""
 BODY_SECONDS = 30.0
 """Seconds for the body of a request."""
 WRITE_SECONDS = 30.0
 """Seconds for the reader of a stream to take one part. A stream whose reader takes longer is closed."""
+ADMIT_SECONDS = 10.0
+"""Seconds after which the rights of the reader of an open stream are checked again."""
+LAST = "last_event_id"
+"""Parameter of a stream: id of the last event that its reader has received."""
+_LAST_HEADER = "Last-Event-ID"
 KEY_HEADER = "Idempotency-Key"
 """Header of a request that the client may repeat (draft-ietf-httpapi-idempotency-key-header)."""
 PROBLEM = "application/problem+json"
@@ -46,7 +54,7 @@ KEY = re.compile(rf"[!-~]{{1,{_LONGEST_KEY}}}")
 _LONGEST_DETAIL = 2_000
 """Characters: the detail may name what was asked for."""
 _JSON = "application/json"
-_EVENTS = "text/event-stream"
+EVENTS = "text/event-stream"
 
 
 @wire_name("bridge.ops.api.TooManyRequests")
@@ -60,6 +68,13 @@ class TooManyRequests(BridgeError):
         super().__init__(f"too many requests; ask again in {seconds:.1f} s")
 
 
+@wire_name("bridge.ops.api.TooManyStreams")
+class TooManyStreams(BridgeError):
+    """As many streams are open as `ops.http.max_streams` allows."""
+
+    reason = "too_many_streams"
+
+
 @wire_name("bridge.ops.api.KeyReused")
 class KeyReused(BridgeError):
     """An Idempotency-Key came a second time with another request."""
@@ -71,6 +86,7 @@ _STATUS: Mapping[type[BaseException], int] = {
     Unauthenticated: 401,
     ProviderUnavailable: 503,
     TooManyRequests: 429,
+    TooManyStreams: 503,
     KeyReused: 422,
     Denied: 403,
     InvalidCommand: 422,
@@ -105,44 +121,86 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Place of the API that answers with server-sent events until its reader leaves or the daemon stops.
+class Event:
+    """Server-sent event.
 
-    open: called with the parameters and the caller; yields the data of the events, each JSON in one line. Errors before
+    data: JSON in one line. name: empty for the default. id: returned by a reader that connects again; empty: none.
+    """
+
+    data: bytes
+    name: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Place that answers with server-sent events until its reader leaves or the daemon stops.
+
+    open: called with the parameters and the caller; yields events, or their data. `LAST` is a parameter. Errors before
     the first event are answers.
     """
 
     path: str
-    open: Callable[[Mapping[str, Any], Caller], AsyncGenerator[bytes, None]]
+    open: Callable[[Mapping[str, Any], Caller], AsyncGenerator[bytes | Event, None]]
 
 
 class Streams:
-    """Streams of an application."""
+    """Streams of an application, bounded by number. A slow reader is closed: nothing but the socket's buffer waits."""
 
-    def __init__(self, app: web.Application, streams: Sequence[Stream], authenticate: Authenticate) -> None:
-        self._authenticate = authenticate
+    def __init__(self, most: int) -> None:
+        """Create no streams yet. most: readers at a time."""
+        self._most = most
         self._running: set[asyncio.Task[Any]] = set()
+        self.refused = 0
+        """Readers that were one too many."""
+
+    def add(
+        self,
+        app: web.Application,
+        prefix: str,
+        streams: Sequence[Stream],
+        authenticate: Authenticate,
+        admit: Authenticate,
+    ) -> None:
+        """Serve streams below a prefix. admit: as `authenticate`, for open streams: it does not limit their rate."""
         for stream in streams:
-            app.router.add_get(PREFIX + stream.path, self._handler(stream))
+            app.router.add_get(prefix + stream.path, self._handler(stream, authenticate, admit))
 
     def stop(self) -> None:
         """End all streams."""
         for task in self._running:
             task.cancel()
 
-    def _handler(self, stream: Stream) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _handler(
+        self, stream: Stream, authenticate: Authenticate, admit: Authenticate
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            caller = await self._authenticate(request)
+            if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+                raise Denied("another site has made this request")
+            caller = await authenticate(request)
+            if len(self._running) >= self._most:
+                self.refused += 1
+                raise TooManyStreams(f"{self._most} readers watch this daemon already; close one of them")
             task = asyncio.current_task()
             assert task is not None
             self._running.add(task)
-            response = web.StreamResponse(headers={"Content-Type": _EVENTS, "Cache-Control": "no-store"})
+            response = web.StreamResponse(
+                headers={"Content-Type": EVENTS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            )
+            given = dict(request.query)
+            if _LAST_HEADER in request.headers:
+                given[LAST] = request.headers[_LAST_HEADER]
             try:
-                async with aclosing(stream.open(dict(request.query), caller)) as events:
+                async with aclosing(stream.open(given, caller)) as events:
                     first = await anext(events)
                     await response.prepare(request)
                     await _send(response, first)
+                    checked = time.monotonic()
                     async for event in events:
+                        if time.monotonic() - checked >= ADMIT_SECONDS:
+                            checked = time.monotonic()
+                            if not await _still(request, caller, admit):
+                                break
                         await _send(response, event)
             except (ConnectionError, TimeoutError):  # the reader has gone, or takes nothing
                 if request.transport is not None:
@@ -154,9 +212,25 @@ class Streams:
         return handle
 
 
-async def _send(response: web.StreamResponse, event: bytes) -> None:
+async def _still(request: web.Request, caller: Caller, admit: Authenticate) -> bool:
+    """True while the reader of a stream has the rights with which it was opened."""
+    try:
+        return await admit(request) == caller
+    except ProviderUnavailable:
+        return True
+    except (Unauthenticated, Denied):
+        return False
+
+
+async def _send(response: web.StreamResponse, event: bytes | Event) -> None:
+    head = b""
+    if isinstance(event, Event):
+        head = b"".join(
+            b"%s: %s\n" % (name, value.encode()) for name, value in ((b"event", event.name), (b"id", event.id)) if value
+        )
+        event = event.data
     async with asyncio.timeout(WRITE_SECONDS):
-        await response.write(b"data: " + event + b"\n\n")
+        await response.write(head + b"data: " + event + b"\n\n")
 
 
 class Answers:
@@ -203,14 +277,7 @@ def _handler(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         path: dict[str, Any] = dict(request.match_info)
-        try:
-            caller = await authenticate(request)
-        except Denied as error:
-            await route.refused(path, error.actor or ANONYMOUS.actor)
-            raise
-        except Unauthenticated:
-            await route.refused(path, ANONYMOUS.actor)
-            raise
+        caller = await admitted(request, route, path, authenticate)
         sent = await _body(request) if request.method == "POST" else request.query
         if twice := sorted(sent.keys() & path.keys()):
             raise InvalidCommand(f"{', '.join(twice)}: already set by the path")
@@ -226,6 +293,21 @@ def _handler(
         return web.Response(body=json.dumps(result).encode(), content_type=_JSON)
 
     return handle
+
+
+async def admitted(request: web.Request, route: Route, given: Mapping[str, Any], authenticate: Authenticate) -> Caller:
+    """Caller of a request for a route; a refusal leaves an audit line. given: parameters that are known.
+
+    Raises: as `Authenticate`.
+    """
+    try:
+        return await authenticate(request)
+    except Denied as error:
+        await route.refused(given, error.actor or ANONYMOUS.actor)
+        raise
+    except Unauthenticated:
+        await route.refused(given, ANONYMOUS.actor)
+        raise
 
 
 def _key(request: web.Request) -> str | None:
@@ -276,6 +358,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
                 response.headers["WWW-Authenticate"] = 'Bearer realm="durable-bridge"'
             elif isinstance(error, TooManyRequests):
                 response.headers["Retry-After"] = str(max(1, round(error.seconds + 0.5)))
+            elif isinstance(error, TooManyStreams):
+                response.headers["Retry-After"] = "10"
     except Exception:
         response = _bug(request)
     if not response.prepared:

@@ -45,12 +45,12 @@ class Actor:
     """Person that makes a change.
 
     uid: user id of the operating system; None for a caller over the network.
-    via: `cli`, `socket`; over the network `token`, `oidc`, or `http` without a token.
+    via: `cli`, `socket`; over the network `token`, `oidc`, `page` for a browser with a session, or `http` without any.
     """
 
     name: str
     uid: int | None
-    via: Literal["cli", "socket", "token", "oidc", "http"]
+    via: Literal["cli", "socket", "token", "oidc", "page", "http"]
 
 
 @dataclass(slots=True)

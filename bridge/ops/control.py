@@ -14,13 +14,15 @@ from aiohttp import web
 
 from bridge.config.model.bridge import ControlConfig
 from bridge.ops.access import Caller
-from bridge.ops.api import Route, Stream, Streams, add_routes, problems
+from bridge.ops.api import PREFIX, Route, Stream, Streams, add_routes, problems
 from bridge.ops.audit import Denied, user
 from bridge.ops.connections import Connections
 from bridge.system import private
 
 DIRECTORY = "control"
 """Name of the directory of sockets, in the state directory."""
+MOST_STREAMS = 32
+"""Most streams of a control socket at a time."""
 
 
 class Control:
@@ -39,7 +41,8 @@ class Control:
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
         self._app = web.Application(middlewares=[problems], client_max_size=max_body)
         add_routes(self._app, routes, self._caller)
-        self._streams = Streams(self._app, streams, self._caller)
+        self._streams = Streams(MOST_STREAMS)
+        self._streams.add(self._app, PREFIX, streams, self._caller, self._caller)
         self._connections = Connections(self._app, bounds or ControlConfig())
         self._running = False
 

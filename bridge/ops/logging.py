@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, MutableMapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -184,7 +185,9 @@ def _add_time(_: Any, __: str, fields: Fields) -> Fields:
 
 
 def _shorten_time(_: Any, __: str, fields: Fields) -> Fields:
-    fields["ts"] = str(fields["ts"])[11:]
+    """Replace the UTC time of JSON lines by the local time of day with its offset."""
+    local = datetime.fromisoformat(str(fields["ts"])).astimezone()
+    fields["ts"] = local.isoformat(timespec="milliseconds").replace("+00:00", "Z")[11:]
     return fields
 
 

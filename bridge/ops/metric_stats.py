@@ -145,7 +145,7 @@ class ValueTable(Protocol):
 
 
 class EngineUsage(Protocol):
-    """Memory of an engine in bytes, and number of refused events: one too many for their instance."""
+    """Memory of an engine in bytes, and numbers of refused events, lineage records and joined processes."""
 
     @property
     def instance_bytes(self) -> int: ...
@@ -155,6 +155,8 @@ class EngineUsage(Protocol):
     def events_refused(self) -> int: ...
     @property
     def lineage_records(self) -> int: ...
+    @property
+    def joined_processes(self) -> int: ...
 
 
 class LineageStats(Protocol):

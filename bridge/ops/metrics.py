@@ -55,7 +55,7 @@ class ProcessStats:
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
     workflows: Callable[[], WorkflowStats] | None
     info: Callable[[], tuple[str, str]]
-    candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None
+    candidate: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("", {})
 
 
 S = TypeVar("S")
@@ -193,6 +193,8 @@ _ENGINES: tuple[Row[EngineStats], ...] = (
         _by_word(lambda it: it.faults)),
     Row(_GAUGE, "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", (),
         _one(lambda it: it.stuck)),
+    Row(_GAUGE, "bridge_joined_worker_processes", "Processes of other workers that have joined the engine.", (),
+        _one(lambda it: _optional(it.usage, lambda usage: usage.joined_processes))),
     Row(_GAUGE, "bridge_worker_processes", "Worker processes, by state.", ("state",),
         _by_word(lambda it: it.worker_processes)),
     Row(_COUNTER, "bridge_worker_process_ends", "Unexpected ends of worker processes, by cause.", ("cause",),
@@ -272,9 +274,7 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
         _nested(lambda it: it.answers())),
     Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
         ("candidate", "result"),
-        lambda it: [] if it.candidate is None else [
-            ((it.candidate[0], result), n) for result, n in list(it.candidate[1]().items())
-        ]),
+        lambda it: [((version, result), n) for version, all_ in [it.candidate()] for result, n in list(all_.items())]),
     Row(_COUNTER, "bridge_connections_refused", "Connections refused, by cause.", ("port", "cause"),
         _nested(lambda it: it.refused())),
     Row(_COUNTER, "bridge_repeats_dropped", "Repeated messages that workflows dropped, by the part that dropped them.",
@@ -373,7 +373,7 @@ class Metrics:
         jobs: JobStats | None = None,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
-        candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None,
+        candidate: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("", {}),
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -394,7 +394,7 @@ class Metrics:
         jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
         dead_letters: open dead letters; None where no source is consumed.
-        candidate: version of the candidate for the rules, and its counts; None without one.
+        candidate: version of the candidate for the rules, and its counts.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.

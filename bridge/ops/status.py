@@ -76,6 +76,26 @@ class Rates:
         )
 
 
+class NamedRates:
+    """Counts by name, with their rates over the last minute. Pure: the clock is passed in."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, Rates] = {}
+
+    def sample(self, now: float, counts: Mapping[str, int]) -> None:
+        """Keep the counts of a moment. now: monotonic seconds."""
+        for name, count in counts.items():
+            self._rates.setdefault(name, Rates()).sample(now, count)
+
+    def document(self, now: float, word: str, counts: Mapping[str, int]) -> Document:
+        """Counts as JSON types: of each name its count, under `word`, and `per_second`."""
+        none = Rates()
+        return {
+            name: {word: count, "per_second": self._rates.get(name, none).per_second(now, count)[0]}
+            for name, count in counts.items()
+        }
+
+
 def merge(documents: Sequence[Document], unanswered: Sequence[Mapping[str, Any]] = ()) -> Document:
     """Add up the documents of several daemons. unanswered: `daemons` entries of those that did not answer.
 
@@ -91,6 +111,8 @@ def merge(documents: Sequence[Document], unanswered: Sequence[Mapping[str, Any]]
         "sources": _grouped(documents, "sources", lambda each: each["name"], _source),
         "components": _grouped(documents, "components", lambda each: (each["kind"], each["name"]), _component),
         "limits": _limits(documents),
+        # A daemon of an earlier version has none
+        "targets": _added(each.get("targets", {}) for each in documents),
     }
     merged["problems"] = problems(merged)
     return merged
@@ -338,6 +360,7 @@ def _source(parts: Sequence[Document]) -> Document:
         "abandoned": total("abandoned"),
         "outcomes": _sums(each["outcomes"] for each in parts),
         "dead_letters": _sums(each["dead_letters"] for each in parts),
+        "routes": _added(each.get("routes", {}) for each in parts),
     }
 
 
@@ -360,4 +383,15 @@ def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     for each in counts:
         for name, count in each.items():
             found[name] = found.get(name, 0) + count
+    return found
+
+
+def _added(tables: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Figures by name of several daemons, added up."""
+    found: dict[str, dict[str, float]] = {}
+    for table in tables:
+        for name, figures in table.items():
+            known = found.setdefault(name, {})
+            for word, figure in figures.items():
+                known[word] = round(known.get(word, 0) + figure, 2)
     return found

@@ -1,4 +1,4 @@
-"""Ops port: health, metrics and the API over HTTP or HTTPS, only under the configured host names."""
+"""Ops port: health, metrics, the API and its pages over HTTP or HTTPS, only under the configured host names."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.states import DaemonState
 from bridge.ops.access import Access, Caller, Rate
-from bridge.ops.api import PREFIX, Route, Stream, Streams, TooManyRequests, add_routes, problem, problems
+from bridge.ops.api import PREFIX, Authenticate, Route, Stream, Streams, TooManyRequests, add_routes, problem, problems
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import OPENMETRICS, chosen_type
+from bridge.ops.sessions import Sessions, random_keyring
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
+STREAMS = "/stream/"
+"""Prefix of the streams for pages, whose readers have sessions."""
 _SECURITY = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -34,6 +37,14 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
+class Pages(Protocol):
+    """Pages for browsers."""
+
+    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: Sessions) -> None:
+        """Serve them on an application, for callers that `authenticate` admits, and the logins of their sessions."""
+        ...
+
+
 class Scrape(Protocol):
     """Renderer of the metrics."""
 
@@ -41,7 +52,7 @@ class Scrape(Protocol):
 
 
 class Web:
-    """Serves /healthz, /readyz, /startupz, /metrics and the API on the event loop of `start`.
+    """Serves /healthz, /readyz, /startupz, /metrics, the API and its pages on the event loop of `start`.
 
     An answer of /healthz shows that the process lives and its event loop runs.
     """
@@ -56,6 +67,8 @@ class Web:
         streams: Sequence[Stream] = (),
         access: Access | None = None,
         max_body: int = 1024 * 1024,
+        pages: Pages | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         """Create the server.
 
@@ -63,11 +76,15 @@ class Web:
         tls: files of the settings.
         routes, streams: the API, for callers that `access` admits.
         max_body: bytes of the largest body of a request.
+        pages: for browsers, which get the streams below `/` too; None: there are none.
+        sessions: of browsers; None: with a random key.
         """
         self._routes = routes
+        self._pages = pages
         self._stream_places = streams
-        self._streams: Streams | None = None
+        self._streams = Streams(min(settings.max_streams, settings.max_connections // 2))
         self._access = access or Access()
+        self.sessions = sessions or Sessions(self._access, random_keyring(), settings.access.sessions.duration)
         self._rate = Rate(settings.access.rate, settings.access.burst)
         self._max_body = max_body
         self._tls = tls
@@ -95,7 +112,7 @@ class Web:
     @property
     def refused(self) -> Mapping[str, int]:
         """Refused connections since the start, by cause."""
-        return {} if self._connections is None else self._connections.refused
+        return {} if self._connections is None else {**self._connections.refused, "streams": self._streams.refused}
 
     async def start(self) -> None:
         """Listen. Raises: ConfigError when the address cannot be bound, or its certificate cannot be used."""
@@ -109,7 +126,10 @@ class Web:
         app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
         add_routes(app, self._routes, self._caller)
-        self._streams = Streams(app, self._stream_places, self._caller)
+        self._streams.add(app, PREFIX, self._stream_places, self._caller, self._admitted)
+        if self._pages is not None:
+            self._pages.add_to(app, self._visitor, self.sessions)
+            self._streams.add(app, STREAMS, self._stream_places, self._visitor, self.sessions.caller)
         connections = Connections(app, self._settings)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
@@ -126,8 +146,7 @@ class Web:
     async def stop(self) -> None:
         """Close all connections. Idempotent."""
         connections, self._connections = self._connections, None
-        if self._streams is not None:
-            self._streams.stop()
+        self._streams.stop()
         if connections is not None:
             await connections.stop()
 
@@ -143,19 +162,29 @@ class Web:
             logging.getLogger("bridge.web").exception("request failed", extra={"action": "http", "path": request.path})
             response = _text(500, "the bridge could not answer; see its log")
         if not response.prepared:
-            response.headers.update(_SECURITY)
+            for name, value in _SECURITY.items():
+                response.headers.setdefault(name, value)
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        api = request.path.startswith(PREFIX)
+        api = request.path.startswith((PREFIX, STREAMS))
         # A page in a browser can reach loopback through a name of its own (DNS rebinding); the Host header shows it
         if _host_of(request.headers.get("Host", "")) not in self._hosts:
             text = "this host name is not served here; list it under ops.http.allowed_hosts"
             return problem(421, "unknown_host", text) if api else _text(421, text)
         return await (problems(request, handler) if api else handler(request))
 
+    async def _admitted(self, request: web.Request) -> Caller:
+        return await self._access.caller(request.headers, request.remote)
+
     async def _caller(self, request: web.Request) -> Caller:
-        caller = await self._access.caller(request.headers, request.remote)
+        return self._paced(await self._admitted(request))
+
+    async def _visitor(self, request: web.Request) -> Caller:
+        return self._paced(await self.sessions.caller(request))
+
+    def _paced(self, caller: Caller) -> Caller:
+        """Count a request of a caller. Raises: TooManyRequests."""
         seconds = self._rate.wait(caller.actor.name, time.monotonic())
         if seconds:
             raise TooManyRequests(seconds)

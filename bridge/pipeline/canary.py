@@ -20,20 +20,23 @@ Raises: EngineError.
 
 
 class CanaryRules(CurrentRules):
-    """Chooser of a source with a candidate. Its `current` is the present rule set.
+    """Chooser of a source that may have a candidate. Its `current` is the present rule set.
 
     Messages without an ordering key belong to the present rules.
     """
 
-    def __init__(self, current: RuleSet, candidate: RuleSet, share: float, follow: Follow) -> None:
-        """Create the choice. follow: finds the rules that have started the instances of a decision."""
-        self._follow = follow
-        self.candidate = replace(candidate, follow=self._present_of)
-        super().__init__(self._linked(current))
-        self._share = share
+    def __init__(self, current: RuleSet) -> None:
+        super().__init__(current)
+        self._present = current
+        """Present rule set without its link to a candidate."""
+        self._link: Callable[[RuleSet], RuleSet] | None = None
+        self.candidate: RuleSet | None = None
+        self._share = 0.0
         self._active = False
-        self._staying: dict[Hashable, RuleSet] = {}
-        """Keys that had messages in flight at the last change, with the rule set of these messages."""
+        self._staying: dict[Hashable, RuleSet | None] = {}
+        """Keys that had messages in flight at the last change: rule set of a candidate, None for the present rules."""
+        self._candidates: list[RuleSet] = []
+        """Candidates that may have messages in flight."""
         self._in_flight: Callable[[], Iterable[tuple[Hashable, RuleSet]]] = tuple
         self._is_busy: Callable[[Hashable], bool] = lambda key: False
 
@@ -47,20 +50,39 @@ class CanaryRules(CurrentRules):
         """
         self._in_flight, self._is_busy = in_flight, is_busy
 
+    def use(self, candidate: RuleSet, share: float, follow: Follow) -> None:
+        """Use another candidate, which decides about nothing until it is activated.
+
+        Deliveries in flight keep their rule set, and the one that it follows.
+        follow: finds the rules that have started the instances of a decision.
+        """
+
+        async def present_of(decision: Decision) -> RuleSet | None:
+            return self.current if await follow(decision) is False else None
+
+        async def candidate_of(decision: Decision) -> RuleSet | None:
+            return linked if await follow(decision) else None
+
+        def link(present: RuleSet) -> RuleSet:
+            # Messages of the present rules may go to instances of the candidate, and so to its engines
+            return replace(present, engines={**linked.engines, **present.engines}, follow=candidate_of)
+
+        linked = replace(candidate, follow=present_of)
+        self.leave()
+        self.candidate, self._share, self._link = linked, share, link
+        self.replace(self._present)
+
+    def leave(self) -> None:
+        """Use no candidate. Its deliveries in flight keep their rule set, and so do further ones of their keys."""
+        self._active = False
+        self._stay()
+        self.candidate = self._link = None
+        self.replace(self._present)
+
     def replace(self, current: RuleSet) -> None:
         """Bind the following deliveries of the present rules to another rule set."""
-        super().replace(self._linked(current))
-
-    def _linked(self, present: RuleSet) -> RuleSet:
-        """Present rule set whose messages may go to instances of the candidate, and so to its engines."""
-        engines = {**self.candidate.engines, **present.engines}
-        return replace(present, engines=engines, follow=self._candidate_of)
-
-    async def _candidate_of(self, decision: Decision) -> RuleSet | None:
-        return self.candidate if await self._follow(decision) else None
-
-    async def _present_of(self, decision: Decision) -> RuleSet | None:
-        return self.current if await self._follow(decision) is False else None
+        self._present = current
+        super().replace(current if self._link is None else self._link(current))
 
     @property
     def active(self) -> bool:
@@ -71,18 +93,27 @@ class CanaryRules(CurrentRules):
         """Start or end the use of the candidate. Keys with messages in flight change when these have left."""
         if active is not self._active:
             self._active = active
-            self._staying = {domain_key(key): rules for key, rules in self._in_flight()}
+            self._stay()
+
+    def _stay(self) -> None:
+        """Let the keys with messages in flight keep their side until these have left."""
+        in_flight = {domain_key(key): rules for key, rules in self._in_flight()}
+        known = [*self._candidates, *([] if self.candidate is None else [self.candidate])]
+        self._candidates = [each for each in known if any(rules is each for rules in in_flight.values())]
+        self._staying = {
+            key: next((each for each in self._candidates if each is rules), None) for key, rules in in_flight.items()
+        }
 
     def choose(self, key: Hashable | None) -> RuleSet:
         """Rule set of the next message of a key; see `RuleChooser`."""
         if key is None:
             return self.current
-        if self._staying and (staying := self._staying.get(domain_key(key))) is not None:
+        if self._staying and (found := domain_key(key)) in self._staying:
             if self._is_busy(key):
-                return staying
-            del self._staying[domain_key(key)]
-        if self._active and selected(key, self.candidate.version, self._share):
-            return self.candidate
+                return self._staying[found] or self.current
+            del self._staying[found]
+        if self._active and (candidate := self.candidate) is not None:
+            return candidate if selected(key, candidate.version, self._share) else self.current
         return self.current
 
 

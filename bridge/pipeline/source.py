@@ -257,8 +257,8 @@ class SourcePipeline:
         self.use_limits(limits)
         self.budgets.clear()
         self.budgets.update(budgets)
-        self.watch_engines(rules)
         self.rules.replace(rules)
+        self.watch_engines(self.rules.current)
 
     def use_limits(self, limits: Mapping[str, RouteLimit]) -> None:
         """Use other limits of routes. limits: of the routes that have some, also those of deliveries in flight."""

@@ -15,7 +15,7 @@ from bridge.core.message import Message, Position
 from bridge.core.stored_message import ReplayOf, StoredMessage
 from bridge.core.system_names import replay_key
 from bridge.dead_letters.state_machine import DeadLetterState, Mark
-from bridge.dead_letters.store import DeadLetterRef
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.jobs.kind import ItemResult, Job, Result, TryLater
 from bridge.replay.original import missing_parts, original_position, stored_original
 from bridge.replay.state_machine import ReplayLimits

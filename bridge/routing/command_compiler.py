@@ -273,7 +273,7 @@ class CommandCompiler:
 
     def _checked(self, template: Template, field: str, check: Callable[[str], Any]) -> Callable[[Scope], Any]:
         """Check the text of a template: a literal once, at compile time; any other with every message."""
-        place = f"{self._where(field)}: "
+        where = self._where(field)
         if template.literal is not None:
             text = template.literal
             checked = self._static(lambda: check(text), field)
@@ -284,7 +284,7 @@ class CommandCompiler:
             try:
                 return check(render(scope))
             except InvalidCommand as error:
-                raise InvalidCommand(f"{place}{error}") from None
+                raise InvalidCommand(f"{where}: {error}", where) from None
 
         return rendered
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.routes import RouteConfig
+from bridge.routing.call_results import Results, Texts, call_of, disjoint, results_of, spelling
 from bridge.routing.cel.evaluator import Evaluator, Member, Unknown
 from bridge.routing.cel.expression import ROUTE
+from bridge.routing.cel.pattern import required
 from bridge.routing.cel.tokens import Token, readings, tokens
 from bridge.routing.cel.value import kind_name
 
@@ -31,6 +35,10 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
 _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 TEXTS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema", "message_id", "time")
 """Members of `event` that are text or null."""
+
+_TESTS = ("startsWith", "endsWith", "contains", "matches")
+
+_TOPIC = ("event", "topic")
 
 _LITERAL = re.compile(r"'(?P<text>[^'\\\n]*)'|(?P<number>-?\d{1,15}(?:\.\d{1,9})?)", re.ASCII)
 """The most common constants, which need no evaluation."""
@@ -58,8 +66,16 @@ def condition_findings(config: BridgeConfig) -> Iterator[Finding]:
     for position, route in enumerate(config.routes):
         if route.when is not None:
             path: ConfigPath = ("routes", position, "when")
-            for code, what in judge.condition(route.when, route.match):
+            for code, what in judge.condition(route.when, route.match, topics_of(config, route)):
                 yield code, path, what
+
+
+def topics_of(config: BridgeConfig, route: RouteConfig) -> tuple[str, ...]:
+    """Topics of the messages of a rule, sorted; empty if a pattern chooses them."""
+    sources = [config.sources[name] for name in route.from_ if name in config.sources]
+    if not all(source.origins and (source.kafka is None or source.kafka.pattern is None) for source in sources):
+        return ()
+    return tuple(sorted({topic for source in sources for topic in source.origins}))
 
 
 class _Judge:
@@ -68,8 +84,11 @@ class _Judge:
     def __init__(self, known: Evaluator) -> None:
         self._known = known
 
-    def condition(self, source: str, match: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Findings about one condition: code and text. match: equalities of its rule."""
+    def condition(self, source: str, match: Mapping[str, Any], topics: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """Findings about one condition: code and text.
+
+        match, topics: equalities of its rule, and topics of its messages (empty: unknown).
+        """
         if len(source) > _LONGEST:
             return
         reads = {reading.variable for reading in readings(source, ROUTE)}
@@ -80,7 +99,11 @@ class _Judge:
         for alternative in alternatives:
             for part in split(alternative, "&&"):
                 yield from self._operand(part)
+                if (why := self._always_of_call(part)) is not None:
+                    yield "R012", f"`{part}` always holds; {why}"
         facts = dict(_facts(match))
+        if topics:
+            facts.setdefault(_TOPIC, topics)
         never = [why for each in alternatives[:_MOST] if (why := self._never(each, facts)) is not None]
         if len(never) == len(alternatives):
             yield "R013", f"the condition never holds: {never[0]}"
@@ -130,7 +153,74 @@ class _Judge:
         for member, parts in by_member.items():
             if (why := self._contradiction(member, parts, facts.get(member))) is not None:
                 return why
+        return self._never_of_calls(operands)
+
+    def _never_of_calls(self, operands: Sequence[str]) -> str | None:
+        """Reason for which operands of `&&` never hold, by the results that their calls can have."""
+        compared: dict[str, list[tuple[str, tuple[str, Any]]]] = {}
+        fixed: dict[tuple[str, str], dict[str, str]] = {}
+        for operand in operands:
+            if (found := self._comparison(operand, results_of)) is not None:
+                compared.setdefault(spelling(found[0]), []).append((operand, found[1:]))
+            elif (test := self._test(operand)) is not None:
+                method, receiver, text = test
+                if (why := self._excluded(receiver, method, text)) is not None:
+                    return f"`{operand}`; {why}"
+                fixed.setdefault((method, spelling(receiver)), {})[text] = operand
+        for side, parts in compared.items():
+            known = results_of(side)
+            values = None if known is None else _results(known, [part for _, part in parts])
+            if known is None or values is None:
+                continue
+            if not any(all(_compared(part, value) for _, part in parts) for value in values):
+                return f"{' && '.join(f'`{operand}`' for operand, _ in parts)}; {known.what}"
+        for (method, _), texts in fixed.items():
+            begins = {"startsWith": str.startswith, "endsWith": str.endswith}.get(method)
+            if begins is not None and (pair := disjoint(texts, begins)) is not None:
+                return f"`{texts[pair[0]]}` && `{texts[pair[1]]}` cannot hold together"
         return None
+
+    def _always_of_call(self, operand: str) -> str | None:
+        """Reason for which a comparison holds for all results of a call, or a test for every text."""
+        if (found := self._comparison(operand, results_of)) is not None:
+            known = results_of(found[0])
+            values = None if known is None else _results(known, [found[1:]])
+            if known is not None and values and all(_compared(found[1:], value) for value in values):
+                return known.what
+        if (test := self._test(operand)) is not None and test[0] != "matches" and not test[2]:
+            return "every text begins and ends with the empty text"
+        return None
+
+    def _test(self, operand: str) -> tuple[str, str, str] | None:
+        """Method, receiver and constant text of a test like `payload.a.startsWith('x')`."""
+        call = call_of(operand)
+        if call is None or call.name not in _TESTS or not call.receiver:
+            return None
+        if {reading.variable for reading in readings(call.argument, ROUTE)} - {"vars"}:
+            return None
+        try:
+            text = self._known.value(call.argument)
+        except Unknown:
+            return None
+        return (call.name, call.receiver, text) if isinstance(text, str) else None
+
+    def _excluded(self, receiver: str, method: str, text: str) -> str | None:
+        """Reason for which no result of a call passes a test."""
+        known = results_of(receiver)
+        if not isinstance(known, Texts):
+            return None
+        if method != "matches":
+            return known.what if known.excludes(method, text) else None
+        for item in required(text) if known.lacks else ():
+            # A class with other than ASCII characters may match some of them
+            if item.isascii() and "\\" not in item and "[:" not in item and not item.startswith("[^"):
+                matches = (self._is_found(item, characters) for characters in (known.lacks, known.characters))
+                if [*matches] == [True, False]:
+                    return known.what
+        return None
+
+    def _is_found(self, pattern: str, text: str) -> bool:
+        return not self._is_false(f"{json.dumps(text)}.matches({json.dumps(pattern)})")
 
     def _contradiction(self, member: Member, parts: list[_Part], matched: tuple[Any, ...] | None) -> str | None:
         shown = " && ".join(f"`{part.source}`" for part in parts)
@@ -156,6 +246,8 @@ class _Judge:
             return None
         if any(self._may_hold(parts, member, value) for value in values):
             return None
+        if matched is not None and member == _TOPIC:
+            return f"this rule gets only messages of the topic {_listed(matched)}, and {shown} excludes that"
         if matched is not None:
             return f"`match` lets only {_listed(matched)} through for {name}, and {shown} excludes that"
         return f"{shown} cannot hold together" if len(parts) > 1 else f"{shown} excludes every value"
@@ -196,20 +288,21 @@ class _Judge:
         if len(members) != 1 or not found[0].path:
             return _Part(operand)
         (member,) = members
-        return _Part(operand, member, self._comparison(operand) if len(found) == 1 else None)
+        compared = self._comparison(operand, _is_member) if len(found) == 1 else None
+        return _Part(operand, member, None if compared is None else compared[1:])
 
-    def _comparison(self, operand: str) -> tuple[str, Any] | None:
-        """Operator and constant of a comparison of a member with a constant."""
+    def _comparison(self, operand: str, is_side: Callable[[str], object]) -> tuple[str, str, Any] | None:
+        """Side, operator and constant of a comparison with a constant. is_side: true for a side of interest."""
         found = _comparison_of(operand)
         if found is None:
             return None
         left, sign, right = found
-        if _is_member(right) and sign != "in":
+        if sign != "in" and is_side(right):
             left, sign, right = right, _MIRRORED[sign], left
-        if not _is_member(left):
+        if not is_side(left):
             return None
         if (literal := _LITERAL.fullmatch(right)) is not None and sign != "in":
-            return sign, literal["text"] if literal["text"] is not None else float(literal["number"])
+            return left, sign, literal["text"] if literal["text"] is not None else float(literal["number"])
         if {reading.variable for reading in readings(right, ROUTE)} - {"vars"}:
             return None
         try:
@@ -217,8 +310,8 @@ class _Judge:
         except Unknown:
             return None
         if sign == "in":
-            return (sign, tuple(value)) if isinstance(value, list) and all(map(_is_scalar, value)) else None
-        return (sign, value) if _is_scalar(value) else None
+            return (left, sign, tuple(value)) if isinstance(value, list) and all(map(_is_scalar, value)) else None
+        return (left, sign, value) if _is_scalar(value) else None
 
 
 def split(source: str, sign: str) -> list[str]:
@@ -299,6 +392,16 @@ def _compared(comparison: tuple[str, Any], value: Any) -> bool | None:
     if sign in ("==", "!="):
         return (same and bool(value == wanted)) is (sign == "==")
     return bool(_OPERATORS[sign](value, wanted)) if same and _kind(value) in ("text", "number") else None
+
+
+def _results(known: Results, comparisons: Sequence[tuple[str, Any]]) -> tuple[Any, ...] | None:
+    """Results of a call that stand for all others in comparisons; None if unsure."""
+    if isinstance(known, Texts) and any(sign not in ("==", "!=", "in") for sign, _ in comparisons):
+        return None
+    constants = [
+        each for sign, wanted in comparisons for each in (wanted if sign == "in" else (wanted,)) if each is not None
+    ]
+    return known.values(constants) or None
 
 
 def _is_among(value: Any, several: tuple[Any, ...]) -> bool:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from bridge.config.model.types import format_duration
 from bridge.core.commands import Command, Decision, StartFirst, WaitFor
-from bridge.core.errors import ExpressionCost, ExpressionError, MessageError
+from bridge.core.errors import ExpressionCost, ExpressionError, MessageError, Problem
 from bridge.core.message import Envelope
+from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.scope import RouteScope
+from bridge.routing.conditions import split
 from bridge.routing.index import ATTRIBUTES, reader, values
 from bridge.routing.router import Router
 from bridge.routing.rule import Rule
@@ -28,6 +30,22 @@ class Equality:
     key: str
     expected: tuple[Any, ...]
     actual: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of a rule with its result: an equality of `match:`, or an operand of `&&` in `when:`.
+
+    text: as the rule has it.
+    holds: None if it failed.
+    actual: value of an equality, shortened; None if it is missing, and for an operand.
+    error: of an operand that failed; quotes no payload.
+    """
+
+    text: str
+    holds: bool | None
+    actual: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,16 @@ def command_dict(command: Command) -> dict[str, Any]:
     return {"type": type(command).__name__, **_plain(command)}
 
 
+_NAMES = frozenset(("orchestration", "instance_id", "event", "name", "entity", "key", "operation"))
+"""Members of commands that hold no payload."""
+
+
+def command_names(command: Command) -> dict[str, Any]:
+    """Kind of a command in `type`, and its names, without payload."""
+    names = [each.name for each in fields(command) if each.name in _NAMES]
+    return {"type": type(command).__name__, **{name: getattr(command, name) for name in names}}
+
+
 def _plain(value: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in fields(value):
@@ -120,6 +148,36 @@ def decided(router: Router, envelope: Envelope) -> Explanation:
         return Explanation(router.source, (), router.route(envelope))
     except MessageError as error:
         return Explanation(router.source, (), None, error.reason, str(error), error.route)
+
+
+def condition_results(router: Router, rule: Rule, envelope: Envelope) -> tuple[Condition, ...]:
+    """Every condition of a rule with its result for a message, also those behind the first one that does not hold."""
+    found = [
+        Condition(f"{key}: {_listed(wanted)}", reader(key)(envelope) in values(wanted), _actual(key, envelope))
+        for key, wanted in rule.config.match.items()
+    ]
+    if rule.config.when is not None and rule.when is not None:
+        operands = split(rule.config.when, "&&")
+        if len(operands) > 1:
+            compiler = Compiler(lambda path, what: Problem("when", 0, 0, "", what), None)
+            compiled = [compiler.condition(each, (), "when") for each in operands]
+        else:
+            compiled = [rule.when]
+        if None in compiled:  # an operand that is a condition only together with the others
+            operands, compiled = [rule.config.when], [rule.when]
+        scope = router.scope(envelope)
+        for text, expression in zip(operands, compiled, strict=True):
+            assert expression is not None
+            try:
+                found.append(Condition(text, expression.condition(scope)))
+            except (ExpressionError, ExpressionCost) as error:
+                found.append(Condition(text, None, None, str(error)))
+    return tuple(found)
+
+
+def _listed(wanted: Any) -> str:
+    several = wanted if isinstance(wanted, tuple) else (wanted,)
+    return " or ".join(json.dumps(each, ensure_ascii=False, default=str) for each in several)
 
 
 def _considered(rule: Rule, envelope: Envelope, scope: RouteScope) -> Considered:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bridge.config.model.bridge import BridgeConfig
 from bridge.routing.cel.evaluator import Evaluator, Unknown
 from bridge.routing.cel.expression import ROUTE, Expression
-from bridge.routing.cel.pattern import TOKEN
+from bridge.routing.cel.pattern import TOKEN, is_optional
 from bridge.routing.cel.tokens import Token, readings, tokens
 from bridge.routing.conditions import ConfigPath, Finding
 
@@ -103,7 +103,7 @@ def matches_nothing(pattern: str) -> bool:
         elif kind == "bar":
             impossible.append(False)
             before = after = False
-        elif _is_optional(items, at):
+        elif is_optional(items, at):
             continue
         elif text in _BEGINS:
             impossible[-1] = impossible[-1] or before
@@ -113,11 +113,3 @@ def matches_nothing(pattern: str) -> bool:
             before = True
             impossible[-1] = impossible[-1] or after
     return all(impossible)
-
-
-def _is_optional(items: list[re.Match[str]], at: int) -> bool:
-    """True if the item is followed by a repetition that allows none of it."""
-    if at + 1 == len(items):
-        return False
-    following = items[at + 1]
-    return following.group() in ("*", "?") or (following.lastgroup == "repeat" and not int(following["least"][:8]))

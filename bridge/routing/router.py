@@ -45,16 +45,18 @@ class Router:
         limits: LimitsConfig,
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
         per: Template | None = None,
+        places: Mapping[str, ConfigPath] | None = None,
     ) -> None:
         """Create a router.
 
         compiled: the expressions of the rules, each with its place in the configuration.
-
         per: template of the source's `limits.per`.
+        places: places in the configuration by the names that errors give them (`MessageError.expression`).
         """
         self.source = source
         self.rules = tuple(rules)
         self.compiled = compiled
+        self.places = places or {}
         self._variables = variables
         self._ignores = ignores
         self._ordering = ordering
@@ -121,7 +123,7 @@ class Router:
         assert ordering is not None  # a template that does not compile is a problem
         compiled = [each for each in compiler.compiled if each[0][0] != "sagas"]  # no message there
         ignores = source.no_match == "ignore"
-        return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled, per)
+        return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled, per, compiler.places)
 
     def route(self, envelope: Envelope) -> Decision:
         """Decision of the rules about a message. The first match wins; `continue` lets later rules match too.

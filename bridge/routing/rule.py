@@ -114,13 +114,14 @@ class Rule:
         if len(items) > self.max_commands:
             raise TooManyCommands(
                 f"{for_each.where}: the list has {len(items)} items, more than the {self.max_commands} that "
-                "limits.max_commands allows"
+                "limits.max_commands allows",
+                for_each.where,
             )
         return items
 
     def _mapped(self, scope: RouteScope) -> RouteScope:
         """Variables with the result of `map` as payload."""
-        name = f"route {self.config.name}, map {self.config.map}"
+        name = _map_name(self.config)
         if self.function is None:
             raise ExpressionError(f"{name}: the function was not loaded", name)
         try:
@@ -155,6 +156,8 @@ def compile_rule(
     )
     names = ROUTE if config.for_each is None else ITEM
     build = CommandCompiler(compiler, config, path, names, sagas).compile()
+    if config.map is not None:
+        compiler.name(_map_name(config), (*path, "map"))
     per, tagged = None, False
     if config.limits is not None:
         if config.limits.running is not None:
@@ -168,6 +171,10 @@ def compile_rule(
             if tagged:
                 _check_cap(config, (*place_of, "running"), compiler)
     return Rule(config, when, for_each, build, function, validate, max_commands, per, tagged)
+
+
+def _map_name(config: RouteConfig) -> str:
+    return f"route {config.name}, map {config.map}"
 
 
 def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig, ScheduleConfig, StartOrRaiseConfig
+from bridge.config.model.sources import SourceConfig, UpcastConfig
 from bridge.config.model.types import format_duration
 from bridge.config.model_fields import texts_in
 from bridge.core.commands import OnExisting
@@ -15,7 +16,7 @@ from bridge.routing.cel.expression import ITEM
 from bridge.routing.cel.scope import EVENT
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import closing_braces, readings
-from bridge.routing.conditions import ConfigPath, Finding
+from bridge.routing.conditions import ConfigPath, Finding, topics_of
 
 _SINGLE = re.compile(r"(?<!\{)\{\s*((?:payload|event|vars|item|input|steps|reply)\b[^{}]*?|index)\s*\}(?!\})")
 _BARE = re.compile(r"(payload|item|event|vars)((?:\.[A-Za-z_]\w*|\[[^\]]*\])+)")
@@ -36,7 +37,12 @@ def rule_findings(config: BridgeConfig) -> Iterator[Finding]:
         path: ConfigPath = ("routes", position)
         if (*path, route.command, "instance_id") not in suspects:
             yield from _fixed_ids(route, path)
-        yield from _equalities(config, route, path)
+        yield from _equalities(route.match, path)
+        for key, wanted in route.match.items():
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            yield from _impossible(config, route, key, values, (*path, "match", key))
+    for name, source in config.sources.items():
+        yield from _upcasts(source, ("sources", name, "upcast"))
     yield from _shared_ids(config)
     yield from _early_events(config)
 
@@ -198,8 +204,9 @@ _SCHEMA_NAMES = ("extensions.recordname", "extensions.schemaid")
 """Extensions of codecs with a registry, which are text."""
 
 
-def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> Iterator[Finding]:
-    for key, wanted in route.match.items():
+def _equalities(match: Mapping[str, Any], path: ConfigPath) -> Iterator[Finding]:
+    """Findings about each equality for itself."""
+    for key, wanted in match.items():
         here = (*path, "match", key)
         if "*" in key or "[" in key:
             what = f"`{key}` is the name of a member, not a pattern; use `when`, like `payload.lines[0].sku == 'tea'`"
@@ -207,12 +214,38 @@ def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> I
         values = wanted if isinstance(wanted, tuple) else (wanted,)
         for index, value in enumerate(values):
             at = (*here, index) if isinstance(wanted, tuple) else here
-            if isinstance(value, str) and _is_pattern(value):
+            if isinstance(value, str) and _is_pattern(key, value):
                 yield "R010", at, _without_pattern(key, value)
             elif not isinstance(value, str) and (key in _TEXTS or key.startswith(("headers.", *_SCHEMA_NAMES))):
                 shown = str(value).lower() if isinstance(value, bool) else value
                 yield "R011", at, f'{key} is text, and never equals {shown} without quotes; write `"{shown}"`'
-        yield from _impossible(config, route, key, values, here)
+
+
+def _upcasts(source: SourceConfig, path: ConfigPath) -> Iterator[Finding]:
+    """Findings about upcasts of a source: their equalities, and their order."""
+    for at, upcast in enumerate(source.upcast):
+        here = (*path, at)
+        yield from _equalities(upcast.match, here)
+        own, before = upcast.dataschema, source.upcast[:at]
+        if own in _versions(upcast):
+            what = (
+                f"messages of `{own}` stay at `{own}`, so every message of the newest version is converted too; name "
+                "the older version in `match`, and the newer one in `dataschema`"
+            )
+            yield "R034", (*here, "dataschema"), what
+        elif own is not None and (later := [n for n, each in enumerate(before, 1) if own in _versions(each)]):
+            what = f"entry {later[0]} converts `{own}`, and has been passed: entries are tried in order; move it down"
+            yield "R034", (*here, "dataschema"), what
+        same = [n for n, each in enumerate(before, 1) if each.match == upcast.match and each.dataschema]
+        if same and _versions(upcast) and source.upcast[same[0] - 1].dataschema not in _versions(upcast):
+            what = f"entry {same[0]} has the same `match`, and gives its messages another `dataschema`"
+            yield "R034", (*here, "match"), what
+
+
+def _versions(upcast: UpcastConfig) -> tuple[Any, ...]:
+    """Values of `dataschema` that an upcast converts; empty if it names versions by other members."""
+    wanted = upcast.match.get("dataschema", ())
+    return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 def _impossible(
@@ -225,20 +258,37 @@ def _impossible(
     if key.startswith("payload.") and all(source.codec in ("text", "bytes") for source in sources) and not route.map:
         codec = sources[0].codec
         yield "R011", here, f"the payload is {codec} (codec of {route.from_[0]}) and has no members; use `when`"
-    if key == "topic" and all(source.origins and _has_fixed_topics(source) for source in sources):
-        topics = {topic for source in sources for topic in source.origins}
+    if key == "topic" and (topics := topics_of(config, route)):
         missing = [value for value in values if isinstance(value, str) and value not in topics and "*" not in value]
         if missing:
-            what = f"no source of this rule reads the topic `{missing[0]}` (topics: {', '.join(sorted(topics))})"
+            what = f"no source of this rule reads the topic `{missing[0]}` (topics: {', '.join(topics)})"
             yield "R011", here, what
 
 
-def _has_fixed_topics(source: Any) -> bool:
-    return source.kafka is None or source.kafka.pattern is None
+_PATTERN = re.compile(
+    r"""
+      \* | ^\^ | .\$$              # wildcards, and anchors of a regular expression
+    | \.\+ | \\[dws][+{] | \\\.     # other parts of regular expressions
+    | \[[^\]]+-[^\]]+\] | \[[^\]]+\][+?{]
+    | \([^()\s]*\|[^()\s]*\)        # alternatives
+    | \{[^{}]+,[^{}]*\}
+    | (?<=\.)[#>%](?:\.|$) | (?:^|/)[+\#](?=/) | /[+\#]$   # AMQP, NATS, LIKE and MQTT
+    """,
+    re.VERBOSE,
+)
+_SEVERAL = re.compile(r"[^\s,|][,|]")
+"""Two names in one text."""
+
+_ONE_CHARACTER = re.compile(r"\?(?!\w+=)")
+"""`?` as a wildcard, not before the query of a URL."""
 
 
-def _is_pattern(value: str) -> bool:
-    return "*" in value or value.startswith("^") or (value.endswith("$") and len(value) > 1)
+def _is_pattern(key: str, value: str) -> bool:
+    """True for a value with wildcards, or with parts of a regular expression."""
+    if _PATTERN.search(value) or (key in ("type", "topic") and _SEVERAL.search(value)):
+        return True
+    is_text = len(value) == 1 or value.startswith("/") or "://" in value or any(each.isspace() for each in value)
+    return not is_text and _ONE_CHARACTER.search(value) is not None
 
 
 def _without_pattern(key: str, value: str) -> str:

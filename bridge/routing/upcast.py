@@ -78,6 +78,8 @@ def compile_upcasts(
         where = f"source {source}, upcast {position + 1}"
         data = None if config.data is None else compiler.value(config.data, (*path, "data"), where)
         function = None
+        if config.map is not None:
+            compiler.name(where, (*path, "map"))
         if config.map is not None and functions is not None:
             try:
                 function = functions(config.map)

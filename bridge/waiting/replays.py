@@ -14,7 +14,7 @@ from bridge.core.states import Outcome
 from bridge.core.stored_message import OperationResult, ReplayOf
 from bridge.core.system_names import DEAD_LETTER_STATES, JOB_PAGE, JOB_RESULTS, job_page_key
 from bridge.dead_letters import store as dead_letters
-from bridge.dead_letters.store import DeadLetterRef
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
 from bridge.jobs.kind import ItemResult, Result
 from bridge.waiting.dead_letters import has_topic

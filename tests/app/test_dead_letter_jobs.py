@@ -8,7 +8,8 @@ from typing import Any
 
 from bridge.app.operations.dead_letters.jobs import DropDeadLetters, RestoreDeadLetters
 from bridge.app.serve.daemon import Daemon
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.jobs.kind import Job, JobKind, JobRequest
 from bridge.jobs.store import JobStore
 from tests.app.test_dead_letter_states import LOCAL, dead_letters, fill, serving

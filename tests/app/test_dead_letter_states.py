@@ -11,14 +11,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient
 
 from bridge.app.composition import load_config
+from bridge.app.dead_letters.groups import grouped
+from bridge.app.dead_letters.reading import Selection, why_gone
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
@@ -190,6 +195,11 @@ async def test_service_bus_loses_what_was_replayed_or_dropped_long_ago(tmp_path:
             await states.apply("returned", [returned], {"job": "c"})
             assert await count(daemon) == 4
             assert await dead_letters(daemon, topic) == [young, *open_]
+            # Messages that the daemon has completed are not reported as gone
+            loaded, engines = load_config([tmp_path / "bridge.yaml"]), daemon.engines
+            assert (await grouped(loaded, Selection(), False, engines=engines)).gone == []
+            gone = f"{replayed.id} is gone: the daemon has completed it; it was replayed"
+            assert await why_gone(loaded, replayed.id) == gone
             # The states of completed messages leave, the other one stays
             await count(daemon)
             await count(daemon)
@@ -197,4 +207,28 @@ async def test_service_bus_loses_what_was_replayed_or_dropped_long_ago(tmp_path:
             assert set(await states.read([young])) == {young}
             await asyncio.sleep(0)
             assert await count(daemon) == 4
+    assert server.counters.crashes == []
+
+
+async def test_a_queue_of_its_own_has_the_sub_queue_too(tmp_path: Path) -> None:
+    """The service, and other consumers, dead-letter to the sub-queue of the entity."""
+    async with ServiceBusServer(ServerConfig((QueueConfig("orders"), QueueConfig("failed")))) as server:
+        async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+            async with client.get_queue_sender("orders") as sender:
+                await sender.send_messages(ServiceBusMessage(b"{}"))
+            async with client.get_queue_receiver("orders") as receiver:
+                [message] = await receiver.receive_messages(1)
+                await receiver.dead_letter_message(message, reason="Poison")
+        broker = f"{{type: servicebus, connection_string: '{server.connection_string}'}}"
+        async with serving(tmp_path, broker, "queue: orders, dead_letter: failed") as daemon:
+            await fill(daemon, 2)
+            assert await count(daemon) == 3
+            assert daemon.dead_letters is not None
+            assert daemon.dead_letters.open == {("orders", "no_route", ""): 2, ("orders", "foreign", ""): 1}
+            states, topic = DeadLetterStates(daemon.engines["default"]), "orders/$DeadLetterQueue"
+            foreign = await dead_letters(daemon, topic)
+            await states.take("a", foreign)
+            await states.apply("returned", foreign, {"job": "a"})
+            assert await count(daemon) == 2
+            assert await dead_letters(daemon, topic) == []
     assert server.counters.crashes == []

@@ -33,6 +33,7 @@ from bridge.core.system_names import (
 )
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.routing import referenced_orchestrations
@@ -103,6 +104,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
     await engine.start()
     try:
         worker = engine.worker(workflows)
+        assert isinstance(worker, ContainedWorker)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
         assert set(registry.entities) == {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from bridge.app.scaffold import create
 from bridge.codecs import registry as codecs
@@ -71,3 +73,12 @@ def test_impossible_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="begins with a letter"):
         create(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_its_requirements_name_this_bridge_and_pytest(tmp_path: Path) -> None:
+    create("shop", tmp_path)
+    lines = (tmp_path / "shop" / "requirements.txt").read_text().splitlines()
+    bridge, pytest_ = (Requirement(line) for line in lines if not line.startswith("#"))
+    assert bridge.name == "durable-bridge"
+    assert bridge.url is None or Path(urlsplit(bridge.url).path).exists()
+    assert pytest_.name == "pytest"

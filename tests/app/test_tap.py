@@ -30,7 +30,7 @@ def counts(tap: Tap) -> dict[str, int]:
 
 
 def tap(**options: Any) -> Tap:
-    return Tap(TapOptions(**options), {}, "host/1")
+    return Tap(TapOptions(**options), lambda: ("v1", {}), "host/1")
 
 
 async def test_conditions_take_a_bounded_share_of_the_time() -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.messages.position import Behind
 from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, Found
+from bridge.app.operations.lineage.trace import Answer, Behind, Found
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.process import _channel
 from bridge.app.trace import trace
@@ -274,16 +273,19 @@ async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> Non
         [dead_letter, publication] = [
             (await trace(it.loaded, None, [each], Scope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
         ]
-        assert (dead_letter.id, dead_letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0", "open"))
+        assert (dead_letter.id, dead_letter.found.behind) == (
+            "orders.dlq/0@0",
+            Behind("dead letter", "orders/0@0", "open"),
+        )
         assert [(each.outcome, each.message_id) for each in dead_letter.found.answers] == [
             ("dead_lettered", "/shop g-1")
         ]
         [answer] = publication.found.answers
         assert (answer.outcome, answer.instance_id, answer.topic) == ("published", "order-2", "results")
-        assert publication.behind == Behind("publication", answer.message_id or "")
+        assert publication.found.behind == Behind("publication", answer.message_id or "")
         for unknown in ("orders.dlq/0@7", "outcomes/5@0", "elsewhere/0@0"):
             [nothing] = await trace(it.loaded, None, [unknown], Scope())
-            assert (nothing.found.by, nothing.behind) == ("nothing", None)
+            assert (nothing.found.by, nothing.found.behind) == ("nothing", None)
 
 
 async def test_retrying_in_the_process_that_has_it(tmp_path: Path) -> None:

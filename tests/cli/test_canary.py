@@ -98,6 +98,9 @@ def test_keys_versions_and_events(project: Path) -> None:
 def test_a_person_ends_it_and_tries_it_again(project: Path) -> None:
     with DaemonProcess(project) as daemon:
         daemon.wait(lambda: is_active(daemon), "the record of the candidate")
+        assert daemon.get(f"/api/v1/canary/{status(project)['candidate']}")[0] == 200
+        code, answer = daemon.get("/api/v1/canary/0123456789ab")
+        assert (code, "there is no candidate 0123456789ab" in answer) == (404, True)
         assert "Next: bridge canary resume" in bridge("canary", "abort", "--reason", "wrong ids", cwd=project)
         daemon.wait(lambda: "was ended by" in daemon.log.read_text(), "the fallback")
         done = run_bridge("canary", "status", cwd=project)
@@ -169,7 +172,38 @@ def test_a_candidate_that_does_not_fit(project: Path, change: tuple[str, str], t
     assert run_bridge("serve", cwd=project).returncode == 3
 
 
-def test_a_reload_keeps_the_candidate_and_refuses_another_one(project: Path) -> None:
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        ("{share: 5%}", "there is no `candidate` that `share` would apply to"),
+        ("{fallback: {after: 60}}", "there is no `candidate` that `fallback` would apply to"),
+        ("{candidate: new/, share: 0%}", "the candidate decides about no message"),
+        ("{candidate: bridge.yaml}", "the candidate decides as this configuration does"),
+        ("{candidate: same.yaml}", "the candidate decides as this configuration does"),
+        (
+            "{candidate: more.yaml}",
+            "the configuration has no source returns, so the candidate decides nothing about it",
+        ),
+    ],
+)
+def test_rules_without_effect(project: Path, rules: str, text: str) -> None:
+    (project / "bridge.yaml").write_text(f"{CONFIG}rules: {rules}\n")
+    (project / "same.yaml").write_text(CONFIG.replace("topics: [orders]", "topics: [others]"))
+    returns = "  returns: {broker: local, topics: [returns], codec: json, no_match: ignore}\nroutes:"
+    (project / "more.yaml").write_text(
+        CONFIG.replace("routes:", returns).replace("has(payload.total)", "payload.total > 0")
+        + "  - {name: back, from: returns, ignore: {}}\n"
+    )
+    text_of = (project / "more.yaml").read_text()
+    head, _, back = text_of.partition("ops: {http: {port: 0}}\n")
+    (project / "more.yaml").write_text(head + back + "ops: {http: {port: 0}}\n")
+    done = run_bridge("check", cwd=project)
+    assert done.returncode == 0, done.stdout
+    assert [line for line in done.stdout.splitlines() if "C020" in line and text in line], done.stdout
+    assert done.stdout.count("C020") == 1, done.stdout
+
+
+def test_a_reload_keeps_changes_removes_and_adds_the_candidate(project: Path) -> None:
     with DaemonProcess(project) as daemon:
         daemon.wait(lambda: is_active(daemon), "the record of the candidate")
         file = project / "bridge.yaml"
@@ -184,11 +218,40 @@ def test_a_reload_keeps_the_candidate_and_refuses_another_one(project: Path) -> 
                 key for key in KEYS if selected(key, version, 0.5) is of_candidate
             }
         other = project / "new" / "bridge.yaml"
-        other.write_text(other.read_text().replace("new_event", "newer_event"))
+        candidate = other.read_text()
+        other.write_text(candidate.replace("has(payload.total)", "has(payload.total) &&"))
         done = run_bridge("reload", cwd=project)
-        assert done.returncode == 1, done.stdout
-        assert "rules.candidate has changed, which needs a restart of the daemon" in done.stdout + done.stderr
+        assert (done.returncode, "the expression ends too early" in done.stderr) == (1, True), done.stderr
         assert status(project)["candidate"] == version
+
+        other.write_text(candidate.replace("order-{{", "second-{{"))
+        assert "rules.candidate: changed" in bridge("reload", "--dry-run", cwd=project)
+        [answer] = json.loads(bridge("reload", "-o", "json", cwd=project))["daemons"]
+        assert (answer["settings"], answer["restart"]) == (["rules.candidate"], [])
+        assert {each["change"] for each in answer["sources"]} == {"unchanged"}
+        second = status(project)["candidate"]
+        assert second != version
+        daemon.wait(lambda: f"candidate {second} decides about 50%" in daemon.log.read_text(), "the new candidate")
+        publish(project, *((key, {"id": f"more-{key}", "total": 1}) for key in KEYS))
+        daemon.wait(lambda: daemon.settled() == 2 * len(KEYS), "the starts")
+        expected = {key for key in KEYS if selected(key, second, 0.5)}
+        found = {id_.removeprefix("second-more-") for id_ in flows(project) if id_.startswith("second-")}
+        assert found == expected
+        daemon.wait(lambda: status(project)["messages"] == len(expected), "the counts begin again")
+        assert {label.partition('"')[2][:12] for label in daemon.metrics("bridge_canary_messages_total")} == {second}
+
+        # An event follows the candidate that has started its instance; those of the first have none any more
+        (project / "bridge.yaml").write_text(file.read_text().replace("share: 50%", "share: 0.1%"))
+        bridge("reload", cwd=project)
+        assert status(project)["messages"] == len(expected), "another share is no other candidate"
+
+        (project / "bridge.yaml").write_text(file.read_text().replace("rules: {candidate", "rules: {} #"))
+        assert "rules.candidate: changed" in bridge("reload", cwd=project)
+        assert run_bridge("canary", "status", cwd=project).returncode == 2
+        assert daemon.metrics("bridge_canary_messages_total") == {}
+        publish(project, *((key, {"id": f"last-{key}", "total": 1}) for key in KEYS))
+        daemon.wait(lambda: daemon.settled() == 3 * len(KEYS), "the starts")
+        assert sum(id_.startswith("order-last") for id_ in flows(project)) == len(KEYS)
 
 
 def test_without_a_candidate(project: Path) -> None:

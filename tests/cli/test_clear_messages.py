@@ -98,6 +98,53 @@ def test_one_message_on_the_standard_input_of_publish() -> None:
     assert "each line of standard input is a message, and `--file -` reads one message from it" in result.stderr
 
 
+LINES = '{"body": {"kind": "go", "id": "1"}, "key": "a"}\n{"body": {"kind": "go", "id": "2"}}\n'
+PLAIN_LINES = '{"kind": "go", "id": "1"}\n\n{"kind": "go", "id": "2"}\n'
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("lines", [LINES, PLAIN_LINES])
+def test_several_lines_where_one_message_is_expected(lines: str) -> None:
+    Path("lines.jsonl").write_text(lines)
+    published = run("publish", "plain", "--file", "lines.jsonl")
+    assert published.exit_code == 1
+    assert "lines.jsonl:2: another message begins; publish these 2 lines with `--jsonl lines.jsonl`" in published.stderr
+    assert "0 messages published" in published.stderr
+    assert "standard input:2: another" in run("publish", "plain", "--file", "-", input=lines).stderr
+    assert "with `--jsonl FILE`" in run("publish", "plain", "--data", lines).stderr
+    routed = run("route", "plain", input=lines)
+    assert routed.exit_code == 2
+    assert "standard input:2: another message begins; give one of the 2 lines, with `head -n 1`" in routed.stderr
+    assert run("publish", "plain", "--raw", "--file", "lines.jsonl").exit_code == 0
+
+
+@pytest.mark.usefixtures("project")
+def test_one_line_of_publish_where_a_body_is_expected() -> None:
+    line = LINES.splitlines()[0]
+    assert "looks like a line of --jsonl" in run("publish", "plain", "--data", line).stderr
+    assert "looks like a line of `bridge publish --jsonl`" in run("route", "plain", "--data", line).stderr
+    for other in ('{"body": {"a": 1}}', '{"body": 1, "key": "a", "mine": 2}', '{"kind": "go", "id": "body"}', '"body"'):
+        assert "looks like" not in run("route", "plain", "--data", other).stderr
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["test", "--record", "new.yaml"],
+        ["check", "--samples", "one.jsonl"],
+        ["diff", ".", ".", "--messages", "one.jsonl"],
+    ],
+)
+def test_one_message_on_several_lines_where_lines_are_expected(command: list[str]) -> None:
+    text = '{\n  "body": {"kind": "go"}\n}\n'
+    Path("one.jsonl").write_text(text)
+    result = run(*command, input=text)
+    assert result.exit_code == 2
+    assert ":1: the line is not valid JSON" in result.stderr
+    assert "each line is one message, as of `bridge topic read --json`" in result.stderr
+
+
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("command", [["publish", "orders"], ["route", "orders"]])
 def test_an_id_without_a_type(command: list[str]) -> None:

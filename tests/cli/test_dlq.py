@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge.app.dead_letters.reading import Selection
+from bridge.cli.shared import exit_codes
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.message import Message, Position
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
@@ -116,6 +122,7 @@ def test_one_dead_letter_by_any_of_its_names(place: Path) -> None:
     (by_position,) = read(place, "show", dead_letter["id"])
     (by_origin,) = read(place, "show", dead_letter["origin"])
     (by_message,) = read(place, "show", dead_letter["message_id"])
+    assert bridge("dlq", "list", "--cause", "no_route", "-o", "ids", cwd=place) == f"{dead_letter['id']}\n"
     assert by_position == by_origin == by_message == dead_letter
     assert "body" not in dead_letter
     shown = bridge("dlq", "show", dead_letter["id"], "--payload", cwd=place)
@@ -132,13 +139,34 @@ def test_an_export_can_be_published(place: Path) -> None:
     assert sorted(json.loads(line)["body"]["id"] for line in lines) == [0, 1]
 
 
+def test_an_export_into_a_closed_pipe_ends_quietly(place: Path) -> None:
+    command = [sys.executable, "-m", "bridge", "dlq", "export"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=place) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == exit_codes.BROKEN_PIPE
+
+
+@pytest.mark.parametrize(
+    ("id_", "holds"), [("shop a 1", True), ("a 1", True), ("1", False), ("shop", False), ("", False)]
+)
+def test_an_event_is_named_by_its_id(id_: str, holds: bool) -> None:
+    """The identity of a CloudEvent is its source, a blank and its id."""
+    entry = DeadLetter(Position("c", "orders.dlq", 0, 0), "bridge", "no_route", message_id="shop a 1")
+    assert Selection(ids=(id_,)).holds(entry, Message(b"")) is holds
+
+
 def test_a_check_says_what_would_become_of_each_and_changes_nothing(place: Path) -> None:
     report = read(place, "check", expect=1)
     assert (report["total"], report["failing"]) == (7, 7)
     lines = {(each["count"], each["would"]) for each in report["lines"]}
-    line = CONFIG.splitlines().index("  - name: start") + 1
+    line = CONFIG.splitlines().index("    when: payload.total > 0.0") + 1
     assert (3, f"still fails: expression_error, bridge.yaml:{line}") in lines
     assert (1, "still fails: no_route") in lines
+    line = next(n for n, text in enumerate(CONFIG.splitlines(), 1) if "raise_event" in text)
+    assert (2, f"still fails: instance_not_found, bridge.yaml:{line}") in lines
     fixed = read(place, "check", "--candidate", "fixed.yaml", expect=1)
     would = {each["would"]: each["count"] for each in fixed["lines"]}
     assert would["start order"] == 3
@@ -177,3 +205,14 @@ def test_dead_letters_need_no_daemon(tmp_path: Path) -> None:
     assert "there are no dead letters" in run_bridge("dlq", "groups", cwd=tmp_path).stderr
     bridge("dlq", "check", cwd=tmp_path, expect=3)
     assert read(tmp_path, "check", "--offline")["total"] == 0
+
+
+def test_reading_starts_fast_because_it_imports_no_client_of_an_engine(tmp_path: Path) -> None:
+    """The state of each dead letter is read from the file of the embedded engine."""
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    code = (
+        "import sys\nfrom bridge.cli import root\nroot(['dlq', 'groups'], standalone_mode=False)\nprint(*sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    heavy = {"grpc", "durabletask.client", "durabletask.worker", "opentelemetry", "aiohttp", "cel_expr_python"}
+    assert not heavy & set(result.stdout.splitlines()[-1].split())

@@ -264,7 +264,7 @@ def test_metrics_and_status_follow_the_states(project: Path) -> None:
 
 
 def test_an_audit_line_names_the_filter(place: Path) -> None:
-    drop(place, "bills", "--cause", "no_route")
+    drop(place, "bills", "--cause", "no_route", "--since", "2000-01-31T08:00:00Z")
     [line] = [
         json.loads(each)
         for each in bridge("audit", "--action", "dlq", "--json", cwd=place).splitlines()
@@ -272,6 +272,7 @@ def test_an_audit_line_names_the_filter(place: Path) -> None:
     assert (line["action"], line["result"], line["reason"]) == ("dlq.drop", "done", "a test")
     assert line["filter"]["sources"] == ["bills"]
     assert line["filter"]["causes"] == ["no_route"]
-    assert line["filter"]["jobs"] == [
-        each["job"] for each in json.loads(bridge("jobs", "list", "-o", "json", cwd=place))
-    ]
+    assert line["filter"]["since"] == "2000-01-31T08:00:00Z"
+    [job] = json.loads(bridge("jobs", "list", "-o", "json", cwd=place))
+    assert line["filter"]["jobs"] == [job["job"]]
+    assert job["selection"] == "source bills, cause no_route, since 2000-01-31T08:00:00Z"

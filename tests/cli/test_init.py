@@ -21,7 +21,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     result = CliRunner().invoke(root, ["init", "shop"])
     assert result.exit_code == 0
     assert "  shop/bridge.yaml\n" in result.stdout
-    assert "cd shop\n  bridge serve" in result.stdout
+    assert "cd shop\n  pip install -r requirements.txt" in result.stdout
     return tmp_path / "shop"
 
 

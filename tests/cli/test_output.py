@@ -9,7 +9,9 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -17,7 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
-from bridge.cli.shared.output import Progress, clean, compact, plural, print_fields, print_json, print_table
+from bridge.cli.shared.output import Progress, clean, compact, local_time, plural, print_fields, print_json, print_table
+from bridge.cli.shared.parameters import Time
 
 
 def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,3 +136,50 @@ def test_both_forms_print_the_same(form: tuple[str, ...]) -> None:
     result = CliRunner().invoke(root, ["lint", "--rules", *form])
     assert result.exit_code == 0
     assert json.loads(result.stdout)
+
+
+@pytest.fixture
+def _in_cairo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Set the local time zone to two hours east of Greenwich, without its daylight saving time."""
+    monkeypatch.setenv("TZ", "EET-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_in_cairo")
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (None, ""),
+        ("", ""),
+        ("2030-01-31T22:00:00Z", "2030-02-01T00:00:00+02:00"),
+        ("2030-01-31T08:00:00.120Z", "2030-01-31T10:00:00.120+02:00"),
+        ("2030-01-31T08:00:00.123456Z", "2030-01-31T10:00:00.123456+02:00"),
+        ("2030-01-31T08:00:00+00:00", "2030-01-31T10:00:00+02:00"),
+        ("paused since 2030-01-31T08:00:00Z (why)", "paused since 2030-01-31T10:00:00+02:00 (why)"),
+        ("2030-01-31T08:00:00+01:00", "2030-01-31T08:00:00+01:00"),
+        ("2030-13-31T08:00:00Z", "2030-13-31T08:00:00Z"),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+        ("id-2030-01-31T08:00:00Zulu", "id-2030-01-31T08:00:00Zulu"),
+        (0, "1970-01-01T02:00:00+02:00"),
+        (datetime(2030, 1, 31, 8, tzinfo=UTC), "2030-01-31T10:00:00+02:00"),
+    ],
+)
+def test_people_see_local_times_with_their_offset(given: str | float | datetime | None, shown: str) -> None:
+    assert local_time(given) == shown
+
+
+def test_an_offset_of_zero_is_z(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert local_time("2030-01-31T08:00:00.120Z") == "2030-01-31T08:00:00.120Z"
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_in_cairo")
+def test_a_printed_local_time_can_be_given_to_since() -> None:
+    at = datetime(2030, 1, 31, 8, tzinfo=UTC)
+    assert Time().convert(local_time(at), None, None) == at

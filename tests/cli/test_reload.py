@@ -93,6 +93,43 @@ def test_a_refusal_is_exit_code_1_and_changes_nothing(project: Path, old: str, n
         daemon.stop()
 
 
+@pytest.mark.parametrize("options", [(), ("-c", "bridge.yaml")])
+def test_without_configuration_files_no_daemon_is_asked(project: Path, options: tuple[str, ...]) -> None:
+    with DaemonProcess(project) as daemon:
+        (project / "bridge.yaml").rename(project / "gone.yaml")
+        for more in ((), ("--dry-run",), ("--all",)):
+            done = run_bridge("reload", *options, *more, cwd=project)
+            assert done.returncode == 1, (done.stdout, done.stderr)
+            assert "C001" in done.stderr
+            assert "no daemon was asked: the files cannot be read" in done.stderr
+        # The daemon itself has the same answer
+        daemon.signal(signal.SIGHUP)
+        daemon.wait(lambda: "the reload is refused" in daemon.log.read_text(), "the refusal")
+        assert daemon.get("/readyz")[0] == 200
+
+
+def test_dead_letters_of_a_removed_source_are_named(project: Path) -> None:
+    change(
+        project,
+        ("routes:", "  other: {broker: local, topics: [other], codec: json, no_match: dead_letter}\nroutes:"),
+        ("ops: {", "ops: {dead_letters: {interval: 1s}, "),
+    )
+    with DaemonProcess(project) as daemon:
+        bridge("publish", "other", "--data", '{"n": 1}', cwd=project)
+        daemon.wait(lambda: daemon.settled() == 1, "the dead letter")
+        open_ = '{reason="no_route",route="",source="other"}'
+        daemon.wait(lambda: daemon.metrics("bridge_dead_letters_open").get(open_) == 1, "the count")
+        change(project, ("  other: {broker: local, topics: [other], codec: json, no_match: dead_letter}\n", ""))
+        done = run_bridge("reload", cwd=project)
+        assert done.returncode == 0
+        assert "source other: removed" in done.stdout
+        assert "no source has the 1 open dead letter of local/other.dlq any more" in done.stderr
+        assert "`bridge topic read local/other.dlq` does" in done.stderr
+        assert daemon.metrics("bridge_dead_letters_open").get(open_) is None
+        assert '"n": 1' in bridge("topic", "read", "local/other.dlq", cwd=project)
+        assert "other" not in bridge("dlq", "list", cwd=project)
+
+
 def test_without_a_daemon_and_with_a_frozen_one(project: Path) -> None:
     done = run_bridge("reload", cwd=project)
     assert (done.returncode, "start one with `bridge serve`" in done.stderr) == (3, True)

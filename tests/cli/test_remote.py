@@ -85,8 +85,9 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     with DaemonProcess(base / "project") as daemon:
         for id_ in ("one", "two"):
             bridge("instances", "start", "waits", "--id", id_, "--input", '{"n": 1}', cwd=base / "project")
-        bridge("instances", "start", "fails", "--id", "failed", cwd=base / "project")
-        bridge("instances", "wait", "failed", cwd=base / "project", expect=1)
+        for id_ in ("failed", "erased"):
+            bridge("instances", "start", "fails", "--id", id_, "--input", "1", cwd=base / "project")
+            bridge("instances", "wait", id_, cwd=base / "project", expect=1)
         (base / "message").write_text('{"nothing": 1}')
         bridge("publish", "orders", "--data", '{"nothing": 1}', cwd=base / "project")
         daemon.wait(lambda: daemon.settled() == 1, "the dead letter")
@@ -122,6 +123,57 @@ def test_what_is_read_is_the_same_as_beside_the_daemon(remote: Remote) -> None:
     assert row["id"] in remote.ok("dlq", "show", row["id"], "--payload")
     assert remote("dlq", "show", "orders.dlq/0@99").returncode == 1
     assert remote("dlq", "list", "--offline").returncode == 2
+
+
+def test_limits_lag_audit_trace_and_erase(remote: Remote) -> None:
+    remote.ok("limits", "set", "start", "--rate", "100/s", "--for", "1h", role="operator")
+    [limit] = json.loads(remote.ok("limits", "list", "-o", "json", role="reader"))
+    assert (limit["route"], limit["by"]) == ("start", "operator")
+    remote.ok("limits", "clear", "start", role="operator")
+    assert remote("limits", "set", "none", "--rate", "1/s", "--for", "1h").returncode == 2
+    lags = json.loads(remote.ok("sources", "lag", "-o", "json", role="reader"))
+    assert {(each["source"], each["lag"]) for each in lags} == {("orders", 0)}
+    assert remote("sources", "lag", "none").returncode == 2
+    lines = [
+        json.loads(line) for line in remote.ok("audit", "--action", "limits", "--json", role="operator").splitlines()
+    ]
+    assert [(line["actor"], line["action"], line["result"]) for line in lines[:2]] == [
+        ("operator", "limits.set", "done"), ("operator", "limits.clear", "done"),
+    ]  # fmt: skip
+    assert remote("audit", role="reader").returncode == 1
+    assert remote("audit", "--path", "x.db").returncode == 2
+    traced = json.loads(remote.ok("trace", "one", "-o", "json", role="reader"))
+    assert [each["instance_id"] for each in traced["instances"]] == ["one"]
+    assert "one" in remote.ok("trace", "one", role="reader")
+    assert remote("trace", "nothing-like-this").returncode == 1
+    assert remote("trace", "one", "--all").returncode == 2
+    found = json.loads(remote.ok("erase", "--where", "id == 'failed'", "--dry-run", "--json"))
+    assert {each["state"] for each in found["findings"]} == {"found"}
+    assert remote("erase", "--where", "true", "--yes", role="operator").returncode == 1
+    assert "1 record erased" in remote.ok("erase", "--where", "id == 'erased'", "--yes")
+
+
+def test_dead_letters_are_dropped_restored_and_replayed(remote: Remote) -> None:
+    def states() -> list[str]:
+        return [each["state"] for each in json.loads(remote.ok("dlq", "list", "--state", "all", "--json"))]
+
+    def done(*arguments: str) -> None:
+        [job] = json.loads(remote.ok("dlq", *arguments, "--yes", "--json", role="operator"))
+        watched = remote("jobs", "watch", job["job"])
+        assert watched.returncode in (0, 1), watched.stderr
+
+    assert states() == ["open"]
+    assert remote.ok("dlq", "drop", "orders", "--reason", "test", "--dry-run") == "would drop 1 dead letter\n"
+    assert remote("dlq", "drop", "--cause", "none", "--reason", "test", "--yes").returncode == 1
+    assert remote("dlq", "drop", "orders", "--reason", "test", "--yes", role="reader").returncode == 1
+    done("drop", "orders", "--reason", "test")
+    assert states() == ["dropped"]
+    [id_] = [each["id"] for each in json.loads(remote.ok("dlq", "list", "--state", "dropped", "--json"))]
+    done("restore", "--id", id_)
+    assert states() == ["open"]
+    assert remote("dlq", "replay", "--all", "--dry-run").returncode == 2
+    done("replay", "--all", "--reason", "test")
+    remote.daemon.wait(lambda: "returned" in states(), "the return of the dead letter")
 
 
 def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:

@@ -56,7 +56,7 @@ def publish(project: Path, *events: str, key: str | None = None) -> None:
 
 
 MEMBERS = {
-    "": {"time", "asked", "answered", "daemons", "engines", "sources", "components", "limits", "problems"},
+    "": {"time", "asked", "answered", "daemons", "engines", "sources", "components", "limits", "problems", "targets"},
     "daemons": {"id", "answered", "version", "command", "phase", "ready", "started", "seconds", "config", "peers"},
     "engines": {
         "name", "id", "state", "since", "seconds", "detail", "daemons", "place", "durable", "counted", "early",
@@ -65,7 +65,7 @@ MEMBERS = {
     "sources": {
         "name", "state", "since", "seconds", "detail", "daemons", "partitions", "held_by", "lag", "oldest_seconds",
         "received_per_second", "settled_per_second", "in_flight", "retrying", "received", "abandoned", "outcomes",
-        "dead_letters", "dead_letters_open", "dead_letters_counted",
+        "dead_letters", "dead_letters_open", "dead_letters_counted", "routes",
     },
     "components": {"kind", "name", "state", "since", "seconds", "detail", "daemons"},
 }  # fmt: skip

@@ -184,6 +184,33 @@ def test_the_tap_goes_on_with_the_next_daemon_after_a_kill_and_after_a_stop(proj
         assert found.end() == 0
 
 
+def test_a_tap_goes_on_through_a_reload_with_the_new_rules_and_variables(project: Path) -> None:
+    file = project / "bridge.yaml"
+    file.write_text(CONFIG + "vars: {least: 2}\n")
+    with (
+        DaemonProcess(project) as daemon,
+        tap(project, "--rate", "1000/s") as all_,
+        tap(project, "--where", "payload.id >= vars.least", "--rate", "1000/s") as some,
+    ):
+        publish(project, 1, 2)
+        all_.wait(lambda: len(all_.lines) == 2, "the messages before the reload")
+        some.wait(lambda: len(some.lines) == 1, "the one that the condition selects")
+        before = all_.seen[0]["rules"]
+        file.write_text(CONFIG.replace("order-{{", "later-{{") + "vars: {least: 4}\n")
+        [answer] = json.loads(bridge("reload", "-o", "json", cwd=project))["daemons"]
+        for each in (all_, some):
+            each.wait(lambda each=each: f"uses the configuration {answer['to']}" in each.notes, "the new version")  # type: ignore[misc]  # mypy cannot infer it
+        publish(project, 3, 4)
+        all_.wait(lambda: len(all_.lines) == 4, "the messages after the reload")
+        some.wait(lambda: len(some.lines) == 2, "the one that the new variable selects")
+        ids = sorted((each["rules"], each["steps"][0]["command"]["instance_id"]) for each in all_.seen)
+        expected = [(before, "order-1"), (before, "order-2"), (answer["to"], "later-3"), (answer["to"], "later-4")]
+        assert ids == sorted(expected)
+        assert [each["steps"][0]["command"]["instance_id"] for each in some.seen] == ["order-2", "later-4"]
+        assert daemon.get("/readyz")[0] == 200
+        assert (all_.end(), some.end()) == (0, 0)
+
+
 def test_a_frozen_daemon_is_named_and_watched_again(project: Path) -> None:
     with DaemonProcess(project) as daemon, tap(project) as found:
         daemon.signal(signal.SIGSTOP)

@@ -88,6 +88,8 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
                 ("__dlq.errors.topic", b"orders"),
                 ("__dlq.errors.partition", b"1"),
                 ("__dlq.errors.offset", b"2"),
+                ("__dlq.errors.group", b"billing"),
+                ("__dlq.errors.delivery.count", b"5"),
                 ("__dlq.errors.message", b"Offset rejected by client."),
             ),
             "share_group",
@@ -113,6 +115,7 @@ def test_facts_of_other_programs(
     entry = dead_letter.read(Message(b"", headers=headers), PLACE)
     assert (entry.format, entry.reason, entry.error, entry.origin) == (format_, reason, error, origin)
     assert (entry.detail, entry.foreign_detail) == ("", text)
+    assert (entry.attempts, entry.route) == ((5, "billing") if format_ == "share_group" else (None, None))
 
 
 @given(

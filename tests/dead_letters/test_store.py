@@ -12,10 +12,12 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.system_names import DEAD_LETTER_BLOCK, DEAD_LETTER_STATES, dead_letter_block, dead_letter_prefix
 from bridge.dead_letters.state_machine import DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.store import DeadLetterStates, dead_letter_states_entity
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines import entity_reads
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter
@@ -29,6 +31,7 @@ def ref(offset: int, topic: str = "orders.dlq", partition: int = 0) -> DeadLette
 @asynccontextmanager
 async def working(engine: Engine) -> AsyncIterator[None]:
     worker = engine.worker(Workflows(entities={DEAD_LETTER_STATES: dead_letter_states_entity()}), DataConverter())
+    assert isinstance(worker, ContainedWorker)
     worker.use_work_item_filters()
     worker.start()
     try:

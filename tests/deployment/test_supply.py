@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-supply.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-supply.lock", "requirements-docs.lock")
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -21,7 +21,7 @@ def test_every_library_is_one_version_with_its_hashes(lock: str) -> None:
 def test_the_tools_are_locked_apart() -> None:
     """The tools have dependencies of their own, which must not determine the versions of the bridge's."""
     supply = (ROOT / "requirements-supply.lock").read_text()
-    for tool in ("cyclonedx-bom==", "pip-audit=="):
+    for tool in ("cyclonedx-bom==", "pip-audit==", "twine=="):
         assert f"\n{tool}" in supply
         assert f"\n{tool}" not in (ROOT / "requirements.lock").read_text()
     assert re.search(r"^sbom: .*##", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -5,8 +5,9 @@ Conventions for writers of documentation:
 - ```console: lines that begin with `$ ` run in order in the document's scratch directory. A line that ends in a
   backslash continues in the next line. The lines below a command are its expected output: `...` stands for any text, a
   line of only `...` for any lines. Without such lines any output matches. A command must end with exit code 0.
-  `bridge serve &` and `bridge worker &` start daemons and wait until they are ready. `kill %1` stops the first daemon
-  with SIGTERM. 127.0.0.1:8099 stands for the address of the first running daemon.
+  `bridge serve &`, `bridge worker &` and `bridge engine &` start daemons and wait until they are ready. After the last
+  one, `ENDPOINT` has the address of the engine. `kill %1` stops the first daemon with SIGTERM. 127.0.0.1:8099 stands
+  for the address of the first running daemon.
 - ```sh does not run, but its `bridge` commands, their options and its `make` targets must exist.
 - A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
 - ```yaml is a configuration, or some sections of one. `<!-- in: SECTION -->` puts the block below that section.
@@ -28,7 +29,11 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "RELEASING.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(
+        str(path.relative_to(ROOT))
+        for each in ("", "tutorials", "how-to")
+        for path in (ROOT / "docs" / each).glob("*.md")
+    ),
 )
 
 _FENCE = re.compile(r"^```(\w*)\s*$")

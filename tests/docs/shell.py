@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +24,7 @@ TIMEOUT = 2 * waiting.TIMEOUT
 DOCUMENTED = "127.0.0.1:8099"
 
 _LATER = re.compile(
-    r"^(bridge (status|instances (list|show|wait)|entities (list|show)|(early|quarantine|jobs) list|"
+    r"^(bridge (status|trace|instances (list|show|wait)|entities (list|show)|(early|quarantine|jobs) list|"
     r"dlq (list|groups))|curl)( |$)"
 )
 """Commands that show a state; a reader repeats them until the expected state appears."""
@@ -35,7 +35,7 @@ _OPS = {"ops": {"http": {"port": 0}, "log": {"format": "human"}}}
 class Shell:
     """Shell session in a directory. Leaving the context kills the daemons that were started in it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._address = DOCUMENTED
@@ -43,7 +43,7 @@ class Shell:
         self._overlay.write_text(json.dumps(_OPS))
         python = str(Path(sys.executable).parent)
         path = os.pathsep.join((str(fork_server().command()), python, os.environ.get("PATH", "")))
-        self._environment = {**os.environ, "PATH": path, "TERM": "dumb", "NO_COLOR": "1"}
+        self._environment = {**os.environ, "PATH": path, "TERM": "dumb", "NO_COLOR": "1", **(environment or {})}
 
     def __enter__(self) -> Shell:
         return self
@@ -98,7 +98,9 @@ class Shell:
         """Start a daemon on a free port. Returns its output up to readiness."""
         number = len(self._daemons)
         ready, log = self.directory / f"ready-{number}.json", self.directory / f"daemon-{number}.log"
-        arguments = f"exec {command} --overlay {shlex.quote(str(self._overlay))} --ready-file {shlex.quote(str(ready))}"
+        is_engine = command.startswith("bridge engine ")
+        options = "--listen 127.0.0.1:0" if is_engine else f"--overlay {shlex.quote(str(self._overlay))}"
+        arguments = f"exec {command} {options} --ready-file {shlex.quote(str(ready))}"
         with log.open("wb") as stream:
             daemon = subprocess.Popen(
                 ["bash", "-c", arguments],
@@ -110,7 +112,9 @@ class Shell:
             assert daemon.poll() is None, f"{where}\nthe daemon ended:\n{log.read_text()}"
             assert time.monotonic() < ends, f"{where}\nnever ready:\n{log.read_text()}"
             time.sleep(0.05)
-        if number == 0 or self._daemons[0].poll() is not None:
+        if is_engine:
+            self._environment["ENDPOINT"] = f"http://{json.loads(ready.read_bytes())['address']}"
+        elif number == 0 or self._daemons[0].poll() is not None:
             self._address = json.loads(ready.read_bytes())["http"].removeprefix("http://")
         return log.read_text().replace(self._address, DOCUMENTED)
 

@@ -52,7 +52,7 @@ def _write(text: str, code: str, directory: Path) -> list[Path]:
     """Write an example, the rest of a configuration, and the files of its section. Returns the configuration."""
     section = read(PAGE).split(f"### {code}:")[1].split("\n### ")[0]
     for block in blocks(PAGE):
-        if block.mark == "file" and block.language != "yaml" and block.text in section:
+        if block.mark == "file" and block.name != "bridge.yaml" and block.text in section:
             (directory / block.name).write_text(block.text)
         elif block.mark == "samples" and block.name == code:
             (directory / "samples.jsonl").write_text(block.text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,19 @@ import pytest
 from bridge.app.scaffold import create
 from tests.docs.document import DOCUMENTS, ROOT, blocks
 from tests.docs.shell import Shell, matches
+from tests.kafka.server import ThreadedServer
+from tests.servicebus.process import ServerProcess
+from tests.servicebus.server import emulator
+
+ON_KAFKA = "docs/tutorials/kafka-json.md"
+ON_SERVICE_BUS = "docs/tutorials/servicebus-sessions.md"
+ON_SERVERS = (ON_KAFKA, ON_SERVICE_BUS)
+"""Documents whose commands need the server of a broker."""
 
 
 def _directory(document: str, directory: Path) -> Path:
     """Return the directory in which a reader runs the commands: an empty one, the repository, or a new project."""
-    if document in ("README.md", "docs/routing.md"):
+    if document in ("README.md", "docs/routing.md") or document.startswith("docs/tutorials/"):
         return directory
     if document == "docs/sagas.md":
         for name in ("config", "workflows"):
@@ -24,11 +34,29 @@ def _directory(document: str, directory: Path) -> Path:
     return directory / "shop"
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "console")])
-def test_commands(document: str, tmp_path: Path) -> None:
-    with Shell(_directory(document, tmp_path)) as shell:
+def _run(document: str, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+    with Shell(_directory(document, directory), environment) as shell:
         for block in blocks(document):
             shell.run(block)
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "console") and name not in ON_SERVERS])
+def test_commands(document: str, tmp_path: Path) -> None:
+    _run(document, tmp_path)
+
+
+def test_commands_on_kafka(tmp_path: Path) -> None:
+    server = ThreadedServer()
+    try:
+        _run(ON_KAFKA, tmp_path, {"KAFKA_BOOTSTRAP": server.bootstrap})
+    finally:
+        server.stop()
+
+
+def test_commands_on_service_bus(tmp_path: Path) -> None:
+    (entities,) = (json.loads(block.text) for block in blocks(ON_SERVICE_BUS) if block.name == "entities.json")
+    with ServerProcess(*emulator.read(entities)) as server:
+        _run(ON_SERVICE_BUS, tmp_path, {"SERVICEBUS_CONNECTION": server.connection_string})
 
 
 def test_what_counts_as_the_documented_output() -> None:

@@ -225,6 +225,13 @@ def test_every_dependency() -> None:
     assert {row[0] for row in table("docs/dependencies.md", "Library")} == needed
 
 
-def test_the_table_of_documents_is_complete() -> None:
-    listed = {link for row in table("README.md", "Document") for link in _LINK.findall(row[0])}
-    assert listed == set(DOCUMENTS) - {"README.md"}
+def test_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert {row[0] for row in table("docs/install.md", "Extra")} == project["project"]["optional-dependencies"].keys()
+
+
+def test_nothing_is_installed_from_an_index_that_does_not_have_it() -> None:
+    """The bridge is installed from a checkout or a file until its first release (RELEASING.md)."""
+    texts = [*DOCUMENTS, *(str(path.relative_to(ROOT)) for path in (ROOT / "bridge").rglob("*.py"))]
+    by_name = re.compile(r"(?:pip|pipx|uv tool|uv pip) install [^\n`]*durable-bridge(?!:)")
+    assert [name for name in texts if by_name.search(read(name))] == []

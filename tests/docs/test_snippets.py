@@ -120,7 +120,8 @@ def _function(part: str) -> str:
 
 def test_every_block_is_of_a_known_kind() -> None:
     known = {
-        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file", "samples"}, "python": {"file", "from"},
+        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file", "samples"},
+        "python": {"", "file", "from"},
         "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "wrong", "right"},
     }  # fmt: skip
     for document in DOCUMENTS:

@@ -363,10 +363,8 @@ async def test_a_pool_whose_threads_are_all_busy_is_stuck_until_one_is_free(tmp_
     def fan(ctx: task.OrchestrationContext, _: Any) -> Any:
         return (yield task.when_all([ctx.call_activity("hangs") for _ in range(5)]))
 
-    async with engine_of(way, tmp_path, threads=2) as engine:
+    async with engine_of(way, tmp_path, threads=2, stuck_after="50ms") as engine:
         worker = engine.worker(Workflows({"fan": fan}, {"hangs": hangs}), DataConverter())
-        assert worker.stuck_after == 300.0
-        worker.stuck_after = 0.05
         worker.start()
         try:
             assert worker.stuck() == []

@@ -109,7 +109,7 @@ def test_a_vault_with_the_certificate_of_another_authority(
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.keyvault.secrets", None)
-    with pytest.raises(EngineMisconfigured, match=r"pip install 'durable-bridge\[keyvault\]'"):
+    with pytest.raises(EngineMisconfigured, match="pip install 'azure-keyvault-secrets"):
         load(config("v1"))
 
 

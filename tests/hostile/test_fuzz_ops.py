@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,9 +15,15 @@ from hypothesis import strategies as st
 
 from bridge.app.operations.operation import Operation
 from bridge.app.operations.operations import OPERATIONS
+from bridge.app.page.pages import PAGES
+from bridge.app.page.site import Site
+from bridge.app.serve.control import routes
+from bridge.config.model.access import OidcConfig, OidcLoginConfig
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
 from bridge.core.states import DaemonState
+from bridge.ops.access import Access, Caller, Oidc, TokenFile
+from bridge.ops.api import Stream
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics
 from bridge.ops.web import Web
@@ -62,17 +68,33 @@ BYTES = st.one_of(
     st.binary(max_size=60),
     st.tuples(
         st.sampled_from([b"GET", b"POST", b"HEAD", b"OPTIONS", b"CONNECT", b"\xff", b"get"]),
-        st.sampled_from([b"/healthz", b"/metrics", b"/api/v1/instances", b"/%00", b"//", b"*", b"/" + b"a" * 9_000]),
+        st.sampled_from([
+            b"/healthz", b"/metrics", b"/api/v1/instances", b"/%00", b"//", b"*", b"/" + b"a" * 9_000, b"/",
+            b"/?\xff=\xfe",
+            b"/login", b"/login?next=%0d%0aX:%20y", b"/login/oidc", b"/login/callback?code=c&state=s", b"/logout",
+            b"/theme", b"/do/instances.purge", b"/do/%ff", b"/stream/live", b"/stream/tap?options=%7b",
+            b"/instances/%00",
+            b"/assets/..%2f..%2fsite.py",
+        ]),
         st.lists(
             st.sampled_from([
                 b"Host: localhost", b"Host: localhost:99999", b"Host: \xff", b"Host:", b"Content-Length: -1",
                 b"Content-Length: 99999999999999999999", b"Transfer-Encoding: chunked", b"Transfer-Encoding: x",
                 b"Upgrade: websocket", b"Connection: upgrade", b"Expect: 100-continue", b"X: " + b"y" * 9_000, b": x",
                 b"Content-Encoding: gzip", b"Content-Type: application/json", b"Range: bytes=0-9999999999",
+                b"Content-Type: application/x-www-form-urlencoded", b"Content-Type: multipart/form-data; boundary=x",
+                b"Content-Length: 100", b"Sec-Fetch-Site: same-origin", b"Origin: http://[", b"Origin: null",
+                b"Cookie: __Host-bridge-session=A" + b"A" * 80, b"Cookie: __Host-bridge-login=\xff; bridge_theme=x;;=",
+                b"Cookie: bridge_flash=/w==", b"Authorization: Bearer \xff", b"Last-Event-ID: 9" * 9,
+                b"Idempotency-Key: k",
             ]),
             max_size=5,
         ),
-        st.sampled_from([b"", b"{}", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"-1\r\n", b"\0" * 100]),
+        st.sampled_from([
+            b"", b"{}", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"-1\r\n", b"\0" * 100,
+            b"token=x&next=//y&" + b"a=b&" * 21,
+            b"token[]=%ff&token=%00&back=%0d%0a" + b"&" * 67,
+        ]),
     ).map(lambda parts: b"%s %s HTTP/1.1\r\n%s\r\n\r\n%s" % (parts[0], parts[1], b"\r\n".join(parts[2]), parts[3])),
 )  # fmt: skip
 
@@ -125,12 +147,26 @@ async def _control(loaded: Loaded, examples: int) -> None:
         assert (await _answer(channel.path, _request(OPERATIONS[0], {}, {})))[0] != 500
 
 
-async def _port(examples: int) -> None:
+async def _nothing(given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[bytes, None]:
+    yield b"{}"
+
+
+async def _port(examples: int, loaded: Loaded, tokens: Path) -> None:
+    """The port with its API and its pages, behind tokens and an identity provider."""
     metrics = Metrics(list, list, version="1", config="c")
+    tokens.write_text("")
+    login = OidcLoginConfig(client_id="bridge", url="https://bridge.example")
+    oidc = OidcConfig(issuer="http://127.0.0.1:9", audience="bridge", login=login)
+    found = routes(loaded, {})
     web = Web(
         HttpConfig(port=0, header_timeout="20ms", idle_timeout="20ms"),
         lambda: Readiness(DaemonState.RUNNING, ()),
         metrics.scrape,
+        None,
+        found,
+        [Stream("live", _nothing), Stream("tap", _nothing)],
+        Access(TokenFile(tokens), Oidc(oidc)),
+        pages=Site(PAGES, found, lambda: loaded),
     )
     await web.start()
     loop = asyncio.get_running_loop()
@@ -150,7 +186,10 @@ async def _port(examples: int) -> None:
     @given(BYTES)
     def attempts(sent: bytes) -> None:
         found = asyncio.run_coroutine_threadsafe(raw(sent), loop).result(TIMEOUT)
-        assert not found.startswith(b"HTTP/1.1 5"), found
+        # The identity provider is away
+        assert not found.startswith(b"HTTP/1.1 5") or b"identity_provider_unavailable" in found, found
+        for header in found.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+            assert not header.startswith(b"X:"), found
 
     try:
         await asyncio.to_thread(attempts)
@@ -175,14 +214,15 @@ async def test_the_control_socket(loaded: Loaded) -> None:
     await _control(loaded, 200)
 
 
-async def test_the_ops_port(caplog: pytest.LogCaptureFixture) -> None:
-    await _port(100)
-    assert caplog.records == []  # a caller cannot fill the log
+async def test_the_ops_port(loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await _port(150, loaded, tmp_path / "tokens")
+    # A caller cannot fill the log; a refused change has its line in the audit
+    assert {record.name for record in caplog.records} <= {"bridge.audit"}
 
 
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("impatient")
-async def test_both_for_long(loaded: Loaded) -> None:
+async def test_both_for_long(loaded: Loaded, tmp_path: Path) -> None:
     await _control(loaded, 5_000)
-    await _port(3_000)
+    await _port(3_000, loaded, tmp_path / "tokens")

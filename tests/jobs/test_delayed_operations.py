@@ -11,7 +11,8 @@ import pytest
 
 from bridge.core.states import DeadLetterState
 from bridge.dead_letters.state_machine import BlockStates
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import Pause, SourcePauses
 from bridge.jobs.entities import JobEntities

@@ -390,14 +390,19 @@ async def test_a_job_has_at_most_so_many_items(jobs: JobsFixture, monkeypatch: p
         await jobs.submit(named(101))
 
 
-async def test_old_jobs_are_removed_when_another_one_starts(jobs: JobsFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = await jobs.submit(named(150))
-    await jobs.done(old)
-    monkeypatch.setattr(steps, "KEPT_SECONDS", 0.0)
-    await jobs.done(await jobs.submit(named(1)))
-    async with asyncio.timeout(TIMEOUT):
-        while old in {record.id for record in await jobs.store.records()} or await jobs.store.page_numbers(old):
-            await asyncio.sleep(0.02)
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_old_jobs_are_removed_when_another_one_starts(tmp_path: Path, kind: ScriptedKind, engine: str) -> None:
+    async with running(tmp_path, CONFIG, FLOWS, engine, kinds=[kind], ops=", jobs: {most: 1}") as daemon:
+        jobs = JobsFixture(daemon, kind)
+        old = await jobs.submit(named(150))
+        await jobs.done(old)
+        latest = await jobs.submit(named(1))
+        await jobs.done(latest)
+        await jobs.done(await jobs.submit(named(1)))
+        async with asyncio.timeout(TIMEOUT):
+            while old in {record.id for record in await jobs.store.records()} or await jobs.store.page_numbers(old):
+                await asyncio.sleep(0.02)
+        assert latest in {record.id for record in await jobs.store.records()}
 
 
 async def test_a_kind_that_no_process_has_stops_the_job(jobs: JobsFixture) -> None:

@@ -82,12 +82,14 @@ async def running(
     lineage: str = "embedded",
     endpoint: str | None = None,
     kinds: Sequence[JobKind] = (),
+    ops: str = "",
 ) -> AsyncIterator[DaemonFixture]:
     """Start a daemon and stop it at the end.
 
     config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
     settings: of the engine, after a comma. lineage: index of messages.
     endpoint: of a scheduler, instead of an engine behind a port. kinds: further kinds of jobs.
+    ops: further settings of `ops`, after a comma.
     """
     async with AsyncExitStack() as stack:
         declared = f"{{type: embedded{settings}}}"
@@ -105,7 +107,7 @@ async def running(
         (directory / f"{name}.py").write_text(flows)
         (directory / "bridge.yaml").write_text(
             f"engine: {declared}\nbrokers: {{local: {broker}}}\n"
-            f"ops: {{http: {{port: 0}}, lineage: {{index: {lineage}}}}}\n"
+            f"ops: {{http: {{port: 0}}, lineage: {{index: {lineage}}}{ops}}}\n"
             + (config.replace("NAME", name) if "workflows:" in config else f"workflows: [{name}]\n{config}")
         )
         daemon = Daemon(load_config([directory / "bridge.yaml"]), kinds=kinds)

@@ -17,7 +17,7 @@ MODES = ("direct", "protocol", "attached", "remote", "remote_protocol")
 
 
 @contextlib.asynccontextmanager
-async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[Engine]:
+async def engine_of(way: str, directory: Path, **worker: int | str) -> AsyncIterator[Engine]:
     """Yield an engine whose worker runs in this mode. Every mode ends at an embedded engine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

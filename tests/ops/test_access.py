@@ -8,7 +8,6 @@ from typing import Any
 
 import jwt
 import pytest
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,45 +24,7 @@ from bridge.ops.access import (
     parse_tokens,
     token_line,
 )
-
-
-class Provider:
-    """Identity provider with one key."""
-
-    def __init__(self) -> None:
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.issuer = ""
-        self.requests = 0
-        self._runner: web.AppRunner | None = None
-
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_get("/.well-known/openid-configuration", self._discovery)
-        app.router.add_get("/keys", self._keys)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.issuer = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    async def _discovery(self, _: web.Request) -> web.Response:
-        return web.json_response({"issuer": self.issuer, "jwks_uri": f"{self.issuer}/keys"})
-
-    async def _keys(self, _: web.Request) -> web.Response:
-        self.requests += 1
-        key = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
-        return web.json_response({"keys": [{**key, "kid": "one", "use": "sig", "alg": "RS256"}]})
-
-    def token(self, key: Any = None, algorithm: str = "RS256", kid: str = "one", **claims: Any) -> str:
-        now = int(time.time())
-        body = {"iss": self.issuer, "aud": "bridge", "exp": now + 600, "sub": "u-1", "roles": ["Bridge.Operator"]}
-        found = {name: value for name, value in (body | claims).items() if value is not None}
-        return jwt.encode(found, self.key if key is None else key, algorithm, headers={"kid": kid})
+from tests.kit.oidc import Provider
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import count
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -31,13 +32,20 @@ async def test_a_reload_keeps_the_link_between_both_rules() -> None:
     async def started_by_the_candidate(decision: Decision) -> bool | None:
         return True
 
-    rules = CanaryRules(PRESENT, CANDIDATE, 1.0, started_by_the_candidate)
+    rules = CanaryRules(PRESENT)
+    rules.use(CANDIDATE, 1.0, started_by_the_candidate)
+    assert rules.candidate is not None
     rules.replace(rule_set("reloaded"))
     assert rules.current.version == "reloaded"
     assert rules.current.follow is not None
     assert rules.candidate.follow is not None
     assert await rules.current.follow(Decision((), ())) is rules.candidate
     assert await rules.candidate.follow(Decision((), ())) is None
+    before = rules.current
+    rules.leave()
+    assert (rules.current.version, rules.current.follow, rules.candidate) == ("reloaded", None, None)
+    assert before.follow is not None, "deliveries in flight keep their link"
+    rules.leave()
 
 
 PRESENT, CANDIDATE = rule_set("present"), rule_set("candidate")
@@ -60,7 +68,10 @@ def test_the_share_of_many_keys_and_one_form_of_text_and_bytes() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["arrives", "leaves", "on", "off"]), st.sampled_from([b"a", b"b", b"c", b"d"])),
+        st.tuples(
+            st.sampled_from(["arrives", "leaves", "on", "off", "other", "none", "reload"]),
+            st.sampled_from([b"a", b"b", b"c", b"d"]),
+        ),
         max_size=60,
     ),
     st.sampled_from([0.3, 0.6, 1.0]),
@@ -68,15 +79,19 @@ def test_the_share_of_many_keys_and_one_form_of_text_and_bytes() -> None:
 @settings(max_examples=examples(500))
 def test_a_key_never_changes_while_something_of_it_is_in_flight(steps: list[tuple[str, bytes]], share: float) -> None:
     lanes: dict[bytes, list[RuleSet]] = {}
-    rules = CanaryRules(PRESENT, CANDIDATE, share, nothing_started)
+    rules = CanaryRules(PRESENT)
+    rules.use(CANDIDATE, share, nothing_started)
+    versions = count()
     rules.observe(lambda: [(key, lane[-1]) for key, lane in lanes.items()], lambda key: key in lanes)
     for step, key in steps:
         if step == "arrives":
             chosen = rules.choose(key)
             if key in lanes:
-                assert chosen is lanes[key][-1]
+                # Only a reload changes the present rules behind messages in flight, and no key moves to the other side
+                side = lanes[key][-1].version.partition("-")[0]
+                assert chosen is lanes[key][-1] or (side == "present" and chosen is rules.current)
             else:
-                wanted = rules.active and selected(key, "candidate", share)
+                wanted = rules.active and rules.candidate and selected(key, rules.candidate.version, share)
                 assert chosen is (rules.candidate if wanted else rules.current)
             lanes.setdefault(key, []).append(chosen)
         elif step == "leaves":
@@ -84,6 +99,14 @@ def test_a_key_never_changes_while_something_of_it_is_in_flight(steps: list[tupl
                 lanes[key].pop(0)
                 if not lanes[key]:
                     del lanes[key]
+        elif step == "other":
+            rules.use(rule_set(f"candidate-{next(versions)}"), share, nothing_started)
+            assert not rules.active
+        elif step == "none":
+            rules.leave()
+            assert not rules.active
+        elif step == "reload":
+            rules.replace(rule_set(f"present-{next(versions)}"))
         else:
             rules.activate(step == "on")
     assert rules.choose(None) is rules.current

@@ -14,6 +14,7 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.system_names import QUARANTINE
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.quarantine.entity import QuarantineEntities
@@ -45,6 +46,7 @@ class QuarantineFixture:
     async def worker(self) -> AsyncIterator[None]:
         entities = {QUARANTINE: QuarantineEntities().function()}
         worker = self.engine.worker(Workflows(entities=entities), DataConverter())
+        assert isinstance(worker, ContainedWorker)
         worker.use_work_item_filters()
         worker.start()
         try:

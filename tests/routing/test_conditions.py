@@ -42,6 +42,32 @@ def found(when: str, match: dict[str, Any] | None = None) -> list[tuple[str, str
         ("event.headers['a'] == 'x' || event.key == 5", "R013", "a part of the condition never holds: event.key is"),
         ("(payload.a == 1 && payload.a == 2) || payload.b", "R013", "a part of the condition"),
         ("payload.a == 'x' && false", "R013", "`false` is false"),
+        ("size(payload.l) < 0", "R013", "a size is a whole number from 0"),
+        ("0 > payload.l.size()", "R013", "a size is a whole number from 0"),
+        ("size(payload.l) == -1 && payload.b == 'x'", "R013", "a size is a whole number from 0"),
+        ("size(payload.l) in [-1, -2]", "R013", "a size is a whole number from 0"),
+        ("size(payload.l) > 3 && size( payload.l ) < 2", "R013", "`size(payload.l) > 3` && `size( payload.l ) < 2`"),
+        ("size(payload.l) > 3 && size(payload.l) < 4", "R013", "a whole number"),
+        ("size(payload.l) >= 0", "R012", "`size(payload.l) >= 0` always holds; a size is a whole number from 0"),
+        ("payload.ok || size(payload.a + payload.b) > -1", "R012", "always holds"),
+        ("payload.a.lowerAscii() == 'ABC'", "R013", "the text has no upper-case letters"),
+        ("'ABC' == payload.?a.orValue('x').lowerAscii()", "R013", "the text has no upper-case letters"),
+        ("payload.a.upperAscii() in ['abc', 'aBC']", "R013", "the text has no lower-case letters"),
+        ("payload.a.lowerAscii() != 'ABC'", "R012", "always holds; the text has no upper-case letters"),
+        ("payload.a.lowerAscii() == 'a' && payload.a.lowerAscii() == 'b'", "R013", "the text has no upper-case"),
+        ("payload.a.lowerAscii().startsWith('ABC')", "R013", "the text has no upper-case letters"),
+        ("payload.a.upperAscii().contains('x' + 'y')", "R013", "the text has no lower-case letters"),
+        ("payload.a.lowerAscii().matches('^[A-Z]+-\\\\d+$')", "R013", "the text has no upper-case letters"),
+        ("payload.a.trim() == ' a'", "R013", "no white space at its ends"),
+        ("payload.a.trim().endsWith(' ')", "R013", "no white space at its ends"),
+        ("payload.a.indexOf('x') < -1", "R013", "a position is a whole number from -1"),
+        ("timestamp(payload.at).getMonth() == 12", "R013", "a month is a whole number from 0 to 11"),
+        ("timestamp(payload.at).getHours() == 24", "R013", "an hour is a whole number from 0 to 23"),
+        ("timestamp(payload.at).getDayOfWeek() in [7, 8]", "R013", "a day of the week"),
+        ("math.abs(payload.n) < 0.0", "R013", "an absolute value"),
+        ("payload.a.startsWith('ab') && payload.a.startsWith('b')", "R013", "cannot hold together"),
+        ("payload.a.startsWith('')", "R012", "every text"),
+        ("event.topic == 'oders'", "R013", "this rule gets only messages of the topic `orders`"),
     ],
 )  # fmt: skip
 def test_conditions_that_say_nothing(when: str, code: str, text: str) -> None:
@@ -82,6 +108,32 @@ def test_conditions_that_match_excludes(when: str, match: dict[str, Any]) -> Non
         ("payload.a ? payload.b == 'x' && payload.b == 'y' : true", {}),
         ("payload.lines.exists(line, line == 'x') && payload.lines.exists(line, line == 'y')", {}),
         ("event.type == 'a'", {"type": "a"}),
+        ("event.topic == 'orders'", {}),
+        ("size(payload.l) > 3 && size(payload.l) < 5", {}),
+        ("size(payload.l) > 3 && size(payload.m) < 2", {}),
+        ("size(payload.l) > 0 || size(payload.m) > 0", {}),
+        ("size(payload.l) == 0", {}),
+        ("size(payload.l) - 1 < 0", {}),
+        ("payload.n - size(payload.l) < 0", {}),
+        ("-payload.l.size() < 0", {}),
+        ("payload.b ? -1 : payload.l.size() < 0", {}),
+        ("payload.size < 0", {}),
+        ("payload.a.lowerAscii() == 'abc-Ä1'", {}),
+        ("payload.a.lowerAscii() > 'A' && payload.a.lowerAscii() < 'a'", {}),
+        ("payload.a.lowerAscii().matches('(?i)ABC')", {}),
+        ("payload.a.lowerAscii().matches('A?[A-z]')", {}),
+        ("payload.a.lowerAscii().matches('A|b')", {}),
+        ("payload.a.lowerAscii().matches('[A-ZÄ]')", {}),
+        ("payload.a.lowerAscii().matches('[^A-Z]')", {}),
+        ("payload.a.trim() == 'a b'", {}),
+        ("payload.a.trim().contains(' ')", {}),
+        ("payload.a.indexOf('x') == -1", {}),
+        ("duration(payload.d).getHours() == 24", {}),
+        ("payload.d.getMinutes() > 90", {}),
+        ("math.abs(payload.n) > 0.5 && math.abs(payload.n) < 0.6", {}),
+        ("payload.a.startsWith('ab') && payload.a.startsWith('a')", {}),
+        ("payload.a.contains('ab') && payload.a.contains('b')", {}),
+        ("!payload.a.startsWith('ab') && payload.a.startsWith('b')", {}),
         ("payload.n == 5.0", {"payload.n": 5}),
         ("payload.n > 5.0", {"payload.n": 6}),
         ("event.partition == 3", {}),
@@ -135,3 +187,38 @@ def test_a_condition_that_holds_for_a_message_is_never_said_not_to_hold(when: st
     holds = bool(router(rule, source=source).route(envelope(payload)).routes)
     if holds:
         assert not any(what.startswith("the condition never holds") for what in findings), (when, payload, findings)
+
+
+_NUMBERS = st.builds(
+    "{} {} {}".format,
+    st.sampled_from(["size(payload.s)", "payload.s.size()", "payload.s.indexOf('a')", "math.abs(payload.n)"]),
+    st.sampled_from(["==", "!=", "<", ">=", ">", "<="]),
+    st.sampled_from(["-2", "-1", "0", "1", "2"]),
+)
+_TEXT = st.builds("'{}'".format, st.text("aAbB 1", max_size=2))
+_TEXT_CALL = st.sampled_from(["payload.s.lowerAscii()", "payload.s.upperAscii()", "payload.s.trim()", "payload.s"])
+_PATTERN = st.sampled_from(["'^A'", "'[A-B]+'", "'a?b'", "'A|b'", "'(A)'", "'[aB]'"])
+_TESTS = (
+    st.builds("{} {} {}".format, _TEXT_CALL, st.sampled_from(["==", "!=", "<", ">"]), _TEXT)
+    | st.builds("{}.{}({})".format, _TEXT_CALL, st.sampled_from(["startsWith", "endsWith", "contains"]), _TEXT)
+    | st.builds("{}.matches({})".format, _TEXT_CALL, _PATTERN)
+)
+
+
+@given(
+    st.recursive(
+        _NUMBERS | _TESTS,
+        lambda inner: st.builds("({} {} {})".format, inner, st.sampled_from(["&&", "||"]), inner),
+        max_leaves=4,
+    ),
+    st.text("aAbB 1\u212a", max_size=3),
+    st.sampled_from([-1, 0, 1, 0.5, -2.0]),
+)
+def test_calls_that_hold_for_a_message_are_never_said_not_to_hold(when: str, text: str, number: float) -> None:
+    rule = {"name": "a", "from": "orders", "when": when, "on_error": "no_match", "ignore": {}}
+    found = [(code, what) for code, _, what in condition_findings(config(rule))]
+    holds = bool(router(rule, source={"no_match": "ignore"}).route(envelope({"s": text, "n": number})).routes)
+    if holds:
+        assert not any(what.startswith("the condition never holds") for _, what in found), (when, text, number)
+    elif "||" not in when and "&&" not in when and "math" not in when:
+        assert not any(code == "R012" for code, _ in found), (when, text)

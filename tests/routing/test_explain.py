@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.errors import MessageError
-from bridge.routing import Equality, explain
+from bridge.routing import Condition, Equality, condition_results, explain
 from tests.kit.examples import examples
 from tests.routing.config import envelope, route, router
 
@@ -102,3 +102,39 @@ def test_what_is_told_is_what_is_done(drawn: list[Any], kind: str, key: str | No
         assert tuple(rule.route for rule in received.rules if rule.verdict == "matched") == decision.routes
     assert received.error == (None if failure is None else str(failure))
     assert received.reason == (None if failure is None else failure.reason)
+
+
+def test_conditions_are_evaluated_one_by_one() -> None:
+    rules = router(
+        route(
+            "a", match={"type": ["other", "x"], "payload.n": 2}, when="payload.n == 2 && payload.n > 5 && payload.gone"
+        ),
+        route("b", when="has(payload.gone) && payload.gone.deep > 1"),
+        route("c", when="(payload.n == 1 || payload.n == 2) && !has(payload.gone)"),
+        route("d", when="payload.n > 1"),
+        route("e"),
+    )
+    message = envelope({"id": "o-1", "n": 2})
+    a, b, c, d, e = (condition_results(rules, rule, message) for rule in rules.rules)
+    assert a == (
+        Condition('type: "other" or "x"', False, "order.created"),
+        Condition("payload.n: 2", True, "2"),
+        Condition("payload.n == 2", True),
+        Condition("payload.n > 5", False),
+        Condition("payload.gone", None, None, a[4].error),
+    )
+    assert 'no key "gone"' in str(a[4].error)
+    assert [each.holds for each in b] == [False, None]
+    assert [(each.text, each.holds) for each in c] == [
+        ("(payload.n == 1 || payload.n == 2)", True), ("!has(payload.gone)", True),
+    ]  # fmt: skip
+    assert d == (Condition("payload.n > 1", True),)
+    assert e == ()
+
+
+def test_operands_that_are_no_conditions_alone_stay_together() -> None:
+    rules = router(
+        route("a", when="payload.n > 1 ? payload.n < 5 && true : false"), route("b", when="true && (1 == 1)")
+    )
+    message = envelope({"id": "o-1", "n": 2})
+    assert [len(condition_results(rules, rule, message)) for rule in rules.rules] == [1, 2]

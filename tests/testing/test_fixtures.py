@@ -254,7 +254,7 @@ tests:
         expect: {instances: {order-1: {status: COMPLETED, output: 1}, order-2: {output: 1}}}
       - expect: {instances: {order-1: {status: COMPLETED}}}
   - name: b
-    steps: [{answer: {target: nowhere}}]
+    steps: [{finish: {instance_id: none}}]
 """)
     assert result.exit_code == 1
     assert 'tests/rules.yaml:7:48 order-1 status: expected "COMPLETED", found "RUNNING"' in result.stdout
@@ -366,6 +366,14 @@ def test_an_action_that_fails(project: Path) -> None:
         ("tests:\n- {name: a, steps: [{}]}", "a step needs one of"),
         ("tests:\n- {name: a, steps: [{advance: 5s, finish: {instance_id: a}}]}", "a step does one thing"),
         (f"source: plain\ntests:\n- {ONE}{{route: a}}}}\n- {ONE}{{route: a}}}}", "4:10 tests[1].name: the file has"),
+        (
+            "tests:\n- {name: a, steps: [{answer: {target: result, data: 1}}]}",
+            "target: there is no target `result`; known: none",
+        ),
+        (
+            "tests:\n- {name: a, steps: [{expect: {published: {nope: []}}}]}",
+            "published.nope: there is no target `nope`",
+        ),
         (f"tests:\n- {ONE}{{commands: [], route: a}}}}", "`commands` cannot be combined with `route`"),
     ],
 )

@@ -60,6 +60,9 @@ def run(tests: str) -> tuple[Result, str]:
                 '      input: {id: "1", total: 5}\n      # end'
             ),
         ),
+        # Members keep their order, others follow in that of the alphabet: maps of CEL have none
+        ("expect: {input: {z: 1, total: 4, id: 5}}", 'expect: {input: {total: 5, id: "1"}}'),
+        ("expect: {input: {z: 1}}", 'expect: {input: {id: "1", total: 5}}'),
         ("expect: {commands: [{command: cancel}, {route: b}]}", None),
         ("expect: {dead_letter: no_route}", None),
         ("expect:\n      {\n        # one\n        route: large, # two\n        instance_id: order-1\n      }", None),
@@ -109,7 +112,7 @@ def test_steps(project: Path) -> None:
 
 
 def test_a_step_that_fails_stays(project: Path) -> None:
-    given = "source: orders\ntests:\n- {name: a, steps: [{answer: {target: x}}]}\n"
+    given = "source: orders\ntests:\n- {name: a, steps: [{finish: {instance_id: none}}]}\n"
     result, text = run(given)
     assert (result.exit_code, text) == (1, given)
     assert "FAIL tests/rules.yaml:3 a" in result.stdout

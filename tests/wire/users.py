@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bridge.testing
 import bridge.workflow
-from bridge.app.messages import position
 from bridge.app.operations import entities, erase, keys
 from bridge.app.operations.instances import instances
 from bridge.app.operations.lineage import lineage, undelivered
+from bridge.app.operations.lineage import trace as traced
 from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import root
 from bridge.cli.shared import exit_codes
@@ -91,7 +91,7 @@ def printed() -> list[str]:
         "early release, quarantine release": operations.Change,
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
-        "trace, behind": position.Behind,
+        "trace, behind": traced.Behind,
         "trace, undelivered": undelivered.Undelivered,
         "check": errors.Problem,
         "lint": finding.Finding,

@@ -16,7 +16,15 @@ from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
 from bridge.app.check.workflows import unknown_names
 from bridge.app.codecs import build_registries, target_codec
-from bridge.app.composition import build_access, build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.app.composition import (
+    build_access,
+    build_decoder,
+    build_engine,
+    build_router,
+    build_sessions,
+    config_paths,
+    load_workflows,
+)
 from bridge.app.extras import needed_extras
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.insecure import insecure
@@ -145,7 +153,9 @@ def inspect(
         if decoder is not None and router is not None:
             decoders[source], routers[source] = decoder, router
     unread: list[Problem] = []
-    _collect(partial(build_access, loaded), unread)
+    access = _collect(partial(build_access, loaded), unread)
+    if access is not None:
+        _collect(partial(build_sessions, loaded, access), unread)
     problems += (coded("C024", each) for each in unread)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
@@ -167,7 +177,7 @@ def inspect(
     problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
     problems += shared_instances(loaded)
     if whole and imports:
-        _collect(partial(check_candidate, loaded), problems)
+        problems += _collect(partial(check_candidate, loaded), problems) or ()
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)
     counts = _counts(loaded, workflows)
     if samples and whole:

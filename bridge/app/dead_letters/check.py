@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_decoder, build_router
@@ -16,7 +16,7 @@ from bridge.codecs.decoder import SourceDecoder
 from bridge.config.source import Loaded
 from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Step
 from bridge.core.dead_letter import DeadLetter
-from bridge.core.errors import BridgeError, EngineError, MessageError
+from bridge.core.errors import BridgeError, EngineError, MessageError, SchemaError
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import general
@@ -26,6 +26,7 @@ from bridge.core.states import Outcome
 from bridge.engines.base import Engine
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.commands.dry_run import DryRunClient, DryRunEngine
+from bridge.routing.cel.expression import Compiler
 from bridge.routing.router import Router
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ExpectedOutcome:
     outcome: as of a delivery; `dead_lettered` if it would fail again.
     actions: changes on the engine, like `start order_saga`.
     reason, detail: of a failure.
-    where: `file:line` of the rule that fails, where one is known.
+    where: `file:line` of the expression, schema, command or rule that fails, where one is known.
     same_cause: a failure has the same reason and route as before.
     """
 
@@ -61,6 +62,14 @@ class ExpectedOutcome:
         return ", ".join(self.actions) if self.actions else self.outcome.value.replace("_", " ")
 
 
+class _SourceRules(NamedTuple):
+    """Decoder and rules of a source. places: places in the configuration, by their names in errors."""
+
+    decoder: SourceDecoder
+    router: Router
+    places: Mapping[str, tuple[str | int, ...]]
+
+
 class DryRun:
     """Dry run with one configuration, for dead letters in their order."""
 
@@ -77,7 +86,7 @@ class DryRun:
         }
         self._loaded = replace(loaded, config=loaded.config.model_copy(update={"sources": sources}))
         self._registries = registries
-        self._sources: dict[str, tuple[SourceDecoder, Router]] = {}
+        self._sources: dict[str, _SourceRules] = {}
         self._engines: dict[str, tuple[DryRunClient, CommandRunner]] | None = None
         if engines is not None:
             dry = {name: DryRunEngine(each) for name, each in engines.items()}
@@ -85,16 +94,16 @@ class DryRun:
 
     async def verdict(self, dead_letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
         """Decide about a dead letter. source: source that would read it. Raises: ConfigError, EngineOutage."""
-        decoder, router = self._parts(source)
+        rules = self._rules(source)
         origin = dead_letter.origin
         position = Position(dead_letter.position.cluster, origin.topic or "", origin.partition or 0, origin.offset or 0)
         try:
-            if decoder.prepare is not None:
-                await decoder.prepare([message])
-            envelope = decoder.decode(message, position)
-            decision = router.route(envelope)
+            if rules.decoder.prepare is not None:
+                await rules.decoder.prepare([message])
+            envelope = rules.decoder.decode(message, position)
+            decision = rules.router.route(envelope)
         except MessageError as error:
-            return self._failure(error, dead_letter, error.route)
+            return self._failure(error, dead_letter, self._place(error, source, error.route))
         steps = [step for step in decision.steps if step.route not in dead_letter.executed]
         if self._engines is None:
             return _accepted(steps)
@@ -115,7 +124,7 @@ class DryRun:
                 elif isinstance(settlement, Keep):
                     outcomes.add(Outcome.EARLY)
                 elif isinstance(settlement, DeadLettered):
-                    return self._failure(error, dead_letter, step.route)
+                    return self._failure(error, dead_letter, self._place(error, source, step.route))
                 else:
                     raise
             else:
@@ -126,21 +135,33 @@ class DryRun:
                 return ExpectedOutcome(outcome, tuple(dict.fromkeys(actions)))
         return ExpectedOutcome(Outcome.IGNORED)
 
-    def _parts(self, source: str) -> tuple[SourceDecoder, Router]:
+    def _rules(self, source: str) -> _SourceRules:
         found = self._sources.get(source)
         if found is None:
-            found = self._sources[source] = (
-                build_decoder(self._loaded, source, self._registries),
-                build_router(self._loaded, source),
-            )
+            compiler = Compiler(self._loaded.locate, self._loaded.config.vars)
+            decoder = build_decoder(self._loaded, source, self._registries, compiler)
+            router = build_router(self._loaded, source)
+            found = self._sources[source] = _SourceRules(decoder, router, {**compiler.places, **router.places})
         return found
 
-    def _failure(self, error: BridgeError, dead_letter: DeadLetter, route: str | None) -> ExpectedOutcome:
-        where = None
+    def _place(self, error: BridgeError, source: str, route: str | None) -> str | None:
+        """`file:line` of the part of the configuration that fails: the expression, schema or command; else the rule."""
+        path: tuple[str | int, ...] | None = None
+        if isinstance(error, MessageError):
+            path = self._rules(source).places.get(error.expression)
+        if path is None and isinstance(error, SchemaError) and route is None:
+            path = ("sources", source, "schema")
         for index, each in enumerate(self._loaded.config.routes):
-            if each.name == route:
-                problem = self._loaded.locate(("routes", index), "")
-                where = f"{problem.file}:{problem.line}"
+            if path is None and each.name == route:
+                member = "schema" if isinstance(error, SchemaError) else each.command
+                path = ("routes", index, member)
+        if path is None:
+            return None
+        found = self._loaded.locate(path, "")
+        return f"{found.file}:{found.line}"
+
+    @staticmethod
+    def _failure(error: BridgeError, dead_letter: DeadLetter, where: str | None) -> ExpectedOutcome:
         detail = detail_of(error)
         same = error.reason == dead_letter.reason and general(detail) == general(dead_letter.detail)
         return ExpectedOutcome(Outcome.DEAD_LETTERED, (), error.reason, detail, where, same)
@@ -232,17 +253,19 @@ async def checked(
     offline: bool,
     progress: Callable[[int], None],
     limit: int | None = None,
+    running: Mapping[str, Engine] | None = None,
 ) -> DryRunReport:
     """DryRun the selected dead letters.
 
     loaded: configuration whose sources have the dead letters.
     rules: configuration that decides. The engines of its names are asked, unless `offline`.
+    running: engines by name, for a process that has them open.
     Raises: ConfigError, BrokerError, BrokerUnavailable, EngineOutage.
     """
     lines: dict[tuple[str, str], Line] = {}
     async with AsyncExitStack() as opened:
-        engines: dict[str, Engine] | None = None
-        if not offline:
+        engines = running
+        if not offline and running is None:
             engines = {
                 name: await opened.enter_async_context(
                     attached(loaded if name in loaded.config.engines else rules, name)
@@ -254,7 +277,7 @@ async def checked(
             opened.push_async_callback(registry.close)
         check = DryRun(rules, engines, registries)
         count = 0
-        states = None if offline else PlaceStates(loaded, opened)
+        states = None if offline else PlaceStates(loaded, opened, running)
         async for place, dead_letter, message in visit(loaded, selection, limit, states):
             stated = dead_letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]

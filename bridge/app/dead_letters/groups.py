@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from heapq import nlargest
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from bridge import __version__
 from bridge.app import state
 from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places, offline_hint, visit
 from bridge.brokers.base import Broker, ReadableBroker
 from bridge.config.source import Loaded
+from bridge.core.errors import InvalidCommand
 from bridge.core.system_names import DEAD_LETTER_BLOCK
 from bridge.dead_letters.cache import DIRECTORY, RowCache
 from bridge.dead_letters.reader import Fingerprints, TopicReader, TopicRows
-from bridge.dead_letters.rows import Choice, Facts, Summary
+from bridge.dead_letters.rows import Choice, Facts, Row, Summary
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.engines.base import Engine
 
 _SHOWN = 20
 """Names of one kind that a group keeps."""
+TREND_PARTS = 24
+"""Parts of the time of a trend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Equal parts of a time, in which dead letters are counted. begin, end: seconds since the Unix epoch."""
+
+    begin: float
+    end: float
+
+    def part(self, time: float | None) -> int | None:
+        """Number of the part of a time; None outside."""
+        if time is None or not self.begin <= time < self.end:
+            return None
+        return min(TREND_PARTS - 1, int((time - self.begin) / (self.end - self.begin) * TREND_PARTS))
 
 
 @dataclass(slots=True)
@@ -29,6 +51,7 @@ class Group:
 
     detail: of the last one; empty for foreign formats.
     example: id of the last one.
+    trend: numbers of dead letters in the parts of a `Trend`; empty without one.
     """
 
     fingerprint: str
@@ -43,6 +66,7 @@ class Group:
     sources: dict[str, int] = field(default_factory=dict)
     routes: dict[str, int] = field(default_factory=dict)
     configs: dict[str, int] = field(default_factory=dict)
+    trend: list[int] = field(default_factory=list)
 
     def add(self, topic: str, partition: int, facts: Facts, summary: Summary) -> None:
         """Add dead letters of one partition."""
@@ -72,6 +96,7 @@ class Group:
             "sources": self.sources,
             "routes": self.routes,
             "configs": self.configs,
+            "trend": self.trend,
         }
 
 
@@ -80,9 +105,11 @@ class Groups:
     """Groups of dead letters by cause.
 
     gone: sentences about dead letters that have a state, but are not in their topic any more.
+    trend: None: the groups have no trends.
     """
 
     gone: list[str] = field(default_factory=list)
+    trend: Trend | None = None
     _groups: dict[str, Group] = field(default_factory=dict)
 
     def add(self, topic: str, partition: int, facts: Facts, summary: Summary) -> None:
@@ -90,7 +117,14 @@ class Groups:
         group = self._groups.get(facts.fingerprint)
         if group is None:
             group = self._groups[facts.fingerprint] = Group(facts.fingerprint, facts.reason, facts.error, facts.format)
+            group.trend = [0] * TREND_PARTS if self.trend is not None else []
         group.add(topic, partition, facts, summary)
+
+    def count(self, facts: Facts, time: float | None) -> None:
+        """Count an added dead letter in the trend of its group."""
+        part = None if self.trend is None else self.trend.part(time)
+        if part is not None:
+            self._groups[facts.fingerprint].trend[part] += 1
 
     def sorted(self) -> list[Group]:
         """All groups, most numerous first."""
@@ -109,14 +143,16 @@ async def grouped(
     offline: bool,
     progress: Callable[[int], None] = lambda count: None,
     engines: Mapping[str, Engine] | None = None,
+    trend: Trend | None = None,
 ) -> Groups:
     """Group the selected dead letters.
 
     offline: do not ask the engines; dead letters of all states are selected then.
     engines: see `PlaceStates`.
+    trend: time in which the dead letters of each group are also counted by its parts.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
-    found = Groups()
+    found = Groups(trend=trend)
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened, engines)
@@ -125,16 +161,23 @@ async def grouped(
             async for _, dead_letter, _ in visit(loaded, selection, states=states):
                 at, summary = dead_letter.position, Summary()
                 summary.add(at.offset, dead_letter.failed_at, dead_letter.detail)
-                found.add(at.topic, at.partition, Facts.of(dead_letter, fingerprints.of(dead_letter)), summary)
+                facts = Facts.of(dead_letter, fingerprints.of(dead_letter))
+                found.add(at.topic, at.partition, facts, summary)
+                found.count(facts, dead_letter.failed_at)
             return found
         async for place, rows in read_rows(loaded, selection, states, opened, progress):
             choice = choice_of(place, selection, states)
             for partition, blocks in rows.partitions.items():
+                here = replace(choice, states=at_partition(place, partition, states))
                 for block in blocks:
-                    for facts, summary in block.sums(replace(choice, states=at_partition(place, partition, states))):
+                    for facts, summary in block.sums(here):
                         found.add(place.topic, partition, facts, summary)
+                    if trend is not None:
+                        await asyncio.sleep(0)  # a daemon goes on between two blocks
+                        for _, time, facts in block.chosen(here):
+                            found.count(facts, time)
             if states is not None:
-                found.gone += gone(place, rows, states)
+                found.gone += gone(place, rows, states, loaded.config.ops.dead_letters.restore)
     return found
 
 
@@ -171,9 +214,14 @@ def at_partition(place: Place, partition: int, states: PlaceStates | None) -> Ca
     return lambda facts, first: states.block(place, facts.source, partition, first)
 
 
-def gone(place: Place, rows: TopicRows, states: PlaceStates) -> list[str]:
-    """Sentences about dead letters that have a state, but are not in their topic any more."""
+def gone(place: Place, rows: TopicRows, states: PlaceStates, restore: float) -> list[str]:
+    """Sentences about dead letters that have a state, but are not in their topic any more.
+
+    A queue has lost those that the daemon completes: the replayed ones, and those dropped more than `restore` seconds
+    ago.
+    """
     retention = compaction = 0
+    dropped_before = time.time() - restore
     for topic in states.topics(place).values():
         for (partition, first), block in topic.blocks.items():
             begin, end = (rows.ranges or {}).get(partition, (0, first + DEAD_LETTER_BLOCK))
@@ -181,7 +229,9 @@ def gone(place: Place, rows: TopicRows, states: PlaceStates) -> list[str]:
                 offset for each in rows.partitions.get(partition, ()) if each.first == first
                 for offset, _, _ in each.rows()
             }  # fmt: skip
-            for _, members in block.marks():
+            for mark, members in block.marks():
+                if rows.ranges is None and mark.is_over(dropped_before):
+                    continue
                 retention += sum(first + each < begin or first + each >= end for each in members)
                 compaction += sum(begin <= first + each < end and first + each not in present for each in members)
     found = []
@@ -195,3 +245,87 @@ def gone(place: Place, rows: TopicRows, states: PlaceStates) -> list[str]:
 
 def _many(count: int) -> str:
     return "1 dead letter" if count == 1 else f"{count:,} dead letters"
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """Newest dead letters of a selection. total: number of all of them. next: of `newest`; None at the end."""
+
+    total: int
+    dead_letters: list[dict[str, Any]]
+    next: str | None
+
+
+async def newest(
+    loaded: Loaded,
+    selection: Selection,
+    limit: int,
+    before: str | None = None,
+    *,
+    engines: Mapping[str, Engine] | None = None,
+) -> Newest:
+    """Newest dead letters, from their rows; those without a time are the oldest.
+
+    selection: without ids and keys, which rows do not have.
+    before: `next` of an earlier call.
+    engines: see `PlaceStates`.
+    Raises: InvalidCommand, LookupError, BrokerError, BrokerUnavailable, EngineError.
+    """
+    end = None if before is None else _read_mark(before)
+    total, kept = 0, list[tuple[_Mark, Row]]()
+    async with AsyncExitStack() as opened:
+        states = PlaceStates(loaded, opened, engines)
+        async for place, rows in read_rows(loaded, selection, states, opened):
+            choice = choice_of(place, selection, states)
+            for partition, blocks in rows.partitions.items():
+                here = replace(choice, states=at_partition(place, partition, states))
+                for block in blocks:
+                    await asyncio.sleep(0)  # a daemon goes on between two blocks
+                    found = [
+                        (_Mark(row.time or 0.0, place.topic, partition, row.offset), row) for row in block.listed(here)
+                    ]
+                    total += len(found)
+                    earlier = found if end is None else [each for each in found if each[0] < end]
+                    kept = nlargest(limit + 1, [*kept, *earlier], key=itemgetter(0))
+    shown = kept[:limit]
+    return Newest(total, [_listed(*each) for each in shown], str(shown[-1][0]) if len(kept) > limit else None)
+
+
+class _Mark(NamedTuple):
+    """Place of a dead letter in the order of their times."""
+
+    time: float
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.time!r} {self.topic}/{self.partition}@{self.offset}"
+
+
+_MARK = re.compile(r"([0-9.e+]{1,30}) (.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
+
+
+def _read_mark(text: str) -> _Mark:
+    found = _MARK.fullmatch(text)
+    try:
+        if found is None:
+            raise ValueError
+        return _Mark(float(found[1]), found[2], int(found[3]), int(found[4]))
+    except ValueError:
+        raise InvalidCommand("`before` is not the `next` of an answer") from None
+
+
+def _listed(mark: _Mark, row: Row) -> dict[str, Any]:
+    facts = row.facts
+    return {
+        "id": f"{mark.topic}/{mark.partition}@{mark.offset}",
+        "time": row.time,
+        "state": row.state,
+        "reason": facts.reason,
+        "detail": row.detail,
+        "error": facts.error,
+        "source": facts.source,
+        "route": facts.route,
+        "group": facts.fingerprint,
+    }

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from bridge.app.composition import build_broker, build_engine, require, subscribe_options
+from bridge.app.composition import build_broker, build_engine, require, stored_entities, subscribe_options
 from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded, state_engine
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import EngineOutage
-from bridge.core.message import Message
+from bridge.core.message import Message, Position
 from bridge.dead_letters.rows import Facts
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, TopicStates
+from bridge.dead_letters.topic_states import DeadLetterRef, TopicStates, stored_topic_states
 from bridge.engines.base import Engine, StoredEntities
+
+_POSITION = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
+"""Position of a dead letter: topic, partition, offset."""
+_MOST_NAMED = 20
+"""Most positions that are read one by one. For more, the whole topic is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +97,16 @@ class Selection:
 
 
 def _names(entry: DeadLetter, id_: str) -> bool:
-    """True if a text names the dead letter. The message id of a CloudEvent is its source, a slash and its id."""
+    """True if a text names the dead letter. The identity of a CloudEvent is its source, a blank and its id."""
     message_id = entry.message_id or ""
-    return id_ in (entry.id, message_id, str(entry.origin)) or message_id.endswith(f"/{id_}")
+    return id_ in (entry.id, message_id, str(entry.origin), message_id.partition(" ")[2]) and id_ != ""
 
 
 def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
     """Places with dead letters of these sources, or of all. Raises: LookupError for an unknown source.
 
+    A source of Service Bus that names a queue has two places: the service and other consumers use the sub-queue of the
+    entity.
     Topics of a source with a pattern are known by their broker only; see `found_places`.
     """
     chosen = list(sources)
@@ -108,14 +116,11 @@ def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
     for name, config in loaded.config.sources.items():
         template = subscribe_options(loaded, name).dead_letter
         for topic in config.origins:
-            # A sub-queue has no dead letters of its own
             if template is not None:
-                place = template.replace("{topic}", topic.partition("/")[0])
-            elif config.sub_queue is None:
-                place = topic + SUB_QUEUES["dead_letter"]
-            else:
-                continue
-            found.setdefault((config.broker, place), []).append(name)
+                found.setdefault((config.broker, template.replace("{topic}", topic.partition("/")[0])), []).append(name)
+            # A sub-queue has no dead letters of its own
+            if config.is_queue and config.sub_queue is None:
+                found.setdefault((config.broker, topic + SUB_QUEUES["dead_letter"]), []).append(name)
     return [
         Place(broker, topic, of, tuple(names))
         for (broker, topic), names in found.items()
@@ -134,24 +139,30 @@ class PlaceStates:
         self._loaded = loaded
         self._opened = opened
         self._engines: dict[str, Engine] = dict(engines or {})
+        self._stored: dict[str, StoredEntities | None] = {}
         self._topics: dict[tuple[str, str, str], TopicStates] = {}
         """States by engine, broker and topic."""
 
     async def load(self, place: Place) -> None:
         """Read the states of a place again. Raises: EngineError."""
         for name in dict.fromkeys(state_engine(self._loaded, each) for each in place.owners):
-            states = DeadLetterStates(await self._engine(name))
-            self._topics[name, place.broker, place.topic] = await states.topic(place.broker, place.topic)
+            self._topics[name, place.broker, place.topic] = await self._read(name, place)
 
-    async def _engine(self, name: str) -> Engine:
+    async def _read(self, name: str, place: Place) -> TopicStates:
         engine = self._engines.get(name)
+        if engine is None and name not in self._stored:
+            self._stored[name] = stored_entities(self._loaded, name)
+        if (stored := self._stored.get(name)) is not None:
+            return await stored_topic_states(stored, place.broker, place.topic)
+        # Imported on demand: the SDK takes a tenth of a second, which reading a file does not need
+        from bridge.dead_letters.store import DeadLetterStates
+
         if engine is None:
             engine = self._engines[name] = build_engine(self._loaded, name, host=False)
-            if not isinstance(engine, StoredEntities):  # which are read from their file
-                await engine.start()
-                self._opened.push_async_callback(engine.stop)
-                await engine.probe()
-        return engine
+            await engine.start()
+            self._opened.push_async_callback(engine.stop)
+            await engine.probe()
+        return await DeadLetterStates(engine).topic(place.broker, place.topic)
 
     def topics(self, place: Place) -> Mapping[str, TopicStates]:
         """States of a place by engine."""
@@ -186,19 +197,24 @@ async def visit(
 ) -> AsyncIterator[tuple[Place, DeadLetter, Message]]:
     """Selected dead letters, place by place, in order within a partition.
 
-    A place that does not exist yet has none.
+    A place that does not exist yet has none. If a few positions are named, only they are read of a log.
     states: states on the engines; None: all dead letters are selected, whatever `selection.states`.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     count = 0
     async with AsyncExitStack() as opened:
         brokers: dict[str, Broker] = {}
-        for place in await found_places(loaded, selection.sources, brokers, opened):
+        found = await found_places(loaded, selection.sources, brokers, opened)
+        named = _named(selection.ids, {place.topic for place in found})
+        for place in found:
             broker = brokers[place.broker]
             assert isinstance(broker, ReadableBroker)
+            if named is not None and place.topic not in named:
+                continue
             if states is not None:
                 await states.load(place)
-            async with aclosing(cast(Any, broker.read(ReadOptions(place.topic)))) as messages:
+            wanted = None if named is None else named[place.topic]
+            async with aclosing(cast(Any, _read(broker, place.topic, wanted))) as messages:
                 async for position, message in messages:
                     entry = dead_letter.read(message, position)
                     if not selection.holds(entry, message):
@@ -209,6 +225,43 @@ async def visit(
                     count += 1
                     if count == limit:
                         return
+
+
+def _named(ids: Iterable[str], topics: Collection[str]) -> dict[str, set[tuple[int, int]]] | None:
+    """Partitions and offsets by topic that few ids name; None if an id is no position in a topic, or for other ids."""
+    if len(named := list(ids)) > _MOST_NAMED:
+        return None
+    found: dict[str, set[tuple[int, int]]] = {}
+    for id_ in named:
+        at = _POSITION.fullmatch(id_)
+        if at is None or at[1] not in topics:
+            return None
+        found.setdefault(at[1], set()).add((int(at[2]), int(at[3])))
+    return found or None
+
+
+async def _read(
+    broker: ReadableBroker, topic: str, wanted: Collection[tuple[int, int]] | None
+) -> AsyncIterator[tuple[Position, Message]]:
+    """Messages of a topic in their order; only those at these partitions and offsets. None: all.
+
+    A queue is read as a whole: its positions are no places where a read can begin.
+    """
+    if wanted is None or not isinstance(broker, LogBroker):
+        async with aclosing(cast(Any, broker.read(ReadOptions(topic)))) as messages:
+            async for each in messages:
+                yield each
+        return
+    known = (await broker.ranges(topic)).offsets
+    for partition, offset in sorted(wanted):
+        begin, end = known.get(partition, (0, 0))
+        if not begin <= offset < end:
+            continue
+        options = ReadOptions(topic, ranges={partition: (offset, offset + 1)})
+        async with aclosing(cast(Any, broker.read(options))) as messages:
+            async for position, message in messages:
+                if position.offset == offset:
+                    yield position, message
 
 
 @contextmanager
@@ -247,10 +300,11 @@ async def visited(
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened, engines)
-        async for place, entry, message in visit(loaded, selection, limit, states):
-            mark = None if states is None else states.mark(place, entry)
-            state = None if states is None else states.state(place, entry)
-            yield Found(place, entry, message, state, mark)
+        async with aclosing(cast(Any, visit(loaded, selection, limit, states))) as entries:
+            async for place, entry, message in entries:
+                mark = None if states is None else states.mark(place, entry)
+                state = None if states is None else states.state(place, entry)
+                yield Found(place, entry, message, state, mark)
 
 
 async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | None:
@@ -259,7 +313,7 @@ async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | 
     id_: like `orders.dlq/0@12`.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
-    named = re.fullmatch(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", id_, re.DOTALL)
+    named = _POSITION.fullmatch(id_)
     if named is None:
         return None
     topic, partition, offset = named[1], int(named[2]), int(named[3])
@@ -269,20 +323,24 @@ async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | 
             broker = brokers[place.broker]
             if place.topic != topic:
                 continue
-            text = f"{id_} is gone: somebody has completed or received it"
+            why = "somebody has completed or received it"
             if isinstance(broker, LogBroker):
                 ranges = await broker.ranges(topic)
                 begin, end = ranges.offsets.get(partition, (0, 0))
                 if offset >= end:
                     return None
                 why = "its retention has ended" if offset < begin else "compaction has removed it"
-                text = f"{id_} is gone: {why}"
             if offline:
-                return text
+                return f"{id_} is gone: {why}"
             states = PlaceStates(loaded, opened)
             await states.load(place)
             marks = [mark for each in states.topics(place).values() if (mark := each.mark(partition, offset))]
-            return f"{text}; it was {marks[0].state}" if marks else text if isinstance(broker, LogBroker) else None
+            if not marks:
+                return f"{id_} is gone: {why}" if isinstance(broker, LogBroker) else None
+            restored_since = time.time() - loaded.config.ops.dead_letters.restore
+            if not isinstance(broker, LogBroker) and marks[0].is_over(restored_since):
+                why = "the daemon has completed it"
+            return f"{id_} is gone: {why}; it was {marks[0].state}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Diagram of a flow as SVG: four columns, with few crossings of edges.
+"""Diagram of a flow as SVG: four columns, with few crossings of edges, and with the present state of its nodes.
 
 The drawing needs no script, no style sheet and no font of its own, so a page with a strict content security policy can
 contain it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape, quoteattr
 
 from bridge.app.graph.flow import COLUMNS, Edge, Flow, Kind, Node
@@ -43,6 +43,18 @@ _COLORS: Mapping[Kind, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """Present state of a node. text: instead of its detail. tone: good, warn, bad or empty. link: address of a page."""
+
+    text: str = ""
+    tone: str = ""
+    link: str = ""
+
+
+_DOTS: Mapping[str, str] = {"good": "#2e7d32", "warn": "#b26a00", "bad": "#b71c1c"}
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """Place of a node."""
 
@@ -55,9 +67,13 @@ class Box:
         return self.y + _HEIGHT / 2
 
 
-def svg(flow: Flow) -> str:
-    """Diagram as an SVG document."""
-    return "\n".join(_document(flow, layout(flow))) + "\n"
+def svg(flow: Flow, live: Mapping[str, Live] | None = None) -> str:
+    """Diagram as an SVG document. live: present states of nodes by id."""
+    states = live or {}
+    flow = replace(
+        flow, nodes=[replace(node, detail=states.get(node.id, Live()).text or node.detail) for node in flow.nodes]
+    )
+    return "\n".join(_document(flow, layout(flow), states)) + "\n"
 
 
 def layout(flow: Flow) -> dict[str, Box]:
@@ -143,12 +159,14 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _document(flow: Flow, places: Mapping[str, Box]) -> Iterator[str]:
+def _document(flow: Flow, places: Mapping[str, Box], live: Mapping[str, Live]) -> Iterator[str]:
+    # Assistive technology does not look for links inside a picture
+    role = "group" if any(each.link for each in live.values()) else "img"
     width = max((box.x + box.width for box in places.values()), default=0.0) + _MARGIN
     height = max((box.y for box in places.values()), default=0.0) + _ROW + _MARGIN
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif" font-size="12" role="img" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif" font-size="12" role="{role}" '
         'aria-label="Flow of the configuration">'
     )
     yield (
@@ -164,7 +182,7 @@ def _document(flow: Flow, places: Mapping[str, Box]) -> Iterator[str]:
         fans_in = arriving[edge.end] > leaving[edge.start]
         yield _edge(edge, places[edge.start], places[edge.end], fans_in=fans_in)
     for node in flow.nodes:
-        yield _box(node, places[node.id])
+        yield _box(node, places[node.id], live.get(node.id, Live()))
     yield "</svg>"
 
 
@@ -179,7 +197,7 @@ def _engine(title: str, boxes: Sequence[Box]) -> str:
     )
 
 
-def _box(node: Node, box: Box) -> str:
+def _box(node: Node, box: Box, live: Live) -> str:
     fill, stroke = _COLORS[node.kind]
     radius = 20 if node.kind in (Kind.SOURCE, Kind.TARGET) else 4
     title = escape(printable(f"{node.kind} {node.name}" + (f": {node.detail}" if node.detail else "")))
@@ -187,11 +205,18 @@ def _box(node: Node, box: Box) -> str:
     if node.detail:
         lines.append((node.detail, "#546e7a", 11, box.y + 33))
     texts = "".join(_text(box.x + 10, y, text, LONGEST, color=color, size=size) for text, color, size, y in lines)
-    return (
+    dot = ""
+    if live.tone:
+        dot = (
+            f'<circle class="{live.tone}" cx="{box.x + box.width - 10:.1f}" cy="{box.y + 10:.1f}" r="4" '
+            f'fill="{_DOTS[live.tone]}"/>'
+        )
+    drawn = (
         f'<g class={quoteattr(str(node.kind).replace(" ", "-"))}><title>{title}</title><rect x="{box.x:.1f}" '
         f'y="{box.y:.1f}" width="{box.width:.1f}" height="{_HEIGHT}" rx="{radius}" fill="{fill}" stroke="{stroke}"/>'
-        f"{texts}</g>"
+        f"{texts}{dot}</g>"
     )
+    return f"<a href={quoteattr(live.link)}>{drawn}</a>" if live.link else drawn
 
 
 def _edge(edge: Edge, start: Box, end: Box, *, fans_in: bool) -> str:

@@ -22,6 +22,9 @@ CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of bodies that the CLI wraps."""
 
 _CLOUDEVENTS = ("cloudevents", "cloudevents-binary")
+JSON_CODECS = ("json", *_CLOUDEVENTS)
+"""Codecs of sources whose messages are usually JSON."""
+
 _ID_HEADERS = frozenset(("ce_id", "ce-id", "cloudevents:id", "cloudevents_id"))
 _READ = 256 * 1024
 
@@ -150,9 +153,43 @@ def read_back(body: bytes, label: str) -> Message | None:
         raise DecodeError(f"{label}: {error}") from None
 
 
+def several(body: bytes) -> int:
+    """Number of the messages of a body that is JSON Lines; 0 for one that is a single JSON text, or no JSON."""
+    lines = [line for line in without_mark(body).splitlines() if line.strip()]
+    if len(lines) < 2 or not lines[0].lstrip().startswith(b"{"):
+        return 0
+    try:
+        _parse(lines[0], "")
+        _parse(lines[1], "")
+    except DecodeError:
+        return 0
+    return len(lines)
+
+
+def is_published_line(body: bytes) -> bool:
+    """True for a body with the form of a line of `bridge publish --jsonl`: `{"body": ..., "key": ...}`."""
+    if b'"body' not in body:
+        return False
+    try:
+        value = _parse(without_mark(body), "")
+    except DecodeError:
+        return False
+    return isinstance(value, dict) and len(value) > 1 and value.keys() <= jsonlines.MEMBERS
+
+
+def parse_line(line: bytes) -> Any:
+    """JSON value of a line. Raises: DecodeError."""
+    try:
+        return _parse(line, "the line")
+    except DecodeError as error:
+        raise DecodeError(
+            f"{error}; each line is one message, as of `bridge topic read --json` (`jq -c .` makes lines of JSON texts)"
+        ) from None
+
+
 def sample_line(line: bytes) -> tuple[str | None, tuple[int, int] | None, Message]:
     """Topic that a line of JSON Lines names, its partition and offset, if any, and its message. Raises: DecodeError."""
-    value = _parse(line, "the line")
+    value = parse_line(line)
     topic, message = _message(value, line, MessageOptions(), by_line=True)
     return (topic if isinstance(topic, str) else None), jsonlines.place_of(value), message
 

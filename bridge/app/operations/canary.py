@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
+from bridge.app.candidate import load_candidate
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.canary import CanaryRecord
+from bridge.core.errors import ConfigError
 from bridge.engines.canary import CanaryStore
 
 
@@ -18,21 +22,47 @@ class OneCandidate(Parameters):
     version: str = Field(pattern="^[0-9a-f]{12}$")
 
 
+class CanaryFallback(TypedDict):
+    at: float
+    by: str
+    reason: str
+
+
+class CanaryResult(TypedDict):
+    candidate: str
+    state: str
+    messages: int
+    dead_letters: int
+    failed_instances: int
+    round: int
+    fallback: CanaryFallback | None
+
+
 async def _show(scene: Scene, given: OneCandidate) -> dict[str, Any]:
-    return document(given.version, await (await _store(scene, given)).read())
+    return document(given.version, await (await _known(scene, given)).read())
 
 
 async def _abort(scene: Scene, given: OneCandidate) -> dict[str, Any]:
     value = {"at": time.time(), "by": scene.actor.name, "reason": given.reason or ""}
-    return document(given.version, await (await _store(scene, given)).change("abort", value))
+    return document(given.version, await (await _known(scene, given)).change("abort", value))
 
 
 async def _resume(scene: Scene, given: OneCandidate) -> dict[str, Any]:
-    return document(given.version, await (await _store(scene, given)).change("resume", {}))
+    return document(given.version, await (await _known(scene, given)).change("resume", {}))
 
 
-async def _store(scene: Scene, given: OneCandidate) -> CanaryStore:
-    return CanaryStore(await scene.engine(), given.version)
+async def _known(scene: Scene, given: OneCandidate) -> CanaryStore:
+    """Store of a candidate that has a record, or that the configuration names. Raises: LookupError for any other."""
+    store = CanaryStore(await scene.engine(), given.version)
+    if await store.find() is None:
+        try:
+            configured = await asyncio.to_thread(load_candidate, scene.loaded)
+        except ConfigError:
+            configured = None
+        if configured is None or configured.version != given.version:
+            now = "" if configured is None else f"; the configuration names {configured.version}"
+            raise LookupError(f"there is no candidate {given.version}{now}")
+    return store
 
 
 def document(version: str, record: CanaryRecord) -> dict[str, Any]:
@@ -53,7 +83,7 @@ def _target(given: OneCandidate) -> str:
 
 
 CANARY_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show),
-    Operation("canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, _target),
-    Operation("canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, _target),
+    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show, CanaryResult),
+    Operation("canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, CanaryResult, _target),
+    Operation("canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, CanaryResult, _target),
 )

@@ -1,13 +1,22 @@
-"""Operations on the configuration of a daemon: reload, and its plan."""
+"""Operations on the configuration of a daemon: reload and its plan, earlier versions, comparison."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
 
+from pydantic import Field
+
+from bridge.app import configurations
+from bridge.app.candidate import load_candidate
 from bridge.app.operations.operation import Operation, Parameters, Scene
-from bridge.core.errors import InvalidCommand
+from bridge.app.reload.changes import differing_paths
+from bridge.config.source import Loaded
+from bridge.core.errors import ConfigError, InstanceNotFound, InvalidCommand
 from bridge.engines.reload_requests import ReloadRequests
 
 _REASON = 500
@@ -16,6 +25,91 @@ _REASON = 500
 
 class Reload(Parameters):
     """Parameters of a reload: only the reason."""
+
+
+class CompareConfiguration(Parameters):
+    """Comparison of the configuration in use with another one.
+
+    other: `candidate`, or an earlier version that the daemon has kept; see `config.history`.
+    """
+
+    other: str = Field("candidate", pattern="^(candidate|[0-9a-f]{12})$")
+
+
+@dataclass(frozen=True, slots=True)
+class StartedConfiguration:
+    """Start of a daemon, or reload, with a configuration. kept: `config.diff` can compare it."""
+
+    version: str
+    at: float
+    kept: bool
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedSetting:
+    """Setting with different values, like `sources.orders.topics`, with secrets masked. A side without it has null."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationDifference:
+    """Difference between two configurations: from an earlier one to the one in use, or from that to its candidate."""
+
+    old: str
+    new: str
+    settings: tuple[ChangedSetting, ...]
+
+
+async def _history(scene: Scene, given: Parameters) -> Any:
+    loaded = scene.loaded
+    known = await asyncio.to_thread(configurations.starts, loaded)
+    kept = await asyncio.to_thread(configurations.versions, loaded)
+    return [
+        asdict(StartedConfiguration(each.version, each.at, each.version in kept, each.version == loaded.version))
+        for each in reversed(known)
+    ]
+
+
+async def _diff(scene: Scene, given: CompareConfiguration) -> Any:
+    loaded = scene.loaded
+    if given.other == "candidate":
+        try:
+            candidate = await asyncio.to_thread(load_candidate, loaded)
+        except ConfigError as error:
+            raise InvalidCommand(f"the candidate cannot be used: {error}") from None
+        if candidate is None:
+            raise InstanceNotFound("the configuration has no candidate (`rules.candidate`)")
+        old, new = loaded, candidate
+    else:
+        earlier = await asyncio.to_thread(configurations.version, loaded, given.other)
+        if earlier is None:
+            raise InstanceNotFound(f"the configuration {given.other} is not kept")
+        old, new = earlier, loaded
+    return asdict(ConfigurationDifference(old.version, new.version, tuple(_settings(old, new))))
+
+
+def _settings(old: Loaded, new: Loaded) -> Iterator[ChangedSetting]:
+    before, after = _by_name(old), _by_name(new)
+    for path in differing_paths(before, after):
+        yield ChangedSetting(".".join(path), _value(before, path), _value(after, path))
+
+
+def _by_name(loaded: Loaded) -> dict[str, Any]:
+    """Values of a configuration with masked secrets. Its routes are a mapping by name."""
+    found: dict[str, Any] = loaded.masked()
+    return found | {"routes": {route["name"]: route for route in found.get("routes", ())}}
+
+
+def _value(document: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        if not isinstance(document, Mapping) or name not in document:
+            return None
+        document = document[name]
+    return document
 
 
 async def _reload(scene: Scene, given: Reload) -> Any:
@@ -43,10 +137,18 @@ def _reloads(scene: Scene) -> Any:
 
 CONFIGURATION_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "reload", "operator", "config:reload", Reload, _reload,
+        "reload", "operator", "config:reload", Reload, _reload, dict[str, Any],
         failure=lambda answer: "reload_refused" if answer["result"] == "refused" else None,
     ),
-    Operation("reload.all", "operator", "config:reload-all", Reload, _all),
-    Operation("reload.show", "reader", "config/reload", Parameters, _show),
-    Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan),
+    Operation("reload.all", "operator", "config:reload-all", Reload, _all, dict[str, Any]),
+    Operation("reload.show", "reader", "config/reload", Parameters, _show, dict[str, Any]),
+    Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan, dict[str, Any]),
+    Operation(
+        "config.history", "operator", "config/history", Parameters, _history, list[StartedConfiguration],
+        only_reads=True,
+    ),
+    Operation(
+        "config.diff", "operator", "config/diff", CompareConfiguration, _diff, ConfigurationDifference,
+        only_reads=True,
+    ),
 )  # fmt: skip

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from durabletask.client import CleanEntityStorageResult, EntityQuery
 from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
+from pydantic import AwareDatetime, Field
+from typing_extensions import TypedDict
 
 from bridge.app.connection import payload, stamp
+from bridge.app.operations.operation import LONGEST_SECONDS, Message, Operation, Parameters, Scene, checked
+from bridge.core import commands
 from bridge.core.answers import Keyring, LaterKeys
-from bridge.core.commands import SignalEntity
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import PREFIX
@@ -90,7 +93,7 @@ class Entities:
         """Send a one-way operation. origin: message that the operation counts as. Raises: InvalidCommand."""
         check_entity(name, key)
         check_name(operation, "the operation's name")
-        await self._execute(SignalEntity(name, key, operation, input_, at, delay), origin)
+        await self._execute(commands.SignalEntity(name, key, operation, input_, at, delay), origin)
 
     async def clean(self, *, empty: bool, locks: bool) -> CleanEntityStorageResult:
         """Remove entities without state, and release locks whose holders are gone."""
@@ -120,3 +123,89 @@ def _entity(metadata: EntityMetadata, state: bool) -> Entity:
         lock_holder(metadata),
         _state(metadata) if state else None,
     )
+
+
+class SignalEntity(Message):
+    entity: str
+    key: str
+    operation: str
+    input: Any = None
+    at: AwareDatetime | None = None
+    delay: float | None = Field(None, ge=0, le=LONGEST_SECONDS)
+
+
+class CleanEntities(Parameters):
+    empty: bool = True
+    locks: bool = True
+
+
+class ListEntities(Parameters):
+    entity: str | None = None
+    key_prefix: str | None = None
+    modified_from: AwareDatetime | None = None
+    modified_to: AwareDatetime | None = None
+    state: bool = False
+    transient: bool = False
+
+
+class OneEntity(Parameters):
+    entity: str
+    key: str
+
+
+class Signalled(TypedDict):
+    entity: str
+    key: str
+    operation: str
+    message_id: str | None
+
+
+class Cleaned(TypedDict):
+    removed: int
+    released: int
+
+
+async def _signal(scene: Scene, given: SignalEntity) -> Any:
+    if given.at is not None and given.delay is not None:
+        raise InvalidCommand("use either `at` or `delay`")
+    message = given.origin("bridge entities signal")
+    await Entities(await scene.engine()).signal(
+        given.entity, given.key, given.operation, checked(given.input), given.at, given.delay, message
+    )
+    id_ = message and message.message_id
+    return {"entity": given.entity, "key": given.key, "operation": given.operation, "message_id": id_}
+
+
+async def _clean(scene: Scene, given: CleanEntities) -> Any:
+    result = await Entities(await scene.engine()).clean(empty=given.empty, locks=given.locks)
+    return {"removed": result.empty_entities_removed, "released": result.orphaned_locks_released}
+
+
+async def _list(scene: Scene, given: ListEntities) -> Any:
+    found = await Entities(await scene.engine()).list(
+        given.entity, given.key_prefix, given.modified_from, given.modified_to,
+        state=given.state, transient=given.transient,
+    )  # fmt: skip
+    return [asdict(one) for one in found]
+
+
+async def _show(scene: Scene, given: OneEntity) -> Any:
+    return asdict(await Entities(await scene.engine()).show(given.entity, given.key))
+
+
+_OF_ENTITY = frozenset({"state"})
+ENTITY_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation(
+        "entities.list", "reader", "entities", ListEntities, _list, list[Entity], payloads=_OF_ENTITY,
+        reads_payloads=lambda given: given.state,
+    ),
+    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _show, Entity, payloads=_OF_ENTITY),
+    Operation(
+        "entities.signal", "operator", "entities/{entity}/{key}:signal", SignalEntity, _signal, Signalled,
+        lambda given: f"{given.entity}@{given.key}", lambda given: {"operation": given.operation},
+    ),
+    Operation(
+        "entities.clean", "operator", "entities:clean", CleanEntities, _clean, Cleaned,
+        filter=lambda given: {"empty": given.empty, "locks": given.locks},
+    ),
+)  # fmt: skip

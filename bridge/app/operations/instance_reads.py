@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
+from typing_extensions import TypedDict
 
-from bridge.app.operations.instances.instances import Filter, Instances
+from bridge.app.operations.instances.instances import Filter, Instance, Instances
 from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, json_object
 from bridge.core.errors import InvalidCommand
@@ -18,8 +19,17 @@ MAX_WAIT = 20.0
 """Most seconds of one wait. A client repeats the request to wait longer."""
 
 
+MOST_OF_PART = 1_000
+"""Most instances of one part of a list."""
+
+
 class OneInstance(Parameters):
     instance_id: str
+
+
+def instance_target(given: OneInstance) -> str:
+    """Target of the audit line of a change of one instance."""
+    return given.instance_id
 
 
 class SelectInstances(Parameters):
@@ -58,9 +68,11 @@ class ListInstances(SelectInstances):
     limit: 0 is all.
     payloads: include payloads.
     named: read the own names of declared sagas from their inputs, where no custom status has them yet.
+    cursor: a part of at most 1,000 instances, without their number: `start`, then `next` of the part before.
     """
 
     limit: int = Field(100, ge=0)
+    cursor: str | None = None
     payloads: bool = False
     named: bool = False
 
@@ -72,12 +84,57 @@ class WaitForInstance(OneInstance):
     seconds: float = Field(MAX_WAIT, ge=0, le=MAX_WAIT)
 
 
+class InstanceList(TypedDict):
+    all: int
+    instances: list[Instance]
+
+
+class CountOfInstances(TypedDict):
+    """Number of instances of one name and status, or of one saga and outcome."""
+
+    name: str
+    status: str
+    count: int
+
+
+class CauseOfFailure(TypedDict):
+    """Failure that ended an instance. instance_id: of the instance whose code or activity failed."""
+
+    instance_id: str
+    document: dict[str, Any]
+
+
+class TimelineEntry(TypedDict):
+    """Line of a timeline. after: seconds since the first event."""
+
+    at: str
+    after: float
+    event: str
+    data: Any
+
+
+class RecordedHistory(TypedDict):
+    """History in the form of `bridge instances export`. events: in the JSON form of protobuf."""
+
+    format: str
+    version: int
+    instance_id: str
+    orchestration: str
+    events: list[dict[str, Any]]
+
+
 async def _list(scene: Scene, given: ListInstances) -> Any:
     instances = Instances(await scene.engine())
+    if given.cursor is not None:
+        if given.payloads or not 1 <= given.limit <= MOST_OF_PART:
+            raise InvalidCommand(f"with `cursor`, use a `limit` from 1 to {MOST_OF_PART:,}, and no `payloads`")
+        part, more = await instances.page(given.filter, given.limit, given.cursor)
+        part = [*await instances.named(part)] if given.named else part
+        return {"all": None, "next": more, "instances": [asdict(one) for one in part]}
     found = await instances.list(given.filter, payloads=given.payloads)
     shown = found[: given.limit] if given.limit else found
     named = await instances.named(shown) if given.named else shown
-    return {"all": len(found), "instances": [asdict(one) for one in named]}
+    return {"all": len(found), "next": None, "instances": [asdict(one) for one in named]}
 
 
 async def _count(scene: Scene, given: SelectInstances) -> Any:
@@ -120,17 +177,29 @@ _OF_HISTORY = frozenset(
 )
 INSTANCE_READS: tuple[Operation[Any], ...] = (
     Operation(
-        "instances.list", "reader", "instances", ListInstances, _list, payloads=_PAYLOADS,
+        "instances.list", "reader", "instances", ListInstances, _list, InstanceList, payloads=_PAYLOADS,
         reads_payloads=lambda given: given.payloads,
     ),
-    Operation("instances.count", "reader", "instances:count", SelectInstances, _count),
-    Operation("instances.show", "reader", INSTANCE, OneInstance, _show, payloads=_PAYLOADS),
-    Operation("instances.cause", "reader", f"{INSTANCE}/cause", OneInstance, _cause, payloads=_PAYLOADS),
-    Operation("instances.history", "reader", f"{INSTANCE}/history", OneInstance, _history, payloads=_OF_HISTORY),
-    Operation("instances.timeline", "reader", f"{INSTANCE}/timeline", OneInstance, _timeline, payloads=_OF_HISTORY),
+    Operation("instances.count", "reader", "instances:count", SelectInstances, _count, list[CountOfInstances]),
+    Operation("instances.show", "reader", INSTANCE, OneInstance, _show, Instance, payloads=_PAYLOADS),
     Operation(
-        "instances.recording", "reader", f"{INSTANCE}/recording", OneInstance, _recording,
+        "instances.cause", "reader", f"{INSTANCE}/cause", OneInstance, _cause, CauseOfFailure | None,
+        payloads=_PAYLOADS,
+    ),
+    Operation(
+        "instances.history", "reader", f"{INSTANCE}/history", OneInstance, _history, list[dict[str, Any]],
+        payloads=_OF_HISTORY,
+    ),
+    Operation(
+        "instances.timeline", "reader", f"{INSTANCE}/timeline", OneInstance, _timeline, list[TimelineEntry],
+        payloads=_OF_HISTORY,
+    ),
+    Operation(
+        "instances.recording", "reader", f"{INSTANCE}/recording", OneInstance, _recording, RecordedHistory,
         reads_payloads=lambda given: True,
     ),
-    Operation("instances.wait", "reader", f"{INSTANCE}/wait", WaitForInstance, _wait, payloads=_PAYLOADS),
+    Operation(
+        "instances.wait", "reader", f"{INSTANCE}/wait", WaitForInstance, _wait, Instance | None,
+        payloads=_PAYLOADS,
+    ),
 )  # fmt: skip

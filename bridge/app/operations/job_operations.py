@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal
 
 from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
+from typing_extensions import TypedDict
 
 from bridge.app.operations.dead_letters.replays import why_waiting
 from bridge.app.operations.instances.jobs import SPACE
 from bridge.app.operations.instances.selection import MAX_READS, InstanceFilter, Selection
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words, json_object
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words, checked, json_object
 from bridge.core.errors import InstanceNotFound, InvalidCommand
-from bridge.core.origin import UnknownEnvelope, check
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
 from bridge.jobs.state_machine import COUNTS, JobRecord
-from bridge.jobs.store import Action, JobStore
+from bridge.jobs.store import Action, JobItem, JobStore
 from bridge.jobs.view import document
 from bridge.routing.identifier import check_name
 
@@ -124,6 +124,46 @@ class RaiseToInstances(BulkInstances):
     data: Any = None
 
 
+class Matched(TypedDict):
+    count: int
+    reads: int
+    cut_off: float
+
+
+class JobSubmitted(TypedDict):
+    job: str
+    count: int
+    reads: int
+
+
+class Job(TypedDict):
+    """Job. Times are RFC 3339 in UTC; `eta_seconds` is null while it is unknown."""
+
+    job: str
+    kind: str
+    state: str
+    why: str | None
+    follows: bool
+    selection: str
+    arguments: dict[str, Any]
+    reason: str
+    by: str
+    cut_off: str | None
+    created: str | None
+    began: str | None
+    ended: str | None
+    rate: float | None
+    ramp: list[int]
+    stop_after_failures: int | None
+    follow: float
+    selected: int
+    counts: dict[str, int]
+    per_second: float | None
+    eta_seconds: float | None
+    control: dict[str, Any] | None
+    next: str | None
+
+
 async def _list(scene: Scene, given: Parameters) -> Any:
     return [await _document(scene, record) for record in await JobStore(await scene.engine()).records()]
 
@@ -189,25 +229,17 @@ async def _bulk(action: InstanceAction, scene: Scene, given: BulkInstances, argu
 
 
 async def _terminate(scene: Scene, given: TerminateInstances) -> Any:
-    return await _bulk("terminate", scene, given, {"output": _checked(given.output), "recursive": given.recursive})
+    return await _bulk("terminate", scene, given, {"output": checked(given.output), "recursive": given.recursive})
 
 
 async def _raise(scene: Scene, given: RaiseToInstances) -> Any:
     event = check_name(given.event, "the event name")
-    return await _bulk("raise", scene, given, {"event": event, "data": _checked(given.data)})
+    return await _bulk("raise", scene, given, {"event": event, "data": checked(given.data)})
 
 
 def _reads_payloads(given: FilterInstances) -> bool:
     """True for a condition: the number of instances for which it holds says something about their payloads."""
     return given.where is not None
-
-
-def _checked(value: Any) -> Any:
-    try:
-        check(value)
-    except UnknownEnvelope as error:
-        raise InvalidCommand(str(error)) from None
-    return value
 
 
 def _simple(action: InstanceAction) -> Operation[Any]:
@@ -219,7 +251,7 @@ def _simple(action: InstanceAction) -> Operation[Any]:
 
 def _of_instances(action: InstanceAction, parameters: type[Any], run: Any) -> Operation[Any]:
     return Operation(
-        f"instances.{action}_by", "operator", f"instances:{action}", parameters, run, lambda given: NEW,
+        f"instances.{action}_by", "operator", f"instances:{action}", parameters, run, JobSubmitted, lambda given: NEW,
         lambda given: given.audited, reads_payloads=_reads_payloads,
     )  # fmt: skip
 
@@ -228,15 +260,17 @@ def _controls(action: Action) -> Operation[Any]:
     async def run(scene: Scene, given: OneJob) -> Any:
         return await _control(action, scene, given)
 
-    return Operation(f"jobs.{action}", "operator", f"jobs/{{job}}:{action}", OneJob, run, lambda given: given.job)
+    return Operation(f"jobs.{action}", "operator", f"jobs/{{job}}:{action}", OneJob, run, Job, lambda given: given.job)
 
 
 JOB_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("jobs.list", "reader", "jobs", Parameters, _list),
-    Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show),
-    Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items),
+    Operation("jobs.list", "reader", "jobs", Parameters, _list, list[Job]),
+    Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show, Job),
+    Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items, list[JobItem]),
     *(_controls(action) for action in ("pause", "resume", "abort")),
-    Operation("instances.match", "reader", "instances:match", MatchInstances, _match, reads_payloads=_reads_payloads),
+    Operation(
+        "instances.match", "reader", "instances:match", MatchInstances, _match, Matched, reads_payloads=_reads_payloads
+    ),
     _of_instances("terminate", TerminateInstances, _terminate),
     _of_instances("raise", RaiseToInstances, _raise),
     *(_simple(action) for action in ("suspend", "resume", "rewind", "restart")),

@@ -11,8 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from bridge import __version__
 from bridge.app.operations.operation import Operation
-from bridge.app.operations.results import RESULTS
-from bridge.ops.api import KEY, KEY_HEADER, PREFIX, PROBLEM
+from bridge.ops.api import EVENTS, KEY, KEY_HEADER, PREFIX, PROBLEM
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/components/schemas/{model}"
@@ -56,6 +55,7 @@ def document(operations: Iterable[Operation[Any]], status: Any = dict[str, Any])
             "responses": _responses(_schema(status, schemas), _ALWAYS),
         }
     }
+    paths |= {PREFIX + path: {"get": _stream(path, *each)} for path, each in _STREAMS.items()}
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": DIALECT,
@@ -96,6 +96,38 @@ _PROBLEM_SCHEMA: Mapping[str, Any] = {
 }
 
 
+_STREAMS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "tap": (
+        "Stream settled messages with the decisions about them.",
+        {"options": "JSON object: `sources`, `routes`, `outcomes`, `where`, `rate`, `payload`."},
+    ),
+    "live": (
+        "Stream the status of this daemon and its changes: events `state`, `change`, `beat` and `tap`.",
+        {
+            "tap": "JSON object, as `options` of `GET tap`: also stream settled messages, as events `tap`.",
+            "last_event_id": "Id of the last event received, as the header `Last-Event-ID`.",
+        },
+    ),
+}
+"""Summary and query of each stream, by its path."""
+
+
+def _stream(path: str, summary: str, query: Mapping[str, str]) -> dict[str, Any]:
+    responses = _responses({"type": "string"}, _ALWAYS)
+    responses["200"]["content"] = {EVENTS: {"schema": {"type": "string"}}}
+    return {
+        "operationId": path,
+        "summary": summary,
+        "tags": ["streams"],
+        "x-role": "reader",
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
+            for name, text in query.items()
+        ],
+        "responses": responses,
+    }
+
+
 def _operation(one: Operation[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     names = _NAMES.findall(one.path)
     model = schemas[one.parameters.__name__]
@@ -134,7 +166,7 @@ def _operation(one: Operation[Any], schemas: dict[str, Any]) -> dict[str, Any]:
         shown["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if given:
         shown["parameters"] = given
-    shown["responses"] = _responses(_schema(RESULTS[one.name], schemas), sorted(errors))
+    shown["responses"] = _responses(_schema(one.result, schemas), sorted(errors))
     return shown
 
 

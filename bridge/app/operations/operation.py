@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from pydantic import BeforeValidator, ValidationError
 
@@ -14,6 +14,7 @@ from bridge.app import state
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand, Problem
+from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.engines.base import Engine
 from bridge.ops.access import Caller, Role
 from bridge.ops.audit import Actor, Change, Denied, audited_async
@@ -21,7 +22,7 @@ from bridge.ops.trail import Trail
 
 FREE = frozenset({"input", "data", "output"})
 """Parameters that are any JSON value, which is stored as JSON text."""
-TABLE = 2
+TABLE = 4
 """Number of the table of operations, which grows with each operation or parameter of those that read.
 
 A command reads through a daemon with the same number only: an earlier one would refuse what it does not know.
@@ -44,6 +45,31 @@ class Parameters(Model):
 
     engine: str | None = None
     reason: str | None = None
+
+
+class Message(Parameters):
+    """Parameters of an operation that counts as a message.
+
+    bare: it does not.
+    message_id: random when None.
+    """
+
+    message_id: str | None = None
+    bare: bool = False
+
+    def origin(self, what: str) -> MessageOrigin | None:
+        if self.message_id == "":
+            raise InvalidCommand("`message_id` is empty")
+        return None if self.bare else MessageOrigin(self.message_id or str(uuid4()), what)
+
+
+def checked(value: Any) -> Any:
+    """JSON value of a parameter. Raises: InvalidCommand for an envelope that this version does not know."""
+    try:
+        check(value)
+    except UnknownEnvelope as error:
+        raise InvalidCommand(str(error)) from None
+    return value
 
 
 def words(value: Any) -> Any:
@@ -115,6 +141,7 @@ class Operation(Generic[P]):
     path: path below /api/v1; `{names}` in it are parameters.
     target, filter: members of the audit line, without payload.
     run: function whose result can be written as JSON.
+    result: type of the result, for the description of the API.
     payloads: members of the result that are payload, at any depth; a caller without the right gets null.
     reads_payloads: True for parameters whose answer says something about payloads.
     only_reads: changes nothing although it needs a higher role than reader.
@@ -127,6 +154,7 @@ class Operation(Generic[P]):
     path: str
     parameters: type[P]
     run: Callable[[Scene, P], Awaitable[Any]]
+    result: Any
     target: Callable[[P], str] = lambda given: "*"
     filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
     payloads: frozenset[str] = frozenset()
@@ -194,7 +222,7 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
         result = await _permitted(operation, given, scene, change)
         if (failure := operation.failure(result)) is not None:
             change.result, change.error = "failed", failure
-        jobs = _jobs(result)
+        jobs = jobs_of(result)
         if change.target == NEW:
             change.target = result["instance_id"] if "instance_id" in result else f"job {jobs[0]}"
         elif jobs:
@@ -202,7 +230,7 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
         return result
 
 
-def _jobs(result: Any) -> list[str]:
+def jobs_of(result: Any) -> list[str]:
     """Ids of the jobs that an operation has submitted."""
     found = result if isinstance(result, list) else [result]
     return [each["job"] for each in found if isinstance(each, Mapping) and "job" in each and "count" in each]

@@ -27,6 +27,8 @@ COUNT_SECONDS = 10.0
 """Seconds for counting the messages of a move one by one. Afterwards their number is known from offsets only."""
 _REASON_LIMIT = 500
 
+_NO_COUNT = "Service Bus states the number of messages only to clients with manage rights"
+
 
 # -- lag
 
@@ -43,6 +45,9 @@ async def lag(loaded: Loaded, source: str) -> list[dict[str, Any]]:
     options = subscribe_options(loaded, source)
     async with _reading(loaded, source) as broker:
         if not isinstance(broker, PositionedBroker):
+            if loaded.config.sources[source].sessions:
+                note = f"{_NO_COUNT}; entities with sessions cannot be peeked"
+                return [unknown(source, topic, note) for topic in options.topics]
             return [await _queue_lag(broker, source, topic) for topic in options.topics]
         found = await broker.positions(options)
         oldest, complete = await _oldest(broker, options, found)
@@ -77,7 +82,7 @@ def unknown(source: str, topic: str | None, note: str) -> dict[str, Any]:
 
 async def _queue_lag(broker: Broker, source: str, topic: str) -> dict[str, Any]:
     """Line of an entity of Service Bus, which has no positions: only a peek at its oldest message."""
-    line = unknown(source, topic, "Service Bus states the number of messages only to clients with manage rights")
+    line = unknown(source, topic, _NO_COUNT)
     assert isinstance(broker, ReadableBroker)
     try:
         async with (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from bridge.app.composition import require
 from bridge.app.operations.operation import Operation, Parameters, Scene
@@ -34,6 +35,31 @@ class SetLimit(Parameters):
 
 
 class OneRoute(Parameters):
+    route: str
+
+
+class Configured(TypedDict):
+    running: int | None
+    rate: float | None
+
+
+class RouteLimit(TypedDict):
+    route: str
+    running: int | None
+    rate: float | None
+    until: float
+    since: float
+    by: str
+    reason: str
+
+
+class RouteLimitLine(RouteLimit):
+    engine: str
+    daemons: list[str]
+    configured: Configured
+
+
+class ClearedLimit(TypedDict):
     route: str
 
 
@@ -117,12 +143,13 @@ async def _store(scene: Scene, route: str) -> TemporaryLimits:
 
 
 LIMIT_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("limits.list", "reader", "limits", Parameters, _list),
+    Operation("limits.list", "reader", "limits", Parameters, _list, list[RouteLimitLine]),
     Operation(
-        "limits.set", "operator", "limits/{route}:set", SetLimit, _set, lambda given: given.route,
+        "limits.set", "operator", "limits/{route}:set", SetLimit, _set, RouteLimit, lambda given: given.route,
         lambda given: {"running": given.running, "rate": given.rate, "seconds": given.seconds}, place=_place,
     ),
     Operation(
-        "limits.clear", "operator", "limits/{route}:clear", OneRoute, _clear, lambda given: given.route, place=_place
+        "limits.clear", "operator", "limits/{route}:clear", OneRoute, _clear, ClearedLimit,
+        lambda given: given.route, place=_place
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
+from typing_extensions import TypedDict
 
 from bridge.app.connection import chosen
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
@@ -90,6 +91,17 @@ class ChangeWaiting(FilterWaiting):
         if self.stop_after_failures is None:
             return 1 if self.ramp else None
         return self.stop_after_failures or None
+
+
+class MatchedWaiting(TypedDict):
+    """Number of instances or keys of a filter, and of their messages."""
+
+    count: int
+    messages: int
+
+
+class WaitingJobSubmitted(MatchedWaiting):
+    job: str
 
 
 class WaitingKind(ABC):
@@ -219,7 +231,7 @@ def _match(stage: Stage) -> Operation[Any]:
         found = await _selected(scene, stage, given.action, given)
         return {"count": len(found.items), "messages": found.messages}
 
-    return Operation(f"{stage}.match", "reader", f"{stage}:match", MatchWaiting, run)
+    return Operation(f"{stage}.match", "reader", f"{stage}:match", MatchWaiting, run, MatchedWaiting)
 
 
 def _submit(stage: Stage, action: Action) -> Operation[Any]:
@@ -249,7 +261,7 @@ def _submit(stage: Stage, action: Action) -> Operation[Any]:
 
     return Operation(
         f"{stage}.{action}_by", "operator" if action == "release" else "admin", f"{stage}:{action}-by", ChangeWaiting,
-        run, lambda given: NEW, lambda given: given.audited,
+        run, WaitingJobSubmitted, lambda given: NEW, lambda given: given.audited,
     )  # fmt: skip
 
 
@@ -264,7 +276,7 @@ def _text(given: FilterWaiting) -> str:
     return ", ".join(parts) or "all"
 
 
-WAITING_OPERATIONS: tuple[Operation[Any], ...] = tuple(
+WAITING_JOBS: tuple[Operation[Any], ...] = tuple(
     operation
     for stage in ("early", "quarantine")
     for operation in (_match(stage), _submit(stage, "release"), _submit(stage, "drop"))

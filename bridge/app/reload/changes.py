@@ -12,7 +12,7 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded, state_engine
 from bridge.quarantine.orphaned import quarantine_engine
 
-RESTART = ("engines", "brokers", "registries", "workflows.modules", "rules", "ops")
+RESTART = ("engines", "brokers", "registries", "workflows.modules", "ops")
 """Sections whose changes need a restart, apart from some of an engine."""
 
 _LIVE_OF_ENGINE = frozenset(
@@ -36,7 +36,7 @@ _LIVE_LIMITS = frozenset(
     )
 )
 _RULES = frozenset(
-    ("codec", "registry", "attributes", "identity", "schema", "no_match", "retry", "retention", "limits")
+    ("codec", "registry", "attributes", "identity", "schema", "upcast", "no_match", "retry", "retention", "limits")
 )
 """Settings of a source that belong to its rule set. A change of any other one restarts the source."""
 
@@ -120,16 +120,21 @@ def changes(loaded: Loaded, other: Loaded, files: Sequence[str] = ()) -> Changes
     return Changes(_sources(loaded, other, routes), routes, tuple(settings), tuple(restart))
 
 
-def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+def differences(old: Any, new: Any) -> Iterator[str]:
     """Dotted paths of the values in which two nested mappings differ."""
+    return map(".".join, differing_paths(old, new))
+
+
+def differing_paths(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of the values in which two nested mappings differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys((*old, *new)):
             if key not in old or key not in new:
-                yield f"{path}{key}"
+                yield (*path, str(key))
             else:
-                yield from differences(old[key], new[key], f"{path}{key}.")
+                yield from differing_paths(old[key], new[key], (*path, str(key)))
     elif old != new or type(old) is not type(new):
-        yield path.rstrip(".")
+        yield path
 
 
 def _shown(config: BridgeConfig) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def _source_keys(old: Loaded, new: Loaded, name: str) -> tuple[tuple[str, ...], 
     """Changed settings of a source, with True if one of them restarts it."""
     first, last = (each.config.sources[name].model_dump(by_alias=True) for each in (old, new))
     keys = tuple(differences(first, last))
-    restarts = any(not _belongs_to_rules(key) for key in keys)
+    restarts = any(not belongs_to_rules(key) for key in keys)
     # The engines that keep its state and its messages follow from the routes
     for word, engine_of in (("state engine", state_engine), ("quarantine engine", quarantine_engine)):
         if engine_of(old, name) != engine_of(new, name):
@@ -219,6 +224,7 @@ def _source_keys(old: Loaded, new: Loaded, name: str) -> tuple[tuple[str, ...], 
     return keys, restarts
 
 
-def _belongs_to_rules(key: str) -> bool:
+def belongs_to_rules(key: str) -> bool:
+    """True for a setting of a source that changes with its rule set, without a restart of the source."""
     first, _, rest = key.partition(".")
     return first in _RULES and (first != "limits" or rest in _LIVE_LIMITS)

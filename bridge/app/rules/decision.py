@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.app.explain import Answer, json_form
+from bridge.app.explain import Answer, json_form, with_ordered_values
 from bridge.config.model.bridge import BridgeConfig
 from bridge.routing import command_dict
 from bridge.routing.saga import SAGA_ORCHESTRATION
@@ -45,7 +45,7 @@ def decision_of(answer: Answer, config: BridgeConfig) -> Decision:
 
 def _members(command: dict[str, Any]) -> dict[str, Any]:
     """Members of a command without its type. A saga has its name and the input that the rule gives it."""
-    members: dict[str, Any] = json_form(command)
+    members: dict[str, Any] = with_ordered_values(json_form(command))
     del members["type"]
     if members.get("orchestration") == SAGA_ORCHESTRATION:
         start = members["input"]

@@ -11,6 +11,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
 from bridge.config.json_schema import schema
+from bridge.system.package import own_requirement
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _SUFFIX = ".tmpl"
@@ -44,11 +45,12 @@ def create(name: str, parent: Path) -> list[Path]:
 
 
 def _templates(name: str) -> Iterator[tuple[PurePosixPath, str]]:
+    bridge = own_requirement()
     for path, template in _walk(files(__name__) / "templates", PurePosixPath()):
         file = path.with_name(path.name.removesuffix(_SUFFIX))
         if file.name == "gitignore":
             file = file.with_name(".gitignore")
-        yield file, template.read_text(encoding="utf-8").replace("@@NAME@@", name)
+        yield file, template.read_text(encoding="utf-8").replace("@@NAME@@", name).replace("@@BRIDGE@@", bridge)
 
 
 def _walk(directory: Traversable, path: PurePosixPath) -> Iterator[tuple[PurePosixPath, Traversable]]:

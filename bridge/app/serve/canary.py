@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 import structlog
 
 from bridge.app.candidate import record_engine
-from bridge.app.composition import build_rule_set
+from bridge.config.model.bridge import RulesConfig
 from bridge.config.model.types import format_share
 from bridge.config.source import Loaded
 from bridge.core.canary import TAG, CanaryCounts, CanaryRecord
@@ -25,13 +26,10 @@ from bridge.ops.health import PartReading
 from bridge.pipeline.canary import CanaryRules, TaggedRoutes
 from bridge.pipeline.decisions import DecisionListeners, SettledDelivery
 from bridge.pipeline.lanes import domain_key
-from bridge.pipeline.rule_set import CurrentRules, RuleSet
+from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.sqlite_engine.model.instance import Finish
-
-if TYPE_CHECKING:
-    from bridge.codecs.confluent import Registry
 
 log = structlog.get_logger("bridge.canary")
 
@@ -42,70 +40,94 @@ MOST_FAILURES = 1000
 
 
 class Canary:
-    """Candidate of one daemon.
+    """Candidate of one daemon, which a reload may exchange, add or remove.
 
     Until its record was read, the present rules decide about everything.
     """
 
     def __init__(
         self,
-        loaded: Loaded,
-        candidate: Loaded,
         daemon: str,
         engines: Mapping[str, Engine],
         targets: Mapping[str, EnginePort],
-        registries: Mapping[str, Registry] | None,
         decisions: DecisionListeners,
     ) -> None:
-        """Prepare the candidate.
+        """Create the part without a candidate.
 
-        daemon: its name. targets: engines as the rules call them. registries: schema registries of the daemon.
+        daemon: its name. targets: engines as the rules call them.
         """
         self._daemon = daemon
-        self.version = candidate.version
-        self._config = loaded.config.rules
-        self._candidate = candidate
         self._engines = engines
         self._targets = targets
-        self._registries = registries
-        self._store = CanaryStore(engines[record_engine(loaded)], self.version)
+        self._decisions = decisions
+        self._loop = asyncio.get_running_loop()
         self._choosers: dict[str, CanaryRules] = {}
+        self._failed: asyncio.Queue[tuple[str, str]] = asyncio.Queue(MOST_FAILURES)
+        self._changed = asyncio.Event()
+        self._unlisten: Callable[[], None] = lambda: None
+        self._begin("", None, RulesConfig())
+
+    def _begin(self, version: str, store: CanaryStore | None, config: RulesConfig) -> None:
+        """Forget all about an earlier candidate."""
+        self.version = version
+        """Version of the candidate; empty without one."""
+        self._store = store
+        self._config = config
+        self._rules: Mapping[str, RuleSet] = {}
         self._record: CanaryRecord | None = None
         self._counts = CanaryCounts()
         """Counts of this daemon in this round."""
         self._sent = CanaryCounts()
-        self._failed: asyncio.Queue[tuple[str, str]] = asyncio.Queue(MOST_FAILURES)
         self.outcomes: Counter[str] = Counter()
         """Messages of the candidate in this process, by outcome; `failed_instance` for instances."""
-        self._loop = asyncio.get_running_loop()
-        decisions.add(self._observe)
 
-    def rules(self, source: str, present: RuleSet) -> CurrentRules:
-        """Chooser between the rule sets of a source. Raises: ConfigError."""
-        if source not in self._candidate.config.sources:
-            return CurrentRules(present)
-        new = build_rule_set(self._candidate, source, self._targets, self._registries)
-        routes = TaggedRoutes(new.routes, self.version)
-        chooser = CanaryRules(present, replace(new, routes=routes), self._config.share, self._follow)
-        self._choosers[source] = chooser
-        if self._record is not None:
-            chooser.activate(self._record.fallback is None)
+    def use(self, loaded: Loaded, candidate: Loaded | None, rules: Mapping[str, RuleSet]) -> None:
+        """Use the candidate of a configuration in all sources, between two messages.
+
+        candidate: None without one. rules: its rule sets, by source.
+        """
+        self._unlisten()
+        if candidate is None:
+            self._begin("", None, loaded.config.rules)
+        else:
+            if candidate.version != self.version:
+                store = CanaryStore(self._engines[record_engine(loaded)], candidate.version)
+                self._begin(candidate.version, store, loaded.config.rules)
+            self._config, self._rules = loaded.config.rules, rules
+            self._unlisten = self._decisions.add(self._observe)
+        self._choosers = {name: chooser for name, chooser in self._choosers.items() if name in loaded.config.sources}
+        for name, chooser in self._choosers.items():
+            self._give(name, chooser)
+        self._changed.set()
+
+    def rules(self, source: str, present: RuleSet) -> CanaryRules:
+        """Create the chooser between the rule sets of a source."""
+        chooser = self._choosers[source] = CanaryRules(present)
+        self._give(source, chooser)
         return chooser
+
+    def _give(self, source: str, chooser: CanaryRules) -> None:
+        """Give the candidate to a source, or take it away."""
+        rules = self._rules.get(source)
+        if rules is not None:
+            tagged = replace(rules, routes=TaggedRoutes(rules.routes, self.version))
+            chooser.use(tagged, self._config.share, partial(self._follow, self.version))
+            chooser.activate(self._record is not None and self._record.fallback is None)
+        elif chooser.candidate is not None:
+            chooser.leave()
 
     def watch(self, source: SourcePipeline) -> None:
         """Use the lanes of a source to know which keys have messages in flight."""
-        chooser = self._choosers.get(source.settings.name)
-        if chooser is None:
-            return
         lanes, shared = source.lanes, source.domain is not None
-        chooser.observe(
+        self._choosers[source.settings.name].observe(
             lambda: [(lane.key, lane.items[-1].rules) for lane in lanes if lane.key is not None],
             lambda key: lanes.has(domain_key(key) if shared else key),
         )
 
-    async def _follow(self, decision: Decision) -> bool | None:
-        """True if the candidate has started the first existing instance that a decision addresses; None without one.
+    async def _follow(self, version: str, decision: Decision) -> bool | None:
+        """True if a candidate has started the first existing instance that a decision addresses; None without one.
 
+        version: of the candidate.
         Raises: EngineError.
         """
         for step in decision.steps:
@@ -120,7 +142,7 @@ class Canary:
                 self._targets[step.engine].breaker.trip(error)
                 raise
             if tags is not None:
-                return tags.get(TAG) == self.version
+                return tags.get(TAG) == version
         return None
 
     # -- counts
@@ -137,7 +159,7 @@ class Canary:
 
     def ended(self, engine: str, end: Finish) -> None:
         """Note a failed instance, from any thread."""
-        if end.outcome == "compensated" or end.parent is not None:
+        if not self.version or end.outcome == "compensated" or end.parent is not None:
             return
         try:
             self._loop.call_soon_threadsafe(self._note, engine, end.instance_id)
@@ -162,19 +184,26 @@ class Canary:
     async def run(self) -> None:
         """Report counts and apply the record, until cancelled."""
         while True:
+            self._changed.clear()
+            store = self._store
             try:
                 await self._count_failed()
-                await self._report()
-                self._apply(await self._store.read())
+                if store is not None:
+                    await self._report(store)
+                    record = await store.read()
+                    if store is self._store:
+                        self._apply(record)
             except EngineError as error:
                 log.debug("the record of the candidate is not read", action="hold", detail=str(error))
-            await asyncio.sleep(READ_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._store is None else READ_SECONDS):
+                    await self._changed.wait()
 
-    async def _report(self) -> None:
+    async def _report(self, store: CanaryStore) -> None:
         record, counts = self._record, self._counts
         if record is None or record.fallback is not None or counts == self._sent:
             return
-        await self._store.count(
+        await store.count(
             {
                 "round": record.round,
                 "daemon": self._daemon,
@@ -186,12 +215,15 @@ class Canary:
                 "at": time.time(),
             }
         )
-        self._sent = counts
+        if store is self._store:
+            self._sent = counts
 
     def _apply(self, record: CanaryRecord) -> None:
         """Use the candidate, or the present rules alone, as the record says."""
         before, self._record = self._record, record
-        if before is not None and before.round != record.round:
+        if before is None:
+            self._counts += record.counts.get(self._daemon, CanaryCounts())  # of the same candidate, before a reload
+        elif before.round != record.round:
             self._counts = self._sent = CanaryCounts()
         for chooser in self._choosers.values():
             chooser.activate(record.fallback is None)
@@ -210,8 +242,10 @@ class Canary:
         return f"candidate {self.version} decides about {share} of the ordering keys: {counts}"
 
     def readings(self) -> list[PartReading]:
-        """State of the candidate."""
+        """State of the candidate; empty without one."""
         record = self._record
+        if not self.version:
+            return []
         if record is None:
             text = "its record is not read yet; the present rules decide"
             return [PartReading("candidate", self.version, None, text)]

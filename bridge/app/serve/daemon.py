@@ -12,13 +12,14 @@ from typing import Any
 
 import structlog
 
-from bridge.app.candidate import load_candidate
+from bridge.app.candidate import candidate_rules, load_candidate
 from bridge.app.codecs import build_registries
 from bridge.app.composition import (
     build_access,
     build_broker,
     build_domains,
     build_engine,
+    build_sessions,
     build_source,
     build_targets,
     build_tls,
@@ -26,6 +27,8 @@ from bridge.app.composition import (
     load_workflows,
 )
 from bridge.app.operations.operation import Reload
+from bridge.app.page.pages import PAGES
+from bridge.app.page.site import Site
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
@@ -36,6 +39,7 @@ from bridge.app.serve.failures import FailureLog, known_orchestrations, report_o
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
+from bridge.app.serve.live import Live
 from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
@@ -63,7 +67,7 @@ from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
-from bridge.ops.api import Stream
+from bridge.ops.api import LIVE, Stream
 from bridge.ops.control import Control
 from bridge.ops.logging import Level
 from bridge.ops.web import Web
@@ -177,10 +181,9 @@ class Daemon:
         self.decisions = DecisionListeners()
         """Listeners of the settled deliveries of all sources."""
         self.shadows = Shadows(lambda: self.loaded, self.decisions, self.registries)
-        self.canary: Canary | None = None
-        if self.candidate is not None:
-            name, targets = daemon_id(os.getpid()), self.targets
-            self.canary = Canary(loaded, self.candidate, name, self.engines, targets, self.registries, self.decisions)
+        self.canary = Canary(daemon_id(os.getpid()), self.engines, self.targets, self.decisions)
+        rules = candidate_rules(loaded, self.candidate, self.targets, self.registries)
+        self.canary.use(loaded, self.candidate, rules)
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [self.build_source(loaded, name, self.domains, self.admission.limits, costs) for name in config.sources]
@@ -284,7 +287,10 @@ class Daemon:
         self.routes = routes(
             loaded, self.engines, self.status.document, self.sources, lambda: self.loaded, lambda: self._reload
         )
-        self.streams = [Stream(TAP, Taps(lambda: self.loaded, self.decisions).events)]
+        taps = Taps(lambda: self.loaded, self.decisions)
+        live = Live(self.status.document, taps)
+        self.streams = [Stream(TAP, taps.events), Stream(LIVE, live.events)]
+        access = build_access(loaded)
         self.web = Web(
             http,
             self.watch.health,
@@ -292,8 +298,10 @@ class Daemon:
             build_tls(loaded),
             self.routes,
             self.streams,
-            build_access(loaded),
+            access,
             largest_body(loaded),
+            Site(PAGES, self.routes, lambda: self.loaded),
+            build_sessions(loaded, access),
         )
 
     def _read_decisions(self) -> None:
@@ -378,10 +386,10 @@ class Daemon:
             asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
-            *([] if self.canary is None else [asyncio.create_task(self.canary.run(), name="candidate")]),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         if self.is_intake:
+            self._reports.append(asyncio.create_task(self.canary.run(), name="candidate"))
             self._reports.append(asyncio.create_task(self.temporary.run(), name="temporary limits"))
         if self.dead_letters is not None:
             self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
@@ -440,16 +448,18 @@ class Daemon:
             source.use_limits(limits_of(self.loaded, source.settings.name, self.admission.limits))
         await closed(*(each.stop() for each in left))
 
-    def use(self, loaded: Loaded) -> None:
-        """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""
-        self.loaded = loaded
+    def use(self, loaded: Loaded, candidate: Loaded | None) -> Mapping[str, int]:
+        """Use another configuration of the same engines, brokers and workflows for all that does not run messages.
+
+        Return numbers of open dead letters that no source has any more, by broker and topic.
+        """
+        self.loaded, self.candidate = loaded, candidate
         self.engine_of.clear()
         self.engine_of.update(self._engines_of_routes())
         self.replays.use(loaded)
         self.orphaned.use(loaded)
         self.status.use(loaded)
-        if self.dead_letters is not None:
-            self.dead_letters.use(loaded)
+        return {} if self.dead_letters is None else self.dead_letters.use(loaded)
 
     def build_source(
         self,
@@ -485,12 +495,11 @@ class Daemon:
             replays=self.replays.stores[engine],
             replay_reports=self.replays.reports,
             decisions=self.decisions,
-            chooser=None if self.canary is None else self.canary.rules,
+            chooser=self.canary.rules,
             ledger=ledger,
             rules=rules,
         )
-        if self.canary is not None:
-            self.canary.watch(source)
+        self.canary.watch(source)
         return source
 
     def _engines_of_routes(self) -> dict[str, str]:
@@ -573,8 +582,7 @@ class Daemon:
     def _failed(self, engine: str, end: Finish) -> None:
         """Log and count a failure, from any thread."""
         self.failures[engine].add(end)
-        if self.canary is not None:
-            self.canary.ended(engine, end)
+        self.canary.ended(engine, end)
 
     def _stored(self) -> int:
         stored = (Outcome.EARLY, Outcome.QUARANTINED)

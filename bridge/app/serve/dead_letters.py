@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from bridge.app.dead_letters.groups import at_partition, choice_of, row_cache
-from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places
+from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places, places
 from bridge.brokers.base import Broker, CompletingBroker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
@@ -22,7 +22,8 @@ from bridge.core.system_names import DEAD_LETTER_BLOCK
 from bridge.dead_letters.reader import TopicReader, TopicRows
 from bridge.dead_letters.rows import Choice, Facts, Rows, Summary
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
 
 log = structlog.get_logger("bridge.dead_letters")
@@ -40,7 +41,6 @@ _AGAIN = 300.0
 _REASONS = 100
 """Most reasons in labels; others are counted as `other`."""
 _OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
-_ENDED = (DeadLetterState.REPLAYED, DeadLetterState.RETURNED)
 
 
 class DeadLetterCounter:
@@ -74,9 +74,23 @@ class DeadLetterCounter:
         self._reasons: set[str] = set()
         self.cache_bytes = 0
 
-    def use(self, loaded: Loaded) -> None:
-        """Count the dead letters of the sources of another configuration from now on."""
+    def use(self, loaded: Loaded) -> Mapping[str, int]:
+        """Count the dead letters of the sources of another configuration from now on.
+
+        Return numbers of open dead letters that none of its sources has, by broker and topic.
+        """
         self._loaded = loaded
+        owners = {(place.broker, place.topic): place.owners for place in places(loaded)}
+        patterns = {name for name, each in loaded.config.sources.items() if each.kafka and each.kafka.pattern}
+        left: Counter[str] = Counter()
+        for place, counts in self._open.items():
+            present = owners.get((place.broker, place.topic)) or patterns.intersection(place.owners)
+            for key in [key for key in counts if key[0] not in present]:
+                number = counts.pop(key)
+                if not present:
+                    left[f"{place.broker}/{place.topic}"] += number
+        self._known &= loaded.config.sources.keys()
+        return left
 
     @property
     def open(self) -> Mapping[tuple[str, str, str], int]:
@@ -113,37 +127,46 @@ class DeadLetterCounter:
         """Count again and again. Never returns."""
         while True:
             began = time.monotonic()
+            loaded = self._loaded
             await self.count()
+            if loaded is not self._loaded:
+                continue
             took = time.monotonic() - began
             interval = self._loaded.config.ops.dead_letters.interval
             await asyncio.sleep(min(max(interval, _PAUSES * took), _LONGEST * interval))
 
     async def count(self) -> None:
-        """Count all dead letters once. A broker or engine that does not answer leaves its earlier counts."""
+        """Count all dead letters once. A broker or engine that does not answer leaves its earlier counts.
+
+        A count during which the configuration changes is dropped.
+        """
+        loaded = self._loaded
         async with AsyncExitStack() as opened:
             try:
-                places = await found_places(self._loaded, (), dict(self._brokers), opened)
+                existing = await found_places(loaded, (), dict(self._brokers), opened)
             except BridgeError as error:
                 self._report("*", str(error))
                 return
             self._reported.pop("*", None)
             self._counts += 1
-            for place in places:
-                states = PlaceStates(self._loaded, opened, self._engines)
+            for place in existing:
+                states = PlaceStates(loaded, opened, self._engines)
                 try:
-                    await self._count(place, states)
+                    await self._count(loaded, place, states)
                 except BridgeError as error:
                     self._report(place.topic, str(error))
                 else:
                     self._reported.pop(place.topic, None)
-        for gone in self._open.keys() - set(places):
+        if loaded is not self._loaded:
+            return
+        for gone in self._open.keys() - set(existing):
             for part in (self._rows, self._open, self._oldest, self._missing, self._tried):
                 part.pop(gone, None)
         self._counted = time.time()
         self._known = {
             name
             for name in self._loaded.config.sources
-            if all(place in self._open for place in places if name in place.owners)
+            if all(place in self._open for place in existing if name in place.owners)
         }
         if self._cache is not None:
             self.cache_bytes = await asyncio.to_thread(self._cache.tidy)
@@ -154,7 +177,7 @@ class DeadLetterCounter:
             self._reported[place] = detail
             log.info("dead letters cannot be counted", action="count", place=place, detail=detail)
 
-    async def _count(self, place: Place, states: PlaceStates) -> None:
+    async def _count(self, loaded: Loaded, place: Place, states: PlaceStates) -> None:
         broker = self._brokers[place.broker]
         assert isinstance(broker, ReadableBroker)
         # States first: a dead letter that has a state exists
@@ -169,6 +192,8 @@ class DeadLetterCounter:
             found[source, self._reason(facts), self._route(facts)] += summary.count
             if summary.first is not None:
                 oldest[source] = min(oldest.get(source, math.inf), summary.first)
+        if loaded is not self._loaded:
+            return
         self._open[place], self._oldest[place] = found, oldest
         await self._forget(place, rows, states)
         if isinstance(broker, CompletingBroker):
@@ -266,9 +291,7 @@ class DeadLetterCounter:
                 for offset, at, facts in block.rows():
                     found = states.block(place, facts.source, 0, block.first)
                     mark = None if found is None else found.mark(offset, at)
-                    if mark is not None and (
-                        mark.state in _ENDED or (mark.state is DeadLetterState.DROPPED and mark.at < dropped_before)
-                    ):
+                    if mark is not None and mark.is_over(dropped_before):
                         due.append(offset)
         tried, at = self._tried.get(place, (frozenset[int](), -math.inf))
         if not due or (tried.issuperset(due) and time.monotonic() < at + _AGAIN):

@@ -124,8 +124,15 @@ class DaemonStatus:
             },
             "peers": [{**each, "at": time_of(each["at"])} for each in self._peers()],
         }
-        made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
+        made: Document = {
+            "time": time_of(now),
+            "daemons": [daemon],
+            "engines": engines,
+            "sources": sources,
+            "components": others,
+        }
         made["limits"] = self._limits()
+        made["targets"] = self._watch.targets()
         self._made = time.monotonic()
         return merge([made])
 

@@ -48,7 +48,7 @@ from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
 from bridge.jobs.orchestrator import job_orchestrator
-from bridge.jobs.steps import JobSteps
+from bridge.jobs.steps import JobSteps, Retention
 from bridge.pipeline.publishing import Publishing
 from bridge.replay.edits import replay_edit_entity
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
@@ -109,7 +109,9 @@ class SystemWorkflows:
         workflows: as of `user_workflows`; empty where other processes run them.
         Publishing and jobs have their own threads: a broker that hangs, or a long job, stops nothing else.
         """
-        steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop)
+        jobs = self._loaded.config.ops.jobs
+        retention = Retention(jobs.keep, jobs.most)
+        steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop, retention=retention)
         self._job_steps.append(steps)
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]

@@ -8,7 +8,6 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -17,12 +16,13 @@ from bridge.app.messages.jsonlines import line_of
 from bridge.app.serve.status import daemon_id, time_of
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
-from bridge.core.commands import Command, Decision
+from bridge.core.commands import Decision
 from bridge.core.errors import ConfigError, ExpressionError, InvalidCommand, Problem
 from bridge.core.states import Outcome
 from bridge.ops.access import Caller
 from bridge.ops.audit import Denied
 from bridge.pipeline.decisions import DecisionListeners, SettledDelivery
+from bridge.routing import command_names
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 
@@ -89,6 +89,10 @@ class Taps:
         self._decisions = decisions
         self._open = 0
 
+    def _in_use(self) -> tuple[str, Mapping[str, Any]]:
+        loaded = self._current()
+        return loaded.version, loaded.config.vars
+
     async def events(self, given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[bytes, None]:
         """Events for one reader: counts each second, and the messages between them. Raises: InvalidCommand, Denied."""
         options = TapOptions.parse(str(given.get("options", "{}")))
@@ -96,7 +100,7 @@ class Taps:
             raise Denied("tap: a payload, and a condition on it, need the right to read payloads")
         if self._open >= MOST_TAPS:
             raise InvalidCommand(f"tap: {MOST_TAPS} readers watch this daemon already; end one of them")
-        tap = Tap(options, self._current().config.vars, daemon_id(os.getpid()))
+        tap = Tap(options, self._in_use, daemon_id(os.getpid()))
         self._open += 1
         remove = self._decisions.add(tap.take)
         try:
@@ -113,13 +117,14 @@ class Taps:
 class Tap:
     """Selects, samples and encodes messages for one reader. Its `take` is a listener of decisions."""
 
-    def __init__(self, options: TapOptions, variables: Mapping[str, Any], daemon: str) -> None:
+    def __init__(self, options: TapOptions, in_use: Callable[[], tuple[str, Mapping[str, Any]]], daemon: str) -> None:
+        """Create the tap. in_use: returns version and variables of the configuration, which a reload changes."""
         self._options = options
         self._daemon = daemon
-        self._variables = variables
+        self._in_use = in_use
         self._sources, self._routes = frozenset(options.sources), frozenset(options.routes)
         self._outcomes = frozenset(options.outcomes)
-        self._where = None if options.where is None else condition(options.where, variables)
+        self._where = None if options.where is None else condition(options.where, in_use()[1])
         self._events: deque[bytes] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
@@ -168,7 +173,7 @@ class Tap:
             self.unchecked += 1
             return False
         try:
-            return where.condition(RouteScope(envelope, envelope.data, self._variables))
+            return where.condition(RouteScope(envelope, envelope.data, self._in_use()[1]))
         except ExpressionError:
             self.undecided += 1
             return False
@@ -200,7 +205,8 @@ class Tap:
         condition failed, or had no decoded message.
         """
         names = ("settled", "matched", "shown", "over_rate", "unread", "unchecked", "undecided")
-        return json.dumps({"daemon": self._daemon, "counts": {name: getattr(self, name) for name in names}}).encode()
+        counts = {name: getattr(self, name) for name in names}
+        return json.dumps({"daemon": self._daemon, "config": self._in_use()[0], "counts": counts}).encode()
 
 
 def _delivery(settled: SettledDelivery, *, payload: bool) -> bytes:
@@ -235,15 +241,6 @@ def _delivery(settled: SettledDelivery, *, payload: bool) -> bytes:
 def _steps(decision: Decision) -> list[dict[str, Any]]:
     """First steps of a decision, in the form of `bridge route`, without payloads."""
     return [
-        {"route": step.route, "engine": step.engine, "command": _command(step.command)}
+        {"route": step.route, "engine": step.engine, "command": command_names(step.command)}
         for step in decision.steps[:MOST_STEPS]
     ]
-
-
-def _command(command: Command) -> dict[str, Any]:
-    names = [each.name for each in fields(command) if each.name in _NAMES]
-    return {"type": type(command).__name__, **{name: getattr(command, name) for name in names}}
-
-
-_NAMES = frozenset(("orchestration", "instance_id", "event", "name", "entity", "key", "operation"))
-"""Members of commands that hold no payload."""

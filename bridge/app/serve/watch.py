@@ -33,7 +33,7 @@ from bridge.engines.worker.compatibility import CompatibilityMonitor, Incompatib
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import DeadLetterStats, ReloadStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
-from bridge.ops.status import Rates
+from bridge.ops.status import Document, NamedRates, Rates
 from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.flow_control import PERSON
@@ -62,6 +62,7 @@ class SourceView:
         self._stuck_after = stuck_after
         self._ledger = source.ledger
         self._rates = Rates()
+        self._by_route = NamedRates()
 
     @property
     def name(self) -> str:
@@ -216,6 +217,15 @@ class SourceView:
     def sample(self, now: float) -> None:
         """Keep the counts of this moment for the rates of the next minute. now: monotonic seconds."""
         self._rates.sample(now, *self._progress)
+        self._by_route.sample(now, self._executed)
+
+    @property
+    def _executed(self) -> Mapping[str, int]:
+        """Executed commands by route."""
+        found: Counter[str] = Counter()
+        for (route, _), count in list(self._ledger.commands.items()):
+            found[route] += count
+        return found
 
     @property
     def _progress(self) -> tuple[int, int]:
@@ -225,7 +235,8 @@ class SourceView:
         """Figures of the source for its status, as JSON types."""
         partitions = list(self.partitions())
         lags = [lag for _, _, _, lag in partitions if lag is not None]
-        received, settled = self._rates.per_second(time.monotonic(), *self._progress)
+        now = time.monotonic()
+        received, settled = self._rates.per_second(now, *self._progress)
         return {
             "partitions": len(partitions),
             "held_by": sorted(self.reading().holds),
@@ -239,6 +250,7 @@ class SourceView:
             "abandoned": sum(self._ledger.abandoned.values()),
             "outcomes": {str(outcome): count for outcome, count in self._ledger.outcomes.items()},
             "dead_letters": {str(reason): count for reason, count in self._ledger.dead_letters.items()},
+            "routes": self._by_route.document(now, "executed", self._executed),
         }
 
     def reading(self) -> SourceReading:
@@ -316,7 +328,7 @@ class Watch:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
-        canary: Canary | None = None,
+        canary: Canary,
         stuck_after: float,
         reloads: ReloadStats,
     ) -> None:
@@ -324,6 +336,8 @@ class Watch:
         self.was_ready = asyncio.Event()
         """Set when a check has found the daemon ready."""
         self._stuck_after = stuck_after
+        self._publishing = publishing
+        self._published = NamedRates()
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
@@ -353,7 +367,7 @@ class Watch:
             jobs=jobs,
             traces=traces,
             dead_letters=dead_letters,
-            candidate=None if canary is None else (canary.version, lambda: canary.outcomes),
+            candidate=lambda: (canary.version, canary.outcomes),
             budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
@@ -382,7 +396,7 @@ class Watch:
                 for name in self._engines
             ]
         parts += self._orphaned()
-        parts += [] if self._canary is None else self._canary.readings()
+        parts += self._canary.readings()
         parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
         readiness = self._health.assess(readings, parts, time.monotonic(), self.phase)
@@ -403,6 +417,10 @@ class Watch:
         """Sources of this process."""
         return self._sources
 
+    def targets(self) -> Document:
+        """Publications by target: accepted, and their rate."""
+        return self._published.document(time.monotonic(), "published", self._publishing.published.copy())
+
     def add(self, source: SourcePipeline) -> None:
         """Observe a further source."""
         self._sources = [*self._sources, SourceView(source, self._stuck_after)]
@@ -419,6 +437,7 @@ class Watch:
             readiness = self.health()
             for source in self._sources:
                 source.sample(time.monotonic())
+            self._published.sample(time.monotonic(), self._publishing.published.copy())
             if readiness.ready:
                 self.was_ready.set()
             for check in readiness.checks:

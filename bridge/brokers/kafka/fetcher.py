@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,7 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
+from bridge.brokers.kafka.fetch_pace import FetchPace
 from bridge.brokers.kafka.partition_log import LOW_WATER, Answer, PartitionLog
 from bridge.brokers.kafka.record_batch import (
     Batch,
@@ -104,6 +105,8 @@ class Fetcher:
         self._slots: dict[tuple[int, int], bool] = {}
         """Requests in progress by node and slot; True where all partitions of the request are at the end of their
         log."""
+        self._paces: defaultdict[int, FetchPace] = defaultdict(FetchPace)
+        """Pace of the fetches at the end of the logs, by node."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._fresh = asyncio.Semaphore(_FRESH)
@@ -260,7 +263,7 @@ class Fetcher:
         if not slot_waits and not any(answer.data for _, _, answer in answers):
             # Records exist and were not sent: an immediate repetition would not help
             self._rest(asked.values(), _RETRY_SECONDS)
-        begun = time.monotonic()
+        begun, records = time.monotonic(), 0
         for tp, code, answer in answers:
             log = self._logs.get(tp)
             if log is None or asked.get(tp) != log:
@@ -269,11 +272,15 @@ class Fetcher:
                 self._refused(tp, log, offsets[tp], code)
                 continue
             log.accept(offsets[tp], answer)
+            records += max(0, log.fetch_offset - offsets[tp])
             if not log.empty:
                 self._wake()
             if time.monotonic() - begun > _SLICE:
                 await asyncio.sleep(0)
                 begun = time.monotonic()
+        if slot_waits and (pause := self._paces[node].pause_after(records, time.monotonic())):
+            # The partitions count as requested until then
+            await asyncio.sleep(pause)
 
     def _request(
         self, offsets: Mapping[TopicPartition, int], wait: int, extra: Mapping[TopicPartition, int]

@@ -18,6 +18,7 @@ from aiokafka.abc import AbstractTokenProvider
 from bridge.config.model.brokers import KafkaBrokerConfig, KafkaSaslConfig, KafkaTlsConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.system.files import check_file
+from bridge.system.package import install_extra
 from bridge.system.tls import MAX_FILE
 
 
@@ -120,9 +121,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not ty
         try:
             from aws_msk_iam_sasl_signer import MSKAuthTokenProvider  # type: ignore[import-untyped]  # comes without types
         except ModuleNotFoundError as error:
-            raise BrokerError(
-                f"{self._name}: `token: aws-msk` needs an extra: pip install 'durable-bridge[aws-msk]'"
-            ) from error
+            raise BrokerError(f"{self._name}: `token: aws-msk` needs an extra: {install_extra('aws-msk')}") from error
         region, role = self._config.region, self._sasl.role
         if role is not None:
             token, expires_ms = MSKAuthTokenProvider.generate_auth_token_from_role_arn(region, role)

@@ -62,6 +62,6 @@ def _file(file: Path, path: str) -> Answer:
     if version > SCHEMA_VERSION:
         return problem(
             f"{file} was written by a newer version of the bridge (schema {version}, this one knows {SCHEMA_VERSION})",
-            f"pip install --upgrade durable-bridge    # or name another `{path}`",
+            f"install that version of the bridge, or name another `{path}`",
         )
     return ok(f"{file}, {counted(topics, 'topic')}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -17,8 +18,8 @@ from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import operate
-from bridge.cli.shared.options import EXISTING, config_options, json_option
-from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
+from bridge.cli.shared.output import Progress, clean, local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def groups(
                 f"{each['count']:,}",
                 each["reason"] if each["format"] == "bridge" else f"{each['reason']} ({each['format']})",
                 ", ".join(each["routes"]) or "-",
-                shown_time(each["first"]),
-                shown_time(each["last"]),
+                local_time(shown_time(each["first"])),
+                local_time(shown_time(each["last"])),
                 each["example"],
                 each["detail"],
             )
@@ -134,6 +135,7 @@ def groups(
         bridge dlq list
         bridge dlq list orders --cause schema_error --limit 500
         bridge dlq list --since 1h --json
+        bridge dlq list --key order-1001 -o ids | bridge dlq replay --id -
     """,
 )
 @selection_options
@@ -145,13 +147,13 @@ def groups(
     help="Maximum number of dead letters; 0 for all.",
 )
 @offline_option
-@json_option
+@output_option(": ids is one id per line", ids=True)
 @remote_options
 @config_options
 def list_(
     limit: int,
     offline: bool,
-    as_json: bool,
+    output: str,
     remote: Address | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
@@ -163,16 +165,27 @@ def list_(
         rows = _asked(remote, offline, "dlq.list", parameters_of(chosen) | {"limit": limit})
     else:
         rows = [facts_of(each) for each in _read(config, overlay, selection_of(chosen), limit or None, offline)]
-    if as_json:
+    if output == "json":
         print_json(rows)
         return
+    if output == "ids":
+        for each in rows:
+            say(each["id"])
+    else:
+        _print_list(rows)
+    if len(rows) == limit:
+        more = "filters show others" if limit == _MOST and remote is not None else "--limit 0 shows all"
+        say(f"the first {limit:,} are shown; {more}", err=True)
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
     print_table(
         ("ID", "STATE", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
         [
             (
                 each["id"],
                 each["state"] or "-",
-                each["time"],
+                local_time(each["time"]),
                 each["reason"],
                 each["route"] or "-",
                 each["group"],
@@ -182,9 +195,6 @@ def list_(
             for each in rows
         ],
     )
-    if len(rows) == limit:
-        more = "filters show others" if limit == _MOST and remote is not None else "--limit 0 shows all"
-        say(f"the first {limit:,} are shown; {more}", err=True)
 
 
 @make(
@@ -232,7 +242,11 @@ def show(
             click.echo()
         headers, body = facts.pop("headers", {}), facts.pop("body", None)
         print_fields(
-            [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
+            [
+                (name.replace("_", " "), local_time(_text(value)) if name in ("time", "state_since") else _text(value))
+                for name, value in facts.items()
+                if value not in (None, "", [])
+            ]
         )
         for line in _marked(facts["detail"]):
             click.echo(clean(line))
@@ -263,8 +277,10 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
     loaded = load_config(config, overlay)
 
     async def write() -> None:
-        async for each in visited(loaded, selection_of(chosen), offline=offline):
-            click.echo(line_of(each.dead_letter.position, each.message).encode())
+        # A reader that closes the pipe ends the command in the middle
+        async with aclosing(cast(Any, visited(loaded, selection_of(chosen), offline=offline))) as found:
+            async for each in found:
+                click.echo(line_of(each.dead_letter.position, each.message).encode())
 
     asyncio.run(write())
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.dlq.selection import filter_options, print_report, selection_of, submit_jobs
+from bridge.cli.dlq.selection import filter_options, print_report, remote_count, selection_of, submit_jobs
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import engine_names
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import Progress, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
 
 if TYPE_CHECKING:
@@ -81,6 +84,7 @@ def _ramp(context: click.Context, parameter: click.Parameter, value: str | None)
 @reason_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
+@remote_options
 @config_options
 def replay(
     ids: tuple[str, ...],
@@ -92,8 +96,6 @@ def replay(
     stop_after_failures: int | None,
     yes: bool,
     as_json: bool,
-    config: tuple[Path, ...],
-    overlay: tuple[Path, ...],
     **chosen: Any,
 ) -> int:
     """Bring dead letters back into the running daemon, as durable jobs.
@@ -102,9 +104,9 @@ def replay(
     and rules that were executed before its failure are skipped. Nothing is written to the topic of the source. Among
     the replayed messages of a key, the order is that of their first receipt.
 
-    Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
+    Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results. The dry
+    run needs the rules, and therefore a configuration instead of --url.
     """
-    from bridge.app.composition import load_config
     from bridge.app.dead_letters.reading import Selection
 
     names = tuple(read_ids(ids, separated)) if ids else ()
@@ -114,9 +116,10 @@ def replay(
             click.get_current_context(),
         )
     selection = selection_of({**chosen, "states": ("open",)}, names)
-    loaded = load_config(config, overlay)
     if dry_run:
-        return _dry_run(loaded, selection, limit, as_json)
+        if chosen["remote"] is not None:
+            raise click.UsageError("use either --dry-run or --url", click.get_current_context())
+        return _dry_run(_loaded(chosen), selection, limit, as_json)
     given = {
         "limit": limit,
         "all": all_,
@@ -127,7 +130,13 @@ def replay(
         "follow": chosen["follow"],
         "reason": chosen["reason"],
     }
-    return _replay(loaded, selection, given, yes, as_json)
+    return _replay(chosen, selection, given, yes, as_json)
+
+
+def _loaded(options: Mapping[str, Any]) -> Loaded:
+    from bridge.app.composition import load_config
+
+    return load_config(options["config"], options["overlay"])
 
 
 def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: bool) -> int:
@@ -147,22 +156,30 @@ def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: b
     return 1 if report.failing or not report.total else 0
 
 
-def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
+def _replay(options: dict[str, Any], selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
     from bridge.app.audit import refused
     from bridge.app.operations.dead_letters.batches import select
     from bridge.app.operations.dead_letters.replays import ReplayBatch
     from bridge.core.errors import InstanceNotFound
 
-    with refused(loaded, "dlq.replay", "*", given["reason"]):
-        found = asyncio.run(select(loaded, selection, ReplayBatch, given["limit"]))
-        if found.foreign:
-            what = plural(found.foreign, "dead letter")
-            say(f"{what} of sources that are not configured here are left out", err=True)
-        if not found.count:
+    loaded = None if options["remote"] is not None else _loaded(options)
+    with nullcontext() if loaded is None else refused(loaded, "dlq.replay", "*", given["reason"]):
+        if loaded is None:
+            chosen = {**options, "states": ("open",)}
+            count = remote_count(options["remote"], chosen, selection.ids, given["limit"])
+            engines = engine_names(options)
+        else:
+            found = asyncio.run(select(loaded, selection, ReplayBatch, given["limit"]))
+            count, engines = found.count, found.engines
+            given = given | {"ends": found.ends}
+            if found.foreign:
+                what = plural(found.foreign, "dead letter")
+                say(f"{what} of sources that are not configured here are left out", err=True)
+        if not count:
             raise InstanceNotFound("no open dead letter is selected. Next: bridge dlq groups")
-    if not yes and not click.confirm(f"Replay {plural(found.count, 'dead letter')}?", err=True):
+    if not yes and not click.confirm(f"Replay {plural(count, 'dead letter')}?", err=True):
         return 1
-    return submit_jobs(loaded, "dlq.replay", found.engines, selection, given | {"ends": found.ends}, "replays", as_json)
+    return submit_jobs(options, "dlq.replay", engines, selection, given, "replays", as_json)
 
 
 @make(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.cli.shared.connection import operate
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.check import DryRunReport
     from bridge.app.dead_letters.reading import Selection
-    from bridge.config.source import Loaded
+    from bridge.app.remote import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,12 +88,26 @@ def parameters_of(chosen: dict[str, Any]) -> dict[str, Any]:
     return {name: chosen[name] for name in names} | {"states": states}
 
 
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
 def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
 
 
+def remote_count(remote: Address, chosen: dict[str, Any], ids: tuple[str, ...], limit: int | None) -> int:
+    """Number of dead letters that the options select on a remote daemon; with ids, the number of ids."""
+    if ids:
+        count = len(ids)
+    else:
+        [found] = operate({"remote": remote, "engine": None}, ("dlq.groups", parameters_of(chosen)))
+        count = sum(each["count"] for each in found["groups"])
+    return count if limit is None else min(count, limit)
+
+
 def submit_jobs(
-    loaded: Loaded,
+    options: dict[str, Any],
     action: str,
     engines: Iterable[str],
     selection: Selection,
@@ -103,13 +117,11 @@ def submit_jobs(
 ) -> int:
     """Submit the jobs of an operation on dead letters, one or more for each engine, and print them.
 
-    action: operation, like `dlq.drop`.
+    options: values of `config_options` and `remote_options`. action: operation, like `dlq.drop`.
     given: parameters beside the selection.
     verb: of the printed line, like `drops`.
-    Raises: as `bridge.app.serve.control.operate`.
+    Raises: as `bridge.cli.shared.connection.operate`.
     """
-    from bridge.app.serve.control import operate
-
     parameters = {
         **given,
         "sources": selection.sources,
@@ -117,12 +129,12 @@ def submit_jobs(
         "causes": selection.causes,
         "ids": selection.ids,
         "keys": selection.keys,
-        "since": selection.since,
-        "until": selection.until,
+        "since": _time(selection.since),
+        "until": _time(selection.until),
     }
     jobs: list[dict[str, Any]] = []
     for engine in engines:
-        [submitted] = asyncio.run(operate(loaded, engine, [(action, parameters)]))
+        [submitted] = operate(options | {"engine": engine}, (action, parameters))
         jobs += submitted
     if as_json:
         print_json(jobs)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
 
-from bridge.cli.dlq.selection import filter_options, selection_of, submit_jobs
+from bridge.cli.dlq.selection import filter_options, remote_count, selection_of, submit_jobs
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import engine_names
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +47,7 @@ def _job_options(function: F) -> F:
         filter_options,
     ):
         function = option(function)
-    return config_options(function)
+    return remote_options(config_options(function))
 
 
 @make(
@@ -61,7 +62,7 @@ def _job_options(function: F) -> F:
 )
 @click.option("--reason", required=True, metavar="TEXT", help="Reason, for the state and the audit line.")
 @_job_options
-def drop(config: tuple[Path, ...], overlay: tuple[Path, ...], **given: Any) -> int:
+def drop(**given: Any) -> int:
     """Drop open dead letters, as durable jobs.
 
     A dropped dead letter is not open any more. It stays in its topic until the retention ends, and `bridge dlq restore`
@@ -69,7 +70,7 @@ def drop(config: tuple[Path, ...], overlay: tuple[Path, ...], **given: Any) -> i
     """
     if not given["reason"].strip():
         raise click.BadParameter("is empty", click.get_current_context(), param_hint="--reason")
-    return _submit("drop", ("open",), config, overlay, given)
+    return _submit("drop", ("open",), given)
 
 
 @make(
@@ -93,13 +94,13 @@ def drop(config: tuple[Path, ...], overlay: tuple[Path, ...], **given: Any) -> i
 )
 @reason_option
 @_job_options
-def restore(states: tuple[str, ...], config: tuple[Path, ...], overlay: tuple[Path, ...], **given: Any) -> int:
+def restore(states: tuple[str, ...], **given: Any) -> int:
     """Open dropped dead letters again, or with --state those in another state, as durable jobs.
 
     A dead letter that an unfinished job replays is skipped. On Service Bus, replayed dead letters and those that were
     dropped more than `ops.dead_letters.restore` (7 days) ago are completed, and cannot be restored.
     """
-    return _submit("restore", states, config, overlay, given)
+    return _submit("restore", states, given)
 
 
 _DONE = {"drop": "drops", "restore": "restores"}
@@ -108,8 +109,6 @@ _DONE = {"drop": "drops", "restore": "restores"}
 def _submit(
     action: Literal["drop", "restore"],
     states: tuple[str, ...],
-    config: tuple[Path, ...],
-    overlay: tuple[Path, ...],
     given: dict[str, Any],
 ) -> int:
     """Select dead letters, and submit the jobs. states: of the selected ones."""
@@ -126,16 +125,25 @@ def _submit(
             click.get_current_context(),
         )
     selection = selection_of({**given, "states": states}, ids)
-    loaded = load_config(config, overlay)
-    with refused(loaded, f"dlq.{action}", "*", given["reason"]) if not given["dry_run"] else nullcontext():
-        found = asyncio.run(select(loaded, selection, Batch, given["limit"]))
-        if not found.count and not (given["dry_run"] and given["as_json"]):
+    engines: Iterable[str]
+    ends: Mapping[str, int] | None = None
+    loaded = None if given["remote"] is not None else load_config(given["config"], given["overlay"])
+    with (
+        nullcontext() if loaded is None or given["dry_run"] else refused(loaded, f"dlq.{action}", "*", given["reason"])
+    ):
+        if loaded is None:
+            count = remote_count(given["remote"], {**given, "states": states}, ids, given["limit"])
+            engines = engine_names(given)
+        else:
+            found = asyncio.run(select(loaded, selection, Batch, given["limit"]))
+            count, engines, ends = found.count, found.engines, found.ends
+        if not count and not (given["dry_run"] and given["as_json"]):
             which = " or ".join(states)
             raise InstanceNotFound(f"no dead letter that is {which} is selected. Next: bridge dlq groups --state all")
-    what = plural(found.count, "dead letter")
+    what = plural(count, "dead letter")
     if given["dry_run"] and given["as_json"]:
-        print_json({"count": found.count})
-        return 0 if found.count else 1
+        print_json({"count": count})
+        return 0 if count else 1
     if given["dry_run"]:
         say(f"would {action} {what}")
         return 0
@@ -145,8 +153,8 @@ def _submit(
         "states": states,
         "all": given["all_"],
         "limit": given["limit"],
-        "ends": found.ends,
+        "ends": ends,
         "rate": given["rate"],
         "reason": given["reason"],
     }
-    return submit_jobs(loaded, f"dlq.{action}", found.engines, selection, parameters, _DONE[action], given["as_json"])
+    return submit_jobs(given, f"dlq.{action}", engines, selection, parameters, _DONE[action], given["as_json"])

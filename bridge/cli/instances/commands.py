@@ -76,6 +76,7 @@ def command() -> None:
     examples="""
         bridge instances show order-1001
         bridge instances show order-1001 --history
+        bridge instances show order-1001 --svg > order-1001.svg
         bridge instances show order-1001 --json | jq .output
         bridge instances list --status failed --ids | bridge instances show -
     """,
@@ -83,15 +84,20 @@ def command() -> None:
 )
 @ids_argument
 @click.option("--history", is_flag=True, help="Show the history as a timeline.")
+@click.option("--svg", "as_svg", is_flag=True, help="Print a picture of the timeline of one instance, for reports.")
 @json_option
 @engine_options
-def show(ids: tuple[str, ...], separated: bool, history: bool, as_json: bool, **engine: Any) -> int:
+def show(ids: tuple[str, ...], separated: bool, history: bool, as_svg: bool, as_json: bool, **engine: Any) -> int:
     """Show orchestrations: status, input, output, custom status, failure and, on request, history.
 
     A failure begins with the place in your code that raised it, also if that is in an activity or in a child. Frames of
     the bridge and of the SDK come last.
     """
     names = read_ids(ids, separated)
+    if as_svg:
+        if as_json or history or len(names) != 1:
+            raise click.UsageError("--svg draws one instance, without --history and --json")
+        return _draw(engine, names)
     wanted = ("instances.history" if as_json else "instances.timeline") if history else None
     results = shown(engine, names, wanted)
     found = [result for result in results if isinstance(result, Shown)]
@@ -106,6 +112,19 @@ def show(ids: tuple[str, ...], separated: bool, history: bool, as_json: bool, **
             print_instance(one)
             if one.history is not None:
                 print_history(one.history)
+    return print_errors(names, results)
+
+
+def _draw(engine: dict[str, Any], names: Sequence[str]) -> int:
+    from bridge.app.operations.instances.timeline_svg import timeline_svg
+
+    results = shown(engine, names, "instances.history")
+    for one in results:
+        if isinstance(one, Shown):
+            drawn = timeline_svg(one.instance, one.history or ())
+            if drawn is None:
+                raise BridgeError(f"instance {one.instance.instance_id!r} has no history yet")
+            click.echo(drawn, nl=False)
     return print_errors(names, results)
 
 

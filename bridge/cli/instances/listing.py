@@ -13,7 +13,7 @@ from bridge.cli.instances.views import in_json, instance_of
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option
-from bridge.cli.shared.output import clean, compact, print_json, print_table
+from bridge.cli.shared.output import clean, compact, local_time, print_json, print_table
 from bridge.cli.shared.parameters import SINCE, STATUS, TAG
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ def _print_instances(shown: Sequence[Instance]) -> None:
             one.shown_name,
             one.status,
             one.outcome or "",
-            _age(one.created_at) if terminal else one.created_at,
-            _age(one.last_updated_at) if terminal else one.last_updated_at,
+            _age(one.created_at) if terminal else local_time(one.created_at),
+            _age(one.last_updated_at) if terminal else local_time(one.last_updated_at),
             compact(one.custom_status, 80 if terminal else None),
         )
         for one in shown

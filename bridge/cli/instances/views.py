@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.shared.connection import operate_each
-from bridge.cli.shared.output import clean, compact, print_fields, print_table
+from bridge.cli.shared.output import clean, compact, local_time, print_fields, print_table
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.user_code.frames import Frame, frames
 
@@ -108,8 +108,8 @@ def print_instance(shown: Shown) -> None:
             ("instance", one.instance_id),
             ("name", one.shown_name),
             ("status", one.status),
-            ("created", one.created_at),
-            ("updated", one.last_updated_at),
+            ("created", local_time(one.created_at)),
+            ("updated", local_time(one.last_updated_at)),
             ("custom status", "" if saga else compact(one.custom_status)),
             ("input", compact(given(one.input))),
             ("output", compact(one.output)),
@@ -151,5 +151,13 @@ def print_history(entries: Sequence[Mapping[str, Any]]) -> None:
     limit = 200 if sys.stdout.isatty() else None
     print_table(
         ("TIME", "AFTER", "EVENT", "DATA"),
-        [(each["at"], f"+{each['after']:.3f}s", each["event"], compact(each["data"], limit)) for each in entries],
+        [
+            (
+                local_time(each["at"]),
+                f"+{each['after']:.3f}s",
+                local_time(each["event"]),
+                compact(each["data"], limit),
+            )
+            for each in entries
+        ],
     )

@@ -123,7 +123,7 @@ def _versions(options: dict[str, Any]) -> list[str]:
     if not found and (candidate := load_candidate(loaded)) is not None:
         found = [candidate.version]
     if not found:
-        raise LookupError("there is no candidate; name one under `rules.candidate`, and restart the daemons")
+        raise LookupError("there is no candidate; name one under `rules.candidate`, and run `bridge reload`")
     return found
 
 

@@ -12,7 +12,7 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import print_json, say
+from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
 
 if TYPE_CHECKING:
@@ -99,13 +99,19 @@ def _state(options: Mapping[str, Any]) -> Loaded | None:
     """Configuration that names the state directory, also if it has problems; None after they were printed."""
     from bridge.app.composition import config_paths
     from bridge.config.source import survey
+    from bridge.core.errors import ConfigError
 
-    found = survey(config_paths(options["config"]), options["overlay"])
-    if found.loaded is None:
-        for problem in found.problems:
+    try:
+        found = survey(config_paths(options["config"]), options["overlay"])
+    except ConfigError as error:
+        loaded, problems = None, error.problems
+    else:
+        loaded, problems = found.loaded, found.problems
+    if loaded is None:
+        for problem in problems:
             say(f"error: {problem}", err=True)
         say("no daemon was asked: the files cannot be read", err=True)
-    return found.loaded
+    return loaded
 
 
 def _reload_all(loaded: Loaded, engine: str, reason: str | None, timeout: float, output: str) -> int:
@@ -187,6 +193,12 @@ def _print(answer: Mapping[str, Any]) -> None:
         say(f"  route {route['route']}: {route['change']}{_listed(route['keys'])}")
     for setting in answer["settings"]:
         say(f"  {setting}: changed")
+    for topic, number in answer["left_dead_letters"].items():
+        say(
+            f"note: no source has the {plural(number, 'open dead letter')} of {topic} any more, so `bridge dlq` does "
+            f"not show them; `bridge topic read {topic}` does",
+            err=True,
+        )
     repeats = [route["route"] for route in answer["routes"] if route["repeats"]]
     if repeats:
         say(

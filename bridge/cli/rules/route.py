@@ -88,7 +88,7 @@ def command(
 
 
 def _message(codec: str, file: str | None, data: bytes | None, options: MessageOptions) -> Message:
-    from bridge.app.messages.reading import build, read_back
+    from bridge.app.messages.reading import JSON_CODECS, build, is_published_line, read_back, several
     from bridge.core.errors import DecodeError
 
     body = data if data is not None else _read(file or "-")
@@ -102,6 +102,13 @@ def _message(codec: str, file: str | None, data: bytes | None, options: MessageO
             what = f"{label} is a message that was read from a topic: remove --type and --id"
             raise click.UsageError(what, click.get_current_context())
         return read
+    if codec in JSON_CODECS:
+        if count := several(body):
+            what = f"{label}:2: another message begins; give one of the {count:,} lines, with `head -n 1`"
+            raise click.UsageError(what, click.get_current_context())
+        if is_published_line(body):
+            what = "all of it is the body here; use --data and --key for its members"
+            say(f"note: {label} looks like a line of `bridge publish --jsonl`; {what}", err=True)
     try:
         return build(body, codec, options, "--data" if data is not None else file or "stdin")
     except DecodeError:
@@ -168,7 +175,7 @@ def verdict_row(rule: Considered) -> tuple[str, str, str]:
 
 def _inequality(equality: Equality) -> str:
     expected = " or ".join(compact(value) for value in equality.expected)
-    actual = "missing" if equality.actual is None else equality.actual
+    actual = "missing" if equality.actual is None else equality.actual or '""'
     return f"{equality.key} is {actual}, not {expected}"
 
 

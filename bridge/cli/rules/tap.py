@@ -16,7 +16,7 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option
-from bridge.cli.shared.output import clean, plural, say
+from bridge.cli.shared.output import clean, local_time, plural, say
 from bridge.cli.shared.parameters import PAUSE, RATE
 from bridge.core.states import Outcome
 
@@ -161,7 +161,7 @@ class _View:
 
     def _row(self, daemon: str, document: Mapping[str, Any]) -> None:
         cells = [
-            str(document["at"])[11:23],
+            local_time(document["at"])[11:23],
             daemon.rpartition("/")[2],
             document["source"],
             f"{document['topic']}/{document['partition']}@{document['offset']}",

@@ -93,11 +93,14 @@ def engine_of_source(options: dict[str, Any], action: str, source: str, reason: 
         return engine_name(loaded, source)
 
 
-def engine_of_route(options: dict[str, Any], action: str, route: str, reason: str | None) -> str:
+def engine_of_route(options: dict[str, Any], action: str, route: str, reason: str | None) -> str | None:
     """Name of the engine of a route. Raises: LookupError if no such route is configured.
 
+    None for a remote daemon, which finds it.
     action, reason: for the audit line of that failure.
     """
+    if options["remote"] is not None:
+        return None
     from bridge.app.audit import refused
     from bridge.app.operations.route_limits import route_of
 
@@ -107,10 +110,12 @@ def engine_of_route(options: dict[str, Any], action: str, route: str, reason: st
 
 
 def operate_on_each_engine(options: dict[str, Any], call: tuple[str, dict[str, Any]]) -> list[Any]:
-    """Run an operation for each engine that routes use; return the results.
+    """Run an operation for each engine that routes use; return the results. A remote daemon is asked for all engines.
 
-    options: values of `config_options`.
+    options: values of `config_options` and `remote_options`.
     """
+    if options["remote"] is not None:
+        return [operate(options | {"engine": name}, call)[0] for name in engine_names(options)]
     from bridge.app.serve.control import operate as run
 
     loaded = _loaded(options)

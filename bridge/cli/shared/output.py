@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -48,6 +50,32 @@ def compact(value: Any, limit: int | None = None) -> str:
 def clean(text: str) -> str:
     """Text for a terminal."""
     return printable(text)
+
+
+_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(?:Z|\+00:00)(?!\w)")
+"""RFC 3339 time in UTC."""
+_PRECISION = {0: "seconds", 7: "microseconds"}
+
+
+def local_time(value: str | float | datetime | None) -> str:
+    """Replace the RFC 3339 times in UTC of a text by local times with their offset. None becomes empty.
+
+    Tables and sentences for people show local times; JSON has UTC. `--since` and its like accept both.
+    value: also seconds since the Unix epoch, or a time.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, int | float):
+        value = datetime.fromtimestamp(int(value), UTC)
+    return _TIME.sub(_localize, value.isoformat() if isinstance(value, datetime) else value)
+
+
+def _localize(found: re.Match[str]) -> str:
+    try:
+        moment = datetime.fromisoformat(found[0]).astimezone()
+    except (OverflowError, ValueError):  # first or last day of the calendar
+        return found[0]
+    return moment.isoformat(timespec=_PRECISION.get(len(found[1] or ""), "milliseconds")).replace("+00:00", "Z")
 
 
 def plural(count: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.shared.output import WIDE, clean, kept_whole, plural
+from bridge.cli.shared.output import WIDE, clean, kept_whole, local_time, plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import Address
@@ -105,7 +105,7 @@ def summary_lines(document: Document) -> list[str]:
             config = daemon["config"]
             lines.append(
                 f"  {daemon['id']}  {daemon['command']}  {daemon['phase']}, {ready}, up {age(daemon['seconds'])}"
-                f"  configuration {config['version']} since {config['since']}  version {daemon['version']}"
+                f"  configuration {config['version']} since {local_time(config['since'])}  version {daemon['version']}"
             )
     versions = {each["config"]["version"] for each in document["daemons"] if each["answered"]}
     if len(versions) > 1:
@@ -116,7 +116,7 @@ def summary_lines(document: Document) -> list[str]:
 def problem_lines(document: Document) -> list[str]:
     """Lines that need a person, each with its next command."""
     return (
-        ["", *(f"! {each['text']}. Next: {each['next']}" for each in document["problems"])]
+        ["", *(f"! {local_time(each['text'])}. Next: {each['next']}" for each in document["problems"])]
         if document["problems"]
         else []
     )
@@ -197,7 +197,7 @@ def _source_detail(document: Document, source: Document) -> str:
 
     if engines := away_engines(document, source):
         return f"by {', '.join(f'engine {each}' for each in engines)}"
-    return source["detail"] if source["state"] is None or source["state"] in _BAD else ""
+    return local_time(source["detail"]) if source["state"] is None or source["state"] in _BAD else ""
 
 
 def source_table(document: Document, sources: Sequence[Document]) -> list[str | Table]:
@@ -402,7 +402,7 @@ def refreshed(
             elif count == 1:
                 screen.show(lines(document))
             else:
-                screen.redraw([f"{document['time']}  (Ctrl-C ends)", *lines(document)])
+                screen.redraw([f"{local_time(document['time'])}  (Ctrl-C ends)", *lines(document)])
             shown += 1
             if shown == count:
                 return 0

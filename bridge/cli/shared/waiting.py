@@ -11,7 +11,7 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.connection import EXITS, operate, source_names
 from bridge.cli.shared.jobs import form_option, job_options, submitted
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.output import local_time, plural, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -176,8 +176,8 @@ def show(
                     one["source"],
                     one["route"] or "",
                     one["message_id"] or one["position"],
-                    one["since"],
-                    one["until"] or "a release",
+                    local_time(one["since"]),
+                    local_time(one["until"]) or "a release",
                     one["reason"],
                     one["id"],
                 )

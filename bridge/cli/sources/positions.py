@@ -6,17 +6,18 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_of_source, operate
+from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_names
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.output import local_time, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION, PAUSE
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.screen import Screen, Table, age
@@ -49,44 +50,73 @@ _SHOWN = 5
     "--interval", type=PAUSE, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
 )
 @output_option()
+@remote_options
 @config_options
 def lag(sources: tuple[str, ...], watch: bool, interval: float, output: str, **options: Any) -> int:
     """Show how far sources are behind, by partition: position, end, lag, oldest unprocessed message, and member.
 
     The command asks the broker, with or without a running daemon. It joins no group and changes nothing. On Kafka the
     lag counts offsets, which also stand for transaction markers and compacted records. Service Bus states only the
-    time of its oldest message.
+    time of its oldest message. With --url, the daemon asks its broker.
     """
-    from bridge.app.composition import load_config, require
-
-    loaded = load_config(options["config"], options["overlay"])
-    for source in sources:
-        require("source", source, loaded.config.sources)
-    names = list(dict.fromkeys(sources)) or list(loaded.config.sources)
+    ask = _remote_lags(sources, options) if options["remote"] is not None else _own_lags(sources, options)
     screen = Screen()
     if not watch:
-        lines = _lags(loaded, names)
+        lines = ask()
         if output == "json":
             print_json(lines)
         else:
             screen.show(_lag_screen(lines))
         return exit_codes.FAILED if any(line["lag"] is None for line in lines) else exit_codes.OK
-    return _watch(loaded, names, interval, screen, as_json=output == "json")
+    return _watch(ask, interval, screen, as_json=output == "json")
 
 
-def _watch(loaded: Loaded, names: Sequence[str], interval: float, screen: Screen, *, as_json: bool) -> int:
+def _own_lags(sources: Sequence[str], options: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
+    """Function that asks the brokers of the configuration. Raises: LookupError for an unknown source."""
+    from bridge.app.composition import load_config, require
+
+    loaded = load_config(options["config"], options["overlay"])
+    for source in sources:
+        require("source", source, loaded.config.sources)
+    return partial(_lags, loaded, list(dict.fromkeys(sources)) or list(loaded.config.sources))
+
+
+def _remote_lags(sources: Sequence[str], options: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
+    """Function that asks a daemon."""
+    from bridge.app.operations.positions import unknown
+    from bridge.core.errors import BrokerError
+
+    given = {**options, "engine": None}
+    names = list(dict.fromkeys(sources)) or source_names(given)
+
+    def ask() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for name in names:
+            try:
+                [lines] = operate(given, ("sources.lag", {"source": name}))
+            except BrokerError as error:
+                if len(names) == 1:
+                    raise
+                lines = [unknown(name, None, str(error))]
+            found += lines
+        return found
+
+    return ask
+
+
+def _watch(ask: Callable[[], list[dict[str, Any]]], interval: float, screen: Screen, *, as_json: bool) -> int:
     from bridge.app.serve.status import time_of
 
     if not as_json:
         screen.open()
     try:
         while True:
-            lines = _lags(loaded, names)
+            lines = ask()
             if as_json:
                 click.echo(json.dumps(lines))
                 sys.stdout.flush()
             else:
-                screen.redraw([f"{time_of(time.time())}  (Ctrl-C ends)", *_lag_screen(lines)])
+                screen.redraw([f"{local_time(time_of(time.time()))}  (Ctrl-C ends)", *_lag_screen(lines)])
             time.sleep(interval)
     except KeyboardInterrupt:
         return exit_codes.OK
@@ -125,7 +155,7 @@ def _lag_screen(lines: Sequence[Mapping[str, Any]]) -> list[str | Table]:
             _number(line["end"]),
             _number(line["lag"]),
             "-" if line["oldest"] is None else age(line["oldest_seconds"]),
-            line["oldest"] or "-",
+            local_time(line["oldest"]) or "-",
             line["member"] or "-",
             line["note"],
         )

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
-from bridge.config.model.types import Integer, Model, Number
+from bridge.config.model.types import Duration, Integer, Model, Number
+
+
+class OidcLoginConfig(Model):
+    """Login of browsers at the provider, by authorization code with PKCE."""
+
+    client_id: str = Field(min_length=1, description="Client id of this application. The ID token is issued to it.")
+    client_secret: SecretStr | None = Field(
+        None, description="Secret of this application; null: a public client, for which PKCE alone stands."
+    )
+    url: str = Field(
+        pattern=r"^https?://[^\s/@?#]+$",
+        description="Address of the page as browsers see it, for example `https://bridge.example`. Register "
+        "`/login/callback` below it as redirect address at the provider.",
+    )
+    scopes: tuple[str, ...] = Field(("openid", "profile", "email"), description="Scopes that are requested.")
 
 
 class OidcConfig(Model):
@@ -35,6 +50,19 @@ class OidcConfig(Model):
         min_length=1,
         description="Claims for the name in the audit; the first that is present.",
     )
+    login: OidcLoginConfig | None = Field(None, description="Login of browsers; null: none.")
+
+
+class SessionsConfig(Model):
+    """Sessions of browsers, in an encrypted cookie."""
+
+    keys: tuple[str, ...] = Field(
+        (),
+        description="Files of keys, relative to this file, each with 32 random bytes in base64 (`openssl rand -base64 "
+        "32`). The first one encrypts the cookies, all decrypt them. Daemons with the same keys accept each other's "
+        "sessions. Empty: a random key; sessions then hold on one daemon, until it ends.",
+    )
+    duration: Duration = Field(28_800.0, ge=60, le=2_592_000, description="Time from a login to the next.")
 
 
 class AccessConfig(Model):
@@ -47,5 +75,6 @@ class AccessConfig(Model):
         "of the file take effect at once.",
     )
     oidc: OidcConfig | None = Field(None, description="OpenID Connect provider; null: none.")
+    sessions: SessionsConfig = Field(SessionsConfig(), description="Sessions of browsers.")
     rate: Number = Field(20.0, gt=0, le=10_000, description="Requests per second and caller.")
     burst: Integer = Field(100, ge=1, le=100_000, description="Requests at once and caller.")

@@ -66,6 +66,12 @@ class HttpConfig(ConnectionsConfig):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Accepted Host headers, in addition to localhost and the bound address."
     )
+    max_streams: Integer = Field(
+        128,
+        ge=0,
+        description="Maximum number of open streams (live pages, `GET tap`), at most half of `max_connections`: probes "
+        "find a free connection then. A further one is refused.",
+    )
     tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
     access: AccessConfig = Field(AccessConfig(), description="Access to the API.")
 
@@ -200,6 +206,19 @@ class DeadLettersConfig(Model):
     )
 
 
+class JobsConfig(Model):
+    """Records of ended jobs."""
+
+    keep: Duration = Field(
+        2_592_000.0,
+        ge=60,
+        description="Time for which the record of an ended job is kept, with the result of each item.",
+    )
+    most: Integer = Field(
+        1000, ge=1, le=10_000, description="Most ended jobs that an engine keeps; the oldest ones are removed first."
+    )
+
+
 class OpsConfig(Model):
     """Operation and monitoring of the daemon."""
 
@@ -217,6 +236,7 @@ class OpsConfig(Model):
     audit: AuditConfig = Field(AuditConfig(), description="Audit of changes by people.")
     lineage: LineageConfig = Field(LineageConfig(), description="Index of messages, for `bridge trace`.")
     dead_letters: DeadLettersConfig = Field(DeadLettersConfig(), description="States of dead letters.")
+    jobs: JobsConfig = Field(JobsConfig(), description="Records of ended jobs.")
     drain: Duration = Field(20.0, description="Time for a stop before it is forced.")
     stuck_after: Duration = Field(
         60.0, gt=0, description="Time without progress after which a source with waiting records is unready."

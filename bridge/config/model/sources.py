@@ -348,9 +348,14 @@ class SourceConfig(Model):
         return self.codec == "avro" and (self.schema_file or "").endswith(".avsc")
 
     @property
+    def is_queue(self) -> bool:
+        """True if the source reads a queue or subscription of Service Bus."""
+        return self.queue is not None or self.topic is not None
+
+    @property
     def origins(self) -> tuple[str, ...]:
         """Topics or entity paths that are read, as positions of messages name them."""
-        if self.queue is None and self.topic is None:
+        if not self.is_queue:
             return self.topics
         path = self.queue if self.queue is not None else f"{self.topic}/Subscriptions/{self.subscription}"
         return (path + SUB_QUEUES.get(self.sub_queue or "", ""),)

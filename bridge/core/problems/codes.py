@@ -64,7 +64,7 @@ _TABLE = (
     Code("C021", "warning", "a sub-queue without dead letters"),
     Code("C022", "error", "parts of a saga that do not fit together"),
     Code("C023", "warning", "a saga step that waits without limit"),
-    Code("C024", "warning", "a file of tokens that cannot be read"),
+    Code("C024", "warning", "a file of tokens or keys that cannot be read"),
     Code(SUPPRESSION, "warning", "a suppression that is not valid"),
     # Rules
     Code("R001", "error", "an expression that does not compile"),
@@ -97,6 +97,7 @@ _TABLE = (
     Code("R031", "warning", "a member that the schema does not have"),
     Code("R032", "warning", "a type that does not fit the schema"),
     Code("R033", "warning", "an expression that does not fit a version of a schema", needs="schemas"),
+    Code("R034", "warning", "an upcast without a newer version"),
     # Insecure settings
     Code("S001", "warning", "credentials without TLS on Kafka"),
     Code("S002", "warning", "Kafka without TLS and credentials"),

@@ -1,4 +1,4 @@
-"""Directory of an embedded engine, and the socket in it through which other processes reach the engine."""
+"""Directory of an embedded engine, and the sockets in it through which other processes reach the engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.system import private
 
 SOCKET = "engine.sock"
+"""Socket of the sidecar protocol, by gRPC."""
+WORKERS = "workers.sock"
+"""Socket of the channel for workers of this machine. Only Linux has one."""
 FILE = "engine.db"
 PATH_LIMIT = 100
 """Longest socket path in bytes that every system takes (sun_path holds 104 to 108)."""
@@ -26,19 +29,19 @@ def make_private(directory: Path) -> None:
 
 
 class Address:
-    """gRPC target of the engine's socket, whatever the length of its path.
+    """Path and gRPC target of a socket of the engine, whatever the length of its path.
 
     A path that is too long for a socket is reached through a descriptor of the directory (Linux only). Keep the object
     open while connections are made.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Resolve the target.
+    def __init__(self, directory: Path, socket: str = SOCKET) -> None:
+        """Resolve the path.
 
         Raises: EngineUnavailable (the directory does not exist), EngineMisconfigured (the path is too long for this
         system).
         """
-        path = str(directory.absolute() / SOCKET)
+        path = str(directory.absolute() / socket)
         self._descriptor: int | None = None
         if len(os.fsencode(path)) > PATH_LIMIT:
             if sys.platform != "linux":
@@ -51,7 +54,8 @@ class Address:
                 raise EngineUnavailable(
                     f"{directory}: {error.strerror}; no daemon runs here, start `bridge serve`"
                 ) from error
-            path = f"/proc/self/fd/{self._descriptor}/{SOCKET}"
+            path = f"/proc/self/fd/{self._descriptor}/{socket}"
+        self.path = path
         self.target = f"unix:{path}"
 
     def close(self) -> None:

@@ -18,7 +18,8 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
+from bridge.engines.embedded.address import FILE, SOCKET, WORKERS, Address, make_private
+from bridge.engines.embedded.stored import StoredFile
 from bridge.engines.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
@@ -33,9 +34,10 @@ from bridge.engines.grpc_channel import (
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker.sdk_log import quiet_logger
-from bridge.sqlite_engine.maintenance.inspection import read_states
+from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
+from bridge.sqlite_engine.storage.listing import Listed, Wanted
 from bridge.system import private
 from bridge.system.processes import is_stopped
 from bridge.system.tls import TlsFiles
@@ -44,10 +46,12 @@ if TYPE_CHECKING:
     from durabletask.serialization import DataConverter
 
     from bridge.engines.embedded.inprocess import AioChannel, Channel
+    from bridge.engines.embedded.processes.attached import AttachedWorker
+    from bridge.engines.embedded.processes.listener import WorkerSocket
     from bridge.engines.embedded.processes.settings import ProcessSettings
     from bridge.engines.embedded.processes.supervisor import WorkerProcesses
     from bridge.engines.worker.compatibility import CompatibilityMonitor
-    from bridge.engines.worker.contained_worker import ContainedWorker
+    from bridge.engines.worker.contained_worker import RunningWorker
     from bridge.engines.workflows import Workflows
     from bridge.sqlite_engine.database import Database
     from bridge.sqlite_engine.hub.kept_spans import KeptSpans
@@ -93,6 +97,7 @@ class EmbeddedEngine:
         self._tracing = tracing
         self._database: Database | None = None
         self._servers: list[Server] = []
+        self._worker_socket: WorkerSocket | None = None
         self._address: Address | None = None
         self._channel: AioChannel | None = None
         self._client: EngineClient | None = None
@@ -120,7 +125,10 @@ class EmbeddedEngine:
         if self._database is None:
             return None
         hub = self._database.hub
-        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records)
+        joined = 0 if self._worker_socket is None else len(self._worker_socket.process_ids)
+        return EngineUsage(
+            hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records, joined
+        )
 
     @property
     def keeps_lineage(self) -> bool:
@@ -140,15 +148,14 @@ class EmbeddedEngine:
         versions = await asyncio.to_thread(counts.read_versions, file)
         return replace(_summed(rows), versions={(name, version): number for name, version, number in versions})
 
+    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> Sequence[Listed] | None:
+        """See `ListingEngine.newest_instances`."""
+        path = self._directory / FILE
+        return await asyncio.to_thread(lambda: read_newest(path, self._keys(), wanted, limit, before, SAGA))
+
     async def entity_states(self, prefix: str) -> Mapping[str, str]:
         """See `StoredEntities.entity_states`."""
-        return await asyncio.to_thread(self._read_states, prefix)
-
-    def _read_states(self, prefix: str) -> Mapping[str, str]:
-        path = self._directory / FILE
-        if not path.exists():
-            return {}
-        return read_states(path, self._keys(), prefix)
+        return await StoredFile(self._directory, self._keys).entity_states(prefix)
 
     def watch_finishes(self, listener: FinishListener) -> None:
         if self._database is not None:
@@ -229,6 +236,8 @@ class EmbeddedEngine:
             local.start()
             self._servers.append(local)
             private.narrow([self._directory / SOCKET])
+            if sys.platform == "linux":
+                self._listen_for_workers(database)
             if self._config.listen is not None:
                 remote = Server(service, [self._config.listen], self._guard())
                 remote.start()
@@ -236,6 +245,18 @@ class EmbeddedEngine:
         except BaseException:
             self._stop_host()
             raise
+
+    def _listen_for_workers(self, database: Database) -> None:
+        from bridge.engines.embedded.processes.listener import WorkerSocket
+
+        listener = WorkerSocket(database, Address(self._directory, WORKERS))
+        try:
+            listener.start()
+        except OSError as error:
+            raise EngineUnavailable(
+                f"{self._directory / WORKERS}: the socket cannot be made: {error.strerror}"
+            ) from error
+        self._worker_socket = listener
 
     def _guard(self) -> Guard:
         from bridge.sqlite_engine.protocol.server import Guard
@@ -252,6 +273,9 @@ class EmbeddedEngine:
         if self._database is not None:
             self._database.stop()
             self._database = None
+        if self._worker_socket is not None:
+            self._worker_socket.stop()
+            self._worker_socket = None
         for server in self._servers:
             server.stop()
         self._servers.clear()
@@ -361,7 +385,7 @@ class EmbeddedEngine:
         workflows: Workflows,
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
-    ) -> ContainedWorker:
+    ) -> RunningWorker:
         from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 
         from bridge.engines.embedded.inprocess import Channel
@@ -401,6 +425,8 @@ class EmbeddedEngine:
             return worker_.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
+        if self._joins_by_channel:
+            return self._attached_worker(workflows, data_converter, monitor)
         target, limits = self._address.target, channel_options(None, RECONNECT_SECONDS, proxy=False)
         if self._config.dispatch == "protocol":
             attached = MonitoredWorker(
@@ -420,6 +446,55 @@ class EmbeddedEngine:
             **options,
         )
         return remote.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+
+    @property
+    def _joins_by_channel(self) -> bool:
+        """True when workers of this process reach the engine over the channel, and not by gRPC.
+
+        A daemon of an earlier version has no socket for it.
+        """
+        if sys.platform != "linux" or self._config.dispatch == "protocol":
+            return False
+        return (self._directory / WORKERS).exists() or not (self._directory / SOCKET).exists()
+
+    def _attached_worker(
+        self, workflows: Workflows, data_converter: DataConverter | None, monitor: CompatibilityMonitor | None
+    ) -> AttachedWorker:
+        from durabletask.internal import orchestrator_service_pb2 as pb
+
+        from bridge.engines.embedded.processes.attached import AttachedWorker
+        from bridge.engines.embedded.processes.greeting import Greeting, names_of
+        from bridge.engines.embedded.processes.settings import ProcessSettings
+        from bridge.engines.embedded.processes.worker import Outbox, ProcessWorker, SlotRecord
+        from bridge.engines.worker.containment import WorkerStats
+        from bridge.engines.worker.setup import threads
+
+        config, own = self._config, self._config.worker
+        settings = ProcessSettings(
+            self.name, (), "", threads=threads(own, workflows), sessions=config.sessions > 0, versions=own.versions
+        )
+
+        def make(running: SlotRecord, outbox: Outbox, stats: WorkerStats) -> ProcessWorker:
+            worker = ProcessWorker(
+                settings,
+                running,
+                outbox,
+                stats=stats,
+                logger=quiet_logger(f"{self.name}.worker"),
+                data_converter=data_converter,
+            )
+            return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+
+        return AttachedWorker(
+            lambda: Address(self._directory, WORKERS),
+            make,
+            pb.GetWorkItemsRequest(
+                maxConcurrentOrchestrationWorkItems=own.process_items,
+                maxConcurrentActivityWorkItems=own.process_items,
+                maxConcurrentEntityWorkItems=own.process_items,
+            ),
+            Greeting((config.sessions, config.session_bytes), own.process_bytes, names_of(workflows)),
+        )
 
 
 def _summed(rows: Sequence[tuple[int, str, str, str, str, int]]) -> InstanceCounts:

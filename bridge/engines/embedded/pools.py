@@ -88,6 +88,16 @@ class Pool:
         self._is_called = True
         self._calls.put(True)
 
+    def take_waiting(self) -> list[str]:
+        """Remove the jobs that have not begun, and return their tokens."""
+        taken = []
+        with suppress(Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    taken.append(job[2])
+        return taken
+
     def stop(self) -> None:
         """Pass the jobs that have not begun to the closed stub, and wait for the others."""
         with self._lock:
@@ -189,6 +199,12 @@ class PooledWorker(MonitoredWorker, SessionWorker):
         """Record that work items arrive from now on."""
         self._runs = True
         self.set_running(True)
+
+    def take_waiting(self) -> list[str]:
+        """Remove the work that has not begun, and return its tokens. Nothing begins from now on."""
+        if self._stub is not None:
+            self._stub.close()
+        return [token for pool in self._pools for token in pool.take_waiting()]
 
     def stop_pools(self) -> None:
         """Drop the work that has not begun, and wait for the rest."""

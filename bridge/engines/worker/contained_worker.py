@@ -93,6 +93,7 @@ class ContainedWorker(OpenWorker):
         running: RunningRecord | None = None,
         flow: WorkItemFlow | None = None,
         drain_mark: str | None = None,
+        stats: WorkerStats | None = None,
         **options: Any,
     ) -> None:
         """Create the worker. options: those of the SDK's worker.
@@ -101,10 +102,11 @@ class ContainedWorker(OpenWorker):
         flow: flow of work items from a remote engine.
         drain_mark: prefix of the tokens with which a stopping worker returns its work; None returns nothing. The
         prefix is for engines that refuse the worker's responses from then on, and would count the worker as dead.
+        stats: counts to which this worker adds; None for counts of its own.
         """
         super().__init__(**options)
         self.running = running
-        self._stats = WorkerStats()
+        self._stats = WorkerStats() if stats is None else stats
         self.flow = flow
         self.drain_mark = drain_mark
         self.replace_converter(ContainedConverter(self.converter))

@@ -6,6 +6,7 @@ unchanged, including integers above 64 bits, at a fraction of the cost.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -288,11 +289,17 @@ class Compiler:
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
     compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
     """Expressions without problems, each with its place."""
+    places: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    """Places by the names that errors give them, like `route start-order, when`."""
     _projections: Projections = field(default_factory=Projections)
 
     def report(self, path: tuple[str | int, ...], what: str, code: str = "R001", offset: int | None = None) -> None:
         """Add a problem. offset: its character in the value at the path; None for the whole value."""
         self.problems.append(replace(coded(code, self.locate(path, what)), offset=offset))
+
+    def name(self, where: str, path: tuple[str | int, ...]) -> None:
+        """Note the name that errors give a place. For several places with one name, note what they have in common."""
+        self.places[where] = _common(self.places.get(where, path), path)
 
     def condition(
         self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
@@ -354,6 +361,7 @@ class Compiler:
             variables = {"vars": self.variables} if self.variables else _NONE
             expression = Expression(source, where, program, projection, variables)
         self.compiled.append((path, expression))
+        self.name(where, path)
         return expression
 
     def _unknown_member(self, source: str, found: Sequence[Reading]) -> tuple[str, int] | None:
@@ -372,6 +380,12 @@ class Compiler:
             mark = " " * (column - line_start) + "^"
             return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {mark}", column
         return None
+
+
+def _common(one: tuple[str | int, ...], other: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Longest path that contains both."""
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return tuple(part for part, _ in same)
 
 
 _typed_environments: dict[tuple[frozenset[str], tuple[tuple[str, str], ...]], cel.Env] = {}

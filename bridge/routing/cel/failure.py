@@ -143,8 +143,9 @@ def _listed(types: Sequence[str]) -> str:
 _COMPILE = re.compile(r"ERROR: <input>:(\d+):(-?\d+): (.*)")
 _END = "<EOF>"
 _SPELLINGS = {
-    "=": "==", "===": "==", "!==": "!=", "<>": "!=", "&": "&&", "|": "||", "and": "&&", "or": "||", "not": "!",
-    "is": "==", "AND": "&&", "OR": "||", "NOT": "!", "True": "true", "False": "false", "None": "null", "nil": "null",
+    "=": "==", "===": "==", "!==": "!=", "<>": "!=", "=>": ">=", "=<": "<=", "=!": "!=", "&": "&&", "|": "||",
+    "and": "&&", "or": "||", "not": "!", "is": "==", "AND": "&&", "OR": "||", "NOT": "!",
+    "True": "true", "False": "false", "None": "null", "nil": "null",
 }  # fmt: skip
 """Operators and words of other languages, with those of CEL."""
 _VARIABLES = {each: each for each in ("payload", "event", "vars")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 TOKEN = re.compile(
@@ -74,3 +75,23 @@ def measure(pattern: str) -> Pattern:
             wide_total += wide_last
         total, wide_total = min(total, _MOST), min(wide_total, _MOST)
     return Pattern(total + 1, wide_total)
+
+
+def required(pattern: str) -> Iterator[str]:
+    """Characters and classes of which a match of the pattern has one each; not all of them, and none if unsure."""
+    items = list(TOKEN.finditer(pattern))
+    if any(item.lastgroup in ("bar", "flags", "quoted") or item.group().startswith("(?") for item in items):
+        return
+    depth = 0
+    for at, item in enumerate(items):
+        depth += (item.lastgroup == "open") - (item.lastgroup == "close")
+        if depth == 0 and item.lastgroup in ("class", "escape", "atom") and not is_optional(items, at):
+            yield item.group()
+
+
+def is_optional(items: Sequence[re.Match[str]], at: int) -> bool:
+    """True if the item of a pattern is followed by a repetition that allows none of it."""
+    if at + 1 == len(items):
+        return False
+    following = items[at + 1]
+    return following.group() in ("*", "?") or (following.lastgroup == "repeat" and not int(following["least"][:8]))

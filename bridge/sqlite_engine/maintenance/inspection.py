@@ -12,6 +12,8 @@ from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import Keyring
+from bridge.sqlite_engine.storage.counts import is_counted
+from bridge.sqlite_engine.storage.listing import Listed, Wanted, newest
 from bridge.sqlite_engine.storage.payloads import STATE, Payloads
 from bridge.sqlite_engine.storage.schema import check_keys
 
@@ -95,4 +97,23 @@ def read_states(path: Path, keyring: Keyring | None, prefix: str) -> dict[str, s
             ).fetchall()
         return {id_: payloads.text(state, STATE, id_) or "" for id_, state in rows}
     except (sqlite3.Error, DecodeError) as error:
+        raise EngineUnavailable(f"cannot read {path}: {error}") from error
+
+
+def read_newest(
+    path: Path, keyring: Keyring | None, wanted: Wanted, limit: int, before: int | None, declared: str
+) -> list[Listed] | None:
+    """Part of the list of instances, see `newest`; None while the instances of the file are not counted.
+
+    Raises: EngineMisconfigured (a key is missing), EngineUnavailable.
+    """
+    try:
+        with closing(opened(path)) as connection:
+            check_keys(connection, path, keyring)
+            if not is_counted(connection):
+                return None
+            with connection:
+                connection.execute("BEGIN")  # counts and instances of one moment
+                return newest(connection, Payloads(keyring), wanted, limit, before, declared)
+    except sqlite3.Error as error:
         raise EngineUnavailable(f"cannot read {path}: {error}") from error

@@ -77,15 +77,14 @@ def execution_completed(
     now: int, status: int, result: str | None, failure: pb.TaskFailureDetails | None, action_id: int = -1
 ) -> pb.HistoryEvent:
     """Create the event that ends an execution. action_id: of the orchestrator's action; -1 for an end by the engine."""
-    return history_event(
-        now,
-        action_id,
-        executionCompleted=pb.ExecutionCompletedEvent(
-            orchestrationStatus=status,  # type: ignore[arg-type] # enum values are plain ints at run time
-            result=text(result),
-            failureDetails=failure,
-        ),
-    )
+    event = new_event(now, action_id)
+    completed = event.executionCompleted
+    completed.orchestrationStatus = status  # type: ignore[assignment] # enum values are plain ints at run time
+    if result is not None:
+        completed.result.value = result
+    if failure is not None:
+        completed.failureDetails.CopyFrom(failure)
+    return event
 
 
 def execution_terminated(now: int, output: StringValue | None, recurse: bool) -> pb.HistoryEvent:
@@ -107,7 +106,11 @@ def execution_rewound(now: int, reason: str | None, parent_execution: str | None
 
 
 def event_raised(now: int, name: str, data: StringValue | None) -> pb.HistoryEvent:
-    return history_event(now, eventRaised=pb.EventRaisedEvent(name=name, input=data))
+    event = new_event(now)
+    event.eventRaised.name = name
+    if data is not None:
+        event.eventRaised.input.CopyFrom(data)
+    return event
 
 
 def timer_fired(now: int, timer_id: int, fire_at: Timestamp) -> pb.HistoryEvent:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.entity import Entity
-from bridge.sqlite_engine.model.instance import FAILED, Finish, Instance
+from bridge.sqlite_engine.model.instance import FAILED, FINISHED, Finish, Instance
+from bridge.sqlite_engine.model.wire import repeated
 from bridge.sqlite_engine.model.work import Task, Timer, with_pauses
 from bridge.sqlite_engine.storage.counts import Counts
 from bridge.sqlite_engine.storage.payloads import (
@@ -37,6 +38,14 @@ _UPDATE_INSTANCE = Statement(
     " custom_status=cu, failure=fa, trace=tr, saga=sa, outcome=oc FROM v WHERE key=k",
     large=(7, 8, 9, 10),
 )
+_UPDATE_RUNNING = Statement(
+    "WITH v(k, st, su, up, tu, ch, cu, fa, tr, sa, oc) AS (VALUES",
+    11,
+    ") UPDATE instances SET status=st, suspended=su, updated_at=up, turn_at=tu, chunks=ch, custom_status=cu,"
+    " failure=fa, trace=tr, saga=sa, outcome=oc FROM v WHERE key=k",
+    large=(6, 7, 8),
+)
+"""Update of instances that ran before and run on: it leaves the columns alone by which ended ones are indexed."""
 _UPDATE_GENERATION = Statement(
     "WITH v(k, ex, ve, sa) AS (VALUES",
     4,
@@ -58,6 +67,7 @@ _INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUE
 # Columns of payloads, by position
 _INSERTED = {14: START, 15: OUTPUT, 16: CUSTOM_STATUS, 17: FAILURE}
 _UPDATED = {7: OUTPUT, 8: CUSTOM_STATUS, 9: FAILURE}
+_RUNNING = {6: CUSTOM_STATUS, 7: FAILURE}
 _DELETE_BY_KEY = {
     table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
     for table in ("instances", "history", "inbox", "tasks", "timers", "lineage")
@@ -66,6 +76,7 @@ _DELETE_BY_SEQ = {
     table: KeyStatement(f"DELETE FROM {table} WHERE seq IN")  # noqa: S608 -- names are ours
     for table in ("inbox", "tasks", "timers", "operations")
 }
+_chunk = repeated(pb.HistoryChunk, "events")
 _DELETE_ENTITY = KeyStatement("DELETE FROM entities WHERE id IN")
 _DELETE_LINEAGE_ENTITY = KeyStatement("DELETE FROM lineage_entities WHERE entity IN")
 
@@ -146,7 +157,7 @@ class Transaction:
 
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
         """Append a chunk of events to the history, as number `instance.chunks`; return its size in bytes."""
-        blob = pb.HistoryChunk(events=events).SerializeToString()
+        blob = _chunk(events)
         self._chunks.append((instance.key, instance.chunks, blob))
         self.change(instance)
         return len(blob)
@@ -290,7 +301,10 @@ class Transaction:
         move = self._counts.move
         for instance in self.created.values():
             move(instance)
+        running: list[Instance] = []
+        others: list[Instance] = []
         for instance in self.changed.values():
+            (running if _runs_on(instance) else others).append(instance)
             move(instance)
         gone = self._gone_by_key
         deleted = gone.pop("instances", None)
@@ -299,9 +313,10 @@ class Transaction:
         if self.created:
             created = [_inserted(instance) for instance in self.created.values()]
             _INSERT_INSTANCE.run(connection, stored(created, _INSERTED))
-        if self.changed:
-            changed = [_updated(instance) for instance in self.changed.values()]
-            _UPDATE_INSTANCE.run(connection, stored(changed, _UPDATED))
+        if running:
+            _UPDATE_RUNNING.run(connection, stored([_still_running(each) for each in running], _RUNNING))
+        if others:
+            _UPDATE_INSTANCE.run(connection, stored([_updated(each) for each in others], _UPDATED))
         if self._generations:
             rows = [(i.key, i.execution, i.version, i.start.SerializeToString()) for i in self._generations.values()]
             _UPDATE_GENERATION.run(connection, stored(rows, {3: START}))
@@ -373,6 +388,21 @@ def _inserted(i: Instance) -> tuple[object, ...]:
     return (
         i.key, i.id, i.execution, i.name, i.version, i.status, i.suspended, i.created_at, i.updated_at, i.finished_at,
         i.start_at, i.turn_at, i.chunks, i.parent, i.start.SerializeToString(), i.output, i.custom_status,
+        None if i.failure is None else i.failure.SerializeToString(),
+        None if i.trace is None else i.trace.SerializeToString(),
+        i.saga, i.outcome,
+    )  # fmt: skip
+
+
+def _runs_on(instance: Instance) -> bool:
+    """True when the instance has not ended, neither now nor in the file."""
+    before = instance.counted
+    return instance.finished_at is None and before is not None and before[2] not in FINISHED
+
+
+def _still_running(i: Instance) -> tuple[object, ...]:
+    return (
+        i.key, i.status, i.suspended, i.updated_at, i.turn_at, i.chunks, i.custom_status,
         None if i.failure is None else i.failure.SerializeToString(),
         None if i.trace is None else i.trace.SerializeToString(),
         i.saga, i.outcome,

@@ -118,5 +118,5 @@ async def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(BrokerError, match=r"pip install 'durable-bridge\[aws-msk\]'"):
+    with pytest.raises(BrokerError, match=r"pip install .*'aws-msk-iam-sasl-signer-python"):
         await provider().token()

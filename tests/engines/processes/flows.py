@@ -129,3 +129,13 @@ def messages(ctx: task.OrchestrationContext, count: int):
     while len(got) < count:
         got += [(yield ctx.wait_for_external_event("item"))]
     return got
+
+
+def version(ctx: task.OrchestrationContext, _):
+    return ctx.version
+
+
+def version_of_child(ctx: task.OrchestrationContext, _):
+    """Report the version that a child of a later turn gets."""
+    yield ctx.call_activity(echo, input=0)
+    return (yield ctx.call_sub_orchestrator(version))

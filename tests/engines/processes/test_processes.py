@@ -111,3 +111,9 @@ async def test_what_runs_is_reported_in_figures(start: Start) -> None:
             lambda: str(station.processes.stats.activities),
         )
         assert station.processes.stuck() == []
+
+
+async def test_a_child_of_a_later_turn_has_the_version_of_its_parent(start: Start) -> None:
+    async with start(1, worker={"versions": ["1"]}) as station:
+        started = await station.engine.client.schedule_new_orchestration("version_of_child", version="1")
+        assert await station.output(started) == "1"

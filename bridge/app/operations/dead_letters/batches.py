@@ -16,7 +16,7 @@ from bridge.config.source import Loaded, state_engine
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import InvalidCommand
 from bridge.core.message import Message
-from bridge.dead_letters.store import DeadLetterRef
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import MAX_ITEMS, JobStore

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from bridge.dead_letters.state_machine import DeadLetterState, Mark
-from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
 from bridge.jobs.kind import ItemResult, Job, JobKind, Result
 from bridge.jobs.store import JobStore

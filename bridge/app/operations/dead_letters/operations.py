@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations.dead_letters.batches import Batch, select, submit
+from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene
@@ -34,8 +34,8 @@ class DeadLetters(Parameters):
     causes: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-    since: float | None = None
-    until: float | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
     all: bool = False
     limit: int | None = Field(None, ge=1)
     ends: Mapping[str, int] | None = None
@@ -45,7 +45,8 @@ class DeadLetters(Parameters):
     @property
     def selection(self) -> Selection:
         """Selection of the conditions. Raises: InvalidCommand without one."""
-        found = Selection(self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until)
+        since, until = (None if each is None else each.timestamp() for each in (self.since, self.until))
+        found = Selection(self.sources, self.routes, self.causes, self.ids, self.keys, since, until)
         if found == Selection() and not self.all:
             raise InvalidCommand("no condition is given; `all` selects all dead letters")
         return replace(found, states=frozenset(self.states))
@@ -88,10 +89,11 @@ class RestoreDeadLetters(DeadLetters):
 
 
 class EditDeadLetter(Parameters):
-    """Dead letter to replay with another body. body: as base64."""
+    """Dead letter to replay with another body. body: as base64; or text: as text."""
 
     id: str
-    body: str
+    body: str | None = None
+    text: str | None = None
     force: bool = False
     follow: float = Field(DEFAULT_FOLLOW, ge=0, le=LONGEST_SECONDS)
 
@@ -125,10 +127,7 @@ async def _submit(scene: Scene, given: DeadLetters, batch: type[Batch], request:
 
 
 async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
-    try:
-        body = base64.b64decode(given.body, validate=True)
-    except ValueError:
-        raise InvalidCommand("`body` is not base64") from None
+    body = _body(given)
     engine = await scene.engine()
     selection = Selection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
     found = await select(scene.loaded, selection, ReplayBatch, engines={engine.name: engine})
@@ -144,21 +143,32 @@ async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
     return asdict(submitted)
 
 
+def _body(given: EditDeadLetter) -> bytes:
+    if (given.body is None) == (given.text is None):
+        raise InvalidCommand("use either `body` or `text`")
+    if given.text is not None:
+        return given.text.encode()
+    try:
+        return base64.b64decode(given.body or "", validate=True)
+    except ValueError:
+        raise InvalidCommand("`body` is not base64") from None
+
+
 DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "dlq.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
+        "dlq.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay, list[Submitted],
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters,
+        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters, list[Submitted],
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters,
+        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters, list[Submitted],
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
+        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, Submitted, lambda given: given.id,
         lambda given: {"force": given.force},
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from bridge.app.dead_letters.reading import Selection
+from bridge.app.dead_letters.view import shown_time
 from bridge.app.operations.dead_letters.batches import Batch, Chosen, Selected, Submitted, submit
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
@@ -99,8 +100,8 @@ def described(selection: Selection, limit: int | None = None) -> str:
         selection.causes and f"cause {' or '.join(selection.causes)}",
         selection.ids and f"id {' or '.join(selection.ids[:3])}" + (" …" if len(selection.ids) > 3 else ""),
         selection.keys and f"{len(selection.keys)} keys",
-        selection.since is not None and f"since {selection.since:.0f}",
-        selection.until is not None and f"until {selection.until:.0f}",
+        selection.since is not None and f"since {shown_time(selection.since)}",
+        selection.until is not None and f"until {shown_time(selection.until)}",
         limit and f"at most {limit:,}",
     ]
     return ", ".join(part for part in parts if part) or "all"

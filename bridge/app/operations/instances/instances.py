@@ -9,22 +9,31 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
-from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
+from durabletask.client import (
+    OrchestrationQuery,
+    OrchestrationState,
+    OrchestrationStatus,
+    parse_orchestration_state,
+)
 from durabletask.history import HistoryEvent
 
 from bridge.app.connection import payload, stamp
 from bridge.app.operations.instances.causes import Cause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
-from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
+from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound, InvalidCommand
 from bridge.core.instance_protocol import FINISHED as ENDED
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import SAGA
-from bridge.engines.base import Engine, instance_counts
+from bridge.engines.base import Engine, ListingEngine, instance_counts
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.errors import details_of
 from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
+from bridge.sqlite_engine.storage.listing import Listed, Wanted
+
+START = "start"
+"""Cursor of the first part of a list."""
 
 _TAG_PAGE = 1000
 
@@ -95,7 +104,7 @@ class Filter:
 
     def takes(self, one: Instance) -> bool:
         """True when an instance that the engine selected has name and outcome of the filter."""
-        return (self.name is None or one.shown_name == self.name) and (
+        return (self.name is None or self.name in (one.shown_name, one.saga)) and (
             not self.outcomes or one.outcome in self.outcomes
         )
 
@@ -153,7 +162,43 @@ class Instances:
             found = [one for one in found if one.instance_id in tagged]
         if filter_.name is not None:
             found = await self.named(found)
-        return sorted(filter(filter_.takes, found), key=lambda one: one.created_at, reverse=True)
+        return sorted(filter(filter_.takes, found), key=lambda one: (one.created_at, one.instance_id), reverse=True)
+
+    async def page(
+        self, filter_: Filter, limit: int, cursor: str, status_text: tuple[str, ...] = ()
+    ) -> tuple[Sequence[Instance], str | None]:
+        """Part of the instances that match the filter, newest first and without payloads; and the next cursor.
+
+        cursor: `START`, or that of the part before. status_text: texts in custom statuses, where the engine can look.
+        The embedded engine reads the part only, unless the filter has a
+        tag or a time of completion; other engines list all instances. Raises: InvalidCommand for a malformed cursor.
+        """
+        before = _place_of(cursor)
+        listed = await self._newest(filter_, limit + 1, before, status_text) if before[1] == "" else None
+        if listed is not None:
+            found = [_listed(each) for each in listed]
+            more = str(listed[limit - 1].key) if len(listed) > limit else None
+            return found[:limit], more
+        everything = [one for one in await self.list(filter_, payloads=False) if _is_before(one, before)]
+        shown = everything[:limit]
+        return shown, f"{shown[-1].created_at}|{shown[-1].instance_id}" if len(everything) > limit else None
+
+    async def _newest(
+        self, filter_: Filter, limit: int, before: tuple[str, str], status_text: tuple[str, ...]
+    ) -> Sequence[Listed] | None:
+        if (
+            not isinstance(self._engine, ListingEngine)
+            or filter_.tags
+            or filter_.completed_from
+            or filter_.completed_to
+        ):
+            return None
+        statuses = tuple(each.value for each in filter_.runtime_status or ())
+        first, end = (
+            None if each is None else int(each.timestamp() * 1e6) for each in (filter_.created_from, filter_.created_to)
+        )
+        wanted = Wanted(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end, status_text)
+        return await self._engine.newest_instances(wanted, limit, int(before[0]) if before[0] else None)
 
     async def _tagged(self, filter_: Filter) -> set[str]:
         """Ids of the instances with the tags of the filter."""
@@ -337,6 +382,23 @@ class Instances:
             raise EngineRejected(
                 f"{what} {instance_id!r}: the instance is {found.status}; wait for its end, or terminate it first"
             )
+
+
+def _place_of(cursor: str) -> tuple[str, str]:
+    """Position of a cursor: key and nothing for a list of the engine, time and id for a list that was sorted here."""
+    place, _, instance_id = ("", "", "") if cursor == START else cursor.partition("|")
+    if cursor != START and not instance_id and not (place.isascii() and place.isdecimal() and len(place) <= 18):
+        raise InvalidCommand("`cursor` is not one that this list gave")
+    return place, instance_id
+
+
+def _is_before(one: Instance, place: tuple[str, str]) -> bool:
+    return not place[0] or (one.created_at, one.instance_id) < place
+
+
+def _listed(each: Listed) -> Instance:
+    found = _instance(parse_orchestration_state(each.state))
+    return replace(found, saga=each.saga or found.saga, outcome=each.outcome or found.outcome)
 
 
 def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:

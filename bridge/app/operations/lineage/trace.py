@@ -72,6 +72,21 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """Message behind a position in a topic that no source reads.
+
+    what: `dead letter`, or `publication`.
+    id: position of the message that was dead-lettered, or id of the published one.
+    state, job: state of the dead letter, and the job that has set it; None if unknown.
+    """
+
+    what: str
+    id: str
+    state: str | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """Result of a trace.
 
@@ -86,6 +101,7 @@ class Found:
     index_since: time since which all instances have rows.
     index_bounded: rows may be missing at any time, beyond the bounds of the index.
     more: number of further instances that the index names, which were not read.
+    behind: message that was traced instead of the dead letter or publication at the position that was asked for.
     """
 
     by: Literal["instance", "message", "undelivered", "nothing"]
@@ -100,6 +116,7 @@ class Found:
     index_since: str | None = None
     index_bounded: bool = False
     more: int = 0
+    behind: Behind | None = None
 
     def add(self, answers: Iterable[Answer]) -> Found:
         """The same result with further answers."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from bridge.app.candidate import CANDIDATE
 from bridge.config.source import SUFFIXES, Loaded
 
 log = structlog.get_logger("bridge.reload")
@@ -22,7 +23,7 @@ Signature = Sequence[tuple[str, int, int, int]]
 
 
 def signature(loaded: Loaded, paths: Sequence[Path]) -> Signature:
-    """Attributes of all files of a configuration: its own, schema files, and further files in its directories.
+    """Attributes of all files of a configuration: its own, schemas, the candidate, and further files in directories.
 
     paths: files and directories of the configuration and its overlays. Links are followed.
     """
@@ -49,6 +50,8 @@ def _written(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _read(loaded: Loaded) -> Iterator[Path]:
     yield from map(Path, loaded.document.directories)
+    if (name := loaded.config.rules.candidate) is not None:
+        yield from _written([loaded.resolve(CANDIDATE, name)])
     yield from schema_paths(loaded)
 
 

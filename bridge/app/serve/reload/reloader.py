@@ -7,12 +7,13 @@ import os
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
 from bridge.app import configurations
-from bridge.app.candidate import load_candidate
+from bridge.app.candidate import candidate_rules, load_candidate
 from bridge.app.check.configuration import check
 from bridge.app.composition import build_rule_set, build_targets, limits_of, own_packages, shares_of
 from bridge.app.reload.changes import Change, Changes, SourceChange, changes
@@ -57,6 +58,7 @@ class Plan:
     rules: rule set of each source.
     costs: actions of each route, where an engine limits them.
     schemas: digests of its JSON Schema files.
+    candidate, candidate_rules: candidate for the rules, if any, and its rule sets by source.
     """
 
     loaded: Loaded
@@ -66,6 +68,8 @@ class Plan:
     costs: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[Problem] = ()
     schemas: Mapping[Path, bytes] = field(default_factory=dict)
+    candidate: Loaded | None = None
+    candidate_rules: Mapping[str, RuleSet] = field(default_factory=dict)
 
 
 @wire_name("bridge.app.reload.ReloadRefused")
@@ -124,10 +128,10 @@ class Reloader:
                     action="reload", result=Result.REFUSED, by=by, config=before, problems=list(refused.problems),
                 )  # fmt: skip
                 return self._answer(Result.REFUSED, refused.changes, problems=refused.problems)
-            starting = await self._apply(plan) if plan.changes.any else ()
+            starting, left = await self._apply(plan) if plan.changes.any else ((), {})
             daemon.reloads.succeed(plan.loaded.version, changed=plan.changes.any)
             result = Result.RELOADED if plan.changes.any else Result.UNCHANGED
-            answer = self._answer(result, plan.changes, before=before, starting=starting)
+            answer = self._answer(result, plan.changes, before=before, starting=starting, dead_letters=left)
             log.info(
                 f"the configuration is {result}: {before} to {plan.loaded.version}"
                 if plan.changes.any
@@ -173,13 +177,14 @@ class Reloader:
         found = changes(daemon.loaded, loaded, other)
         candidate = await asyncio.to_thread(load_candidate, loaded) if daemon.is_intake else None
         if (candidate and candidate.version) != (daemon.candidate and daemon.candidate.version):
-            found = replace(found, restart=(*found.restart, "rules.candidate"))
+            found = replace(found, settings=tuple(dict.fromkeys((*found.settings, "rules.candidate"))))
         if found.restart:
             raise ReloadRefused(
                 [f"{key} has changed, which needs a restart of the daemon" for key in found.restart], found
             )
         try:
-            plan = replace(await asyncio.to_thread(self._compiled, loaded, found, report.problems), schemas=schemas)
+            plan = await asyncio.to_thread(self._compiled, loaded, candidate, found, report.problems)
+            plan = replace(plan, schemas=schemas)
             if any(each.change in _MOVES for each in found.sources) or _publishes(found):
                 await check_topics(loaded, daemon.brokers, intake=daemon.is_intake, worker=daemon.runs_worker)
         except ConfigError as error:
@@ -188,38 +193,46 @@ class Reloader:
             raise ReloadRefused([f"a broker is needed for changed sources or targets: {error}"], found) from error
         return plan
 
-    def _compiled(self, loaded: Loaded, found: Changes, warnings: Sequence[Problem]) -> Plan:
+    def _compiled(self, loaded: Loaded, candidate: Loaded | None, found: Changes, warnings: Sequence[Problem]) -> Plan:
         """Compile what the configuration needs, on a thread of its own. Raises: ConfigError."""
         daemon = self._daemon
         rules = {
             name: build_rule_set(loaded, name, daemon.targets, daemon.registries)
             for name in (loaded.config.sources if daemon.is_intake else ())
         }
+        others = candidate_rules(loaded, candidate, daemon.targets, daemon.registries)
         targets = build_targets(loaded, daemon.brokers, daemon.registries)
-        return Plan(loaded, found, rules, targets, action_costs(loaded) if daemon.budgets else {}, warnings)
+        costs = action_costs(loaded) if daemon.budgets else {}
+        return Plan(loaded, found, rules, targets, costs, warnings, candidate=candidate, candidate_rules=others)
 
     # -- change
 
-    async def _apply(self, plan: Plan) -> list[str]:
-        """Take the configuration over. Return the names of sources that do not run yet."""
+    async def _apply(self, plan: Plan) -> tuple[list[str], Mapping[str, int]]:
+        """Take the configuration over.
+
+        Return the names of sources that do not run yet, and numbers of open dead letters that no source has any more.
+        """
         daemon, loaded = self._daemon, plan.loaded
-        left = self._swap(plan)
+        left, dead_letters = self._swap(plan)
         await closed(*(each.stop() for each in left))
         await asyncio.to_thread(configurations.keep, loaded)
-        self._code.add(own_packages(loaded))
+        self._code.add(own_packages(loaded) | (own_packages(plan.candidate) if plan.candidate else frozenset()))
         self._schemas = plan.schemas
         if not daemon.is_intake:
-            return []
+            return [], dead_letters
         work = self._changed_sources(plan)
         if work:
             await asyncio.wait([task for _, task in work], timeout=STARTED_SECONDS)
-        return [name for name, task in work if not task.done()]
+        return [name for name, task in work if not task.done()], dead_letters
 
-    def _swap(self, plan: Plan) -> Sequence[Any]:
-        """Use everything but new sources, between two messages. Return counts of instances that are to be stopped."""
+    def _swap(self, plan: Plan) -> tuple[Sequence[Any], Mapping[str, int]]:
+        """Use everything but new sources, between two messages.
+
+        Return counts of instances that are to be stopped, and numbers of dead letters as `Daemon.use`.
+        """
         daemon, loaded = self._daemon, plan.loaded
         config = loaded.config
-        daemon.use(loaded)
+        dead_letters = daemon.use(loaded, plan.candidate)
         daemon.publishing.replace(plan.targets)
         known = known_orchestrations(loaded, daemon.workflows)
         for name, finishes in daemon.finishes.items():
@@ -229,7 +242,8 @@ class Reloader:
             daemon.early[name].store.limit(early.max_message)
             daemon.own.waiting_entities[name].limit(early)
         if not daemon.is_intake:
-            return ()
+            return (), dead_letters
+        daemon.canary.use(loaded, plan.candidate, plan.candidate_rules)
         left = daemon.build_limits()
         sources = {source.settings.name: source for source in daemon.sources}
         for each in plan.changes.sources:
@@ -242,7 +256,7 @@ class Reloader:
                     limits | limits_of(loaded, each.source, daemon.admission.limits),
                     shares | shares_of(loaded, each.source, daemon.budgets, plan.costs),
                 )
-        return left
+        return left, dead_letters
 
     def _changed_sources(self, plan: Plan) -> list[tuple[str, asyncio.Task[None]]]:
         """Drain and start the sources that have changed, each alone, and those of an ordering domain together.
@@ -325,8 +339,9 @@ class Reloader:
         to: str | None = None,
         problems: Sequence[str] = (),
         starting: Collection[str] = (),
+        dead_letters: Mapping[str, int] = MappingProxyType({}),
     ) -> Document:
-        """Answer as JSON types. before, to: versions; None for the one in use."""
+        """Answer as JSON types. before, to: versions; None for the one in use. dead_letters: see `Daemon.use`."""
         daemon = self._daemon
         version = daemon.loaded.version
         groups = _shared_groups(daemon.loaded, found) if found is not None and daemon.is_intake else {}
@@ -363,6 +378,7 @@ class Reloader:
             ],
             "settings": [] if found is None else list(found.settings),
             "restart": [] if found is None else list(found.restart),
+            "left_dead_letters": dict(dead_letters),
             "problems": list(problems[:_MOST_PROBLEMS]),
         }
 

@@ -78,6 +78,11 @@ class Channel:
             if items:
                 return items
 
+    def end_sending(self) -> None:
+        """Let the peer know that nothing follows. Idempotent."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
     def shut_down(self) -> None:
         """End the channel in both directions: the receiver and a waiting sender return. Idempotent."""
         with suppress(OSError):

@@ -9,12 +9,13 @@ import json
 import struct
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.processes.framing import BrokenFrame
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
+from bridge.sqlite_engine.model.wire import repeated
 
 
 class Kind(IntEnum):
@@ -42,9 +43,19 @@ class Kind(IntEnum):
     """From the process: a token of work that it could not run."""
     REPORT = 13
     """From the process: figures since its last report, as JSON."""
+    ATTACH = 14
+    """From a process that the daemon has not started, first: what it knows and keeps, as JSON. The same in all
+    versions. A request for work follows."""
+    REQUEST = 15
+    """From such a process: its GetWorkItemsRequest."""
+    LEAVING = 16
+    """From such a process: it takes no more work, and sends the results of what runs."""
 
 
 _TURN = struct.Struct("<BII")
+_past_events = repeated(pb.OrchestratorRequest, "pastEvents")
+_new_events = repeated(pb.OrchestratorRequest, "newEvents")
+_actions = repeated(pb.OrchestratorResponse, "actions")
 
 
 def json_body(value: Mapping[str, Any]) -> bytes:
@@ -64,9 +75,12 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 def work_body(token: str, message: Any) -> bytes:
     """Body of a work item: token and protobuf message."""
-    name = token.encode()
-    serialized: bytes = message.SerializeToString()
-    return bytes((len(name),)) + name + serialized
+    return _text(token) + cast(bytes, message.SerializeToString())
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return bytes((len(data),)) + data
 
 
 def split_work(body: bytes) -> tuple[str, bytes]:
@@ -80,31 +94,23 @@ def turn_body(request: TurnRequest, since: int, after: str) -> bytes:
 
     after: token of the turn at whose end the process has the orchestration in memory; empty when it needs the history.
     """
-    message = pb.OrchestratorRequest(
-        instanceId=request.instanceId,
-        pastEvents=request.pastEvents[since:] if since else request.pastEvents,
-        newEvents=request.newEvents,
-    )
+    message = pb.OrchestratorRequest(instanceId=request.instanceId)
     if request.HasField("orchestrationTraceContext"):
         message.orchestrationTraceContext.CopyFrom(request.orchestrationTraceContext)
-    last = after.encode()
-    return bytes((len(last),)) + last + work_body(request.completionToken, message)
+    past = request.pastEvents[since:] if since else request.pastEvents
+    head = _text(after) + work_body(request.completionToken, message)
+    return head + _past_events(past) + _new_events(request.newEvents)
 
 
 def turn_done(response: TurnResponse | pb.OrchestratorResponse, *, is_kept: bool) -> bytes:
     """Body of the response to a turn. is_kept: the process has the orchestration in memory."""
-    flags, unread = 2 * is_kept, (0, 0)
-    message: Any = response
-    if isinstance(response, TurnResponse):
-        flags, unread = 1 + 2 * is_kept, response.unread
-        message = pb.OrchestratorResponse(
-            instanceId=response.instanceId,
-            actions=response.actions,
-            completionToken=response.completionToken,
-            customStatus=response.customStatus,
-        )
-    serialized: bytes = message.SerializeToString()
-    return _TURN.pack(flags, *unread) + serialized
+    if not isinstance(response, TurnResponse):
+        return _TURN.pack(2 * is_kept, 0, 0) + cast(bytes, response.SerializeToString())
+    message = pb.OrchestratorResponse(instanceId=response.instanceId, completionToken=response.completionToken)
+    if response.customStatus is not None:
+        message.customStatus.CopyFrom(response.customStatus)
+    head: bytes = _TURN.pack(1 + 2 * is_kept, *response.unread) + message.SerializeToString()
+    return head + _actions(response.actions)
 
 
 def parse_turn_done(body: bytes) -> tuple[TurnResponse | pb.OrchestratorResponse, bool]:

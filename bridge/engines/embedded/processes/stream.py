@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,12 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
 from bridge.engines.embedded.processes.messages import Kind, parse_turn_done, turn_body, work_body
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import Stream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
+
+_NO_REPLY = ThreadReply()
 
 Inspector = Callable[[TurnRequest, Any], None]
 """Inspector of turns and their responses, as `CompatibilityMonitor.inspect_turn`."""
@@ -35,7 +40,7 @@ class ProcessStream(Stream):
     The engine's writer sends and flushes; one other thread reads the results.
 
     owners: table of the engine with the worker of each orchestration that is in memory.
-    inspect: called with each turn and its response, in the reading thread.
+    inspect: called with each turn and its response, in the reading thread; None where the process itself does that.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class ProcessStream(Stream):
         sessions: tuple[int, int],
         most_bytes: int,
         knows: Callable[[int, str], bool] | None,
-        inspect: Inspector,
+        inspect: Inspector | None = None,
     ) -> None:
         super().__init__(
             request,
@@ -167,7 +172,8 @@ class ProcessStream(Stream):
                     kept = self._kept.get(request.instanceId)
                     if is_kept != (kept is not None and kept.token == token):
                         self._ended.append((request.instanceId, token, is_kept))
-                    self._inspect(request, response)
+                    if self._inspect is not None:
+                        self._inspect(request, response)
                 yield "CompleteOrchestratorTask", response
             elif kind == Kind.ACTIVITY_DONE:
                 yield "CompleteActivityTask", pb.ActivityResponse.FromString(body)
@@ -176,3 +182,17 @@ class ProcessStream(Stream):
             else:
                 continue
             self.completed += 1
+
+
+def take_results(database: Database, stream: ProcessStream, items: Sequence[Item]) -> None:
+    """Give the results among the items to the engine, and the work that the process could not run.
+
+    Raises: DecodeError, struct.error.
+    """
+    results = list(stream.results(items))  # all are read before the first one is taken
+    with suppress(Rejection):  # the engine is stopping
+        database.complete_all(results)
+        for kind, body in items:
+            if kind == Kind.RETURNED:
+                request = pb.AbandonActivityTaskRequest(completionToken=body.decode())
+                database.call("AbandonTaskActivityWorkItem", request, _NO_REPLY)

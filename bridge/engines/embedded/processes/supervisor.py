@@ -31,14 +31,14 @@ from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
 from bridge.engines.embedded.processes.reports import add_report
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
-from bridge.engines.embedded.processes.stream import ProcessStream
+from bridge.engines.embedded.processes.stream import ProcessStream, take_results
 from bridge.engines.embedded.worker import known_names
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.containment import WorkerStats
 from bridge.engines.worker.setup import own_versions
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.system import slots
 from bridge.system.processes import is_stopped
 
@@ -55,8 +55,6 @@ FROZEN_SECONDS = 10.0
 
 CHECK_SECONDS = 5.0
 """Seconds between two checks for frozen processes."""
-
-_NO_REPLY = ThreadReply()
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,15 +390,9 @@ class _Process:
     def _take(self, channel: Channel, items: Sequence[Item], failure: list[str]) -> None:
         workers, stream = self._workers, self._stream
         if stream is not None:
-            with suppress(Rejection):  # the engine is stopping
-                # All are read before the first one is taken
-                workers.database.complete_all(list(stream.results(items)))
+            take_results(workers.database, stream, items)
         for kind, body in items:
-            if kind == Kind.RETURNED:
-                request = pb.AbandonActivityTaskRequest(completionToken=body.decode())
-                with suppress(Rejection):
-                    workers.database.call("AbandonTaskActivityWorkItem", request, _NO_REPLY)
-            elif kind == Kind.REPORT:
+            if kind == Kind.REPORT:
                 document = parse_json(body)
                 add_report(document, workers.stats)
                 workers.figures(document["figures"])

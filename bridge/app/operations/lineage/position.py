@@ -14,12 +14,12 @@ from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_decoder, build_router, subscribe_options
 from bridge.app.dead_letters import reading as dead_letters
 from bridge.app.messages.reading import id_of
-from bridge.app.operations.lineage.trace import NOT_KEPT, NOT_PROCESSED, Answer
+from bridge.app.operations.lineage.trace import NOT_KEPT, NOT_PROCESSED, Answer, Behind
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
-from bridge.core.errors import BridgeError, ConfigError, EngineError, MessageError
+from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError, EngineError, MessageError
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import explain
@@ -62,21 +62,6 @@ def places(loaded: Loaded, text: str) -> list[Place]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """Message behind a position in a topic that no source reads.
-
-    what: `dead letter`, or `publication`.
-    id: position of the message that was dead-lettered, or id of the published one.
-    state, job: state of the dead letter, and the job that has set it; None if unknown.
-    """
-
-    what: str
-    id: str
-    state: str | None = None
-    job: str | None = None
-
-
 async def behind(loaded: Loaded, text: str) -> Behind | None:
     """Message behind a position in a topic of dead letters or of a target; None for any other text."""
     found = _POSITION.fullmatch(text)
@@ -88,9 +73,8 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
         if topic not in (found[1], found[1].partition("/")[2]):
             continue
         try:
-            async with asyncio.timeout(_SECONDS):
-                read = await _message(loaded, Place(broker, topic, int(found[2]), int(found[3]), ""))
-        except (BridgeError, TimeoutError):
+            read = await message_at(loaded, Place(broker, topic, int(found[2]), int(found[3]), ""))
+        except BridgeError:
             continue
         if read is None:
             continue
@@ -129,20 +113,32 @@ class Reading:
 async def read(loaded: Loaded, place: Place) -> Reading | Answer:
     """Read a message again and route it. Returns the answer alone when it cannot be read."""
     try:
-        async with asyncio.timeout(_SECONDS):
-            found = await _message(loaded, place)
-    except (BridgeError, TimeoutError) as error:
-        detail = str(error) or f"the broker did not answer within {_SECONDS:g} s"
-        return Answer(NOT_KEPT, position=str(place), source=place.source, detail=detail)
+        found = await message_at(loaded, place)
+    except BridgeError as error:
+        return Answer(NOT_KEPT, position=str(place), source=place.source, detail=str(error))
     if found is None:
         detail = "the broker does not have it: it was deleted, or is not written yet"
         return Answer(NOT_KEPT, position=str(place), source=place.source, detail=detail)
     position, message = found
-    moment = message.timestamp
-    known = None if moment is None else configurations.at(loaded, moment)
-    if known is None or place.source not in known[0].config.sources:
+    known = of_its_time(loaded, place.source, message)
+    if known is None:
         return await _routed(loaded, f"the present configuration {loaded.version}", place.source, position, message)
-    return await _routed(known[0], f"configuration {known[0].version}", place.source, position, message)
+    return await _routed(known, f"configuration {known.version}", place.source, position, message)
+
+
+def of_its_time(loaded: Loaded, source: str, message: Message) -> Loaded | None:
+    """Configuration that decided about a message of a source; None when it was not kept."""
+    known = None if message.timestamp is None else configurations.at(loaded, message.timestamp)
+    return None if known is None or source not in known[0].config.sources else known[0]
+
+
+async def message_at(loaded: Loaded, place: Place) -> tuple[Position, Message] | None:
+    """Message at a place; None if the broker does not have it. Raises: BrokerError, BrokerUnavailable."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await _message(loaded, place)
+    except TimeoutError:
+        raise BrokerUnavailable(f"the broker did not answer within {_SECONDS:g} s") from None
 
 
 async def _message(loaded: Loaded, place: Place) -> tuple[Position, Message] | None:
@@ -164,7 +160,7 @@ async def _routed(loaded: Loaded, by: str, source: str, position: Position, mess
     answer = Answer(NOT_KEPT, position=str(position), at=at, source=source, config=loaded.version)
     envelope: Envelope | None = None
     try:
-        envelope = await _decoded(loaded, source, position, message)
+        envelope = await decoded(loaded, source, position, message)
         explanation = explain(build_router(loaded, source), envelope)
     except MessageError as error:
         failed = Outcome.DEAD_LETTERED
@@ -198,7 +194,7 @@ def _why_ignored(loaded: Loaded, route: str) -> str:
     return f"route {route} has the command `ignore`{f' ({ignore.reason})' if ignore.reason else ''}"
 
 
-async def _decoded(loaded: Loaded, source: str, position: Position, message: Message) -> Envelope:
+async def decoded(loaded: Loaded, source: str, position: Position, message: Message) -> Envelope:
     """Decode a message as its source does. Raises: MessageError, ConfigError, RegistryUnavailable."""
     registries = build_registries(loaded)
     decoder = build_decoder(loaded, source, registries)

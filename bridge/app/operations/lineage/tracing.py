@@ -1,0 +1,54 @@
+"""Trace of a message: what the engine and daemons know, else what its broker has at a position."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.position import Reading, behind, places, read
+from bridge.app.operations.lineage.trace import Answer, Found, Tracer
+from bridge.config.source import Loaded
+from bridge.core.states import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTracer:
+    """Traces messages on one engine. in_flight: answers of daemons for an id."""
+
+    loaded: Loaded
+    tracer: Tracer
+    in_flight: Callable[[str], Awaitable[Sequence[Answer]]]
+
+    async def find(self, wanted: str, scope: Scope) -> Found:
+        """Trace a message, publication or instance. Raises: EngineError."""
+        of = await behind(self.loaded, wanted)
+        if of is not None:
+            return replace(await self.find(of.id, scope), behind=of)
+        in_flight = await self.in_flight(wanted)
+        if in_flight:
+            # A message in flight that a person names need not be searched for in instances without index
+            found = await self.tracer.find(wanted, replace(scope, search=False))
+        else:
+            found = await self.tracer.find(wanted, scope)
+        found = found.add(in_flight)
+        if not found.answers and scope.prefix is None:
+            for place in places(self.loaded, wanted):
+                found = found.add(await self._at(await read(self.loaded, place)))
+        return found
+
+    async def _at(self, reading: Reading | Answer) -> Sequence[Answer]:
+        """Answers for a message that was read again at its position."""
+        if isinstance(reading, Answer):
+            return [reading]
+        position = str(reading.position)
+        if reading.identity is not None and reading.identity != position:
+            known = await self.tracer.identified(reading.identity, position)
+            if not known:
+                known = await self.in_flight(reading.identity)
+            if known:
+                return known
+        if reading.answer.outcome == Outcome.DEAD_LETTERED:
+            detail = f"its rules refuse it: {reading.answer.detail}; the dead letter is not in the index"
+            return [replace(reading.answer, detail=detail)]
+        return [reading.answer]

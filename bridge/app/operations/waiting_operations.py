@@ -1,0 +1,134 @@
+"""Operations on early and quarantined messages, by instance or key."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from bridge.app.connection import chosen
+from bridge.app.operations.instance_reads import OneInstance, instance_target
+from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.core.errors import InvalidCommand
+from bridge.early_messages.operations import EarlyMessageOperations
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.quarantine.orphaned import refuse_release
+from bridge.waiting.operations import Change, WaitingMessage
+
+
+class QuarantinedKeys(Parameters):
+    """Quarantined key of a source; `all`: every key of the source."""
+
+    source: str
+    key: str | None = None
+    all: bool = False
+
+    @property
+    def target(self) -> str:
+        return f"{self.source} {'*' if self.all else self.key}"
+
+
+class DropEarly(OneInstance):
+    """Early messages of an instance.
+
+    ids: only these.
+    forget: write no dead letters.
+    """
+
+    ids: tuple[str, ...] = ()
+    forget: bool = False
+
+
+class DropQuarantined(Parameters):
+    """Quarantined messages of a key.
+
+    ids: only these.
+    forget: write no dead letters.
+    """
+
+    source: str
+    key: str
+    ids: tuple[str, ...] = ()
+    forget: bool = False
+
+
+class ListEarly(Parameters):
+    prefix: str | None = None
+    source: str | None = None
+
+
+class ListQuarantined(Parameters):
+    source: str | None = None
+
+
+class Unprocessed(TypedDict):
+    """Number of entities with operations that no worker has processed."""
+
+    count: int
+
+
+async def _release_early(scene: Scene, given: OneInstance) -> Any:
+    return asdict(await EarlyMessageOperations(await scene.engine()).release(given.instance_id))
+
+
+async def _drop_early(scene: Scene, given: DropEarly) -> Any:
+    early = EarlyMessageOperations(await scene.engine())
+    return asdict(await early.drop(given.instance_id, given.ids, forget=given.forget))
+
+
+async def _release_quarantined(scene: Scene, given: QuarantinedKeys) -> Any:
+    if given.all == (given.key is not None):
+        raise InvalidCommand("name `key` or `all`")
+    quarantine = QuarantineOperations(await scene.engine())
+    refuse_release(scene.loaded, given.source, chosen(scene.loaded, given.engine))
+    keys = await quarantine.keys(given.source) if given.all else [given.key or ""]
+    return [asdict(await quarantine.release(given.source, key)) for key in keys]
+
+
+async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
+    quarantine = QuarantineOperations(await scene.engine())
+    return asdict(await quarantine.drop(given.source, given.key, given.ids, forget=given.forget))
+
+
+async def _early(scene: Scene, given: ListEarly) -> Any:
+    return [asdict(one) for one in await EarlyMessageOperations(await scene.engine()).list(given.prefix, given.source)]
+
+
+async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
+    return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
+
+
+async def _unprocessed_early(scene: Scene, given: Parameters) -> Any:
+    return {"count": await EarlyMessageOperations(await scene.engine()).unprocessed()}
+
+
+async def _unprocessed_quarantined(scene: Scene, given: Parameters) -> Any:
+    return {"count": await QuarantineOperations(await scene.engine()).unprocessed()}
+
+
+WAITING_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("early.list", "reader", "early", ListEarly, _early, list[WaitingMessage]),
+    Operation("early.unprocessed", "reader", "early:unprocessed", Parameters, _unprocessed_early, Unprocessed),
+    Operation(
+        "early.release", "operator", "early/{instance_id}:release", OneInstance, _release_early, Change,
+        instance_target,
+    ),
+    Operation(
+        "early.drop", "admin", "early/{instance_id}:drop", DropEarly, _drop_early, Change, instance_target,
+        lambda given: {"ids": given.ids, "forget": given.forget},
+    ),
+    Operation("quarantine.list", "reader", "quarantine", ListQuarantined, _quarantined, list[WaitingMessage]),
+    Operation(
+        "quarantine.unprocessed", "reader", "quarantine:unprocessed", Parameters, _unprocessed_quarantined,
+        Unprocessed,
+    ),
+    Operation(
+        "quarantine.release", "operator", "quarantine:release", QuarantinedKeys, _release_quarantined, list[Change],
+        lambda given: given.target,
+    ),
+    Operation(
+        "quarantine.drop", "admin", "quarantine:drop", DropQuarantined, _drop_quarantined, Change,
+        lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
+    ),
+)  # fmt: skip

@@ -1,0 +1,15 @@
+"""`make demo KEEP=1` with the first messages of the day only."""
+
+from __future__ import annotations
+
+import sys
+
+from demo.__main__ import main
+from demo.generate import load
+
+MESSAGES = 12
+
+if __name__ == "__main__":
+    day = load()
+    first = next(number for number, line in enumerate(day) if "act" in line or line.get("wait"))
+    sys.exit(main(keep=True, lines=day[: min(MESSAGES, first)]))

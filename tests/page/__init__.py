@@ -1,0 +1,1 @@
+"""Page of the ops port: in a real browser, and as HTML."""

@@ -1,0 +1,89 @@
+"""Pages in a browser: with and without JavaScript, light and dark, on a phone, keyboard only, for screen readers."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from bridge.app.page.pages import PAGES
+from bridge.app.page.visit import place
+from tests.page.browser import Scheme, opened, violations, width_of
+from tests.page.shop import HOSTILE, Shop
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+HOSTILE_ID = place("instances", f"broken-{HOSTILE}")
+PATHS = (
+    *(page.path for page in PAGES if page.template and "{" not in page.path),
+    "/instances/order-lost",
+    "/instances/delivery-1",
+    "/instances/approval-1",
+    HOSTILE_ID,
+    "/instances/none",
+)
+"""Every page, and what it shows of one thing."""
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_page_has_no_violation_of_accessibility(
+    browser: Browser, shop: Shop, path: str, scheme: Scheme
+) -> None:
+    async with opened(browser, scheme=scheme, token=shop.token("admin", True)) as page:
+        await page.goto(shop.url + path)
+        assert await violations(page) == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_page_says_the_same_without_javascript_and_fits_a_phone(
+    browser: Browser, shop: Shop, path: str
+) -> None:
+    async with opened(browser, javascript=False, phone=True, token=shop.token("admin", True)) as page:
+        await page.goto(shop.url + path)
+        await expect(page.locator("h1")).to_be_visible()
+        assert await width_of(page) == 0
+
+
+async def test_the_colours_change_without_javascript(browser: Browser, shop: Shop) -> None:
+    async with opened(browser, javascript=False) as page:
+        await page.goto(f"{shop.open}/?a=b")
+        ground = "getComputedStyle(document.documentElement).backgroundColor"
+        seen = [await page.evaluate(ground)]
+        for _ in range(3):
+            await page.locator(".theme button").click()
+            await page.wait_for_url("**/?a=b")
+            seen.append(await page.evaluate(ground))
+        auto, light, dark, again = seen
+        assert auto == light == again != dark
+
+
+async def test_the_keyboard_reaches_content_and_navigation(browser: Browser, shop: Shop) -> None:
+    async with opened(browser) as page:
+        await page.goto(shop.open)
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_text("Skip to content")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("main")).to_be_focused()
+        await page.goto(shop.open)
+        for each in ("Skip to content", "durable-bridge", "Overview"):
+            await page.keyboard.press("Tab")
+            await expect(page.get_by_role("link", name=each)).to_be_focused()
+
+
+async def test_live_regions_follow_the_daemon_and_say_when_it_is_gone(browser: Browser, shop: Shop) -> None:
+    async with opened(browser) as page:
+        await page.goto(shop.open)
+        await page.evaluate("document.querySelector('[data-live] h2').textContent = 'old'")
+        await page.evaluate(
+            f"import('{await page.locator('script').get_attribute('src')}').then(each => each.refresh())"
+        )
+        await expect(page.locator("[data-live] h2").first).not_to_have_text("old")
+        await page.route("**/*", lambda route: route.abort())
+        await page.evaluate(
+            f"import('{await page.locator('script').get_attribute('src')}').then(each => each.refresh())"
+        )
+        await expect(page.get_by_text("No answer of the daemon")).to_be_visible()
+        await page.unroute("**/*")
+        await page.evaluate(
+            f"import('{await page.locator('script').get_attribute('src')}').then(each => each.refresh())"
+        )
+        await expect(page.get_by_text("No answer of the daemon")).to_be_hidden()

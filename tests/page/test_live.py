@@ -1,0 +1,59 @@
+"""An open page while its daemon works, dies, and returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from bridge.app.page.pages import PAGES
+from bridge.app.page.site import Site
+from bridge.config.model.access import AccessConfig
+from bridge.config.model.bridge import HttpConfig
+from bridge.ops.web import Web
+from tests.page.browser import opened
+from tests.page.shop import Shop
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@asynccontextmanager
+async def served(shop: Shop, port: int = 0) -> AsyncIterator[Web]:
+    daemon = shop.daemon.daemon
+    web = Web(
+        HttpConfig(port=port, access=AccessConfig(rate=10_000, burst=100_000)),
+        daemon.watch.health,
+        daemon.watch.scrape,
+        None,
+        daemon.routes,
+        daemon.streams,
+        pages=Site(PAGES, daemon.routes, lambda: daemon.loaded),
+    )
+    await web.start()
+    try:
+        yield web
+    finally:
+        await web.stop()
+
+
+async def test_an_open_page_changes_with_its_daemon_and_survives_it(browser: Browser, shop: Shop) -> None:
+    async with opened(browser) as page:
+        async with served(shop) as web:
+            asked = asyncio.Event()
+            page.on("request", lambda request: asked.set() if request.url.endswith("/stream/live") else None)
+            await page.goto(web.url)
+            await asyncio.wait_for(asked.wait(), 30)
+            before = await page.locator("#main").text_content()
+            await shop.daemon.publish("orders", {"kind": "other"})
+            changed = "before => document.getElementById('main').textContent !== before"
+            await page.wait_for_function(changed, arg=before, timeout=30_000)
+            await expect(page.locator("#lost")).to_be_hidden()
+            port = web.port
+        lost = page.locator("#lost")
+        await expect(lost).to_be_visible(timeout=30_000)
+        await expect(lost).to_contain_text("No answer of the daemon since")
+        async with served(shop, port):
+            await expect(lost).to_be_hidden(timeout=30_000)
