@@ -103,8 +103,8 @@ class EngineBase(Model):
     )
     dispatch: Literal["direct", "protocol"] = Field(
         "direct",
-        description="Loop of the workers: `direct` is the bridge's own, which passes work to the SDK's executors; "
-        "`protocol` is the SDK's worker unchanged.",
+        description="Loop of the workers: `direct` is the bridge's own, which passes work to the SDK's executors, from "
+        "another process on Linux over a channel of the bridge; `protocol` is the SDK's worker unchanged.",
     )
     sessions: Integer = Field(
         defaults.SESSIONS,
