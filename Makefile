@@ -15,24 +15,31 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: docs sbom audit-deps matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
+.PHONY: docs docs/demo.svg sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/runtime: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "durable-bridge needs Python 3.11 or newer; set PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "durable-bridge needs Python 3.11 or newer; set PYTHON=...")'
+	@echo "[1/3] Creating the virtual environment .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "[2/3] Installing $$(grep -c == requirements.lock) libraries from requirements.lock: a minute or two"
+	@$(BIN)/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "[3/3] Installing the bridge from this checkout"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/dev: .venv/runtime requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-demo: .venv/runtime ## the main job on embedded parts, ends with a table; KEEP=1 leaves the shop open, with its page
-	$(BIN)/python -m demo $(if $(KEEP),--keep)
+demo: .venv/runtime ## a shop on embedded parts: one order step by step, then a table of all messages; KEEP=1 leaves the shop open, with its page
+	@echo "A shop with about 300 messages: orders, payments and parcels, some of which fail. It takes a minute."
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+docs/demo.svg: .venv/runtime ## the picture in README.md, from a real run of the demo; renew it when the story changes
+	$(BIN)/python -m demo --picture $@
 
 test: .venv/dev ## the tests, in about 10 minutes on 2 processors
 	$(PYTEST)
@@ -47,12 +54,12 @@ costs: .venv/dev ## the tests, with a measurement of each file in tests/kit/cost
 coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
 	@mkdir -p .cache/coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) -m "not prove and not measured"
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) -m "not prove and not chart and not measured"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --format=total
 
 search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
-	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) -m "hypothesis and not prove" || exit 1; done
+	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) -m "hypothesis and not prove and not chart" || exit 1; done
 
 newest: .venv/dev ## the tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
 	$(BIN)/python -m tests.newest $(TESTS)
@@ -79,6 +86,7 @@ prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages;
 	$(BIN)/python -m tests.prove.dates run engine
 ifdef DURABLETASK_PYTHON
 	$(BIN)/python -m tests.engines.suites python "$(DURABLETASK_PYTHON)"
+	$(BIN)/python -m tests.engines.suites python-loop "$(DURABLETASK_PYTHON)"
 endif
 ifdef DURABLETASK_JS
 	$(BIN)/python -m tests.engines.suites javascript "$(DURABLETASK_JS)"
@@ -136,6 +144,12 @@ sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.js
 
 matrix: .venv/dev .venv/supply ## the built package in clean environments, on each supported Python of this machine; PYTHONS="3.12" for some
 	$(BIN)/python -m tests.matrix $(PYTHONS)
+
+deploy-check: .venv/dev .venv/supply ## the unit for systemd, the Helm chart and the manifests, against the schemas of Kubernetes and its operators
+	$(BIN)/python -m pytest -m "not prove" tests/deployment/test_systemd.py tests/deployment/test_chart.py
+
+manifests: .venv/dev ## deploy/kubernetes/*.yaml from the chart
+	$(BIN)/python -m tests.deployment.manifests
 
 audit-deps: .venv/supply ## known vulnerabilities of the locked libraries; asks PyPI
 	.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock

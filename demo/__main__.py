@@ -1,10 +1,12 @@
 """Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected.
 
-With `--keep` the shop stays open until Ctrl-C, with its page to explore.
+With `--keep` the shop stays open until Ctrl-C, with its page to explore. `--picture FILE` also writes a picture of the
+story of one order, in SVG.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import signal
 import sys
@@ -21,6 +23,7 @@ from demo.oracle import expect, expect_work
 from demo.progress import Progress
 from demo.report import table
 from demo.shop import Shop, ShopFailed
+from demo.story import choose, picture, tell
 from demo.tally import Tally, differences
 
 START = 30.0
@@ -29,6 +32,15 @@ DEADLINE = 100.0
 """Seconds until all messages must be settled."""
 PACE = 0.012
 """Seconds between two messages."""
+NEXT = """
+Now try, in this directory:
+  make demo KEEP=1                               the shop stays open, with its page
+  . .venv/bin/activate
+  bridge init shop && cd shop && bridge serve    a project of your own
+and read:
+  docs/tutorials/ten-minutes.md                  run it, break it, repair it
+  config/bridge.yaml, workflows/order.py         the rules and the workflow"""
+"""Text at the end of a demo that succeeded."""
 POLL = 0.5
 """Seconds between two reads of the metrics."""
 
@@ -55,10 +67,11 @@ It has all rights, and ends with the shop.
 """
 
 
-def main(*, keep: bool = False, lines: list[Line] | None = None) -> int:
+def main(*, keep: bool = False, lines: list[Line] | None = None, file: Path | None = None) -> int:
     """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted.
 
     keep: leave the shop open after its day, until Ctrl-C. lines: messages of another day than that of events.jsonl.
+    file: place for a picture of one order's story.
     """
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
@@ -69,10 +82,15 @@ def main(*, keep: bool = False, lines: list[Line] | None = None) -> int:
     try:
         with shop:
             observed = _run(shop, lines, expected, console)
-            if keep and not differences(expected, observed):
+            as_expected = not differences(expected, observed)
+            if as_expected and (order := choose(shop.instances())) is not None:
+                tell(order, console)
+                if file is not None:
+                    file.write_text(picture(order), encoding="utf-8")
+            if keep and as_expected:
                 _stay(shop, console)
-            elif not differences(expected, observed):
-                console.print("Working on the dead letters: groups, check against a fixed rule, restart, replay.")
+            elif as_expected:
+                console.print("Dead letters: group them, check a fixed rule, restart with it, replay.")
                 expected.work, observed.work = expect_work(expected), shop.work(START)
     except ShopFailed as error:
         console.print(shop.last_words(), markup=False, highlight=False)
@@ -92,6 +110,7 @@ def main(*, keep: bool = False, lines: list[Line] | None = None) -> int:
         console.print(f"The daemon's log: {shop.log}", markup=False)
         return 1
     console.print("Everything ended as it should.", style="bold green")
+    console.print(NEXT, highlight=False, markup=False)
     shutil.rmtree(directory, ignore_errors=True)
     return 0
 
@@ -165,4 +184,8 @@ def _terminated(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main(keep="--keep" in sys.argv[1:]))
+    options = argparse.ArgumentParser(prog="python -m demo")
+    options.add_argument("--keep", action="store_true", help="leave the shop open until Ctrl-C")
+    options.add_argument("--picture", type=Path, help="file for a picture of one order's story, in SVG")
+    given = options.parse_args()
+    sys.exit(main(keep=given.keep, file=given.picture))

@@ -17,12 +17,12 @@ from bridge.app.messages.topic import messages
 from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.rules.comparison import Comparison, ConfigurationRules, merged
 from bridge.app.rules.diff import Receivers
-from bridge.app.serve.control import request, sockets
+from bridge.app.serve.control import request
 from bridge.app.serve.shadow import SHADOW, ShadowOptions
 from bridge.brokers.base import ListingBroker, LogBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineTimeout
-from bridge.ops.control import DIRECTORY
+from bridge.ops.control import DIRECTORY, sockets
 from bridge.system.tasks import cancelled
 
 _POLL_SECONDS = 0.5

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import aiohttp
 
 from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.operations.client import FIND_SECONDS
-from bridge.app.remote import TOKEN_HINT, Address, not_trusted
-from bridge.app.serve.control import STATUS, sockets
+from bridge.app.remote import Address
+from bridge.app.serve.all_daemons import answers_of_sockets, ask, merged
 from bridge.app.serve.jobs import open_jobs
-from bridge.app.serve.status import counts_document, daemon_id, time_of, waiting_document
+from bridge.app.serve.status import counts_document, time_of, waiting_document
 from bridge.brokers.base import BacklogBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
@@ -26,42 +20,24 @@ from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
-from bridge.ops.api import PREFIX
-from bridge.ops.control import near
-from bridge.ops.status import Document, merge, problems
-from bridge.system.processes import is_stopped
+from bridge.ops.status import Document, problems
 from bridge.waiting.totals import WaitingTotals
 
-_LARGEST = 64 * 1024 * 1024
-"""Bytes of the longest answer that is read."""
 DIRECT_SECONDS = 15.0
 """Seconds for an engine or a broker that is asked directly."""
 
 
 async def by_address(places: Sequence[Address]) -> Document:
     """Status of the daemons behind these addresses of ops ports. Raises: InvalidCommand for an unreadable `ca`."""
-    answers = await asyncio.gather(*(_ask(place) for place in places))
+    answers = await asyncio.gather(*(ask(place) for place in places))
     found = zip(places, answers, strict=True)
-    return _merged((place.url, f"curl --max-time 5 {place.url}/healthz", answer) for place, answer in found)
+    return merged((place.url, f"curl --max-time 5 {place.url}/healthz", answer) for place, answer in found)
 
 
 async def by_configuration(loaded: Loaded) -> Document:
     """Status of the daemons whose control sockets are in the state directory; without one, of engines and brokers."""
-    found = sockets(state.state_directory(loaded) / "control")
-    answers = await asyncio.gather(*(_ask(path) for path in found))
-    asked = []
-    for path, answer in zip(found, answers, strict=True):
-        if not isinstance(answer, ConnectionRefusedError):  # left by a killed daemon
-            pid = path.name.partition("-")[0]
-            command = f"ps -p {pid} -o stat,etime,args"
-            if isinstance(answer, TimeoutError) and is_stopped(pid):
-                answer, command = (
-                    ValueError(f"no answer within {FIND_SECONDS:g} s; process {pid} is frozen by a signal"),
-                    f"kill -CONT {pid}",
-                )
-            asked.append((daemon_id(int(pid)) if pid.isdecimal() else path.name, command, answer))
-    merged = _merged(asked)
-    return merged if merged["answered"] else await _directly(loaded, merged["daemons"])
+    found = merged(await answers_of_sockets(loaded))
+    return found if found["answered"] else await _directly(loaded, found["daemons"])
 
 
 def is_reachable(document: Document) -> bool:
@@ -72,61 +48,6 @@ def is_reachable(document: Document) -> bool:
         or any(each["state"] == EngineState.UP or each["counts"] is not None for each in engines)
         or any(each["lag"] is not None for each in sources)
     )
-
-
-def _merged(asked: Any) -> Document:
-    """Merge answers. asked: name, next command, and answer or error, of each daemon."""
-    documents, silent = [], []
-    for name, command, answer in asked:
-        if isinstance(answer, Exception):
-            silent.append({"id": name, "answered": False, "detail": _reason(answer), "next": command})
-        else:
-            documents.append(answer)
-    return merge(documents, silent)
-
-
-async def _ask(place: Address | Path) -> Document | Exception:
-    """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine."""
-    try:
-        async with asyncio.timeout(FIND_SECONDS):
-            if isinstance(place, Address):
-                return await _get(place.url, place.connector, place.headers)
-            with near(place) as short:
-                return await _get("http://localhost", aiohttp.UnixConnector(short), {})
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        return ValueError(not_trusted(error))
-    except aiohttp.ClientConnectorError as error:
-        return error.os_error
-    except (OSError, aiohttp.ClientError, ValueError) as error:  # TimeoutError is an OSError
-        return error
-    except (LookupError, TypeError, AttributeError):
-        return ValueError("the answer is not a status of this version")
-
-
-async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str]) -> Document:
-    """Raises: OSError, ClientError; ValueError for an answer that is no status."""
-    async with (
-        aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,
-        session.get(f"{base}{PREFIX}{STATUS}", allow_redirects=False) as response,
-    ):
-        text = await response.content.read(_LARGEST)
-        if response.status in (401, 403):
-            raise ValueError(f"HTTP {response.status}: the daemon does not accept the token. {TOKEN_HINT}")
-        if response.status != 200:
-            raise ValueError(f"HTTP {response.status}; is this the ops port of a daemon of this version?")
-        found = json.loads(text)
-        if not isinstance(found, dict):
-            raise ValueError("the answer is not a status; is this the ops port of a daemon of this version?")
-        merge([found])  # fails where a member is missing or of another type
-        return found
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {FIND_SECONDS:g} s; it may be frozen"
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return f"cannot connect: {os.strerror(error.errno).lower()}"
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 # -- without a daemon

@@ -18,12 +18,11 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.composition import require
 from bridge.app.operations.client import FIND_SECONDS
-from bridge.app.serve.control import sockets
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.ops.api import PREFIX
-from bridge.ops.control import DIRECTORY, near
+from bridge.ops.control import DIRECTORY, near, sockets
 from bridge.system.processes import is_stopped
 from bridge.system.tasks import cancelled
 

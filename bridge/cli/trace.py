@@ -66,8 +66,7 @@ def command(
     ID is the identity of a message, the id of a CloudEvent, a position such as orders/3@1042, an ordering key, the id
     of an instance, or the id of a published event; - reads ids from standard input. The answer comes from the index of
     the engine, from the messages that daemons have in flight, and for a position from the broker. Instances
-    that the index does not have are searched. With --url, the answer is that of one daemon: its messages in flight, and
-    the index of its engine. Positions are not read from the broker then.
+    that the index does not have are searched. With --url, the answer has the messages in flight of one daemon only.
     """
 
     if not all(map(str.strip, ids)):

@@ -69,7 +69,8 @@ class DeadLetterStates:
         query = EntityQuery(id_prefix(broker, topic), include_state=True)
         what = f"read the states of the dead letters of {topic}"
         found = await self._engine.client.get_all_entities(query, what=what)
-        return topic_states(broker, topic, {str(each.id): each.get_state() or "null" for each in found})
+        states = {f"@{DEAD_LETTER_STATES}@{each.id.key}": each.get_state() or "null" for each in found}
+        return topic_states(broker, topic, states)
 
     async def read(self, refs: Iterable[DeadLetterRef]) -> dict[DeadLetterRef, Mark]:
         """Read the marks of dead letters. Open ones are left out."""

@@ -8,18 +8,24 @@ pass it to their own traces.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
+import grpc
 import grpc.aio
 from durabletask.grpc_options import GrpcChannelOptions
+from grpc.experimental import ChannelOptions
 
 from bridge.core.origin import MessageOrigin
 from bridge.engines.remote_limits import size_options
 
 PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
 """Message whose command is being sent to an engine."""
+
+HEADERS_SECONDS = 1.0
+"""Seconds for which the headers of calls are kept."""
 
 RECONNECT_SECONDS = 1.0
 """Longest pause between two attempts to connect to an engine."""
@@ -43,6 +49,52 @@ def channel_options(
 def worker_options(max_work_item: int, reconnect_seconds: float) -> GrpcChannelOptions:
     """Options of a worker's channel to a remote engine. max_work_item: bytes of the largest work item."""
     return _options(None, max_work_item, reconnect_seconds, True, [])
+
+
+def worker_channel(address: str, options: GrpcChannelOptions, credentials: Any = None) -> grpc.Channel:
+    """Channel of a worker with a loop of its own. The thread that reads the stream of work items needs no other one.
+
+    credentials: of TLS; None: no TLS.
+    """
+    # Without a pool of its own, all channels of a process to one address share one connection
+    own = [(ChannelOptions.SingleThreadedUnaryStream, 1), ("grpc.use_local_subchannel_pool", 1)]
+    arguments = [*(options.to_grpc_options() or ()), *own]
+    if credentials is None:
+        return grpc.insecure_channel(address, arguments)
+    return grpc.secure_channel(address, credentials, arguments)
+
+
+class _CallDetails(NamedTuple):
+    """Details of a call, as interceptors see them."""
+
+    method: str = ""
+    timeout: float | None = None
+    metadata: Any = None
+    credentials: Any = None
+    wait_for_ready: Any = None
+    compression: Any = None
+
+
+class CallHeaders:
+    """Headers that blocking interceptors add to each call. On a channel with interceptors each call would cost more.
+
+    The headers are kept for a second; the interceptors renew tokens in time.
+    """
+
+    def __init__(self, interceptors: Sequence[Any] = ()) -> None:
+        self._interceptors = interceptors
+        self._kept: Sequence[tuple[str, str]] = ()
+        self._until = 0.0
+
+    def __call__(self) -> Sequence[tuple[str, str]]:
+        """Headers of a call that is made now."""
+        now = time.monotonic()
+        if now >= self._until and self._interceptors:
+            details: Any = _CallDetails()
+            for interceptor in self._interceptors:
+                details = interceptor.intercept_unary_unary(lambda changed, _: changed, details, None)
+            self._kept, self._until = tuple(details.metadata or ()), now + HEADERS_SECONDS
+        return self._kept
 
 
 def _options(

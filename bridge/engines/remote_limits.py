@@ -218,14 +218,18 @@ class WorkItemFlow(grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]  # 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         if not client_call_details.method.endswith("/GetWorkItems"):
             return continuation(client_call_details, request)
-        if len(self._opened) == BURST:
-            time.sleep(max(0.0, self._opened[0] + PAUSE - time.monotonic()))
-        self._opened.append(time.monotonic())
+        self.pause()
         stream = _WorkItems(continuation(client_call_details, request), self)
         with self._changed:
             # The SDK drops what the queue of an earlier stream holds
             self._stream, self._queued = stream, 0
         return stream
+
+    def pause(self) -> None:
+        """Wait before another stream is opened, when many were opened lately."""
+        if len(self._opened) == BURST:
+            time.sleep(max(0.0, self._opened[0] + PAUSE - time.monotonic()))
+        self._opened.append(time.monotonic())
 
     def read(self, stream: object, item: Any) -> None:
         """Count an item that was read from a stream."""
@@ -249,6 +253,8 @@ class WorkItemFlow(grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]  # 
 
     def wait(self, is_active: Callable[[], bool]) -> None:
         """Wait until there is room for another item, or until the stream is no longer active."""
+        if self._queued + self._working < self._size:
+            return
         with self._changed:
             while self._queued + self._working >= self._size and is_active():
                 self._changed.wait(_CHECK_SECONDS)

@@ -23,12 +23,15 @@ from bridge.core.errors import EngineMisconfigured
 from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
+from bridge.engines.embedded.remote.worker import RemoteWorker
 from bridge.engines.grpc_channel import (
     RECONNECT_SECONDS,
+    CallHeaders,
     DeadlineInterceptor,
     OnStreams,
     TraceInterceptor,
     channel_options,
+    worker_channel,
     worker_options,
 )
 from bridge.engines.keyrings import Keys, no_keys
@@ -39,9 +42,12 @@ from bridge.engines.sdk_internals import header_interceptor, task_hub_intercepto
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.sdk_log import quiet_logger
-from bridge.engines.worker.setup import MonitoredWorker, concurrency
+from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
 from bridge.engines.workflows import Workflows
 from bridge.system.tls import TlsProblem, load_client
+
+BACKOFF_SECONDS = 30.0
+"""Longest pause between two attempts of a worker to open its stream."""
 
 _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
 
@@ -218,17 +224,37 @@ class SchedulerEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         credential = None if self._credentials is None else self._credentials.synchronous
         flow = WorkItemFlow(self._config.max_answer * TOTAL)
-        interceptors: list[Any] = [flow]
+        token = []
         if self._config.token:
-            interceptors.append(header_interceptor(self._authorization(), asynchronous=False))
+            token.append(header_interceptor(self._authorization(), asynchronous=False))
         options = worker_options(self._config.max_answer * TOTAL, RECONNECT_SECONDS)
-        channel = None
+        hub, worker_id = self._config.task_hub, f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
+        hub_header = task_hub_interceptor(credential, hub, worker_id, asynchronous=False)
+        own = self._config.worker
+        if self._config.dispatch == "direct":
+            certificates = self._certificates
+            if certificates is None and self._secure:
+                certificates = grpc.ssl_channel_credentials()
+            remote = RemoteWorker(
+                lambda: worker_channel(self._host_address, options, certificates),
+                CallHeaders([*token, hub_header]),
+                backoff_cap=BACKOFF_SECONDS,
+                activity_threads=threads(own, workflows),
+                sessions=self._config.sessions,
+                session_bytes=self._config.session_bytes,
+                emit_trace_spans=True,
+                concurrency_options=concurrency(own, workflows),
+                data_converter=data_converter,
+                logger=quiet_logger(f"{self.name}.worker"),
+                flow=flow,
+            )
+            return remote.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+        interceptors, channel = [flow, *token], None
         if self._certificates is not None:
-            hub, worker_id = self._config.task_hub, f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
             channel = grpc.intercept_channel(
                 grpc.secure_channel(self._host_address, self._certificates, options=options.to_grpc_options()),
                 *interceptors,
-                task_hub_interceptor(credential, hub, worker_id, asynchronous=False),
+                hub_header,
             )
             self._channels.append(channel)
         worker = _Worker(
@@ -239,10 +265,9 @@ class SchedulerEngine:
             secure_channel=self._secure,
             interceptors=interceptors,
             channel_options=options,
-            concurrency_options=concurrency(self._config.worker, workflows),
+            concurrency_options=concurrency(own, workflows),
             data_converter=data_converter,
             logger=quiet_logger(f"{self.name}.worker"),
             flow=flow,
         )
-        own = self._config.worker
         return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)

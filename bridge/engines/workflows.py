@@ -305,6 +305,8 @@ def classify(member: Any) -> Kind | None:
     kind = kind_of(parameters, is_generator=inspect.isgeneratorfunction(inner))
     if kind is None:
         return None
+    if kind is Kind.ACTIVITY and inspect.iscoroutinefunction(member):
+        return kind
     if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
         remedy = "write it with `yield`" if kind is Kind.ORCHESTRATOR else "write it as a plain function"
         raise Unusable(f"{kind} {member.__name__!r} is async, which the SDK cannot run; {remedy} ({location(member)})")

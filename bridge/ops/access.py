@@ -202,7 +202,7 @@ class Oidc:
         try:
             claims: Mapping[str, Any] = jwt.decode(
                 token,
-                self._client().get_signing_key_from_jwt(token).key,
+                self._key_of(token),
                 algorithms=_ALGORITHMS,
                 audience=audience,
                 issuer=self.settings.issuer,
@@ -237,6 +237,15 @@ class Oidc:
                 raise ValueError("the provider describes another issuer")
             self._discovered = found
         return self._discovered
+
+    def _key_of(self, token: str) -> Any:
+        """Key that a token names. Without a name, that of a provider with one key (OpenID Connect Core 1.0, 10.1)."""
+        if "kid" in jwt.get_unverified_header(token):
+            return self._client().get_signing_key_from_jwt(token).key
+        keys = [each for each in self._client().get_jwk_set().keys if each.public_key_use in ("sig", None)]
+        if len(keys) != 1:
+            raise jwt.InvalidKeyError("the token names no key, and the provider has several")
+        return keys[0].key
 
     def _client(self) -> jwt.PyJWKClient:
         if self._keys is None:

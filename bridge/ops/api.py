@@ -34,6 +34,8 @@ from bridge.ops.audit import Actor, Denied
 from bridge.ops.connections import Handler
 
 PREFIX = "/api/v1/"
+STATUS = "status"
+"""Path of a daemon's status."""
 LIVE = "live"
 """Path of the stream with the changes of a status."""
 BODY_SECONDS = 30.0

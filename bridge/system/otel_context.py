@@ -38,6 +38,12 @@ else:
 _NONE: AbstractContextManager[None] = nullcontext()
 
 
+def records_spans() -> bool:
+    """True when the program has a tracer provider, so that spans of OpenTelemetry's API go somewhere."""
+    none = (api.ProxyTracerProvider, api.NoOpTracerProvider) if IS_INSTALLED else ()
+    return IS_INSTALLED and not isinstance(api.get_tracer_provider(), none)
+
+
 def context_of(trace: Any) -> Any:
     """Context with the span that a TraceContext message of the protocol names; None when it names none."""
     if not IS_INSTALLED or not trace.traceParent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from tests.brokers.kafka.harness import unique
 from tests.kit.processes import DaemonProcess, run_bridge
+from tests.kit.waiting import TIMEOUT
 
 PARTITIONS = 6
 SENT = 30
@@ -72,6 +74,13 @@ def daemons(tmp_path: Path, topic: tuple[str, Topic]) -> Iterator[tuple[DaemonPr
                 each.stop()
 
 
+def of_all(daemon: DaemonProcess) -> dict[str, Any]:
+    """Status of all daemons, as one of them tells it."""
+    with urllib.request.urlopen(f"{daemon.url}/api/v1/status?daemons=all", timeout=TIMEOUT) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
 def status(directory: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     done = run_bridge("status", "-o", "json", *arguments, cwd=directory)
     return done.returncode, json.loads(done.stdout)
@@ -97,6 +106,8 @@ def test_sums_over_daemons_of_which_one_is_frozen(
         assert (source["partitions"], source["received"], source["dead_letters"]) == (6, SENT, {"no_route": SENT})
         assert (source["lag"], source["oldest_seconds"], source["in_flight"]) == (0, 0.0, 0)
         assert len(found["engines"]) == 1
+    found = of_all(lives)
+    assert (found["asked"], found["answered"], found["sources"][0]["received"]) == (3, 3, SENT)
     frozen.signal(signal.SIGSTOP)
     for arguments, name in (([], f"/{frozen.pid}"), (urls, frozen.url)):
         code, found = status(tmp_path, *arguments)
@@ -107,12 +118,22 @@ def test_sums_over_daemons_of_which_one_is_frozen(
         assert "no answer within 5 s" in problem["text"]
         assert problem["next"]
         assert (found["sources"][0]["partitions"], found["sources"][0]["received"]) == (4, SENT * 2 / 3)
+    found = of_all(lives)
+    assert (found["asked"], found["answered"], found["sources"][0]["partitions"]) == (3, 2, 4)
+    [silent] = [each for each in found["daemons"] if not each["answered"]]
+    assert silent["id"].endswith(f"/{frozen.pid}")
+    assert silent["next"] == f"kill -CONT {frozen.pid}"
     shown = run_bridge("status", cwd=tmp_path)
     assert shown.returncode == 1
     assert "partial: 2 of 3 daemons answered" in shown.stdout
     frozen.signal(signal.SIGCONT)
     frozen.wait(lambda: status(tmp_path)[1]["answered"] == 3, "the frozen one answers again")
     killed.kill()
+    found = of_all(lives)
+    assert (found["asked"], found["answered"]) == (3, 2), "the engine still knows the killed one"
+    [silent] = [each for each in found["daemons"] if not each["answered"]]
+    assert silent["id"].endswith(f"/{killed.pid}")
+    assert "has ended" in silent["detail"]
     code, found = status(tmp_path, *urls)
     assert (code, found["asked"], found["answered"]) == (1, 3, 2)
     assert "cannot connect: connection refused" in found["problems"][0]["text"]

@@ -202,7 +202,7 @@ def test_dead_letters_need_no_daemon(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     (tmp_path / "flows.py").write_text(FLOWS)
     assert read(tmp_path, "groups") == []
-    assert "there are no dead letters" in run_bridge("dlq", "groups", cwd=tmp_path).stderr
+    assert "there are no open dead letters" in run_bridge("dlq", "groups", cwd=tmp_path).stderr
     bridge("dlq", "check", cwd=tmp_path, expect=3)
     assert read(tmp_path, "check", "--offline")["total"] == 0
 

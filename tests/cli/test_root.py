@@ -65,7 +65,7 @@ def test_groups_list_exactly_their_commands(path: tuple[str, ...]) -> None:
 def test_every_command_that_needs_one_takes_a_configuration(path: tuple[str, ...]) -> None:
     options = {name for parameter in ALL[path].params for name in parameter.opts}
     assert ({"-c", "--config", "--overlay"} <= options) == (
-        path not in (("init",), ("completion",), ("diff",), ("tokens", "new"))
+        path not in (("init",), ("demo",), ("completion",), ("diff",), ("tokens", "new"))
     )
 
 

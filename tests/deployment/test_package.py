@@ -37,7 +37,8 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Path) -> No
     with zipfile.ZipFile(path) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         metadata = Parser().parsestr(wheel.read(f"durable_bridge-{PROJECT['version']}.dist-info/METADATA").decode())
-    assert names == _tracked("bridge")
+    samples = {f"bridge/_shop/{name}" for directory in ("config", "demo", "workflows") for name in _tracked(directory)}
+    assert names == _tracked("bridge") | samples
     assert set(metadata.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
 

@@ -12,7 +12,8 @@ Conventions for writers of documentation:
 - A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
 - ```yaml is a configuration, or some sections of one. `<!-- in: SECTION -->` puts the block below that section.
   `<!-- wrong: CODE -->` and `<!-- right: CODE -->` mark a configuration with and without a message of `bridge check`.
-  `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML.
+  `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML,
+  `<!-- values -->` values of the Helm chart.
 - ```mermaid is a diagram. It contains no semicolon, because Mermaid ends a statement there.
 - ```python must compile. `<!-- from: PATH -->`: every part between lines of `...` must occur in that file.
 """

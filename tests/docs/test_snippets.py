@@ -6,6 +6,7 @@ import json
 import textwrap
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import yaml
 
@@ -85,6 +86,10 @@ def test_configuration(document: str, block: Block, tmp_path: Path, monkeypatch:
         given = yaml.safe_load(block.text)
         assert given.get("kind") or given["readinessProbe"]["httpGet"]["path"] == "/readyz"
         return
+    if block.mark == "values":
+        schema = json.loads((ROOT / "deploy/helm/durable-bridge/values.schema.json").read_text())
+        jsonschema_rs.validator_for(schema).validate(yaml.safe_load(block.text))
+        return
     if block.mark in ("wrong", "right"):
         return  # tests/docs/test_check_page.py
     if block.mark == "file" and block.name.startswith("tests/"):
@@ -122,7 +127,7 @@ def test_every_block_is_of_a_known_kind() -> None:
     known = {
         "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file", "samples"},
         "python": {"", "file", "from"},
-        "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "wrong", "right"},
+        "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "values", "wrong", "right"},
     }  # fmt: skip
     for document in DOCUMENTS:
         for block in blocks(document):

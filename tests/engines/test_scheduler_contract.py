@@ -16,8 +16,8 @@ from tests.engines.sidecar import Sidecar
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def remote(tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station", params=["direct", "protocol"])
+async def remote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     sidecar = None
     endpoint = os.environ.get("BRIDGE_SCHEDULER_ENDPOINT")
     if endpoint is None:
@@ -25,7 +25,9 @@ async def remote(tmp_path_factory: pytest.TempPathFactory) -> Any:
         sidecar.start()
         endpoint = sidecar.endpoint
     taskhub = os.environ.get("BRIDGE_SCHEDULER_TASKHUB", "default")
-    config = SchedulerEngineConfig(type="scheduler", endpoint=endpoint, task_hub=taskhub, max_request="512KiB")
+    config = SchedulerEngineConfig(
+        type="scheduler", endpoint=endpoint, task_hub=taskhub, max_request="512KiB", dispatch=request.param
+    )
     engine = SchedulerEngine("default", config)
     await engine.start()
     async with station(engine) as running:

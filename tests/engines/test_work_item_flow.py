@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import ActivityContext
 
@@ -35,8 +36,20 @@ def items(count: int) -> Iterator[bytes]:
         yield pb.WorkItem(healthPing=pb.HealthPing()).SerializeToString()
 
 
-async def start(hostile: HostileEngine, activity: Any) -> tuple[SchedulerEngine, Any]:
-    config = {"type": "scheduler", "endpoint": hostile.endpoint, "credential": "none", "max_answer": MAX_ANSWER}
+@pytest.fixture(params=["direct", "protocol"])
+def dispatch(request: pytest.FixtureRequest) -> str:
+    """Loop of the worker."""
+    return str(request.param)
+
+
+async def start(hostile: HostileEngine, activity: Any, dispatch: str) -> tuple[SchedulerEngine, Any]:
+    config = {
+        "type": "scheduler",
+        "endpoint": hostile.endpoint,
+        "credential": "none",
+        "max_answer": MAX_ANSWER,
+        "dispatch": dispatch,
+    }
     engine = SchedulerEngine("x", SchedulerEngineConfig.model_validate(config))
     await engine.start()
     worker = engine.worker(Workflows(activities={"work": activity}))
@@ -44,7 +57,7 @@ async def start(hostile: HostileEngine, activity: Any) -> tuple[SchedulerEngine,
     return engine, worker
 
 
-async def test_a_worker_holds_a_bounded_number_of_bytes_and_does_all_work() -> None:
+async def test_a_worker_holds_a_bounded_number_of_bytes_and_does_all_work(dispatch: str) -> None:
     highest = 0
     held = threading.Lock()
 
@@ -62,7 +75,7 @@ async def test_a_worker_holds_a_bounded_number_of_bytes_and_does_all_work() -> N
             end.wait()
 
         hostile.answers = {"GetWorkItems": stream}
-        engine, worker = await start(hostile, work)
+        engine, worker = await start(hostile, work, dispatch)
         try:
             await eventually(lambda: hostile.calls["CompleteActivityTask"] == ITEMS)
             assert ITEM < highest < 8 * MAX_ANSWER + 2 * ITEM
@@ -73,7 +86,7 @@ async def test_a_worker_holds_a_bounded_number_of_bytes_and_does_all_work() -> N
             await engine.stop()
 
 
-async def test_a_worker_that_waits_for_room_goes_on_after_a_broken_stream_and_stops() -> None:
+async def test_a_worker_that_waits_for_room_goes_on_after_a_broken_stream_and_stops(dispatch: str) -> None:
     go = threading.Event()
 
     def work(ctx: ActivityContext, data: str) -> None:
@@ -87,11 +100,11 @@ async def test_a_worker_that_waits_for_room_goes_on_after_a_broken_stream_and_st
             end.wait()
 
         hostile.answers = {"GetWorkItems": stream}
-        engine, worker = await start(hostile, work)
+        engine, worker = await start(hostile, work, dispatch)
         try:
             flow = worker.flow
             await eventually(lambda: flow._queued + flow._working >= 8 * MAX_ANSWER)
-            worker._response_stream.cancel()
+            (worker._stream.call if dispatch == "direct" else worker._response_stream).cancel()
             await eventually(lambda: hostile.calls["GetWorkItems"] == 2)
             go.set()
             await eventually(lambda: hostile.calls["CompleteActivityTask"] >= 20)
@@ -103,12 +116,12 @@ async def test_a_worker_that_waits_for_room_goes_on_after_a_broken_stream_and_st
             await engine.stop()
 
 
-async def test_a_stream_that_is_closed_at_once_is_not_opened_in_a_busy_loop() -> None:
+async def test_a_stream_that_is_closed_at_once_is_not_opened_in_a_busy_loop(dispatch: str) -> None:
     def work(ctx: ActivityContext, data: str) -> None: ...
 
     with HostileEngine() as hostile:
         began = time.monotonic()
-        engine, worker = await start(hostile, work)
+        engine, worker = await start(hostile, work, dispatch)
         try:
             await eventually(lambda: hostile.calls["GetWorkItems"] > 2 * BURST)
             assert time.monotonic() - began >= 2 * PAUSE
@@ -117,7 +130,7 @@ async def test_a_stream_that_is_closed_at_once_is_not_opened_in_a_busy_loop() ->
             await engine.stop()
 
 
-async def test_a_work_item_beyond_the_bound_ends_its_stream_only() -> None:
+async def test_a_work_item_beyond_the_bound_ends_its_stream_only(dispatch: str) -> None:
     huge = pb.WorkItem(completionToken="c")
     huge.activityRequest.input.value = "x" * (MAX_ANSWER * 8)
     done = asyncio.Event()
@@ -130,7 +143,7 @@ async def test_a_work_item_beyond_the_bound_ends_its_stream_only() -> None:
         hostile.answers = {
             "GetWorkItems": lambda _, number: iter([huge.SerializeToString()]) if number == 0 else items(1)
         }
-        engine, worker = await start(hostile, work)
+        engine, worker = await start(hostile, work, dispatch)
         try:
             async with asyncio.timeout(TIMEOUT):
                 await done.wait()

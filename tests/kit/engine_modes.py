@@ -1,4 +1,4 @@
-"""Engine modes by worker: direct dispatch, the SDK's worker beside the engine, attached, remote."""
+"""Engine modes by worker: beside the engine, attached to its socket, on its port; the loop of the bridge or the SDK."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
 
-MODES = ("direct", "protocol", "attached", "remote")
+MODES = ("direct", "protocol", "attached", "remote", "remote_protocol")
 
 
 @contextlib.asynccontextmanager
@@ -21,9 +22,8 @@ async def engine_of(way: str, directory: Path, **worker: int | str) -> AsyncIter
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = "{}:{}".format(*probe.getsockname())
-    config = EmbeddedEngineConfig(
-        type="embedded", dispatch="protocol" if way == "protocol" else "direct", listen=listen, worker=worker
-    )
+    dispatch: Literal["direct", "protocol"] = "protocol" if way.endswith("protocol") else "direct"
+    config = EmbeddedEngineConfig(type="embedded", dispatch=dispatch, listen=listen, worker=worker)
     async with contextlib.AsyncExitStack() as closing:
         host = EmbeddedEngine("host", config, directory, host=True)
         await host.start()
@@ -31,10 +31,11 @@ async def engine_of(way: str, directory: Path, **worker: int | str) -> AsyncIter
         engine: Engine = host
         if way == "attached":
             engine = EmbeddedEngine("attached", config, directory, host=False)
-        elif way == "remote":
-            engine = SchedulerEngine(
-                "remote", SchedulerEngineConfig(type="scheduler", endpoint=f"http://{listen}", worker=worker)
+        elif way.startswith("remote"):
+            remote = SchedulerEngineConfig(
+                type="scheduler", endpoint=f"http://{listen}", dispatch=dispatch, worker=worker
             )
+            engine = SchedulerEngine("remote", remote)
         if engine is not host:
             await engine.start()
             closing.push_async_callback(engine.stop)

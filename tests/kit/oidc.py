@@ -38,6 +38,8 @@ class Provider:
         self.claims: dict[str, Any] = {}
         self.methods: list[str] | None = None
         self.broken = 0
+        self.kids: tuple[str | None, ...] = ("one",)
+        """Names under which the key is published; None: without a name."""
         self.exchanges: list[dict[str, str]] = []
         """Forms that the token endpoint has received."""
         self._codes: dict[str, dict[str, str]] = {}
@@ -70,7 +72,8 @@ class Provider:
     async def _keys(self, _: web.Request) -> web.Response:
         self.requests += 1
         key = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
-        return web.json_response({"keys": [{**key, "kid": "one", "use": "sig", "alg": "RS256"}]})
+        shown = {**key, "use": "sig", "alg": "RS256"}
+        return web.json_response({"keys": [shown | ({} if each is None else {"kid": each}) for each in self.kids]})
 
     async def _authorize(self, request: web.Request) -> web.Response:
         asked = dict(request.query)
@@ -112,8 +115,10 @@ class Provider:
         pair = BasicAuth.decode(request.headers["Authorization"])
         return (unquote(pair.login), unquote(pair.password)) == (self.client, self.secret)
 
-    def token(self, key: Any = None, algorithm: str = "RS256", kid: str = "one", **claims: Any) -> str:
+    def token(self, key: Any = None, algorithm: str = "RS256", kid: str | None = "one", **claims: Any) -> str:
         now = int(time.time())
         body = {"iss": self.issuer, "aud": "bridge", "exp": now + 600, "sub": "u-1", "roles": ["Bridge.Operator"]}
         found = {name: value for name, value in (body | claims).items() if value is not None}
-        return jwt.encode(found, self.key if key is None else key, algorithm, headers={"kid": kid})
+        return jwt.encode(
+            found, self.key if key is None else key, algorithm, headers={} if kid is None else {"kid": kid}
+        )

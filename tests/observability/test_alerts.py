@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.docs.document import ROOT, anchors
-from tests.observability.tool import PromtoolMissing, promtool
+from tests.kit.go_tools import ToolMissing
+from tests.observability.tool import promtool
 
 pytestmark = pytest.mark.timeout(580)  # the first run builds promtool
 
@@ -348,7 +349,7 @@ _BASE = "{{ with $externalLabels.runbooks }}{{ . }}{{ else }}docs/runbooks.md{{ 
 def tool() -> Path:
     try:
         return promtool()
-    except PromtoolMissing as missing:
+    except ToolMissing as missing:
         pytest.skip(f"{missing}: the alert rules did not run")
 
 

@@ -69,6 +69,23 @@ async def test_claims_that_do_not_fit_are_refused(provider: Provider, claims: di
         await caller(access(provider), provider.token(**claims))
 
 
+@pytest.mark.parametrize(("kids", "admitted"), [(("one",), True), ((None,), True), (("one", "two"), False)])
+async def test_a_token_without_the_name_of_its_key(
+    provider: Provider, kids: tuple[str | None, ...], admitted: bool
+) -> None:
+    """Providers with one key may leave its name out."""
+    provider.kids = kids
+    try:
+        found = await caller(access(provider), provider.token(kid=None))
+    except Unauthenticated:
+        assert not admitted
+    else:
+        assert (found.role, admitted) == ("operator", True)
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    with pytest.raises(Unauthenticated):
+        await caller(access(provider), provider.token(key=other, kid=None))
+
+
 async def test_signatures_that_do_not_fit_are_refused(provider: Provider) -> None:
     oidc = access(provider)
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -46,9 +46,9 @@ async def test_an_open_page_changes_with_its_daemon_and_survives_it(browser: Bro
             page.on("request", lambda request: asked.set() if request.url.endswith("/stream/live") else None)
             await page.goto(web.url)
             await asyncio.wait_for(asked.wait(), 30)
-            before = await page.locator("#main").text_content()
+            before = await page.locator("#sums").text_content()
             await shop.daemon.publish("orders", {"kind": "other"})
-            changed = "before => document.getElementById('main').textContent !== before"
+            changed = "before => document.getElementById('sums').textContent !== before"
             await page.wait_for_function(changed, arg=before, timeout=30_000)
             await expect(page.locator("#lost")).to_be_hidden()
             port = web.port

@@ -140,6 +140,7 @@ class PlaceStates:
         self._opened = opened
         self._engines: dict[str, Engine] = dict(engines or {})
         self._stored: dict[str, StoredEntities | None] = {}
+        """Files of engines by name, for those that are not in `engines`; None for a remote engine."""
         self._topics: dict[tuple[str, str, str], TopicStates] = {}
         """States by engine, broker and topic."""
 

@@ -142,7 +142,6 @@ CONFIGURATION_OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     Operation("reload.all", "operator", "config:reload-all", Reload, _all, dict[str, Any]),
     Operation("reload.show", "reader", "config/reload", Parameters, _show, dict[str, Any]),
-    Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan, dict[str, Any]),
     Operation(
         "config.history", "operator", "config/history", Parameters, _history, list[StartedConfiguration],
         only_reads=True,
@@ -151,4 +150,5 @@ CONFIGURATION_OPERATIONS: tuple[Operation[Any], ...] = (
         "config.diff", "operator", "config/diff", CompareConfiguration, _diff, ConfigurationDifference,
         only_reads=True,
     ),
+    Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan, dict[str, Any]),
 )  # fmt: skip

@@ -85,7 +85,10 @@ class WaitForInstance(OneInstance):
 
 
 class InstanceList(TypedDict):
-    all: int
+    """Instances, newest first. all: number that match; null with a cursor. next: cursor of the next part."""
+
+    all: int | None
+    next: str | None
     instances: list[Instance]
 
 

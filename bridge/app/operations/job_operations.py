@@ -269,7 +269,13 @@ JOB_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items, list[JobItem]),
     *(_controls(action) for action in ("pause", "resume", "abort")),
     Operation(
-        "instances.match", "reader", "instances:match", MatchInstances, _match, Matched, reads_payloads=_reads_payloads
+        "instances.match",
+        "reader",
+        "instances:match",
+        MatchInstances,
+        _match,
+        Matched,
+        reads_payloads=_reads_payloads,
     ),
     _of_instances("terminate", TerminateInstances, _terminate),
     _of_instances("raise", RaiseToInstances, _raise),

@@ -52,6 +52,15 @@ def document(operations: Iterable[Operation[Any]], status: Any = dict[str, Any])
             "summary": "Show health, lag, failures, and what waits for a person.",
             "tags": ["status"],
             "x-role": "reader",
+            "parameters": [
+                {
+                    "name": "daemons",
+                    "in": "query",
+                    "required": False,
+                    "description": "`all` also asks the other daemons on the machine, and names those it cannot ask.",
+                    "schema": {"type": "string", "enum": ["this", "all"], "default": "this"},
+                }
+            ],
             "responses": _responses(_schema(status, schemas), _ALWAYS),
         }
     }

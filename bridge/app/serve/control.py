@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import stat
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
 from bridge.app.operations.client import FIND_SECONDS, Call, ask_over, each_of, send, while_alive
 from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, keyed, perform
+from bridge.app.serve.all_daemons import of_all_daemons
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
@@ -29,9 +27,9 @@ from bridge.core import errors
 from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.access import Caller
-from bridge.ops.api import PREFIX, Route, Stream
+from bridge.ops.api import PREFIX, STATUS, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
-from bridge.ops.control import DIRECTORY, Control, near
+from bridge.ops.control import DIRECTORY, Control, near, sockets
 from bridge.ops.status import Document
 from bridge.system.tasks import cancelled
 
@@ -39,9 +37,6 @@ if TYPE_CHECKING:
     from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
-
-STATUS = "status"
-"""Path of a daemon's status below /api/v1/."""
 
 
 def routes(
@@ -80,7 +75,7 @@ def routes(
 
     found = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
-        found.append(Route("GET", STATUS, partial(_status, status), _no_audit))
+        found.append(Route("GET", STATUS, partial(_status, status, in_use), _no_audit))
     return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
 
 
@@ -115,9 +110,19 @@ def _problems(loaded: Loaded) -> Sequence[errors.Problem]:
 
 
 async def _status(
-    status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], caller: Caller, key: str | None
+    status: Callable[[], Awaitable[Document]],
+    current: Callable[[], Loaded],
+    given: Mapping[str, Any],
+    caller: Caller,
+    key: str | None,
 ) -> Document:
-    return await status()
+    which = given.get("daemons", "this")
+    if given.keys() - {"daemons"} or which not in ("this", "all"):
+        raise InvalidCommand("status: the only parameter is `daemons`: `this` or `all`")
+    own = await status()
+    if which == "this":
+        return own
+    return await of_all_daemons(current(), own)
 
 
 def _plain(
@@ -283,20 +288,6 @@ async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, An
         return await _engines(path) is not None
 
     return await while_alive(_ask(path, operation, given), lives, FIND_SECONDS, operation.name, "the daemon")
-
-
-def sockets(directory: Path) -> list[Path]:
-    """Sockets of daemons, newest first. A directory of another user is ignored."""
-    if sys.platform != "linux":
-        return []
-    try:
-        place = os.lstat(directory)
-        if not stat.S_ISDIR(place.st_mode) or os.geteuid() not in (0, place.st_uid):
-            return []
-        found = [(path.lstat().st_mtime, path) for path in directory.glob("*.sock")]
-    except OSError:
-        return []
-    return [path for _, path in sorted(found, reverse=True)]
 
 
 async def _ask(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:

@@ -30,6 +30,7 @@ from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.system.memory import tune_memory
+from bridge.system.service_manager import ServiceManager
 from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.daemon")
@@ -46,7 +47,8 @@ def serve(
 ) -> int:
     """Run the daemon until SIGTERM or SIGINT; return the exit code. SIGHUP reloads the configuration.
 
-    A second SIGTERM or SIGINT ends the process at once.
+    The daemon reports its readiness, its reloads and its stop to systemd, and answers its watchdog. A second SIGTERM or
+    SIGINT ends the process at once.
     files: those that `loaded` was read from.
     ready_file: written when the daemon is ready for the first time, with the process id, the address of the ops port
     and the control socket as JSON; removed before that and at the end.
@@ -109,7 +111,11 @@ async def _serve(
     await daemon.start()
     reloader = Reloader(daemon, files)
     daemon.reload_by(lambda plan_only, by: reloader.plan() if plan_only else reloader.reload(by))
-    reloading = [asyncio.create_task(_reload_always(reloader, reload), name="reload")]
+    manager = ServiceManager()
+    reloading = [
+        asyncio.create_task(_reload_always(reloader, reload, manager), name="reload"),
+        asyncio.create_task(manager.keep_alive(), name="watchdog"),
+    ]
     if (watch := loaded.config.ops.reload).watch:
         watching = FileWatch(lambda: daemon.loaded, _paths(files), watch.interval, reloader.reload, known)
         reloading.append(asyncio.create_task(watching.run(), name="file watch"))
@@ -123,7 +129,7 @@ async def _serve(
     channel: Control | None = None
     try:
         daemon.channel = channel = await _channel(daemon)
-        await _run(daemon, ready_file, stop)
+        await _run(daemon, ready_file, stop, manager)
     except Exception as error:
         failure = error
     if ready_file is not None:
@@ -132,6 +138,7 @@ async def _serve(
     if channel is not None:
         await closed(channel.stop())
     drain = loaded.config.ops.drain
+    manager.stopping()
     log.info("draining", action="drain", deadline=drain)
     await cancelled(*reloading)
     end = loop.time() + drain
@@ -150,10 +157,10 @@ async def _serve(
     return clean
 
 
-async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> None:
+async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event, manager: ServiceManager) -> None:
     """Return when `stop` is set. Report the daemon as ready when it is. Raises: see `Daemon.wait`; BridgeError."""
     ending = asyncio.ensure_future(daemon.wait(stop))
-    announcing = asyncio.ensure_future(_announce(daemon, ready_file))
+    announcing = asyncio.ensure_future(_announce(daemon, ready_file, manager))
     try:
         await asyncio.wait([ending, announcing], return_when=asyncio.FIRST_COMPLETED)
         if announcing.done():
@@ -163,24 +170,32 @@ async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> 
         await cancelled(ending, announcing)
 
 
-async def _announce(daemon: Daemon, ready_file: Path | None) -> None:
-    """Write the ready file and the log line when the daemon is ready for the first time. Raises: BridgeError."""
+async def _announce(daemon: Daemon, ready_file: Path | None, manager: ServiceManager) -> None:
+    """Write the ready file and the log line, and report to systemd, when the daemon is ready for the first time.
+
+    Raises: BridgeError.
+    """
     await daemon.ready()
     if ready_file is not None:
         path = None if daemon.channel is None else str(daemon.channel.path)
         write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
+    manager.ready(f"ready, health at {daemon.url}/readyz")
     log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
 
 
-async def _reload_always(reloader: Reloader, wanted: asyncio.Event) -> None:
+async def _reload_always(reloader: Reloader, wanted: asyncio.Event, manager: ServiceManager) -> None:
     """Reload the configuration whenever SIGHUP asks for it. Never returns."""
     while True:
         await wanted.wait()
         wanted.clear()
+        manager.reloading()
+        status = "the reload failed unexpectedly"
         try:
-            await reloader.reload("SIGHUP")
+            answer = await reloader.reload("SIGHUP")
+            status = f"configuration {answer['to']}, the last reload: {answer['result']}"
         except Exception as error:
-            log.error("the reload failed unexpectedly", action="bug", exc_info=error)
+            log.error(status, action="bug", exc_info=error)
+        manager.ready(status)
 
 
 async def _channel(daemon: Daemon) -> Control | None:

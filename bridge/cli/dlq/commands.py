@@ -125,7 +125,7 @@ def groups(
     )
     total = sum(each["count"] for each in ordered)
     next_ = f"bridge dlq check --cause {ordered[0]['group']}"
-    say(f"{plural(total, 'dead letter')}{_which(chosen, offline)}. Next: {next_}", err=True)
+    say(f"{plural(total, f'{_kind(chosen, offline)}dead letter')}. Next: {next_}", err=True)
 
 
 @make(
@@ -394,15 +394,15 @@ def _missing(config: tuple[Path, ...], overlay: tuple[Path, ...], id_: str, offl
     return why or f"there is no dead letter {id_!r}. Next: bridge dlq list --state all"
 
 
-def _which(chosen: dict[str, Any], offline: bool) -> str:
-    """Noun and relative clause for the dead letters of a selection."""
+def _kind(chosen: dict[str, Any], offline: bool) -> str:
+    """Adjective for the dead letters of a selection: their states, empty for all."""
     states = chosen["states"]
-    return "" if offline or "all" in states else f" that are {' or '.join(states)}"
+    return "" if offline or "all" in states else f"{' or '.join(states)} "
 
 
 def _none(chosen: dict[str, Any], offline: bool) -> str:
-    which = _which(chosen, offline)
-    return f"there are no dead letters{which}" + ("; `--state all` shows the others" if which else "")
+    kind = _kind(chosen, offline)
+    return f"there are no {kind}dead letters" + ("; `--state all` shows the others" if kind else "")
 
 
 def _marked(detail: str) -> list[str]:

@@ -101,6 +101,18 @@ class EngineBase(Model):
     worker: WorkerConfig = Field(
         WorkerConfig(), description="Settings of the worker that runs this engine's workflows."
     )
+    dispatch: Literal["direct", "protocol"] = Field(
+        "direct",
+        description="Loop of the workers: `direct` is the bridge's own, which passes work to the SDK's executors; "
+        "`protocol` is the SDK's worker unchanged.",
+    )
+    sessions: Integer = Field(
+        1000,
+        ge=0,
+        description="Orchestrations that stay in memory between their turns, with `dispatch: direct`; 0: every turn "
+        "replays its orchestrator from the beginning.",
+    )
+    session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
     early_messages: EarlyMessagesConfig = Field(
         EarlyMessagesConfig(), description="Limits for messages that wait on this engine."
     )
@@ -131,18 +143,6 @@ class EmbeddedEngineConfig(EngineBase):
         "or with characters other than printable ASCII, and payloads and entity states over 1 "
         "MiB.",
     )
-    dispatch: Literal["direct", "protocol"] = Field(
-        "direct",
-        description="Path of work to the worker of this process: `direct` passes it to the SDK's executors, from "
-        "another process on Linux over a channel of the bridge; `protocol` runs the SDK's worker unchanged.",
-    )
-    sessions: Integer = Field(
-        1000,
-        ge=0,
-        description="Orchestrations that stay in memory between their turns, with `dispatch: direct`; 0: every turn "
-        "replays its orchestrator from the beginning.",
-    )
-    session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
     cache_bytes: Size = Field(
         defaults.CACHED_BYTES,
         description="Bytes of instances that the engine keeps in memory, and as many of entities; it reads "

@@ -24,10 +24,12 @@ from bridge.engines.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
     RECONNECT_SECONDS,
+    CallHeaders,
     DeadlineInterceptor,
     OnStreams,
     TraceInterceptor,
     channel_options,
+    worker_channel,
 )
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
@@ -387,6 +389,7 @@ class EmbeddedEngine:
         from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 
         from bridge.engines.embedded.inprocess import Channel
+        from bridge.engines.embedded.remote.worker import RemoteWorker
         from bridge.engines.embedded.worker import DirectWorker
         from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
         from bridge.sqlite_engine.hub.leases import DRAINING
@@ -424,14 +427,25 @@ class EmbeddedEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         if self._joins_by_channel:
             return self._attached_worker(workflows, data_converter, monitor)
-        attached = MonitoredWorker(
-            host_address=self._address.target,
-            channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
+        target, limits = self._address.target, channel_options(None, RECONNECT_SECONDS, proxy=False)
+        if self._config.dispatch == "protocol":
+            attached = MonitoredWorker(
+                host_address=target, channel_options=limits, drain_mark=DRAINING, emit_trace_spans=False, **options
+            )
+            return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+        del options["resiliency_options"]
+        remote = RemoteWorker(
+            lambda: worker_channel(target, limits),
+            CallHeaders(),
+            backoff_cap=RECONNECT_SECONDS,
+            activity_threads=threads(own, workflows),
+            sessions=self._config.sessions,
+            session_bytes=self._config.session_bytes,
             drain_mark=DRAINING,
             emit_trace_spans=False,
             **options,
         )
-        return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+        return remote.add_workflows(workflows, monitor, own.stuck_after, own.versions)
 
     @property
     def _joins_by_channel(self) -> bool:

@@ -50,12 +50,20 @@ class PoolStub:
 
 
 class Pool:
-    """Threads that run jobs in order of arrival. A thread that ends unexpectedly is replaced."""
+    """Threads that run jobs in order of arrival. A thread that ends unexpectedly is replaced.
+
+    A new job wakes a thread only when no other one is about to wake: a running thread takes several short jobs in a
+    row, which costs less than a change of threads for each. A thread that takes a job while others wait wakes the next.
+    """
 
     def __init__(self, name: str, threads: int, stub: PoolStub) -> None:
         self.name = name
         self._size = threads
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._calls: SimpleQueue[bool] = SimpleQueue()
+        """Calls that wake one thread each: True to run jobs, False to end."""
+        self._is_called = False
+        """True while a call has not woken a thread."""
         self._stub = stub
         self._load = Load()
         self._lock = threading.Lock()
@@ -72,32 +80,38 @@ class Pool:
                 self._threads.append(thread)
 
     def submit(self, job: Job) -> None:
-        self._queue.put(job)
+        self._jobs.put(job)
+        if not self._is_called:
+            self._call()
+
+    def _call(self) -> None:
+        self._is_called = True
+        self._calls.put(True)
 
     def take_waiting(self) -> list[str]:
         """Remove the jobs that have not begun, and return their tokens."""
         taken = []
         with suppress(Empty):
             while True:
-                job = self._queue.get_nowait()
+                job = self._jobs.get_nowait()
                 if job is not None:
                     taken.append(job[2])
         return taken
 
     def stop(self) -> None:
-        """Drop the jobs that have not begun, and wait for the others."""
+        """Pass the jobs that have not begun to the closed stub, and wait for the others."""
         with self._lock:
             self._is_stopping = True
             threads = list(self._threads)
         for _ in threads:
-            self._queue.put(None)
+            self._calls.put(False)
         for thread in threads:
             thread.join()
 
     def stuck(self, after: float | None) -> str | None:
         """Reason why the pool cannot work; None while it can."""
         alive = sum(thread.is_alive() for thread in self._threads)
-        waiting = self._queue.qsize()
+        waiting = self._jobs.qsize()
         if alive < self._size and not self._is_stopping:
             try:
                 self.start()
@@ -109,14 +123,26 @@ class Pool:
         return stuck_pool(self.name, self._size, waiting, after)
 
     def _run(self) -> None:
-        jobs = iter(self._queue.get, None)
-        run, busy, thread = self._stub.run, self._load.began, threading.get_ident()
+        jobs = iter(self._jobs.get_nowait, None)
+        waiting, run = self._jobs.qsize, self._stub.run
+        busy, thread = self._load.began, threading.get_ident()
         jobs_taken: list[Job] = []
+        goes_on = True
         try:
+            # A thread that replaces another one begins without a call, which the other may have taken
             while True:
-                jobs_taken.extend(islice(jobs, 1))  # a single step: no exception from outside can interrupt it
-                if not jobs_taken:
-                    return
+                try:
+                    jobs_taken.extend(islice(jobs, 1))  # a single step: no exception from outside can interrupt it
+                except Empty:
+                    if not goes_on:
+                        return
+                    goes_on = self._calls.get()
+                    if goes_on:
+                        # Before the jobs are looked at: a later job calls again
+                        self._is_called = False
+                    continue
+                if not self._is_called and waiting():
+                    self._call()
                 execute, request, token = jobs_taken[0]
                 # The counterpart of `Load.begin` and `end`.
                 busy[thread] = time.monotonic()
@@ -128,6 +154,7 @@ class Pool:
         except BaseException as error:
             # Jobs raise nothing: the exception was raised in this thread from outside.
             logger.error("A thread for %s ended: %s; it is replaced", self.name, type_name(error))
+            self._is_called = False
             self._replace(threading.current_thread())
             for _, _, token in jobs_taken:
                 self._stub.on_error(token, error)
@@ -221,6 +248,25 @@ class PooledWorker(MonitoredWorker, SessionWorker):
             self._pools[0].submit((self._run_turn, item.orchestratorRequest, token))
         elif kind == "entityRequestV2":
             self._pools[2].submit((self._run_entity_batch, item.entityRequestV2, token))
+
+    def submit(
+        self, pool: int, execute: Callable[[Any, Any, Any], Any], cancel: object, request: Any, stub: object, token: str
+    ) -> None:
+        """Queue a work item in a pool, in the form in which the SDK's worker queues one."""
+        self._pools[pool].submit((execute, request, token))
+
+    def work_request(self) -> pb.GetWorkItemsRequest:
+        """Request for the work that this worker takes."""
+        limits = self.limits
+        request = pb.GetWorkItemsRequest(
+            maxConcurrentOrchestrationWorkItems=limits.maximum_concurrent_orchestration_work_items,
+            maxConcurrentActivityWorkItems=limits.maximum_concurrent_activity_work_items,
+            maxConcurrentEntityWorkItems=limits.maximum_concurrent_entity_work_items,
+            capabilities=self.capabilities,
+        )
+        if (filters := self.filters) is not None:
+            request.workItemFilters.CopyFrom(filters)
+        return request
 
     def report_failure(self, error: BaseException) -> None:
         """Log a work item whose executor raised outside of user code."""

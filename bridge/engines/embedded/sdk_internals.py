@@ -144,6 +144,17 @@ class InProcessWorker(OpenWorker):
         return getattr(self, "_payload_store", _UNKNOWN) is not None
 
     @property
+    def capabilities(self) -> list[Any]:
+        """Capabilities that the worker announces; none beyond its payload store when they are unknown."""
+        found: list[Any] = sorted(getattr(self, "_capabilities", ()))
+        return [pb.WORKER_CAPABILITY_LARGE_PAYLOADS, *found] if self.has_payload_store else found
+
+    @property
+    def has_payload_store(self) -> bool:
+        """True when the SDK keeps large payloads elsewhere."""
+        return getattr(self, "_payload_store", None) is not None
+
+    @property
     def limits(self) -> ConcurrencyOptions:
         """Concurrency of the worker; the SDK's default when it is unknown."""
         found = getattr(self, "_concurrency_options", None)

@@ -137,14 +137,20 @@ class Sessions:
 class SessionWorker(InProcessWorker):
     """Worker of the SDK that runs turns in sessions when they share the engine's history.
 
-    All other turns, and turns that fail, run in the SDK's code. The worker makes no spans: the engine makes them of its
-    history. Activities run in OpenTelemetry's context of their span, where OpenTelemetry is installed.
+    All other turns, and turns that fail, run in the SDK's code. By default the worker makes no spans: the embedded
+    engine makes them of its history. Activities run in OpenTelemetry's context of their span, where OpenTelemetry is
+    installed.
     """
 
     def __init__(
-        self, *, sessions: int = _DEFAULTS.sessions, session_bytes: int = _DEFAULTS.session_bytes, **options: Any
+        self,
+        *,
+        sessions: int = _DEFAULTS.sessions,
+        session_bytes: int = _DEFAULTS.session_bytes,
+        emit_trace_spans: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(emit_trace_spans=False, **options)
+        super().__init__(emit_trace_spans=emit_trace_spans, **options)
         self.session_type = Session
         self.sessions = Sessions(sessions if self.can_have_sessions else 0, session_bytes)
 

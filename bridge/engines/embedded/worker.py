@@ -87,18 +87,10 @@ class DirectWorker(PooledWorker):
         Raises: RuntimeError when the worker already runs; Rejection when the engine does not run.
         """
         self.start_pools(DirectStub(self._database, self._failed))
-        limits = self.limits
-        request = pb.GetWorkItemsRequest(
-            maxConcurrentOrchestrationWorkItems=limits.maximum_concurrent_orchestration_work_items,
-            maxConcurrentActivityWorkItems=limits.maximum_concurrent_activity_work_items,
-            maxConcurrentEntityWorkItems=limits.maximum_concurrent_entity_work_items,
-        )
-        if (filters := self.filters) is not None:
-            request.workItemFilters.CopyFrom(filters)
         # The SDK restores externalised payloads in the events in place. A worker with a payload store therefore needs
         # copies.
         self._stream = Stream(
-            request,
+            self.work_request(),
             self.take,
             shares=not self.stores_payloads,
             knows=None if self.known is None else known_names(self.known),

@@ -142,11 +142,15 @@ class ContainedWorker(OpenWorker):
     def stop(self) -> None:
         if self.running is not None:
             self.running.drain()
+        self.give_back()
+        super().stop()  # type: ignore[no-untyped-call]  # as above
+
+    def give_back(self) -> None:
+        """Return all work to an engine that wants it back, running work too, and all that arrives from now on."""
         if self.drain_mark is not None:
             self._is_draining = True
             for answers in list(self._held.values()):
                 answers.give_back()
-        super().stop()  # type: ignore[no-untyped-call]  # as above
 
     def _arrived(
         self,

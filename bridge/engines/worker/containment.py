@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ from durabletask.serialization import DataConverter
 
 from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.engines.sdk_internals import OutputNotEncodable
+from bridge.engines.worker.async_activities import as_blocking
 from bridge.engines.worker.failures import reraise, text_of, type_name
 from bridge.system.otel_context import current_sampled_trace
 
@@ -133,6 +135,8 @@ def contained_orchestrator(function: Callable[..., Any], converter: DataConverte
 def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Callable[..., Any]:
     """Wrap an activity to raise only exceptions that the SDK can report, and measure it."""
     name = getattr(function, "__name__", "activity")
+    if inspect.iscoroutinefunction(function):
+        function = as_blocking(function)
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Any:

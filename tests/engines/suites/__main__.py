@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.engines.suites import java_sdk, javascript_sdk, judging, python_sdk
+from tests.engines.suites import java_sdk, javascript_sdk, judging, python_loop, python_sdk
 
-SUITES: dict[str, Any] = {suite.NAME: suite for suite in (python_sdk, javascript_sdk, java_sdk)}
+SUITES: dict[str, Any] = {suite.NAME: suite for suite in (python_sdk, python_loop, javascript_sdk, java_sdk)}
 
 
 def main(arguments: list[str]) -> int:

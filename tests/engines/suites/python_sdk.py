@@ -34,33 +34,36 @@ def version(checkout: Path) -> str:
     return str(project["version"])
 
 
-def run(checkout: Path, work: Path) -> dict[str, str]:
+def run(checkout: Path, work: Path, plugin: str = "stand_in") -> dict[str, str]:
     """Return the outcome of every test by its id.
 
-    work: empty directory for copies, state and logs. Raises: RuntimeError when a suite does not complete.
+    work: empty directory for copies, state and logs. plugin: of pytest; `stand_in` tests the SDK of the checkout, other
+    plugins the installed one. Raises: RuntimeError when a suite does not complete.
     """
     copy = work / "suites"
-    assemble(checkout, copy)
+    assemble(checkout, copy, with_sdk=plugin == "stand_in")
     with ThreadPoolExecutor() as pool:
-        scheduler = pool.submit(judged, copy, work / "scheduler", *SCHEDULER)
-        core = pool.submit(judged, copy, work / "core", *CORE)
+        scheduler = pool.submit(judged, copy, work / "scheduler", *SCHEDULER, plugin)
+        core = pool.submit(judged, copy, work / "core", *CORE, plugin)
         return scheduler.result() | core.result()
 
 
-def assemble(checkout: Path, copy: Path) -> None:
-    """Arrange the SDK's two distributions as installed, with the tests and the plugin beside them."""
+def assemble(checkout: Path, copy: Path, *, with_sdk: bool = True) -> None:
+    """Arrange the tests and the plugins, and the SDK's two distributions as installed beside them."""
     compiled = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(checkout / "durabletask", copy / "durabletask", ignore=compiled)
-    managed = "durabletask/azuremanaged"
-    shutil.copytree(checkout / "durabletask-azuremanaged" / managed, copy / managed, ignore=compiled)
+    if with_sdk:
+        shutil.copytree(checkout / "durabletask", copy / "durabletask", ignore=compiled)
+        managed = "durabletask/azuremanaged"
+        shutil.copytree(checkout / "durabletask-azuremanaged" / managed, copy / managed, ignore=compiled)
     for tests, _ in (SCHEDULER, CORE):
         shutil.copytree(checkout / tests, copy / tests, ignore=compiled)
     for file in ("tests/__init__.py", "pyproject.toml"):
         shutil.copy(checkout / file, copy / file)
-    shutil.copy(Path(__file__).with_name("stand_in.py"), copy)
+    for name in ("stand_in.py", "loop_stand_in.py"):
+        shutil.copy(Path(__file__).with_name(name), copy)
 
 
-def judged(copy: Path, work: Path, folder: Path, word: str) -> dict[str, str]:
+def judged(copy: Path, work: Path, folder: Path, word: str, plugin: str) -> dict[str, str]:
     files = [str(file) for file in sorted((copy / folder).rglob("test_*.py")) if word in file.read_text()]
     if not files:
         raise RuntimeError(f"no test below {folder} has {word} in it")
@@ -73,7 +76,7 @@ def judged(copy: Path, work: Path, folder: Path, word: str) -> dict[str, str]:
             "OUTCOMES": str(outcomes),
             "PYTHONPATH": str(copy),
         }
-        options = ["-p", "stand_in", "-p", "no:bridge", "-p", "no:cacheprovider", f"--timeout={SECONDS}", "--tb=short"]
+        options = ["-p", plugin, "-p", "no:bridge", "-p", "no:cacheprovider", f"--timeout={SECONDS}", "--tb=short"]
         command = [sys.executable, "-m", "pytest", "-q", *options, *files]
         with (work / "pytest.log").open("w") as log:
             done = subprocess.run(

@@ -1,0 +1,1 @@
+"""Worker of an engine in another process, over gRPC."""
