@@ -511,7 +511,6 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "messages/shop%20none/lineage": ({}, lambda found: found["by"] == "nothing"),
     "audit": ({"action": "instances", "limit": "1"}, lambda found: [each["target"] for each in found] == ["read-1"]),
     "config": ({}, lambda found: "brokers:" in found["effective"]),
-    "sagas": ({}, lambda found: found["sagas"] == []),
     "problems": ({}, lambda found: all(each["severity"] == "warning" for each in found)),
     "routes": ({}, lambda found: isinstance(found, list)),
     "targets": ({}, lambda found: isinstance(found, dict)),
