@@ -188,6 +188,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,
+        access.OidcLoginConfig, access.BrowserSessionsConfig,
         model.ControlConfig, model.ReloadConfig,
         model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
         model.DeadLettersConfig, model.JobsConfig,
@@ -216,6 +217,7 @@ _HEADINGS = {
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     access.AccessConfig: "http.access", access.OidcConfig: "http.access.oidc",
+    access.BrowserSessionsConfig: "http.access.sessions", access.OidcLoginConfig: "http.access.oidc.login",
     model.ControlConfig: "control", model.ReloadConfig: "reload",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
     model.RulesConfig: "", model.FallbackConfig: "fallback",

@@ -17,7 +17,8 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from bridge.core.bytetext import escape_invisible
 from bridge.ops import tracebacks
-from bridge.system.log_context import FORMAT, LIBRARIES, current_fields
+from bridge.system.log_context import current_fields
+from bridge.system.log_defaults import FORMAT, LIBRARIES
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]

@@ -34,8 +34,12 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "RegistryConfig.password": {"username": "u", "url": "https://localhost"},
     "RegistryConfig.token": {"url": "https://localhost"},
     "RegistryTlsConfig.key_password": {},
+    "OidcLoginConfig.client_secret": {"url": "https://bridge.example", "client_id": "page"},
 }
 """Other settings that a secret requires."""
+
+ABOVE: dict[str, dict[str, Any]] = {"oidc": {"issuer": "https://login.example", "audience": "bridge"}}
+"""Settings that a section above a secret requires."""
 
 PLAIN = {
     "KafkaSaslConfig.token": "names a provider",
@@ -112,6 +116,7 @@ def planted(path: Path_, name: str, value: str) -> dict[str, Any]:
         entry = entry["extra"]
     for part in rest[:-1]:
         entry = entry.setdefault(part, {})
+        entry.update(ABOVE.get(part, {}))
     entry.update(TOGETHER.get(name, {}))
     if name == "ServiceBusBrokerConfig.connection_string":
         del entry["namespace"]

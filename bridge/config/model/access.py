@@ -53,7 +53,7 @@ class OidcConfig(Model):
     login: OidcLoginConfig | None = Field(None, description="Login of browsers; null: none.")
 
 
-class SessionsConfig(Model):
+class BrowserSessionsConfig(Model):
     """Sessions of browsers, in an encrypted cookie."""
 
     keys: tuple[str, ...] = Field(
@@ -75,6 +75,6 @@ class AccessConfig(Model):
         "of the file take effect at once.",
     )
     oidc: OidcConfig | None = Field(None, description="OpenID Connect provider; null: none.")
-    sessions: SessionsConfig = Field(SessionsConfig(), description="Sessions of browsers.")
+    sessions: BrowserSessionsConfig = Field(BrowserSessionsConfig(), description="Sessions of browsers.")
     rate: Number = Field(20.0, gt=0, le=10_000, description="Requests per second and caller.")
     burst: Integer = Field(100, ge=1, le=100_000, description="Requests at once and caller.")

@@ -17,7 +17,7 @@ from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Share, Size
 from bridge.sqlite_engine.defaults import INDEX_RECORDS
-from bridge.system import log_context
+from bridge.system import log_defaults
 
 
 class ConnectionsConfig(Model):
@@ -84,10 +84,10 @@ class LogConfig(Model):
         "info", description="Lowest level of records that are written."
     )
     format: Literal["auto", "human", "json"] = Field(
-        log_context.FORMAT, description="auto: `human` on a terminal, else JSON."
+        log_defaults.FORMAT, description="auto: `human` on a terminal, else JSON."
     )
     libraries: Literal["info", "warning", "error"] = Field(
-        log_context.LIBRARIES,
+        log_defaults.LIBRARIES,
         description="Lowest level of records of libraries. Debug records of libraries may contain passwords "
         "and payloads and are never written.",
     )

@@ -104,7 +104,7 @@ class RemoteWorker(PooledWorker):
         self._backoff_cap = backoff_cap
         self._makes_spans = spans
         self._remote: RemoteStub | None = None
-        self._channel: grpc.Channel | None = None
+        self._engine_channel: grpc.Channel | None = None
         self._reader: threading.Thread | None = None
         self._watch: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -115,8 +115,8 @@ class RemoteWorker(PooledWorker):
         """Start to connect. Raises: RuntimeError when the worker already runs."""
         if self._runs:
             raise RuntimeError("The worker is already running.")
-        self._channel = self._connect()
-        self._remote = RemoteStub(self._channel, self._headers, self._failed)
+        self._engine_channel = self._connect()
+        self._remote = RemoteStub(self._engine_channel, self._headers, self._failed)
         self._is_draining = False
         self._stopping.clear()
         self.start_pools(self._remote)
@@ -128,7 +128,7 @@ class RemoteWorker(PooledWorker):
 
     def stop(self) -> None:
         """Return the work that has not begun, and wait for the rest. Idempotent."""
-        if not self._runs or self._remote is None or self._channel is None:
+        if not self._runs or self._remote is None or self._engine_channel is None:
             return
         self.give_back()
         if self.drain_mark is not None:
@@ -143,7 +143,7 @@ class RemoteWorker(PooledWorker):
                 thread.join()
         self.stop_pools()
         self._remote.finish()
-        self._channel.close()
+        self._engine_channel.close()
         self.sessions.clear()
 
     def stuck(self) -> list[str]:
