@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from bridge.app.composition import load_config
 from bridge.ops.health import Check
 from bridge.quarantine.orphaned import QuarantineOrphaned, refuse_release
-from tests.app.test_quarantine import CONFIG, QuarantineFixture, ground, received
+from tests.app.test_quarantine import CONFIG, QuarantineFixture, received, setup
 from tests.kit.waiting import eventually
 
 QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
@@ -35,7 +35,7 @@ async def quarantine(it: QuarantineFixture, *, there: bool) -> list[Check]:
 
 
 async def held(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0), received("b", 0))
         await it.settled(quarantined=2)
         await it.waiting(2)
@@ -52,7 +52,7 @@ async def held(tmp_path: Path) -> None:
 )
 async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, config: str, said: str) -> None:
     await held(tmp_path)
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         [check] = await quarantine(it, there=True)
         assert (check.name, check.state, check.ready) == ("default", "orphaned", False)
         assert check.detail.startswith("no source resumes 2 quarantined keys: ")
@@ -69,7 +69,7 @@ async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: 
     """Another configuration may share the engine: the keys are reported once, and the daemon is ready."""
     await held(tmp_path)
     with capture_logs() as logs:
-        async with ground(tmp_path, RENAMED) as it:
+        async with setup(tmp_path, RENAMED) as it:
             for _ in range(2):
                 await it.daemon.orphaned.check()
             assert await quarantine(it, there=False) == []

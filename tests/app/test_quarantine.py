@@ -114,7 +114,7 @@ class QuarantineFixture:
 
 
 @asynccontextmanager
-async def ground(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[QuarantineFixture]:
+async def setup(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[QuarantineFixture]:
     (directory / "quarantine_flows.py").write_text(FLOWS)
     (directory / "bridge.yaml").write_text(config)
     daemon = Daemon(load_config([directory / "bridge.yaml"]), **options)
@@ -126,7 +126,7 @@ async def ground(directory: Path, config: str = CONFIG, **options: Any) -> Async
 
 
 async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.start("b", 2)
         await it.publish(received("a", 0), received("b", 0), received("a", 1), received("b", 1), received("a", 2))
         assert await it.result("b") == [0, 1]
@@ -139,7 +139,7 @@ async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Pa
 
 
 async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(2)))
         await it.settled(quarantined=2)
         await it.start("a", 5)
@@ -151,7 +151,7 @@ async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: P
 
 
 async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(3)))
         await it.settled(quarantined=3)
         await it.quarantine.release("orders", "a")
@@ -167,7 +167,7 @@ async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_pat
 
 
 async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0), received("a", 1))
         await it.settled(quarantined=2)
         first = (await it.waiting(2))[0]
@@ -187,7 +187,7 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
     config = CONFIG.replace("on_missing: dead_letter", "on_missing: retry").replace(
         "    quarantine:", "    retry: {in_memory: 400ms, max_delay: 100ms}\n    quarantine:"
     )
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         await it.publish(received("a", 0))
         await it.settled(quarantined=1)
         await it.waiting(1)
@@ -202,17 +202,17 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
 
 
 async def test_more_than_a_key_may_hold_is_dead_lettered(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(7)))
         await it.settled(quarantined=7)
         assert await it.dead_letters(2) == ["quarantine_full"] * 2
 
 
 async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_dispatched(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(quarantined=1)
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.start("a", 3)
         await it.publish(received("a", 1))
         await it.settled(quarantined=1)
@@ -222,7 +222,7 @@ async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_di
 
 
 async def test_a_rule_that_poisons_every_key_exceeds_the_dead_letter_limit(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(*(received(f"k{number}", 0) for number in range(12)))
         await it.until(lambda: it.source.dead_letter_limit.active)
         await it.settled(quarantined=4)
@@ -230,7 +230,7 @@ async def test_a_rule_that_poisons_every_key_exceeds_the_dead_letter_limit(tmp_p
 
 
 async def test_a_message_without_a_key_is_dead_lettered_as_ever(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(Message(b'{"id": "a", "number": 0}', None, (("type", b"noted"),)))
         await it.settled(dead_lettered=1)
 
@@ -240,7 +240,7 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
     """Two members of one group share the engine; the key moves with its partition, and back."""
     remote = CONFIG.replace("engine: {type: embedded, path: engine}", "engine: {type: scheduler, endpoint: ENDPOINT}")
     host = CONFIG.replace("path: engine}", 'path: engine, listen: "127.0.0.1:0"}')
-    async with ground(tmp_path, host) as first:
+    async with setup(tmp_path, host) as first:
         port = first.daemon.engines["default"]._servers[-1].ports[0]  # type: ignore[attr-defined]
         keys = [f"k{number}" for number in range(4)]
         await first.publish(*(received(key, 0) for key in keys))
@@ -248,7 +248,7 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
         other = tmp_path / "other"
         other.mkdir()
         config = remote.replace("ENDPOINT", f'"http://127.0.0.1:{port}"').replace("path: broker", "path: ../broker")
-        async with ground(other, config, worker=False) as second:
+        async with setup(other, config, worker=False) as second:
             await second.until(
                 lambda: second.source.assignment and second.source.stage is not None and second.source.stage.ready
             )

@@ -154,7 +154,7 @@ class ReplayFixture:
 
 
 @asynccontextmanager
-async def ground(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[ReplayFixture]:
+async def setup(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[ReplayFixture]:
     (directory / "replay_flows.py").write_text(FLOWS)
     (directory / "bridge.yaml").write_text(config)
     daemon = Daemon(load_config([directory / "bridge.yaml"]), **options)
@@ -172,7 +172,7 @@ def by_origin(dead_letters: Sequence[tuple[DeadLetter, Message]]) -> list[str]:
 
 
 async def test_dead_letters_are_executed_in_order_and_new_ones_are_untouched(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(*(received(id_, number) for number in range(3) for id_ in "ab"))
         await it.settled(dead_lettered=6)
         dead_letters = await it.dead_letters()
@@ -192,7 +192,7 @@ async def test_dead_letters_are_executed_in_order_and_new_ones_are_untouched(tmp
 
 
 async def test_a_message_that_fails_again_is_another_dead_letter(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         [(first, original)] = await it.dead_letters()
@@ -214,7 +214,7 @@ async def test_a_message_that_fails_again_is_another_dead_letter(tmp_path: Path)
 
 async def test_the_guard_stops_loops_unless_a_person_insists(tmp_path: Path) -> None:
     config = CONFIG.replace("    attributes:", "    limits: {max_replays: 1}\n    attributes:")
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         [(first, _)] = await it.dead_letters()
@@ -232,7 +232,7 @@ async def test_the_guard_stops_loops_unless_a_person_insists(tmp_path: Path) -> 
 
 
 async def test_what_is_gone_or_unknown_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         [(first, message)] = await it.dead_letters()
@@ -255,7 +255,7 @@ async def test_executed_routes_are_skipped(tmp_path: Path) -> None:
         "routes:\n  - name: first\n    from: orders\n    continue: true\n"
         '    raise_event: {instance_id: "first-{{ payload.id }}", name: noted, data: payload.number}',
     )
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         await it.client.schedule_new_orchestration("collect", input=2, instance_id="first-a")
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
@@ -273,11 +273,11 @@ async def test_executed_routes_are_skipped(tmp_path: Path) -> None:
 
 async def test_early_messages_are_followed_until_they_are_delivered_or_expire(tmp_path: Path) -> None:
     config = WAITS.replace("wait: 1h", "wait: 4s")
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0), received("b", 0))
         await it.settled(dead_lettered=2)
         ids = by_origin(await it.dead_letters())
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         job = await it.replay(ids, follow=600.0)
         await it.with_status(job, "early", 2)
         await it.start("a", 1)
@@ -289,12 +289,12 @@ async def test_early_messages_are_followed_until_they_are_delivered_or_expire(tm
 
 
 async def test_a_quarantined_key_is_joined_and_followed(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         ids = by_origin(await it.dead_letters())
     config = CONFIG.replace("    attributes:", "    quarantine: {poll: 50ms}\n    attributes:")
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         await it.publish(received("a", 1))
         await it.settled(quarantined=1)
         job = await it.replay(ids, follow=600.0)
@@ -311,12 +311,12 @@ async def test_a_quarantined_key_is_joined_and_followed(tmp_path: Path) -> None:
 
 
 async def test_a_message_of_a_quarantined_key_that_is_dropped_fails(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         ids = by_origin(await it.dead_letters())
     config = CONFIG.replace("    attributes:", "    quarantine: {poll: 50ms}\n    attributes:")
-    async with ground(tmp_path, config) as it:
+    async with setup(tmp_path, config) as it:
         job = await it.replay(ids, follow=600.0)
         await it.with_status(job, "quarantined", 1)
         await QuarantineOperations(it.engine).drop("orders", "a", [], forget=True)
@@ -326,7 +326,7 @@ async def test_a_message_of_a_quarantined_key_that_is_dropped_fails(tmp_path: Pa
 
 
 async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         await it.start("a", 1)
@@ -347,7 +347,7 @@ async def test_a_queue_that_another_process_fills_goes_on_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.replay.state_machine.LEASE", 60.0)
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0), received("a", 1))
         await it.settled(dead_lettered=2)
         await it.start("a", 2)
@@ -363,7 +363,7 @@ async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
         "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
     )
     count = 230
-    async with ground(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
+    async with setup(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
         await it.publish(*(received("a", number) for number in range(count)))
         await it.settled(dead_lettered=count)
         await it.start("a", count)
@@ -385,7 +385,7 @@ async def test_a_queue_does_not_exceed_its_limit_while_its_worker_is_slow(
         "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
     )
     count = 330
-    async with ground(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
+    async with setup(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
         await it.publish(*(received("a", number) for number in range(count)))
         await it.settled(dead_lettered=count)
         await it.start("a", count)
@@ -406,7 +406,7 @@ async def test_a_queue_does_not_exceed_its_limit_while_its_worker_is_slow(
 
 
 async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(3)))
         await it.settled(dead_lettered=3)
         await it.pause()
@@ -415,7 +415,7 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
             while await it.queued() < 3:
                 await asyncio.sleep(0.02)
         await it.start("a", 3)
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await SourcePauses(it.engine).resume("orders")
         items = await it.ended(job)
         assert {each.status for each in items} == {"succeeded"}
@@ -425,7 +425,7 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
 async def test_a_replay_in_flight_is_reported_before_its_partition_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         await it.start("a", 1)
@@ -454,7 +454,7 @@ async def test_a_replay_in_flight_is_reported_before_its_partition_leaves(
 async def test_a_result_that_comes_while_another_is_sent_is_sent_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with ground(tmp_path) as it:
+    async with setup(tmp_path) as it:
         [feed] = [part for part in it.source.parts if isinstance(part, ReplayFeed)]
         queue = feed._queues["orders~-"] = _QueueHere("orders~-", asyncio.Event())
         gates = [asyncio.Event(), asyncio.Event()]
@@ -485,7 +485,7 @@ async def test_a_queue_of_service_bus_keeps_a_dead_letter_until_its_message_is_e
             "{type: local, path: broker, partitions: 4}",
             f'{{type: servicebus, connection_string: "{server.connection_string}"}}',
         ).replace("topics: [orders]", "queue: orders")
-        async with ground(tmp_path, config) as it:
+        async with setup(tmp_path, config) as it:
             it.place = "orders/$DeadLetterQueue"
             await it.publish(*(received("a", number) for number in range(3)))
             await it.settled(dead_lettered=3)
@@ -504,7 +504,7 @@ async def test_waiting_replays_are_encrypted_on_a_remote_engine(tmp_path: Path) 
     with sidecar() as endpoint:
         engine = f'{{type: scheduler, endpoint: "http://{endpoint}", encryption: {{keys: [{{id: a, file: key}}]}}}}'
         config = CONFIG.replace("{type: embedded, path: engine}", engine)
-        async with ground(tmp_path, config) as it:
+        async with setup(tmp_path, config) as it:
             await it.publish(received("a", 0), received("b", 0))
             await it.settled(dead_lettered=2)
             await it.pause()

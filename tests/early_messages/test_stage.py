@@ -67,7 +67,7 @@ class StageFixture:
 
 
 @asynccontextmanager
-async def bench(tmp_path: Path, kind: str) -> AsyncIterator[StageFixture]:
+async def setup(tmp_path: Path, kind: str) -> AsyncIterator[StageFixture]:
     engine: Engine
     sidecar = None
     if kind == "embedded":
@@ -87,7 +87,7 @@ async def bench(tmp_path: Path, kind: str) -> AsyncIterator[StageFixture]:
 
 @pytest.fixture(params=["embedded", "scheduler"])
 async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StageFixture]:
-    async with bench(tmp_path, request.param) as made:
+    async with setup(tmp_path, request.param) as made:
         yield made
 
 

@@ -116,7 +116,7 @@ def workflows() -> Workflows:
 
 
 @asynccontextmanager
-async def process_station(engine: EmbeddedEngine, number: int = 2) -> AsyncIterator[EngineFixture]:
+async def process_harness(engine: EmbeddedEngine, number: int = 2) -> AsyncIterator[EngineFixture]:
     """Run worker processes on a started engine, and stop them at the end."""
     settings = ProcessSettings("default", ("tests.engines.sample",), str(Path(__file__).parents[2]))
     names = user_workflows(workflows())
@@ -133,7 +133,7 @@ async def process_station(engine: EmbeddedEngine, number: int = 2) -> AsyncItera
 
 
 @asynccontextmanager
-async def station(engine: Engine) -> AsyncIterator[EngineFixture]:
+async def harness(engine: Engine) -> AsyncIterator[EngineFixture]:
     """Run a worker on a started engine, and stop the worker at the end."""
     known = workflows()
     aware = {name: message_aware(each) for name, each in known.orchestrators.items()}
@@ -146,242 +146,242 @@ async def station(engine: Engine) -> AsyncIterator[EngineFixture]:
 
 
 class EngineContract(CorrelationContract):
-    async def test_probe(self, station: EngineFixture) -> None:
-        await station.engine.probe()
+    async def test_probe(self, harness: EngineFixture) -> None:
+        await harness.engine.probe()
 
-    async def test_schedule_runs_with_input(self, station: EngineFixture) -> None:
+    async def test_schedule_runs_with_input(self, harness: EngineFixture) -> None:
         value = {"id": "ü", "n": [1, 2.5, None, True], "nested": {"a": "b"}}
-        assert await station.output(await station.start("echo", value)) == value
+        assert await harness.output(await harness.start("echo", value)) == value
 
-    async def test_activities(self, station: EngineFixture) -> None:
-        assert await station.output(await station.start("chain", 1)) == 3
+    async def test_activities(self, harness: EngineFixture) -> None:
+        assert await harness.output(await harness.start("chain", 1)) == 3
 
-    async def test_fan_out(self, station: EngineFixture) -> None:
-        assert await station.output(await station.start("fan_out", 10)) == sum(range(1, 11))
+    async def test_fan_out(self, harness: EngineFixture) -> None:
+        assert await harness.output(await harness.start("fan_out", 10)) == sum(range(1, 11))
 
-    async def test_timer(self, station: EngineFixture) -> None:
+    async def test_timer(self, harness: EngineFixture) -> None:
         began = time.monotonic()
-        assert await station.output(await station.start("patient", 0.3)) == "woke"
+        assert await harness.output(await harness.start("patient", 0.3)) == "woke"
         assert time.monotonic() - began >= 0.3
 
-    async def test_sub_orchestration(self, station: EngineFixture) -> None:
-        assert await station.output(await station.start("parent", 1)) == 3
+    async def test_sub_orchestration(self, harness: EngineFixture) -> None:
+        assert await harness.output(await harness.start("parent", 1)) == 3
 
-    async def test_continue_as_new(self, station: EngineFixture) -> None:
-        assert await station.output(await station.start("countdown", 3)) == "done"
+    async def test_continue_as_new(self, harness: EngineFixture) -> None:
+        assert await harness.output(await harness.start("countdown", 3)) == "done"
 
-    async def test_custom_status(self, station: EngineFixture) -> None:
-        instance_id = await station.start("reporting", "waiting for go")
-        await station.running(instance_id)
-        state = await station.engine.client.get_orchestration_state(instance_id)
+    async def test_custom_status(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("reporting", "waiting for go")
+        await harness.running(instance_id)
+        state = await harness.engine.client.get_orchestration_state(instance_id)
         assert state is not None
         assert state.get_custom_status() == "waiting for go"
-        await station.executor.execute(RaiseEvent(instance_id, "go"))
-        await station.finished(instance_id)
+        await harness.executor.execute(RaiseEvent(instance_id, "go"))
+        await harness.finished(instance_id)
 
-    async def test_failure_is_kept(self, station: EngineFixture) -> None:
-        state = await station.finished(await station.start("failing"))
+    async def test_failure_is_kept(self, harness: EngineFixture) -> None:
+        state = await harness.finished(await harness.start("failing"))
         assert state.runtime_status is OrchestrationStatus.FAILED
         assert state.failure_details is not None
         assert "as planned" in state.failure_details.message
 
-    async def test_duplicate_start_is_refused(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
+    async def test_duplicate_start_is_refused(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
         with pytest.raises(InstanceAlreadyExists):
-            await station.executor.execute(ScheduleOrchestration("approval", instance_id))
-        await station.executor.execute(Terminate(instance_id))
+            await harness.executor.execute(ScheduleOrchestration("approval", instance_id))
+        await harness.executor.execute(Terminate(instance_id))
 
-    async def test_duplicate_start_of_a_finished_instance_is_refused(self, station: EngineFixture) -> None:
-        instance_id = await station.start("echo", 1)
-        await station.finished(instance_id)
+    async def test_duplicate_start_of_a_finished_instance_is_refused(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("echo", 1)
+        await harness.finished(instance_id)
         with pytest.raises(InstanceAlreadyExists):
-            await station.executor.execute(ScheduleOrchestration("echo", instance_id, 2))
-        assert await station.output(instance_id) == 1
+            await harness.executor.execute(ScheduleOrchestration("echo", instance_id, 2))
+        assert await harness.output(instance_id) == 1
 
-    async def test_restart_replaces_a_finished_instance(self, station: EngineFixture) -> None:
+    async def test_restart_replaces_a_finished_instance(self, harness: EngineFixture) -> None:
         for first, more in (("echo", {}), ("failing", {})):  # type: ignore[var-annotated]  # wider than its annotation, on purpose
-            instance_id = await station.start(first, 1, **more)
-            await station.finished(instance_id)
+            instance_id = await harness.start(first, 1, **more)
+            await harness.finished(instance_id)
             again = ScheduleOrchestration("echo", instance_id, 2, on_existing=OnExisting.RESTART)
-            await station.executor.execute(again)
-            assert await station.output(instance_id) == 2
+            await harness.executor.execute(again)
+            assert await harness.output(instance_id) == 2
 
-    async def test_restart_leaves_a_running_instance(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
-        await station.running(instance_id)
+    async def test_restart_leaves_a_running_instance(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
+        await harness.running(instance_id)
         with pytest.raises(InstanceAlreadyExists):
-            await station.executor.execute(
+            await harness.executor.execute(
                 ScheduleOrchestration("approval", instance_id, on_existing=OnExisting.RESTART)
             )
-        await station.executor.execute(RaiseEvent(instance_id, "approve", "same"))
-        assert await station.output(instance_id) == "same"
+        await harness.executor.execute(RaiseEvent(instance_id, "approve", "same"))
+        assert await harness.output(instance_id) == "same"
 
-    async def test_start_at(self, station: EngineFixture) -> None:
+    async def test_start_at(self, harness: EngineFixture) -> None:
         due = datetime.now(UTC) + timedelta(seconds=0.6)
-        instance_id = await station.start("echo", "late", start_at=due)
-        state = await station.engine.client.get_orchestration_state(instance_id)
+        instance_id = await harness.start("echo", "late", start_at=due)
+        state = await harness.engine.client.get_orchestration_state(instance_id)
         assert state is not None
         assert state.runtime_status is OrchestrationStatus.PENDING
-        assert await station.output(instance_id) == "late"
+        assert await harness.output(instance_id) == "late"
         assert datetime.now(UTC) >= due
 
-    async def test_delay(self, station: EngineFixture) -> None:
+    async def test_delay(self, harness: EngineFixture) -> None:
         began = time.monotonic()
-        assert await station.output(await station.start("echo", 1, delay=0.3)) == 1
+        assert await harness.output(await harness.start("echo", 1, delay=0.3)) == 1
         assert time.monotonic() - began >= 0.3
 
-    async def test_events_before_a_late_start_are_kept(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval", delay=0.4)
-        await station.executor.execute(RaiseEvent(instance_id, "approve", "early"))
-        assert await station.output(instance_id) == "early"
+    async def test_events_before_a_late_start_are_kept(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval", delay=0.4)
+        await harness.executor.execute(RaiseEvent(instance_id, "approve", "early"))
+        assert await harness.output(instance_id) == "early"
 
-    async def test_late_start_is_terminated_before_it_is_due(self, station: EngineFixture) -> None:
-        instance_id = await station.start("chain", 1, delay=3600.0)
-        await station.executor.execute(Terminate(instance_id))
-        assert (await station.finished(instance_id)).runtime_status is OrchestrationStatus.TERMINATED
+    async def test_late_start_is_terminated_before_it_is_due(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("chain", 1, delay=3600.0)
+        await harness.executor.execute(Terminate(instance_id))
+        assert (await harness.finished(instance_id)).runtime_status is OrchestrationStatus.TERMINATED
 
-    async def test_version(self, station: EngineFixture) -> None:
-        assert await station.output(await station.start("versioned", version="1.2")) == "1.2"
+    async def test_version(self, harness: EngineFixture) -> None:
+        assert await harness.output(await harness.start("versioned", version="1.2")) == "1.2"
 
-    async def test_tags_are_taken(self, station: EngineFixture) -> None:
-        assert await station.output(await station.start("echo", 1, tags={"team": "orders"})) == 1
+    async def test_tags_are_taken(self, harness: EngineFixture) -> None:
+        assert await harness.output(await harness.start("echo", 1, tags={"team": "orders"})) == 1
 
-    async def test_raise(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
-        await station.executor.execute(RaiseEvent(instance_id, "approve", {"by": "ann"}))
-        assert await station.output(instance_id) == {"by": "ann"}
+    async def test_raise(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
+        await harness.executor.execute(RaiseEvent(instance_id, "approve", {"by": "ann"}))
+        assert await harness.output(instance_id) == {"by": "ann"}
 
-    async def test_raise_keeps_order_and_early_events(self, station: EngineFixture) -> None:
-        instance_id = await station.start("twice")
-        await station.executor.execute(RaiseEvent(instance_id, "item", 1))
-        await station.executor.execute(RaiseEvent(instance_id, "item", 2))
-        assert await station.output(instance_id) == [1, 2]
+    async def test_raise_keeps_order_and_early_events(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("twice")
+        await harness.executor.execute(RaiseEvent(instance_id, "item", 1))
+        await harness.executor.execute(RaiseEvent(instance_id, "item", 2))
+        assert await harness.output(instance_id) == [1, 2]
 
-    async def test_raise_to_missing_instance(self, station: EngineFixture) -> None:
+    async def test_raise_to_missing_instance(self, harness: EngineFixture) -> None:
         with pytest.raises(InstanceNotFound):
-            await station.executor.execute(RaiseEvent("t-missing", "approve"))
+            await harness.executor.execute(RaiseEvent("t-missing", "approve"))
 
-    async def test_raise_to_finished_instance(self, station: EngineFixture) -> None:
-        instance_id = await station.start("echo", 1)
-        await station.finished(instance_id)
+    async def test_raise_to_finished_instance(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("echo", 1)
+        await harness.finished(instance_id)
         with pytest.raises(InstanceFinished):
-            await station.executor.execute(RaiseEvent(instance_id, "approve"))
+            await harness.executor.execute(RaiseEvent(instance_id, "approve"))
 
-    async def test_repeated_raise_that_was_delivered_is_done(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
+    async def test_repeated_raise_that_was_delivered_is_done(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
         approve = RaiseEvent(instance_id, "approve", {"by": "ann"})
-        await station.executor.execute(approve, FIRST)
-        await station.finished(instance_id)
+        await harness.executor.execute(approve, FIRST)
+        await harness.finished(instance_id)
         with pytest.raises(AlreadyTaken):
-            await station.executor.execute(approve, FIRST)
+            await harness.executor.execute(approve, FIRST)
         with pytest.raises(InstanceFinished):
-            await station.executor.execute(approve, SECOND)
+            await harness.executor.execute(approve, SECOND)
 
-    async def test_start_or_raise(self, station: EngineFixture) -> None:
+    async def test_start_or_raise(self, harness: EngineFixture) -> None:
         instance_id = f"t-{uuid.uuid4().hex}"
         for number in (0, 1, 2):
-            await station.executor.execute(StartOrRaise("twice", instance_id, "item", data=number))
-        assert await station.output(instance_id) == [1, 2]
+            await harness.executor.execute(StartOrRaise("twice", instance_id, "item", data=number))
+        assert await harness.output(instance_id) == [1, 2]
         with pytest.raises(InstanceFinished):
-            await station.executor.execute(StartOrRaise("twice", instance_id, "item", data=3))
+            await harness.executor.execute(StartOrRaise("twice", instance_id, "item", data=3))
 
-    async def test_cancel(self, station: EngineFixture) -> None:
-        instance_id = await station.start("cancellable")
-        await station.executor.execute(Cancel(instance_id, reason="customer asked"))
-        assert await station.output(instance_id) == {"reason": "customer asked"}
+    async def test_cancel(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("cancellable")
+        await harness.executor.execute(Cancel(instance_id, reason="customer asked"))
+        assert await harness.output(instance_id) == {"reason": "customer asked"}
 
-    async def test_terminate(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
-        await station.executor.execute(Terminate(instance_id, output="stopped"))
-        state = await station.finished(instance_id)
+    async def test_terminate(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
+        await harness.executor.execute(Terminate(instance_id, output="stopped"))
+        state = await harness.finished(instance_id)
         assert state.runtime_status is OrchestrationStatus.TERMINATED
         assert state.get_output() == "stopped"
         with pytest.raises(InstanceFinished):
-            await station.executor.execute(Terminate(instance_id))
+            await harness.executor.execute(Terminate(instance_id))
 
     @pytest.mark.parametrize("recursive", [True, False])
-    async def test_terminate_reaches_children_or_leaves_them(self, station: EngineFixture, recursive: bool) -> None:
+    async def test_terminate_reaches_children_or_leaves_them(self, harness: EngineFixture, recursive: bool) -> None:
         child = f"t-{uuid.uuid4().hex}"
-        instance_id = await station.start("waits_for_child", child)
+        instance_id = await harness.start("waits_for_child", child)
         async with asyncio.timeout(TIMEOUT):
-            while await station.engine.client.get_orchestration_state(child) is None:
+            while await harness.engine.client.get_orchestration_state(child) is None:
                 await asyncio.sleep(0.01)
-        await station.running(child)
-        await station.executor.execute(Terminate(instance_id, recursive=recursive))
-        assert (await station.finished(instance_id)).runtime_status is OrchestrationStatus.TERMINATED
+        await harness.running(child)
+        await harness.executor.execute(Terminate(instance_id, recursive=recursive))
+        assert (await harness.finished(instance_id)).runtime_status is OrchestrationStatus.TERMINATED
         if recursive:
-            assert (await station.finished(child)).runtime_status is OrchestrationStatus.TERMINATED
+            assert (await harness.finished(child)).runtime_status is OrchestrationStatus.TERMINATED
         else:
-            await station.executor.execute(RaiseEvent(child, "approve", "alone"))
-            assert await station.output(child) == "alone"
+            await harness.executor.execute(RaiseEvent(child, "approve", "alone"))
+            assert await harness.output(child) == "alone"
 
     @pytest.mark.parametrize("command", [Terminate("t-missing"), Suspend("t-missing"), Resume("t-missing")])
-    async def test_nothing_is_done_to_a_missing_instance(self, station: EngineFixture, command: Any) -> None:
+    async def test_nothing_is_done_to_a_missing_instance(self, harness: EngineFixture, command: Any) -> None:
         with pytest.raises(InstanceNotFound):
-            await station.executor.execute(command)
+            await harness.executor.execute(command)
 
-    async def test_suspend_and_resume(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
-        await station.running(instance_id)
-        await station.executor.execute(Suspend(instance_id, "audit"))
-        await station.until(instance_id, OrchestrationStatus.SUSPENDED)
-        await station.executor.execute(Suspend(instance_id))
-        await station.executor.execute(RaiseEvent(instance_id, "approve", "kept"))
-        await station.executor.execute(Resume(instance_id))
-        assert await station.output(instance_id) == "kept"
+    async def test_suspend_and_resume(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
+        await harness.running(instance_id)
+        await harness.executor.execute(Suspend(instance_id, "audit"))
+        await harness.until(instance_id, OrchestrationStatus.SUSPENDED)
+        await harness.executor.execute(Suspend(instance_id))
+        await harness.executor.execute(RaiseEvent(instance_id, "approve", "kept"))
+        await harness.executor.execute(Resume(instance_id))
+        assert await harness.output(instance_id) == "kept"
         with pytest.raises(InstanceFinished):
-            await station.executor.execute(Suspend(instance_id))
+            await harness.executor.execute(Suspend(instance_id))
 
-    async def test_signal_entity(self, station: EngineFixture) -> None:
+    async def test_signal_entity(self, harness: EngineFixture) -> None:
         key = uuid.uuid4().hex
-        await station.executor.execute(SignalEntity("counter", key, "add", 2))
-        await station.executor.execute(SignalEntity("Counter", key, "add", 3, delay=0.2))
-        await station.entity("counter", key, 5)
+        await harness.executor.execute(SignalEntity("counter", key, "add", 2))
+        await harness.executor.execute(SignalEntity("Counter", key, "add", 3, delay=0.2))
+        await harness.entity("counter", key, 5)
 
-    async def test_entity_key_that_the_sdk_refuses(self, station: EngineFixture) -> None:
+    async def test_entity_key_that_the_sdk_refuses(self, harness: EngineFixture) -> None:
         with pytest.raises(EngineRejected, match="signal 'add'"):
-            await station.executor.execute(SignalEntity("counter", "a@b", "add", 1))
+            await harness.executor.execute(SignalEntity("counter", "a@b", "add", 1))
 
-    async def test_input_that_is_not_json(self, station: EngineFixture) -> None:
+    async def test_input_that_is_not_json(self, harness: EngineFixture) -> None:
         with pytest.raises(EngineRejected, match="TypeError"):
-            await station.start("echo", object.__new__(type("Odd", (), {"__slots__": ()})))
+            await harness.start("echo", object.__new__(type("Odd", (), {"__slots__": ()})))
 
-    async def test_request_over_the_limit(self, station: EngineFixture) -> None:
+    async def test_request_over_the_limit(self, harness: EngineFixture) -> None:
         with pytest.raises(EngineRejected, match="larger than max"):
-            await station.start("echo", "x" * (1 << 20))
+            await harness.start("echo", "x" * (1 << 20))
         with pytest.raises(EngineRejected, match="larger than max"):
-            await station.executor.execute(RaiseEvent("t-any", "approve", "x" * (1 << 20)))
+            await harness.executor.execute(RaiseEvent("t-any", "approve", "x" * (1 << 20)))
 
-    async def test_query_and_purge(self, station: EngineFixture) -> None:
+    async def test_query_and_purge(self, harness: EngineFixture) -> None:
         prefix = f"q{uuid.uuid4().hex}"
         for number in range(3):
-            await station.executor.execute(ScheduleOrchestration("echo", f"{prefix}-{number}", number))
-            await station.finished(f"{prefix}-{number}")
+            await harness.executor.execute(ScheduleOrchestration("echo", f"{prefix}-{number}", number))
+            await harness.finished(f"{prefix}-{number}")
         query = OrchestrationQuery(instance_id_prefix=prefix, fetch_inputs_and_outputs=True, max_instance_count=2)
-        states = await station.engine.client.get_all_orchestration_states(query)
+        states = await harness.engine.client.get_all_orchestration_states(query)
         assert sorted(state.get_output() for state in states) == [0, 1, 2]
-        assert (await station.engine.client.purge_orchestration(f"{prefix}-0")).deleted_instance_count == 1
-        assert await station.engine.client.get_orchestration_state(f"{prefix}-0") is None
+        assert (await harness.engine.client.purge_orchestration(f"{prefix}-0")).deleted_instance_count == 1
+        assert await harness.engine.client.get_orchestration_state(f"{prefix}-0") is None
 
-    async def test_history(self, station: EngineFixture) -> None:
-        instance_id = await station.start("chain", 1)
-        await station.finished(instance_id)
-        history = await station.engine.client.get_orchestration_history(instance_id)
+    async def test_history(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("chain", 1)
+        await harness.finished(instance_id)
+        history = await harness.engine.client.get_orchestration_history(instance_id)
         assert {"ExecutionStartedEvent", "TaskCompletedEvent"} <= {type(event).__name__ for event in history}
 
-    async def test_wait_ends_at_its_timeout(self, station: EngineFixture) -> None:
-        instance_id = await station.start("approval")
+    async def test_wait_ends_at_its_timeout(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("approval")
         with pytest.raises(EngineTimeout):
-            await station.engine.client.wait_for_orchestration_completion(instance_id, timeout=0.2)
-        await station.executor.execute(Terminate(instance_id))
+            await harness.engine.client.wait_for_orchestration_completion(instance_id, timeout=0.2)
+        await harness.executor.execute(Terminate(instance_id))
 
-    async def test_unknown_orchestrations_are_left_to_other_workers(self, station: EngineFixture) -> None:
-        instance_id = await station.start("somebody_elses")
-        assert await station.output(await station.start("echo", 1)) == 1
-        state = await station.engine.client.get_orchestration_state(instance_id)
+    async def test_unknown_orchestrations_are_left_to_other_workers(self, harness: EngineFixture) -> None:
+        instance_id = await harness.start("somebody_elses")
+        assert await harness.output(await harness.start("echo", 1)) == 1
+        state = await harness.engine.client.get_orchestration_state(instance_id)
         assert state is not None
         assert state.runtime_status is OrchestrationStatus.PENDING
 
-    async def test_many_at_once(self, station: EngineFixture) -> None:
-        ids = await asyncio.gather(*(station.start("echo", number) for number in range(50)))
-        assert await asyncio.gather(*(station.output(instance_id) for instance_id in ids)) == list(range(50))
+    async def test_many_at_once(self, harness: EngineFixture) -> None:
+        ids = await asyncio.gather(*(harness.start("echo", number) for number in range(50)))
+        assert await asyncio.gather(*(harness.output(instance_id) for instance_id in ids)) == list(range(50))

@@ -56,9 +56,9 @@ async def main(directory: str, verb: str, message: str) -> None:
     executor = CommandRunner(
         SimpleNamespace(client=Held(engine.client), confirms_event_delivery=engine.confirms_event_delivery)
     )
-    station, origin = SimpleNamespace(executor=executor), MessageOrigin(message, "r")
+    harness, origin = SimpleNamespace(executor=executor), MessageOrigin(message, "r")
     # `schedule` must be repeated until the run of the other message has ended
-    while (came_to := await deliver(station, command(verb, message), origin)) == "exists":
+    while (came_to := await deliver(harness, command(verb, message), origin)) == "exists":
         await asyncio.sleep(0.01)
     print(came_to, flush=True)
     await engine.stop()

@@ -21,7 +21,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.engines.client import EngineClient
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from tests.engines.contract import station
+from tests.engines.contract import harness
 from tests.engines.correlation import FIRST, SECOND, THIRD, fresh
 from tests.engines.correlation_child import INSTANCES, MESSAGES, commands, instance
 from tests.kit.processes import ModuleProcess
@@ -35,7 +35,7 @@ KILLS = 6
 async def _hosted(tmp_path: Path) -> Any:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
     await engine.start()
-    async with station(engine) as running:
+    async with harness(engine) as running:
         yield running, tmp_path / "engine"
     await engine.stop()
 

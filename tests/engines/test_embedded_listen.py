@@ -13,7 +13,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineCon
 from bridge.core.errors import EngineDenied, EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
-from tests.engines.contract import EngineContract, station
+from tests.engines.contract import EngineContract, harness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,12 +36,12 @@ async def listening(tmp_path_factory: pytest.TempPathFactory) -> Any:
     await host.stop()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="harness")
 async def remote(address: Any) -> Any:
     config = SchedulerEngineConfig(type="scheduler", endpoint=f"http://{address}", token=TOKEN, max_request="512KiB")
     engine = SchedulerEngine("default", config)
     await engine.start()
-    async with station(engine) as running:
+    async with harness(engine) as running:
         yield running
     await engine.stop()
 

@@ -12,12 +12,12 @@ import pytest_asyncio
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from tests.engines.contract import EngineContract, station
+from tests.engines.contract import EngineContract, harness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station", params=["direct", "protocol"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="harness", params=["direct", "protocol"])
 async def attached(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
     # Longer than the path of a socket may be.
     directory = tmp_path_factory.mktemp("engine") / ("deep" * 20) / ("deeper" * 10)
@@ -26,7 +26,7 @@ async def attached(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fix
     await host.start()
     engine = EmbeddedEngine("default", config, directory, host=False)
     await engine.start()
-    async with station(engine) as running:
+    async with harness(engine) as running:
         yield running
     await engine.stop()
     await host.stop()

@@ -14,7 +14,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.engine import EmbeddedEngine
-from tests.engines.contract import station
+from tests.engines.contract import harness
 from tests.engines.correlation import deliver
 from tests.engines.restart_child import INSTANCE, command
 from tests.kit.processes import ModuleProcess
@@ -44,7 +44,7 @@ class Member:
 async def _hosted(tmp_path: Path) -> AsyncIterator[Any]:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
     await engine.start()
-    async with station(engine) as running:
+    async with harness(engine) as running:
         yield running, tmp_path / "engine"
     await engine.stop()
 

@@ -19,7 +19,7 @@ from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineOutage, 
 from bridge.engines.azure_access import create_credentials, credential_kind
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
-from tests.engines.contract import station
+from tests.engines.contract import harness
 from tests.engines.sidecar import Sidecar
 from tests.kit.waiting import TIMEOUT
 
@@ -62,7 +62,7 @@ async def test_task_hub_and_token_reach_every_call(sidecar: Any) -> None:
     sidecar.gate.token = "s3cret"
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, task_hub="orders", token="s3cret"))
     await engine.start()
-    async with station(engine) as running:
+    async with harness(engine) as running:
         await running.executor.execute(ScheduleOrchestration("chain", "a", 1))
         await running.finished("a")
         assert await engine.client.get_orchestration_history("a")

@@ -10,13 +10,13 @@ import pytest_asyncio
 
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.engines.scheduler import SchedulerEngine
-from tests.engines.contract import EngineContract, station
+from tests.engines.contract import EngineContract, harness
 from tests.engines.sidecar import Sidecar
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station", params=["direct", "protocol"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="harness", params=["direct", "protocol"])
 async def remote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     sidecar = None
     endpoint = os.environ.get("BRIDGE_SCHEDULER_ENDPOINT")
@@ -30,7 +30,7 @@ async def remote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     )
     engine = SchedulerEngine("default", config)
     await engine.start()
-    async with station(engine) as running:
+    async with harness(engine) as running:
         yield running
     await engine.stop()
     if sidecar is not None:

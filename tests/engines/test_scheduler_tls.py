@@ -15,7 +15,7 @@ from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.core.errors import EngineMisconfigured, EngineOutage
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
-from tests.engines.contract import EngineContract, station
+from tests.engines.contract import EngineContract, harness
 from tests.kafka.certificates import Authority
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,12 +43,12 @@ def engine(endpoint: str, tls: ClientTlsConfig | None, **more: object) -> Schedu
     )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="harness")
 async def remote(endpoint: Any, authority: Any) -> Any:
     tls = ClientTlsConfig(ca=str(authority.file), certificate=str(authority.issue("bridge")))
     over_tls = engine(endpoint, tls, max_request="512KiB")
     await over_tls.start()
-    async with station(over_tls) as running:
+    async with harness(over_tls) as running:
         yield running
     await over_tls.stop()
 

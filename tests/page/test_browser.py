@@ -46,12 +46,12 @@ async def test_a_page_says_the_same_without_javascript_and_fits_a_phone(
 async def test_the_colours_change_without_javascript(browser: Browser, shop: Shop) -> None:
     async with opened(browser, javascript=False) as page:
         await page.goto(f"{shop.open}/?a=b")
-        ground = "getComputedStyle(document.documentElement).backgroundColor"
-        seen = [await page.evaluate(ground)]
+        setup = "getComputedStyle(document.documentElement).backgroundColor"
+        seen = [await page.evaluate(setup)]
         for _ in range(3):
             await page.locator(".theme button").click()
             await page.wait_for_url("**/?a=b")
-            seen.append(await page.evaluate(ground))
+            seen.append(await page.evaluate(setup))
         auto, light, dark, again = seen
         assert auto == light == again != dark
 

@@ -47,50 +47,50 @@ def _value(number: int) -> dict[str, Any]:
 
 
 def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
-    bench = QuarantineFixture()
-    assert bench.hold(0).events == ["stored"]
-    bench.follow(1)
-    assert (bench.held, bench.quarantine().until, bench.quarantine().cause) == (["0", "1"], None, CAUSE)
-    bench.do("release")
-    assert bench.quarantine().until == 0.0
-    bench.do("done", "0")
-    assert bench.held == ["1"]
-    bench.do("done", "1")
-    assert bench.state is None
+    setup = QuarantineFixture()
+    assert setup.hold(0).events == ["stored"]
+    setup.follow(1)
+    assert (setup.held, setup.quarantine().until, setup.quarantine().cause) == (["0", "1"], None, CAUSE)
+    setup.do("release")
+    assert setup.quarantine().until == 0.0
+    setup.do("done", "0")
+    assert setup.held == ["1"]
+    setup.do("done", "1")
+    assert setup.state is None
 
 
 def test_one_that_waits_for_a_time_says_which() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0, until=77.0)
-    assert bench.quarantine().until == 77.0
+    setup = QuarantineFixture()
+    setup.hold(0, until=77.0)
+    assert setup.quarantine().until == 77.0
 
 
 def test_a_redelivery_is_held_once() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0)
-    assert bench.hold(0).events == ["repeated"]
-    bench.follow(1)
-    assert bench.follow(1).events == ["repeated"]
-    assert bench.quarantine().size == 20
+    setup = QuarantineFixture()
+    setup.hold(0)
+    assert setup.hold(0).events == ["repeated"]
+    setup.follow(1)
+    assert setup.follow(1).events == ["repeated"]
+    assert setup.quarantine().size == 20
 
 
 def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0)
-    bench.do("done", "0")
-    bench.follow(1)
-    assert (bench.held, bench.quarantine().until) == (["1"], 0.0)
+    setup = QuarantineFixture()
+    setup.hold(0)
+    setup.do("done", "0")
+    setup.follow(1)
+    assert (setup.held, setup.quarantine().until) == (["1"], 0.0)
 
 
 def test_what_fails_again_is_held_anew_in_its_place() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0)
-    bench.follow(1)
-    bench.do("release")
-    bench.do("claim", "me", 100.0)
-    bench.do("requeue", "0", CAUSE | {"reason": "worse"}, None, 1)
-    quarantine = bench.quarantine()
-    assert (bench.held, quarantine.until, quarantine.owner, quarantine.cause["reason"]) == (
+    setup = QuarantineFixture()
+    setup.hold(0)
+    setup.follow(1)
+    setup.do("release")
+    setup.do("claim", "me", 100.0)
+    setup.do("requeue", "0", CAUSE | {"reason": "worse"}, None, 1)
+    quarantine = setup.quarantine()
+    assert (setup.held, quarantine.until, quarantine.owner, quarantine.cause["reason"]) == (
         ["0", "1"],
         None,
         None,
@@ -99,57 +99,57 @@ def test_what_fails_again_is_held_anew_in_its_place() -> None:
 
 
 def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0)
-    bench.do("claim", "me", 100.0)
-    bench.do("claim", "other", 101.0)
-    assert bench.quarantine().owner == "me"
-    bench.do("claim", "me", 110.0)
-    bench.do("claim", "other", 110.0 + LEASE - 1)
-    assert bench.quarantine().owner == "me"
-    bench.do("claim", "other", 110.0 + LEASE)
-    assert bench.quarantine().owner == "other"
-    bench.do("unclaim", "me")
-    assert bench.quarantine().owner == "other"
-    bench.do("unclaim", "other")
-    assert bench.quarantine().owner is None
+    setup = QuarantineFixture()
+    setup.hold(0)
+    setup.do("claim", "me", 100.0)
+    setup.do("claim", "other", 101.0)
+    assert setup.quarantine().owner == "me"
+    setup.do("claim", "me", 110.0)
+    setup.do("claim", "other", 110.0 + LEASE - 1)
+    assert setup.quarantine().owner == "me"
+    setup.do("claim", "other", 110.0 + LEASE)
+    assert setup.quarantine().owner == "other"
+    setup.do("unclaim", "me")
+    assert setup.quarantine().owner == "other"
+    setup.do("unclaim", "other")
+    assert setup.quarantine().owner is None
 
 
 def test_what_is_too_much_is_dead_lettered() -> None:
     for limits in (QuarantineConfig(max_messages=2), QuarantineConfig(max_bytes=25)):
-        bench = QuarantineFixture(limits)
-        bench.hold(0)
-        bench.follow(1)
-        turn = bench.follow(2)
+        setup = QuarantineFixture(limits)
+        setup.hold(0)
+        setup.follow(1)
+        turn = setup.follow(2)
         assert (turn.events, [each.reason for each in turn.undelivered]) == (["full"], ["quarantine_full"])
-        bench.do("release")
-        bench.do("done", "0")
-        assert bench.follow(3).events == ["stored"]
+        setup.do("release")
+        setup.do("done", "0")
+        assert setup.follow(3).events == ["stored"]
 
 
 def test_dropping() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0)
-    bench.follow(1)
-    bench.follow(2)
-    turn = bench.do("drop", ["1"], False, 0.0)
+    setup = QuarantineFixture()
+    setup.hold(0)
+    setup.follow(1)
+    setup.follow(2)
+    turn = setup.do("drop", ["1"], False, 0.0)
     assert [(each.reason, each.error) for each in turn.undelivered] == [("quarantine_dropped", "")]
-    assert bench.quarantine().cause == CAUSE
-    turn = bench.do("drop", ["0"], False, 0.0)
+    assert setup.quarantine().cause == CAUSE
+    turn = setup.do("drop", ["0"], False, 0.0)
     assert [each.error for each in turn.undelivered] == ["EngineRejected"]
-    assert bench.quarantine().cause == {}  # of a message that has left
-    assert bench.do("drop", None, True, 0.0).undelivered == []
-    assert bench.state is None
+    assert setup.quarantine().cause == {}  # of a message that has left
+    assert setup.do("drop", None, True, 0.0).undelivered == []
+    assert setup.state is None
 
 
 def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
-    bench = QuarantineFixture()
-    bench.hold(0)
-    bench.do("release")
-    bench.do("claim", "me", 100.0)
-    assert bench.do("drop", None, False, 101.0).events == []
-    assert bench.held == ["0"]
-    assert bench.do("drop", None, False, 100.0 + LEASE).events == ["dropped"]
+    setup = QuarantineFixture()
+    setup.hold(0)
+    setup.do("release")
+    setup.do("claim", "me", 100.0)
+    assert setup.do("drop", None, False, 101.0).events == []
+    assert setup.held == ["0"]
+    assert setup.do("drop", None, False, 100.0 + LEASE).events == ["dropped"]
 
 
 @given(
@@ -158,27 +158,27 @@ def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
     )
 )
 def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
-    bench = QuarantineFixture(QuarantineConfig(max_messages=3))
+    setup = QuarantineFixture(QuarantineConfig(max_messages=3))
     received = 0
     left = 0
     for operation, number in steps:
         if operation in ("hold", "follow"):
-            turn = bench.hold(number) if operation == "hold" else bench.follow(number)
+            turn = setup.hold(number) if operation == "hold" else setup.follow(number)
             received += turn.events != ["repeated"]
         elif operation == "done":
-            left += str(number) in bench.held
-            turn = bench.do("done", str(number))
+            left += str(number) in setup.held
+            turn = setup.do("done", str(number))
         elif operation == "drop":
-            turn = bench.do("drop", [str(number)], False, 1.0 + number * LEASE)
+            turn = setup.do("drop", [str(number)], False, 1.0 + number * LEASE)
         elif operation == "release":
-            turn = bench.do("release")
+            turn = setup.do("release")
         elif operation == "claim":
-            turn = bench.do("claim", str(number), 1.0)
+            turn = setup.do("claim", str(number), 1.0)
         else:
-            turn = bench.do("requeue", str(number), CAUSE, None, 1)
+            turn = setup.do("requeue", str(number), CAUSE, None, 1)
         left += len(turn.undelivered)
-        assert received == left + len(bench.held)
-        assert bench.quarantine().size == 10 * len(bench.held)
+        assert received == left + len(setup.held)
+        assert setup.quarantine().size == 10 * len(setup.held)
 
 
 def test_the_mark_of_a_message_is_its_place() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message, offsets_by_key
 from tests.servicebus import namespace
 from tests.servicebus.process import ServerProcess
@@ -39,13 +39,13 @@ ENTITIES = {
 async def test_messages_become_workflows(tmp_path: Path, connection: str, kind: str) -> None:
     """Each message starts one workflow; messages without a route become dead letters; order holds within a key."""
     entity, target = ENTITIES[kind]
-    async with bus_bench(tmp_path, connection, entity, request_timeout="30s") as bench:
+    async with bus_setup(tmp_path, connection, entity, request_timeout="30s") as setup:
         started = [message("start", f"{key}-{number}", key) for number in range(5) for key in ("a", "b")]
-        await bench.publish(*started, message("unknown", "c-0", "c"), topic=target)
-        await bench.source.start()
-        await bench.settled(11)
-        assert outcomes(bench) == {"executed": 10, "dead_lettered": 1}
-        by_key = offsets_by_key(bench.faults.taken)
+        await setup.publish(*started, message("unknown", "c-0", "c"), topic=target)
+        await setup.source.start()
+        await setup.settled(11)
+        assert outcomes(setup) == {"executed": 10, "dead_lettered": 1}
+        by_key = offsets_by_key(setup.faults.taken)
         assert {key: len(numbers) for key, numbers in by_key.items()} == {"a": 5, "b": 5}
         if kind == "sessions":
             assert all(numbers == list(range(5)) for numbers in by_key.values())

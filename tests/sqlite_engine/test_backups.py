@@ -58,19 +58,19 @@ def names(directory: Path) -> set[str]:
 
 
 def test_a_backup_beside_a_running_engine_goes_on_where_it_was_taken(restartable: Restartable, tmp_path: Path) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     taken = []
     for name in ("a", "b"):
         start(restartable.now, "work", name)
-        hands.turn(hands.take(), activity(1, "x"))
-        taken.append(hands.take())
+        remote.turn(remote.take(), activity(1, "x"))
+        taken.append(remote.take())
     target = tmp_path / "backups" / "hub.db"
     target.parent.mkdir()
     size = backup(restartable.path, target)
     assert (size, stat.S_IMODE(target.stat().st_mode)) == (target.stat().st_size, 0o600)
     assert names(target.parent) == {"hub.db"}
-    hands.result(taken[0], "done")
-    hands.turn(hands.take(), complete(2, "done"))
+    remote.result(taken[0], "done")
+    remote.turn(remote.take(), complete(2, "done"))
     start(restartable.now, "work", "later")
     assert state(restartable.now, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     restartable.now.stop()

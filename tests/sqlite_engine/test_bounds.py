@@ -83,38 +83,38 @@ def test_an_execution_id_with_control_characters_is_refused(database: Database, 
     ],
 )
 def test_a_turn_beyond_a_bound_fails_once(database: Database, action: pb.OrchestratorAction, bound: int) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), action)
+    remote.turn(remote.take(), action)
     failure = state(database, "i").failureDetails
     assert failure.errorType == "InvalidOrchestratorResponse"
     assert f"at most {bound} are allowed" in failure.errorMessage
-    assert hands.nothing()
+    assert remote.nothing()
 
 
 @pytest.mark.parametrize(("character", "most"), [("s", 1024 * 1024), ("\u00e9", 512 * 1024)])
 def test_a_custom_status_is_bounded_in_bytes(database: Database, character: str, most: int) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "fits")
-    hands.turn(hands.take(), complete(1), customStatus=text(character * most))
+    remote.turn(remote.take(), complete(1), customStatus=text(character * most))
     assert state(database, "fits").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     start(database, "work", "i")
-    hands.turn(hands.take(), complete(1), customStatus=text(character * (most + 1)))
+    remote.turn(remote.take(), complete(1), customStatus=text(character * (most + 1)))
     failure = state(database, "i").failureDetails
     assert "a custom status of 10" in failure.errorMessage
     assert "at most 1048576 are allowed" in failure.errorMessage
     assert not state(database, "i").customStatus.value
-    assert hands.nothing()
+    assert remote.nothing()
 
 
 def test_a_work_item_with_a_large_trace_context_is_not_handed_to_a_worker_that_cannot_take_it(
     database: Database,
 ) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
     trace = pb.OrchestrationTraceContext(spanID=text("x" * 5_000_000), spanStartTime=timestamp(1))
-    hands.turn(hands.take(), activity(1, "step"), orchestrationTraceContext=trace)
-    hands.result(hands.take())
+    remote.turn(remote.take(), activity(1, "step"), orchestrationTraceContext=trace)
+    remote.result(remote.take())
     ended = call(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="i")).orchestrationState
     assert ended.failureDetails.errorType == "HistoryTooLarge"
-    assert hands.nothing()
+    assert remote.nothing()

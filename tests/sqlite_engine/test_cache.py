@@ -30,33 +30,33 @@ def small(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_entities_with_large_states_are_let_go_and_found_again(small: Database) -> None:
-    hands = ProtocolClient(small)
+    remote = ProtocolClient(small)
     for number in range(20):
         signal(small, f"@store@{number}", "put")
-        item = hands.take()
-        hands.batch(item, None, new_state=f"{number}{PAYLOAD}")
+        item = remote.take()
+        remote.batch(item, None, new_state=f"{number}{PAYLOAD}")
         assert small.hub.entities.cached_bytes <= LIMIT + 2 * len(PAYLOAD)
-    assert hands.nothing()
+    assert remote.nothing()
     assert 0 < small.hub.entities.cached_bytes <= LIMIT
     for number in range(20):
         found = call(small, "GetEntity", pb.GetEntityRequest(instanceId=f"@store@{number}", includeState=True))
         assert f'"{number}{PAYLOAD}"' == found.entity.serializedState.value
     assert small.hub.entities.cached_bytes <= LIMIT
-    hands.leave()
+    remote.leave()
 
 
 def test_entities_with_long_queues_are_let_go_and_run_all_the_same(small: Database) -> None:
     for number in range(20):
         signal(small, f"@store@{number}", "put", PAYLOAD)
     assert small.hub.entities.cached_bytes <= LIMIT
-    hands = ProtocolClient(small)
+    remote = ProtocolClient(small)
     names = set()
     for _ in range(20):
-        item = hands.take()
+        item = remote.take()
         names.add(item.entityRequestV2.instanceId)
-        hands.batch(item, None)
+        remote.batch(item, None)
     assert len(names) == 20
-    hands.leave()
+    remote.leave()
 
 
 def test_instances_with_large_inputs_and_inboxes_are_let_go(small: Database) -> None:
@@ -67,12 +67,12 @@ def test_instances_with_large_inputs_and_inboxes_are_let_go(small: Database) -> 
         raise_event(small, f"i-{number}", "e", PAYLOAD)
     assert small.hub.instances.bytes <= LIMIT
     assert state(small, "i-0").input.value == f'"{PAYLOAD}"'
-    hands = ProtocolClient(small)
+    remote = ProtocolClient(small)
     for _ in range(20):
-        item = hands.take()
+        item = remote.take()
         assert len(item.orchestratorRequest.newEvents) == 3
-        hands.turn(item)
-    hands.leave()
+        remote.turn(item)
+    remote.leave()
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["get", "append", "pop", "state", "drop", "trim"]))))
@@ -108,17 +108,17 @@ def test_bytes_of_instances_are_those_of_their_histories_inputs_and_unread_event
 
     start(small, "orchestrator", "i", "first")
     raise_event(small, "i", "e", "x")
-    hands = ProtocolClient(small)
+    remote = ProtocolClient(small)
     for number in range(3):
-        item = hands.take()
+        item = remote.take()
         anew = pb.OrchestratorAction(
             completeOrchestration=pb.CompleteOrchestrationAction(
                 orchestrationStatus=pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW, result=text("again" * number)
             )
         )
-        hands.turn(item, *([anew] if number else []))
+        remote.turn(item, *([anew] if number else []))
         state(small, "i")
         if not number:
             raise_event(small, "i", "e", "x" * 1000)
         assert small.hub.instances.bytes == measured() > 0
-    hands.leave()
+    remote.leave()

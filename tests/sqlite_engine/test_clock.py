@@ -59,26 +59,26 @@ def turn_time(item: pb.WorkItem) -> int:
     return micros(item.orchestratorRequest.newEvents[0].timestamp)
 
 
-def make(engine: Restartable, hands: ProtocolClient, name: str, item: pb.WorkItem, at: int) -> None:
+def make(engine: Restartable, remote: ProtocolClient, name: str, item: pb.WorkItem, at: int) -> None:
     """Create a timer, a scheduled start and a scheduled signal that are due after a short while by the present
     clock."""
-    hands.turn(item, timer(1, turn_time(item) + SHORT))
+    remote.turn(item, timer(1, turn_time(item) + SHORT))
     start(engine.now, "work", f"{name}-later", scheduledStartTimestamp=timestamp(at + SHORT))
     signal(engine.now, f"@c@{name}", "go", scheduledTime=timestamp(at + SHORT))
 
 
-def arrived(hands: ProtocolClient) -> set[str]:
+def arrived(remote: ProtocolClient) -> set[str]:
     """Take the three items of `make`, in order of arrival. Returns their names."""
     found = set()
     for _ in range(3):
-        item = hands.take()
+        item = remote.take()
         if item.HasField("entityRequestV2"):
             assert operations(item) == ["go"]
             found.add("signal")
-            hands.batch(item, None, new_state=1)
+            remote.batch(item, None, new_state=1)
         else:
             found.add(kinds(item)[0])
-            hands.turn(item, complete(9))
+            remote.turn(item, complete(9))
     return found
 
 
@@ -91,38 +91,38 @@ ALL = {"timerFired", "executionStarted", "signal"}
 def test_everything_that_is_due_comes_when_the_clock_is_right_again(
     engine: Restartable, clock: SteppedClock, step: float, made: str, restarts: bool
 ) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
-    item = hands.take()
+    item = remote.take()
     if made == "before":
-        make(engine, hands, made, item, clock.wall())
+        make(engine, remote, made, item, clock.wall())
         noticed(engine.now)
     clock.step(step)
     noticed(engine.now)
     if made == "during":
-        hands.turn(item, activity(7, "x"))
-        hands.result(hands.take())
-        item = hands.take()
-        make(engine, hands, made, item, clock.wall())
+        remote.turn(item, activity(7, "x"))
+        remote.result(remote.take())
+        item = remote.take()
+        make(engine, remote, made, item, clock.wall())
         noticed(engine.now)
     clock.step(-step)
     noticed(engine.now)
     if made == "after":
-        make(engine, hands, made, item, clock.wall())
+        make(engine, remote, made, item, clock.wall())
     if restarts:
-        hands = ProtocolClient(engine.again())
-    assert arrived(hands) == ALL
+        remote = ProtocolClient(engine.again())
+    assert arrived(remote) == ALL
     assert engine.now.writer.given_up == {}
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_what_was_made_before_a_lasting_step_comes(engine: Restartable, clock: SteppedClock, step: float) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
-    make(engine, hands, "x", hands.take(), clock.wall())
+    make(engine, remote, "x", remote.take(), clock.wall())
     noticed(engine.now)
     clock.step(step)  # no call follows: the engine must notice by itself
-    assert arrived(hands) == ALL
+    assert arrived(remote) == ALL
 
 
 @pytest.mark.parametrize("nanos", [1, 999])
@@ -131,18 +131,18 @@ def test_what_was_made_before_a_lasting_step_comes(engine: Restartable, clock: S
 def test_a_timer_keeps_its_nanoseconds_through_steps_of_the_clock(
     engine: Restartable, clock: SteppedClock, step: float, nanos: int, restarts: bool
 ) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     clock.step(step)
     start(engine.now, "work", "i")
-    item = hands.take()
+    item = remote.take()
     moment = timestamp(turn_time(item) + SHORT)
     moment.nanos += nanos
-    hands.turn(item, pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
+    remote.turn(item, pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
     noticed(engine.now)
     clock.step(-step)
     if restarts:
-        hands = ProtocolClient(engine.again())
-    fired = hands.take().orchestratorRequest.newEvents[1]
+        remote = ProtocolClient(engine.again())
+    fired = remote.take().orchestratorRequest.newEvents[1]
     assert fired.timerFired.fireAt == moment
     assert fired.timestamp == timestamp(due(moment))
 
@@ -151,31 +151,31 @@ def test_a_timer_keeps_its_nanoseconds_through_steps_of_the_clock(
 def test_turn_times_creep_after_the_clock_was_ahead_and_new_timers_take_their_time(
     engine: Restartable, clock: SteppedClock, step: float
 ) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     clock.step(step)
     start(engine.now, "work", "i")
     times = []
-    item = hands.take()
+    item = remote.take()
     clock.step(-step)
     for number in range(1, 5):
         times.append(turn_time(item))
-        hands.turn(item, timer(number, times[-1] + SHORT))
+        remote.turn(item, timer(number, times[-1] + SHORT))
         if number == 3:
-            hands = ProtocolClient(engine.again())
-        item = hands.take()
+            remote = ProtocolClient(engine.again())
+        item = remote.take()
         assert kinds(item) == ["timerFired"]
     assert times == sorted(set(times))
 
 
 def test_a_long_timer_is_not_shortened_by_a_step_that_ends(engine: Restartable, clock: SteppedClock) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
-    item = hands.take()
+    item = remote.take()
     due = turn_time(item) + int(HOUR * 1_000_000)
-    hands.turn(item, timer(1, due))
+    remote.turn(item, timer(1, due))
     for step in (-YEAR, YEAR, 60.0, -60.0, -HOUR, HOUR):
         clock.step(step)
-        assert hands.nothing()
+        assert remote.nothing()
     engine.again()
     noticed(engine.now)
     reading = sqlite3.connect(engine.path)
@@ -184,39 +184,39 @@ def test_a_long_timer_is_not_shortened_by_a_step_that_ends(engine: Restartable, 
 
 
 def test_timers_of_an_older_file_keep_their_time(engine: Restartable, clock: SteppedClock) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
-    item = hands.take()
+    item = remote.take()
     due = turn_time(item) + int(HOUR * 1_000_000)
-    hands.turn(item, timer(1, due))
+    remote.turn(item, timer(1, due))
     engine.now.stop()
     old = pb.HistoryEvent(eventId=-1, timestamp=timestamp(due), timerFired={"fireAt": timestamp(due), "timerId": 1})
     with sqlite3.connect(engine.path) as file:
         file.execute("UPDATE timers SET event=?", (old.SerializeToString(),))
     file.close()
-    hands = ProtocolClient(engine.again())
-    assert hands.nothing()
+    remote = ProtocolClient(engine.again())
+    assert remote.nothing()
     clock.step(HOUR + 1)
-    assert kinds(hands.take()) == ["timerFired"]
+    assert kinds(remote.take()) == ["timerFired"]
 
 
 def test_a_rewound_instance_with_turns_in_the_future_waits_no_longer_than_it_was_to(
     engine: Restartable, clock: SteppedClock
 ) -> None:
-    hands = ProtocolClient(engine.now)
+    remote = ProtocolClient(engine.now)
     clock.step(YEAR)
     start(engine.now, "work", "i")
-    item = hands.take()
-    hands.turn(item, timer(1, turn_time(item) + SHORT), activity(2, "x"))
-    hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="no"))
-    item = hands.take()
-    hands.turn(item, fail(3, "no"))
+    item = remote.take()
+    remote.turn(item, timer(1, turn_time(item) + SHORT), activity(2, "x"))
+    remote.result(remote.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="no"))
+    item = remote.take()
+    remote.turn(item, fail(3, "no"))
     clock.step(-YEAR)
     call(engine.now, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    found = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     news = kinds(found["orchestratorRequest"])
-    hands.turn(found["orchestratorRequest"])
-    assert "timerFired" in (news if "timerFired" in news else kinds(hands.take()))
+    remote.turn(found["orchestratorRequest"])
+    assert "timerFired" in (news if "timerFired" in news else kinds(remote.take()))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -235,16 +235,16 @@ def test_an_abandoned_turn_and_a_lease_go_by_time_that_passes(tmp_path: Path, cl
     database = Database(tmp_path / "hub.db", DatabaseOptions(clock=clock, lease_seconds=0.2))
     database.start()
     try:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         clock.step(YEAR)
         start(database, "work", "i")
-        item = hands.take()
+        item = remote.take()
         request = pb.AbandonOrchestrationTaskRequest(completionToken=item.completionToken)
         call(database, "AbandonTaskOrchestratorWorkItem", request)
         clock.step(-YEAR)
-        hands.take()
+        remote.take()
         clock.step(-YEAR)
-        hands.turn(hands.take(), complete(1, "ok"))
+        remote.turn(remote.take(), complete(1, "ok"))
         assert state(database, "i").output.value == '"ok"'
     finally:
         database.stop()
@@ -265,9 +265,9 @@ def test_nothing_is_purged_by_a_clock_that_has_run_ahead(tmp_path: Path, clock: 
         return bool(call(database, "GetInstance", pb.GetInstanceRequest(instanceId="i")).exists)
 
     try:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         start(database, "work", "i")
-        hands.turn(hands.take(), complete(1))
+        remote.turn(remote.take(), complete(1))
         noticed(database)
         for step in (YEAR, -YEAR, 2 * HOUR, -2 * HOUR):
             clock.step(step)
@@ -314,20 +314,20 @@ def test_events_of_a_turn_come_before_its_timers(engine: Restartable, clock: Ste
     """An orchestrator that ends at its timeout still receives a message that was accepted before that turn."""
     database = engine.now
     start(database, "Waits", "a")
-    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
-    first = hands.take()
+    remote = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
+    first = remote.take()
     start(database, "Occupies", "b")
     begun = turn_time(first)
-    hands.turn(first, timer(1, begun + int(HOUR * 1_000_000)), timer(2, begun + int(HOUR * 1_000_000) + 1))
-    busy = hands.take()
+    remote.turn(first, timer(1, begun + int(HOUR * 1_000_000)), timer(2, begun + int(HOUR * 1_000_000) + 1))
+    busy = remote.take()
     assert busy.orchestratorRequest.instanceId == "b"
     clock.step(2 * HOUR)
     noticed(database)
     noticed(database)
     raise_event(database, "a", "noted")
-    hands.turn(busy, complete(1))
-    item = hands.take()
+    remote.turn(busy, complete(1))
+    item = remote.take()
     assert item.orchestratorRequest.instanceId == "a"
     assert kinds(item) == ["eventRaised", "timerFired", "timerFired"]
     assert [event.timerFired.timerId for event in item.orchestratorRequest.newEvents[2:]] == [1, 2]
-    hands.turn(item, complete(3))
+    remote.turn(item, complete(3))

@@ -38,35 +38,35 @@ def purge(database: Database, **fields: object) -> int:
 
 
 def test_a_suspended_instance_keeps_its_events_until_it_is_resumed(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "x"))
-    task = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    task = remote.take()
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="a", reason=text("wait")))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
-    hands.result(task, 1)
+    remote.result(task, 1)
     raise_event(database, "a", "e")
-    assert hands.nothing()
+    assert remote.nothing()
     call(database, "ResumeInstance", pb.ResumeRequest(instanceId="a"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING
-    assert kinds(hands.take()) == ["executionSuspended", "taskCompleted", "eventRaised", "executionResumed"]
+    assert kinds(remote.take()) == ["executionSuspended", "taskCompleted", "eventRaised", "executionResumed"]
 
 
 def test_an_instance_suspended_before_its_first_turn_is_pending_again_when_resumed(database: Database) -> None:
     start(database, "work", "a")
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="a"))
-    hands = ProtocolClient(database)
-    assert hands.nothing()
+    remote = ProtocolClient(database)
+    assert remote.nothing()
     call(database, "ResumeInstance", pb.ResumeRequest(instanceId="a"))
-    assert kinds(hands.take())[0] == "executionStarted"
+    assert kinds(remote.take())[0] == "executionStarted"
 
 
 def test_termination_needs_no_worker_and_takes_its_children_along(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"))
-    hands.turn(hands.take(), child(1, "grandchild", "p:1:1"), activity(2, "never"))
-    hands.leave()
+    remote.turn(remote.take(), child(1, "child", "p:1"))
+    remote.turn(remote.take(), child(1, "grandchild", "p:1:1"), activity(2, "never"))
+    remote.leave()
     start(database, "lonely", "l")
     terminate(database, "p", output=text('"stop"'), recursive=True)
     for instance_id in ("p", "p:1", "p:1:1"):
@@ -78,16 +78,16 @@ def test_termination_needs_no_worker_and_takes_its_children_along(database: Data
 
 
 def test_termination_alone_leaves_children_and_tells_the_parent(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"))
-    item = hands.take()
+    remote.turn(remote.take(), child(1, "child", "p:1"))
+    item = remote.take()
     terminate(database, "p:1")
     with pytest.raises(Rejection, match="no longer"):
-        hands.turn(item, complete(1))
-    item = hands.take()
+        remote.turn(item, complete(1))
+    item = remote.take()
     assert kinds(item) == ["subOrchestrationInstanceFailed"]
-    hands.turn(item, child(2, "child", "p:2"))
+    remote.turn(item, child(2, "child", "p:2"))
     terminate(database, "p")
     assert state(database, "p:2").orchestrationStatus == pb.ORCHESTRATION_STATUS_PENDING
 
@@ -107,55 +107,55 @@ def test_unknown_instances(database: Database) -> None:
 
 
 def test_restart_begins_anew_under_the_same_or_a_new_id(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a", {"x": 1}, tags={"k": "v"})
     with pytest.raises(Rejection, match="terminal"):
         call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
     request = pb.RestartInstanceRequest(instanceId="a", restartWithNewInstanceId=True)
     copy = call(database, "RestartInstance", request).instanceId
-    first, second = hands.take(), hands.take()
+    first, second = remote.take(), remote.take()
     assert [first.orchestratorRequest.instanceId, second.orchestratorRequest.instanceId] == ["a", copy]
-    hands.turn(first, complete(1))
+    remote.turn(first, complete(1))
     same = call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a")).instanceId
     assert same == "a"
-    item = hands.take()
+    item = remote.take()
     assert item.orchestratorRequest.newEvents[1].executionStarted.input.value == '{"x": 1}'
     assert dict(item.orchestratorRequest.newEvents[1].executionStarted.tags) == {"k": "v"}
-    hands.turn(item, complete(1))
+    remote.turn(item, complete(1))
     other = call(database, "RestartInstance", request).instanceId
     assert other != "a"
-    assert hands.take().orchestratorRequest.instanceId == other
+    assert remote.take().orchestratorRequest.instanceId == other
 
 
 def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "good"), activity(2, "waits"), timer(3, now() + 1000))
+    remote.turn(remote.take(), activity(1, "good"), activity(2, "waits"), timer(3, now() + 1000))
     tasks = {}
     for _ in range(3):
-        item = hands.take()
+        item = remote.take()
         if item.HasField("activityRequest"):
             tasks[item.activityRequest.name] = item
         else:
-            hands.turn(item)  # the timer has fired
-    hands.result(tasks["good"], 1)
-    hands.turn(hands.take(), fail(9, "broken"))
+            remote.turn(item)  # the timer has fired
+    remote.result(tasks["good"], 1)
+    remote.turn(remote.take(), fail(9, "broken"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a", reason=text("fixed")))
-    item = hands.take()
+    item = remote.take()
     assert kinds(item) == ["executionRewound", "taskCompleted"]
     past = [event.WhichOneof("eventType") for event in item.orchestratorRequest.pastEvents]
     assert past[-2:] == ["orchestratorStarted", "timerFired"]
-    hands.turn(item)
+    remote.turn(item)
     with pytest.raises(Rejection, match="failed state"):
         call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
-    assert hands.nothing(), "the activity that a worker has in hand is not handed out once more"
-    hands.result(tasks["waits"], 2)
-    hands.turn(hands.take(), complete(10, "ok"))
+    assert remote.nothing(), "the activity that a worker has in hand is not handed out once more"
+    remote.result(tasks["waits"], 2)
+    remote.turn(remote.take(), complete(10, "ok"))
     assert state(database, "a").output.value == '"ok"'
 
 
-def serve(hands: ProtocolClient, broken: set[str]) -> list[str]:
+def serve(remote: ProtocolClient, broken: set[str]) -> list[str]:
     """Work as an orchestrator `p` with two activities and a child until it ends. Returns the activities that ran.
 
     The orchestrator requests the results that its history does not contain. It ends when all are there; with the first
@@ -167,11 +167,11 @@ def serve(hands: ProtocolClient, broken: set[str]) -> list[str]:
     }
     ran = []
     while True:
-        item = hands.take()
+        item = remote.take()
         if item.HasField("activityRequest"):
             name = item.activityRequest.name
             ran.append(name)
-            hands.result(item, 1, pb.TaskFailureDetails(errorType="E", errorMessage=name) if name in broken else None)
+            remote.result(item, 1, pb.TaskFailureDetails(errorType="E", errorMessage=name) if name in broken else None)
             continue
         request = item.orchestratorRequest
         events = [*request.pastEvents, *request.newEvents]
@@ -179,10 +179,10 @@ def serve(hands: ProtocolClient, broken: set[str]) -> list[str]:
         missing = [action for number, action in wanted[request.instanceId].items() if number not in asked]
         answers = [event.WhichOneof("eventType") for event in events if event.WhichOneof("eventType") in ANSWERING]
         if missing or len(answers) < len(asked):
-            hands.turn(item, *missing)
+            remote.turn(item, *missing)
             continue
         failures = [failure_of(event) for event in events if event.WhichOneof("eventType") in FAILING]
-        hands.turn(item, failed(9, failures[0]) if failures else complete(9, "ok"))
+        remote.turn(item, failed(9, failures[0]) if failures else complete(9, "ok"))
         if request.instanceId == "p":
             return ran
 
@@ -208,9 +208,9 @@ ANSWERING = (
 
 def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_not(restartable: Restartable) -> None:
     database = restartable.now
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    assert sorted(serve(hands, {"bad", "deep"})) == ["bad", "deep", "good"]
+    assert sorted(serve(remote, {"bad", "deep"})) == ["bad", "deep", "good"]
     before = {each: state(database, each) for each in ("p", "p:1")}
     assert {each.orchestrationStatus for each in before.values()} == {pb.ORCHESTRATION_STATUS_FAILED}
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p", reason=text("fixed")))
@@ -232,8 +232,8 @@ def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -
         lambda finished, started: received.append((list(finished), list(started))) if finished or started else None
     )
     start(database, "work", "a")
-    hands = ProtocolClient(database)
-    hands.turn(hands.take(), fail(1, "bad"))
+    remote = ProtocolClient(database)
+    remote.turn(remote.take(), fail(1, "bad"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED  # committed, not with the next
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
     terminate(database, "a")
@@ -247,26 +247,26 @@ def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -
 
 
 def test_a_history_that_a_worker_has_rewritten_is_taken(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), 1)
-    item = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), 1)
+    item = remote.take()
     kept = list(item.orchestratorRequest.pastEvents)
     rewind = pb.OrchestratorAction(id=-1, rewindOrchestration=pb.RewindOrchestrationAction(newHistory=kept))
-    hands.turn(item, rewind)
-    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    remote.turn(item, rewind)
+    items = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     assert items["activityRequest"].activityRequest.name == "x"
     assert kinds(items["orchestratorRequest"]) == ["genericEvent"]
 
 
 def test_purge_takes_finished_instances_only_and_their_children_when_told(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
     assert purge(database, instanceId="p") == 0
-    hands.turn(hands.take(), child(1, "child", "p:1"))
-    hands.turn(hands.take(), complete(1))
-    hands.turn(hands.take(), complete(2))
+    remote.turn(remote.take(), child(1, "child", "p:1"))
+    remote.turn(remote.take(), complete(1))
+    remote.turn(remote.take(), complete(2))
     assert purge(database, instanceId="p", recursive=True) == 2
     request = pb.GetInstanceRequest(instanceId="p:1")
     assert not call(database, "GetInstance", request).exists
@@ -275,11 +275,11 @@ def test_purge_takes_finished_instances_only_and_their_children_when_told(databa
 
 
 def test_purge_by_filter_goes_in_steps_and_counts_all(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     for number in range(450):
         start(database, "work", f"w-{number}")
     for number in range(430):
-        hands.turn(hands.take(), complete(1) if number % 2 else fail(1, "x"))
+        remote.turn(remote.take(), complete(1) if number % 2 else fail(1, "x"))
     endless = Duration(seconds=2**63 - 1, nanos=2**31 - 1)
     only = pb.PurgeInstanceFilter(timeout=endless, runtimeStatus=[pb.ORCHESTRATION_STATUS_COMPLETED])
     assert purge(database, purgeInstanceFilter=only) == 215

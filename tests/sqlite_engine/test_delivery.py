@@ -73,48 +73,48 @@ def delivered(restartable: Restartable, instance_id: str) -> None:
     export(restartable.path, io.StringIO())
 
 
-def by_activity(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), failure=failure)
-    item = hands.take()
+def by_activity(remote: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), failure=failure)
+    item = remote.take()
     assert kinds(item) == ["taskFailed"]
-    hands.turn(item, failed(item.orchestratorRequest.newEvents[1].taskFailed.failureDetails))
+    remote.turn(item, failed(item.orchestratorRequest.newEvents[1].taskFailed.failureDetails))
 
 
-def by_orchestrator(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
-    hands.turn(hands.take(), failed(failure))
+def by_orchestrator(remote: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
+    remote.turn(remote.take(), failed(failure))
 
 
-def by_child(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
-    hands.turn(hands.take(), child(1, "work", "kid"))
-    hands.turn(hands.take(), failed(failure))
-    item = hands.take()
+def by_child(remote: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
+    remote.turn(remote.take(), child(1, "work", "kid"))
+    remote.turn(remote.take(), failed(failure))
+    item = remote.take()
     assert kinds(item) == ["subOrchestrationInstanceFailed"]
-    hands.turn(item, failed(failure))
+    remote.turn(item, failed(failure))
 
 
-def by_entity(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
-    hands.turn(hands.take(), calling(1, "@c@x", "go", "r"))
-    hands.batch(hands.take(), results=[pb.OperationResult(failure={"failureDetails": failure})])
-    item = hands.take()
+def by_entity(remote: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
+    remote.turn(remote.take(), calling(1, "@c@x", "go", "r"))
+    remote.batch(remote.take(), results=[pb.OperationResult(failure={"failureDetails": failure})])
+    item = remote.take()
     assert kinds(item) == ["entityOperationFailed"]
-    hands.turn(item, failed(failure))
+    remote.turn(item, failed(failure))
 
 
-def by_carried_event(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
+def by_carried_event(remote: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     carried = pb.HistoryEvent(eventId=-1, taskFailed=pb.TaskFailedEvent(taskScheduledId=1, failureDetails=failure))
-    hands.turn(hands.take(), again(1, None, carried))
-    hands.turn(hands.take(), failed(failure))
+    remote.turn(remote.take(), again(1, None, carried))
+    remote.turn(remote.take(), failed(failure))
 
 
-def by_rewritten_history(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
-    item = hands.take()
+def by_rewritten_history(remote: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
+    item = remote.take()
     history = [*item.orchestratorRequest.newEvents]
     history.append(
         pb.HistoryEvent(eventId=-1, taskFailed=pb.TaskFailedEvent(taskScheduledId=1, failureDetails=failure))
     )
-    hands.turn(item, pb.OrchestratorAction(id=1, rewindOrchestration={"newHistory": history}))
-    hands.turn(hands.take(), failed(failure))
+    remote.turn(item, pb.OrchestratorAction(id=1, rewindOrchestration={"newHistory": history}))
+    remote.turn(remote.take(), failed(failure))
 
 
 WAYS = [by_activity, by_orchestrator, by_child, by_entity, by_carried_event, by_rewritten_history]
@@ -184,19 +184,19 @@ def test_properties_are_kept_while_they_are_small_and_flat() -> None:
 
 
 def test_a_long_failure_is_still_recognised_by_a_rewind(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="m" * 500_000))
-    item = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="m" * 500_000))
+    item = remote.take()
     step = item.orchestratorRequest.newEvents[1].taskFailed.failureDetails
     message = f"Activity task #1 failed: {step.errorMessage}"
     whole = pb.TaskFailureDetails(errorType="durabletask.task.TaskFailedError", errorMessage=message, innerFailure=step)
-    hands.turn(item, failed(whole))
+    remote.turn(item, failed(whole))
     delivered(restartable, "i")
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     call(restartable.now, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    found = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     assert found["activityRequest"].activityRequest.name == "x"
 
 
@@ -230,10 +230,10 @@ def framed(kind: Any, name: str, content: bytes) -> bytes:
 def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
     restartable: Restartable, server: Server, depth: int
 ) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
-    hands.turn(hands.take(), activity(1, "x"), calling(2, "@c@x", "go", "r"))
-    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    remote.turn(remote.take(), activity(1, "x"), calling(2, "@c@x", "go", "r"))
+    items = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     deep = raw(depth)
     failure = framed(pb.ActivityResponse, "failureDetails", deep)
     result = framed(pb.OperationResult, "failure", framed(pb.OperationResultFailure, "failureDetails", deep))
@@ -251,14 +251,14 @@ def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
 
         token = items["activityRequest"].completionToken
         answer("CompleteActivityTask", pb.ActivityResponse(taskId=1, completionToken=token), failure)
-        turn = hands.take()
+        turn = remote.take()
         answer(
             "CompleteEntityTask",
             pb.EntityBatchResult(completionToken=items["entityRequestV2"].completionToken),
             framed(pb.EntityBatchResult, "results", result),
         )
-        hands.turn(turn)
-        news = [*turn.orchestratorRequest.newEvents, *(last := hands.take()).orchestratorRequest.newEvents]
+        remote.turn(turn)
+        news = [*turn.orchestratorRequest.newEvents, *(last := remote.take()).orchestratorRequest.newEvents]
         answer(
             "CompleteOrchestratorTask",
             pb.OrchestratorResponse(instanceId="i", completionToken=last.completionToken),
@@ -279,13 +279,13 @@ def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
 
 @pytest.mark.parametrize("depth", [96, 97, 98, 150])
 def test_an_older_file_with_deeper_failures_is_read(restartable: Restartable, depth: int) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "ended")
-    hands.turn(hands.take(), failed(nested(2)))
+    remote.turn(remote.take(), failed(nested(2)))
     start(restartable.now, "work", "waits")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), failure=nested(2))
-    hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), failure=nested(2))
+    remote.take()
     restartable.now.stop()
     marker = nested(2).SerializeToString()
     deep = raw(depth)
@@ -360,7 +360,7 @@ def some_failure(source: random.Random) -> pb.TaskFailureDetails:
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_was_accepted_is_delivered(restartable: Restartable, seed: int) -> None:
     source = random.Random(seed)
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     ids = [f"i{number}" for number in range(8)]
     for instance_id in ids:
         start(
@@ -370,23 +370,23 @@ def test_whatever_was_accepted_is_delivered(restartable: Restartable, seed: int)
             some_text(source),
             tags={some_text(source)[:99]: some_text(source)[:99]},
         )
-        turn = hands.take()
+        turn = remote.take()
         asked = source.choice([activity(1, "step"), child(1, "kid", f"{instance_id}:kid")])
-        hands.turn(turn, asked, customStatus=text(json.dumps(some_text(source))))
-        item = hands.take()
+        remote.turn(turn, asked, customStatus=text(json.dumps(some_text(source))))
+        item = remote.take()
         failure = some_failure(source)
         if item.HasField("activityRequest"):
-            hands.result(item, failure=failure)
+            remote.result(item, failure=failure)
         else:
-            hands.turn(item, failed(failure))
-        hands.take()
+            remote.turn(item, failed(failure))
+        remote.take()
         name = some_text(source)[:1000] or "e"
         begin(restartable.now, "RaiseEvent", pb.RaiseEventRequest(instanceId=instance_id, name=name, input=text("x")))
         call(restartable.now, "SuspendInstance", pb.SuspendRequest(instanceId=instance_id, reason=text("é\0")))
         call(
             restartable.now, "ResumeInstance", pb.ResumeRequest(instanceId=instance_id, reason=text(some_text(source)))
         )
-    hands.leave()
+    remote.leave()
     for instance_id in ids:
         delivered(restartable, instance_id)
     _finish_with_sdk(restartable.now, ids)

@@ -23,14 +23,14 @@ def test_nothing_is_left_and_workers_go_on(restartable: Restartable, method: str
     restartable.now.stop()
     restartable.options = DatabaseOptions(disposable=True)
     database = restartable.again()
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "waits")
-    hands.turn(hands.take(), activity(1, "x"), timer(2, now() + 60_000_000))
-    held = hands.take()
+    remote.turn(remote.take(), activity(1, "x"), timer(2, now() + 60_000_000))
+    held = remote.take()
     signal(database, "@c@x", "go")
-    batch = hands.take()
+    batch = remote.take()
     start(database, "work", "turn")
-    turn = hands.take()
+    turn = remote.take()
     waiting = begin(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="waits"))
     raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="turn", name="e"))
     call(database, method, request_)
@@ -38,13 +38,17 @@ def test_nothing_is_left_and_workers_go_on(restartable: Restartable, method: str
     error = raised.future.exception(20)
     assert isinstance(error, Rejection)
     assert error.code is grpc.StatusCode.NOT_FOUND
-    for late in (lambda: hands.result(held, 1), lambda: hands.turn(turn, complete(1)), lambda: hands.batch(batch, 1)):
+    for late in (
+        lambda: remote.result(held, 1),
+        lambda: remote.turn(turn, complete(1)),
+        lambda: remote.batch(batch, 1),
+    ):
         with pytest.raises(Rejection) as refused:
             late()  # type: ignore[no-untyped-call]  # it comes without types
         assert refused.value.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert hands.nothing()
+    assert remote.nothing()
     start(database, "work", "waits")
-    hands.turn(hands.take(), complete(1, "anew"))
+    remote.turn(remote.take(), complete(1, "anew"))
     assert state(database, "waits").output.value == '"anew"'
     for table in ("inbox", "tasks", "timers", "operations", "entities"):
         assert database.hub.store.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)

@@ -91,12 +91,12 @@ class Opened:
 
 def fill(database: Database, prefix: str = "") -> None:
     """Put a marked payload in every place that holds payloads."""
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
 
     def take() -> pb.WorkItem:
         """Take the next work item that does not belong to an earlier filling."""
         while True:
-            item = hands.take()
+            item = remote.take()
             request = item.activityRequest.orchestrationInstance.instanceId or item.entityRequestV2.instanceId
             owner = item.orchestratorRequest.instanceId or request
             if owner.removeprefix("@c@").startswith(prefix):
@@ -104,21 +104,21 @@ def fill(database: Database, prefix: str = "") -> None:
 
     def turned(instance_id: str, *actions: pb.OrchestratorAction, **fields: Any) -> None:
         start(database, "work", prefix + instance_id, marked("input"), tags={"tag": "clear"})
-        hands.turn(take(), *actions, **fields)
+        remote.turn(take(), *actions, **fields)
 
     turned("done", complete(1, marked("output")), customStatus=text(marked("custom status")))
     turned("failed", fail(1, marked("failure")))
     turned("activity", activity(1, "x", marked("request")))
-    hands.result(take(), marked("result"))
-    hands.turn(take())
+    remote.result(take(), marked("result"))
+    remote.turn(take())
     turned("bad", activity(1, "x", marked("request")))
-    hands.result(take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage=marked("activity's failure")))
-    hands.turn(take(), timer(1, now() + HOUR))
+    remote.result(take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage=marked("activity's failure")))
+    remote.turn(take(), timer(1, now() + HOUR))
     turned("parent", child(1, "work", prefix + "child", marked("child's input")))
-    hands.turn(take(), complete(1, marked("child's output")))
-    hands.turn(take())
+    remote.turn(take(), complete(1, marked("child's output")))
+    remote.turn(take())
     turned("anew", again(1, marked("next input")))
-    hands.turn(take())
+    remote.turn(take())
     turned("ended")
     ended = pb.TerminateRequest(instanceId=prefix + "ended", output=text(marked("output")))
     call(database, "TerminateInstance", ended)
@@ -127,16 +127,16 @@ def fill(database: Database, prefix: str = "") -> None:
     call(database, "SuspendInstance", suspend)
     raise_event(database, prefix + "suspended", "later", marked("unread event"))
     signal(database, f"@c@{prefix}x", "go", marked("operation"))
-    hands.batch(take(), marked("operation's result"), new_state=marked("state"))
+    remote.batch(take(), marked("operation's result"), new_state=marked("state"))
     turned("caller", calling(1, f"@c@{prefix}x", "call", "r-1"))
-    hands.batch(take(), marked("operation's result"), new_state=marked("state"))
-    hands.turn(take())
+    remote.batch(take(), marked("operation's result"), new_state=marked("state"))
+    remote.turn(take())
     signal(database, f"@c@{prefix}x", "go", marked("late operation"), scheduledTime=timestamp(now() + HOUR))
     start(database, "work", prefix + "delayed", marked("input"), scheduledStartTimestamp=timestamp(now() + HOUR))
     signal(database, "@index@records", "record", marked("record"))
     # Work without a worker stays in the tables of waiting items.
     turned("open", activity(1, "y", marked("request")))
-    hands.leave()
+    remote.leave()
     signal(database, f"@c@{prefix}x", "go", marked("waiting operation"))
     raise_event(database, prefix + "open", "e", marked("unread event"))
 
@@ -220,10 +220,10 @@ def test_work_goes_on_from_an_encrypted_file(path: Path) -> None:
     with Opened(path, options(OLD)) as database:
         fill(database)
     with Opened(path, options(OLD)) as database:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         seen: dict[str, pb.WorkItem] = {}
         while len(seen) < 3:
-            item = hands.take()
+            item = remote.take()
             seen[item.WhichOneof("request") or ""] = item
         assert seen["activityRequest"].activityRequest.input.value == f'"{marked("request")}"'
         assert marked("waiting operation") in str(seen["entityRequestV2"])
@@ -382,14 +382,14 @@ def test_a_value_that_was_altered_hurts_its_owner_only(
     altered(path, table, column, where)
     assert check(path, Keyring([OLD])) == [problem]
     with Opened(path, options(OLD)) as database:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         start(database, "work", "new", marked("input"))
         for _ in range(3):
-            item = hands.take()
+            item = remote.take()
             if item.orchestratorRequest.instanceId == "new":
                 break
         assert item.orchestratorRequest.instanceId == "new"
-        hands.turn(item, complete(1, "fine"))
+        remote.turn(item, complete(1, "fine"))
         assert state(database, "new").output.value == '"fine"'
         assert state(database, "failed" if "failed" not in where else "done").name == "work"
         listed = call(database, "QueryInstances", pb.QueryInstancesRequest(query=pb.InstanceQuery()))

@@ -49,74 +49,74 @@ def operations(item: pb.WorkItem) -> list[str]:
 
 
 def test_signals_come_in_order_and_one_batch_at_a_time(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     signal(database, "@Counter@Key", "one")
-    item = hands.take()
+    item = remote.take()
     assert item.entityRequestV2.instanceId == "@counter@Key"
     signal(database, "@counter@Key", "two")
     signal(database, "@counter@Key", "three")
-    assert hands.nothing()
-    hands.batch(item, None, new_state=1)
-    item = hands.take()
+    assert remote.nothing()
+    remote.batch(item, None, new_state=1)
+    item = remote.take()
     assert operations(item) == ["two", "three"]
     assert item.entityRequestV2.entityState.value == "1"
     assert entity(database, "@counter@Key").entity.backlogQueueSize == 2
-    hands.batch(item, None, None, new_state=3)
+    remote.batch(item, None, None, new_state=3)
     found = entity(database, "@COUNTER@Key").entity
     assert (found.serializedState.value, found.backlogQueueSize) == ("3", 0)
 
 
 def test_operations_without_result_stay_in_the_queue(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "o")
-    hands.turn(hands.take(), calling(1, "@c@x", "one", "r1"), calling(2, "@c@x", "two", "r2"))
-    item = hands.take()
-    hands.batch(item, "first", new_state=1)
-    items = {each.WhichOneof("request"): each for each in (hands.take(), hands.take())}
+    remote.turn(remote.take(), calling(1, "@c@x", "one", "r1"), calling(2, "@c@x", "two", "r2"))
+    item = remote.take()
+    remote.batch(item, "first", new_state=1)
+    items = {each.WhichOneof("request"): each for each in (remote.take(), remote.take())}
     assert operations(items["entityRequestV2"]) == ["two"]
     completed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].entityOperationCompleted
     assert (completed.requestId, completed.output.value) == ("r1", '"first"')
     no = pb.OperationResult(failure={"failureDetails": pb.TaskFailureDetails(errorType="E", errorMessage="no")})
-    hands.batch(items["entityRequestV2"], new_state=1, results=[no])
-    hands.turn(items["orchestratorRequest"])
-    item = hands.take()
+    remote.batch(items["entityRequestV2"], new_state=1, results=[no])
+    remote.turn(items["orchestratorRequest"])
+    item = remote.take()
     assert kinds(item) == ["entityOperationFailed"]
     assert entity(database, "@c@x").entity.serializedState.value == "1"
 
 
 def test_a_batch_that_its_worker_could_not_run_is_run_again(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "o")
-    hands.turn(hands.take(), calling(1, "@c@x", "one", "r1"))
-    hands.batch(hands.take(), new_state=1)
-    batch = hands.take()
-    hands.batch(batch, failureDetails=pb.TaskFailureDetails(errorType="NoMemory", errorMessage="x"))
-    again = hands.take()
+    remote.turn(remote.take(), calling(1, "@c@x", "one", "r1"))
+    remote.batch(remote.take(), new_state=1)
+    batch = remote.take()
+    remote.batch(batch, failureDetails=pb.TaskFailureDetails(errorType="NoMemory", errorMessage="x"))
+    again = remote.take()
     assert operations(again) == operations(batch) == ["one"]
-    hands.batch(again, "done", new_state=2)
-    assert kinds(hands.take()) == ["entityOperationCompleted"]
+    remote.batch(again, "done", new_state=2)
+    assert kinds(remote.take()) == ["entityOperationCompleted"]
     assert entity(database, "@c@x").entity.serializedState.value == "2"
 
 
 def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     signal(database, "@c@x", "before")
-    batch = hands.take()
+    batch = remote.take()
     start(database, "work", "o")
-    hands.turn(hands.take(), locking(1, "section", "@c@y", "@c@x"))
+    remote.turn(remote.take(), locking(1, "section", "@c@y", "@c@x"))
     signal(database, "@c@x", "after")
-    assert hands.nothing()
-    hands.batch(batch, None, new_state=0)
-    item = hands.take()
+    assert remote.nothing()
+    remote.batch(batch, None, new_state=0)
+    item = remote.take()
     assert kinds(item) == ["entityLockGranted"]
     assert item.orchestratorRequest.newEvents[1].entityLockGranted.criticalSectionId == "section"
     assert entity(database, "@c@x").entity.lockedBy.value == "o"
-    hands.turn(item, calling(2, "@c@x", "inside", "r1"))
-    batch = hands.take()
+    remote.turn(item, calling(2, "@c@x", "inside", "r1"))
+    batch = remote.take()
     assert operations(batch) == ["inside"]
-    hands.batch(batch, None, new_state=1)
-    hands.turn(hands.take(), unlocking(3, "section", "@c@x"), unlocking(4, "section", "@c@y"), complete(5))
-    assert operations(hands.take()) == ["after"]
+    remote.batch(batch, None, new_state=1)
+    remote.turn(remote.take(), unlocking(3, "section", "@c@x"), unlocking(4, "section", "@c@y"), complete(5))
+    assert operations(remote.take()) == ["after"]
     assert state(database, "o").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     locked = {each.instanceId: each.HasField("lockedBy") for each in entities(database, includeTransient=True)}
     assert locked == {"@c@x": False, "@c@y": False}
@@ -124,62 +124,62 @@ def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(databa
 
 
 def test_an_entity_without_a_state_is_none_unless_one_asks_for_it(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     signal(database, "@c@x", "add")
     assert not entity(database, "@c@x").exists
-    hands.batch(hands.take(), 1, new_state=1)
+    remote.batch(remote.take(), 1, new_state=1)
     assert entity(database, "@c@x").exists
     signal(database, "@c@x", "delete")
-    hands.batch(hands.take(), None, new_state=None)
+    remote.batch(remote.take(), None, new_state=None)
     assert not entity(database, "@c@x").exists
     assert entities(database) == []
     assert [each.instanceId for each in entities(database, includeTransient=True)] == ["@c@x"]
 
 
 def test_locks_are_freed_when_their_owner_ends_however_it_ends(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "one")
-    hands.turn(hands.take(), locking(1, "s1", "@c@x"))
-    hands.turn(hands.take())
+    remote.turn(remote.take(), locking(1, "s1", "@c@x"))
+    remote.turn(remote.take())
     start(database, "work", "two")
-    hands.turn(hands.take(), locking(1, "s2", "@c@x"))
+    remote.turn(remote.take(), locking(1, "s2", "@c@x"))
     start(database, "work", "three")
-    hands.turn(hands.take(), locking(1, "s3", "@c@x"))
-    assert hands.nothing()
+    remote.turn(remote.take(), locking(1, "s3", "@c@x"))
+    assert remote.nothing()
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId="two"))
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId="one"))
-    item = hands.take()
+    item = remote.take()
     assert (item.orchestratorRequest.instanceId, kinds(item)) == ("three", ["entityLockGranted"])
 
 
 def test_a_delayed_signal_waits_for_its_time(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     due = now() + 100_000
     signal(database, "@c@x", "later", scheduledTime=timestamp(due))
-    assert hands.nothing()
-    assert operations(hands.take()) == ["later"]
+    assert remote.nothing()
+    assert operations(remote.take()) == ["later"]
     assert now() >= due
 
 
 def test_what_an_entity_does_reaches_others(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     signal(database, "@c@x", "go")
     received = pb.OperationAction(sendSignal=pb.SendSignalAction(instanceId="@c@y", name="hello"))
     begun = pb.OperationAction(startNewOrchestration=pb.StartNewOrchestrationAction(instanceId="o", name="work"))
     wrong = pb.OperationAction(sendSignal=pb.SendSignalAction(instanceId="nonsense", name="hello"))
-    hands.batch(hands.take(), None, new_state=1, actions=[received, wrong, begun])
-    items = {each.WhichOneof("request"): each for each in (hands.take(), hands.take())}
+    remote.batch(remote.take(), None, new_state=1, actions=[received, wrong, begun])
+    items = {each.WhichOneof("request"): each for each in (remote.take(), remote.take())}
     assert operations(items["entityRequestV2"]) == ["hello"]
     assert state(database, "o").name == "work"
 
 
 def test_empty_entities_are_cleaned_and_purged_and_others_kept(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     for key in ("empty", "full", "purged"):
         signal(database, f"@c@{key}", "x")
     for _ in range(3):
-        item = hands.take()
-        hands.batch(item, None, new_state=1 if item.entityRequestV2.instanceId == "@c@full" else None)
+        item = remote.take()
+        remote.batch(item, None, new_state=1 if item.entityRequestV2.instanceId == "@c@full" else None)
     assert call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId="@c@purged")).deletedInstanceCount == 1
     request = pb.CleanEntityStorageRequest(removeEmptyEntities=True, releaseOrphanedLocks=True)
     assert call(database, "CleanEntityStorage", request).emptyEntitiesRemoved == 1

@@ -27,52 +27,52 @@ def test_an_unknown_instance_and_a_finished_one_refuse(database: Database) -> No
     with pytest.raises(Rejection) as refused:
         raise_event(database, "nobody", "e")
     assert refused.value.code is grpc.StatusCode.NOT_FOUND
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), complete(1))
+    remote.turn(remote.take(), complete(1))
     with pytest.raises(Rejection, match="has finished") as refused:
         raise_event(database, "a", "e")
     assert refused.value.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_an_event_during_the_last_turn_is_refused_when_that_turn_has_ended(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    item = hands.take()
+    item = remote.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
     call(database, "GetInstance", pb.GetInstanceRequest(instanceId="a"))
     assert not reply.future.done()
-    hands.turn(item, complete(1))
+    remote.turn(item, complete(1))
     with pytest.raises(Rejection, match="has finished"):
         reply.future.result(20)
 
 
 def test_an_event_during_another_turn_is_in_the_next_one(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    item = hands.take()
+    item = remote.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
-    hands.turn(item, activity(1, "x"))
+    remote.turn(item, activity(1, "x"))
     reply.future.result(20)
-    items = [hands.take(), hands.take()]
+    items = [remote.take(), remote.take()]
     turn = next(each for each in items if each.HasField("orchestratorRequest"))
     assert kinds(turn) == ["eventRaised"]
 
 
 def test_an_event_is_accepted_when_the_worker_of_the_turn_is_lost(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.take()
+    remote.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
-    hands.leave()
+    remote.leave()
     reply.future.result(20)
     assert kinds(ProtocolClient(database).take()) == ["executionStarted", "eventRaised"]
 
 
 def test_an_event_to_an_instance_that_is_terminated_meanwhile_is_refused(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.take()
+    remote.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId="a"))
     with pytest.raises(Rejection, match="has finished"):
@@ -81,9 +81,9 @@ def test_an_event_to_an_instance_that_is_terminated_meanwhile_is_refused(databas
 
 
 def test_an_event_that_waits_for_a_turn_is_answered_when_the_engine_stops_and_is_kept(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
-    hands.take()
+    remote.take()
     reply = begin(restartable.now, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
     database = restartable.again()
     reply.future.result(20)

@@ -81,10 +81,10 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_full_disk_refuses_and_loses_nothing_and_the_engine_goes_on_by_itself(restartable: Restartable) -> None:
     database = restartable.now
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "before")
-    hands.turn(hands.take(), activity(1, "x"))
-    task = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    task = remote.take()
     connection = database.hub.store.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")
@@ -100,16 +100,16 @@ def test_a_full_disk_refuses_and_loses_nothing_and_the_engine_goes_on_by_itself(
     assert refused.value.code is grpc.StatusCode.UNAVAILABLE
     connection.execute("PRAGMA max_page_count=1073741823")
     # The engine retries by itself and dispatches the work in progress again.
-    again = hands.take()
+    again = remote.take()
     while not again.HasField("activityRequest"):
-        again = hands.take()
+        again = remote.take()
     with pytest.raises(Rejection):
-        hands.result(task, "late")
-    hands.result(again, "once")
-    item = hands.take()
+        remote.result(task, "late")
+    remote.result(again, "once")
+    item = remote.take()
     while item.orchestratorRequest.instanceId != "before":
-        item = hands.take()
-    hands.turn(item, complete(2, "ok"))
+        item = remote.take()
+    remote.turn(item, complete(2, "ok"))
     assert state(database, "before").output.value == '"ok"'
     for instance_id in accepted:
         assert state(database, instance_id).name == "work"
@@ -137,10 +137,10 @@ def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_
     restartable: Restartable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = restartable.now
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "poison")
     start(database, "work", "fine")
-    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
+    items = {item.orchestratorRequest.instanceId: item for item in (remote.take(), remote.take())}
     real = database.hub.add_task
 
     def broken(instance: Instance, request: pb.ActivityRequest) -> None:
@@ -149,12 +149,12 @@ def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_
             raise RuntimeError("a bug")
 
     monkeypatch.setattr(database.hub, "add_task", broken)
-    hands.turn(items["poison"], activity(1, "x"))
+    remote.turn(items["poison"], activity(1, "x"))
     received = call(
         database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="poison")
     ).orchestrationState
     assert received.failureDetails.errorType == "EngineError"
-    hands.turn(items["fine"], complete(1, "ok"))
+    remote.turn(items["fine"], complete(1, "ok"))
     assert state(database, "fine").output.value == '"ok"'
 
 
@@ -162,9 +162,9 @@ def test_nothing_is_answered_or_handed_out_before_its_commit(
     restartable: Restartable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = restartable.now
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    item = hands.take()
+    item = remote.take()
     transaction = database.hub.tx
     held, reached, real = threading.Event(), threading.Event(), transaction.commit
 
@@ -175,11 +175,11 @@ def test_nothing_is_answered_or_handed_out_before_its_commit(
 
     monkeypatch.setattr(transaction, "commit", slow)
     # A worker's report is answered at once; its consequences wait.
-    hands.turn(item, activity(1, "x"))
+    remote.turn(item, activity(1, "x"))
     reply = begin(database, "StartInstance", pb.CreateInstanceRequest(instanceId="b", name="work"))
     assert reached.wait(20)
-    assert hands.idle()
+    assert remote.idle()
     assert not reply.future.done()
     held.set()
     reply.future.result(20)
-    assert {hands.take().WhichOneof("request") for _ in range(2)} == {"activityRequest", "orchestratorRequest"}
+    assert {remote.take().WhichOneof("request") for _ in range(2)} == {"activityRequest", "orchestratorRequest"}

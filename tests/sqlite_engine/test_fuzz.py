@@ -134,20 +134,20 @@ def test_any_request_for_long(fuzzed: tuple[Database, ProtocolClient], calls: li
 @given(fields=messages(pb.OrchestratorResponse.DESCRIPTOR))
 def test_any_answer_to_a_turn_ends_it_or_fails_its_instance(fuzzed_turns: Database, fields: dict[str, Any]) -> None:
     database = fuzzed_turns
-    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
+    remote = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
     # Not an earlier instance: its replacement would withdraw a turn that the worker already has.
     instance_id = f"turn-{next(NUMBERS)}"
     start(database, "work", instance_id)
-    item = hands.take()
+    item = remote.take()
     while item.orchestratorRequest.instanceId != instance_id:
-        hands.turn(item, complete(1))
-        item = hands.take()
+        remote.turn(item, complete(1))
+        item = remote.take()
     fields |= {"completionToken": item.completionToken, "instanceId": instance_id}
     call(database, "CompleteOrchestratorTask", pb.OrchestratorResponse(**fields))
     assert state(database, instance_id).name
     assert database.writer.broken is None
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId=instance_id))
-    hands.leave()
+    remote.leave()
 
 
 @pytest.fixture(scope="module")

@@ -211,20 +211,20 @@ def test_what_is_accepted_can_be_read_and_delivered(
     path = tmp_path_factory.mktemp("fuzz") / "hub.db"
     database = Database(path)
     database.start()
-    hands = ProtocolClient(database)
+    peer = ProtocolClient(database)
     tried(database, calls)
     for each in actions:
-        hands.nothing()
-        if hands.idle():
+        peer.nothing()
+        if peer.idle():
             break
-        item = hands.take()
+        item = peer.take()
         with suppress(Rejection):  # withdrawn meanwhile
             if item.HasField("orchestratorRequest"):
-                hands.turn(item, *(action_of(*one) for one in each), customStatus={"value": text_of(status)})
+                peer.turn(item, *(action_of(*one) for one in each), customStatus={"value": text_of(status)})
             elif item.HasField("activityRequest"):
-                hands.result(item, text_of(status))
+                peer.result(item, text_of(status))
     tried(database, more)
-    hands.leave()
+    peer.leave()
     assert database.writer.given_up == {}
     assert check(path) == []
     database.stop()

@@ -55,8 +55,8 @@ def test_a_refused_start_reports_the_status_and_a_repetition(database: Database)
     start(database, "work", "order-1", message("m-1"))
     assert refused_start(database, "m-1") == Conflict("PENDING", is_repeat=True)
     assert refused_start(database, "m-2") == Conflict("PENDING", is_repeat=False)
-    hands = ProtocolClient(database)
-    hands.turn(hands.take(), complete(1))
+    remote = ProtocolClient(database)
+    remote.turn(remote.take(), complete(1))
     assert refused_start(database, "m-1") == Conflict("COMPLETED", is_repeat=True)
     start(database, "work", "order-1", message("m-2"))
 
@@ -75,15 +75,15 @@ def test_an_engine_without_rules_repeats_and_keeps_all(plain: Database) -> None:
     assert refused_start(plain, "m-1") == Conflict("PENDING", is_repeat=False)
     raise_event(plain, "order-1", ANSWER, message("m-1"))
     raise_event(plain, "order-1", ANSWER, message("m-1"))
-    hands = ProtocolClient(plain)
-    hands.turn(hands.take(), complete(1))
+    remote = ProtocolClient(plain)
+    remote.turn(remote.take(), complete(1))
     companion = target_id("order-1")
     signal(plain, companion, "park")
-    hands.batch(hands.take(), None)
+    remote.batch(remote.take(), None)
     assert [each.instanceId for each in entities(plain, includeTransient=True)] == [companion]
     start(plain, "work", "order-1", message("m-1"))
-    assert hands.take().WhichOneof("request") == "orchestratorRequest"
-    assert hands.nothing()
+    assert remote.take().WhichOneof("request") == "orchestratorRequest"
+    assert remote.nothing()
 
 
 @given(st.text(), st.sampled_from(("RUNNING", "COMPLETED", ANSWERED)), st.booleans())

@@ -83,7 +83,7 @@ class Case:
     hits: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.hands = ProtocolClient(self.database)
+        self.remote = ProtocolClient(self.database)
 
     @property
     def database(self) -> Database:
@@ -106,7 +106,7 @@ class Case:
         """Take the first turns of new instances with these ids."""
         for name in names:
             start(self.database, "work", name)
-        items = [self.hands.take() for _ in names]
+        items = [self.remote.take() for _ in names]
         return {item.orchestratorRequest.instanceId: item for item in items}
 
 
@@ -129,30 +129,30 @@ def a_turn(case: Case) -> None:
     case.break_(case.database.hub, "add_task", lambda instance, *_: instance.id == "poison")
     with together(case.database):
         for each in ("before", "poison", "after"):
-            case.hands.turn(items[each], activity(1, each))
+            case.remote.turn(items[each], activity(1, each))
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
-    assert {case.hands.take().activityRequest.name for _ in range(2)} == {"before", "after"}
+    assert {case.remote.take().activityRequest.name for _ in range(2)} == {"before", "after"}
 
 
 def an_activity(case: Case) -> None:
     items = case.turns("poison", "fine")
     for each, item in items.items():
-        case.hands.turn(item, activity(1, each))
-    tasks = {item.activityRequest.name: item for item in (case.hands.take(), case.hands.take())}
+        case.remote.turn(item, activity(1, each))
+    tasks = {item.activityRequest.name: item for item in (case.remote.take(), case.remote.take())}
     case.break_(
         case.database.hub, "answer", lambda instance, event: instance.id == "poison" and event.HasField("taskCompleted")
     )
     with together(case.database):
-        case.hands.result(tasks["poison"], 1)
-        case.hands.result(tasks["fine"], 2)
-    news = {item.orchestratorRequest.instanceId: kinds(item) for item in (case.hands.take(), case.hands.take())}
+        case.remote.result(tasks["poison"], 1)
+        case.remote.result(tasks["fine"], 2)
+    news = {item.orchestratorRequest.instanceId: kinds(item) for item in (case.remote.take(), case.remote.take())}
     assert news == {"poison": ["taskFailed"], "fine": ["taskCompleted"]}
 
 
 def a_batch(case: Case) -> None:
     item = case.turns("o")["o"]
-    case.hands.turn(item, calling(1, "@c@poison", "x", "r1"), calling(2, "@c@fine", "x", "r2"))
-    batches = {item.entityRequestV2.instanceId: item for item in (case.hands.take(), case.hands.take())}
+    case.remote.turn(item, calling(1, "@c@poison", "x", "r1"), calling(2, "@c@fine", "x", "r2"))
+    batches = {item.entityRequestV2.instanceId: item for item in (case.remote.take(), case.remote.take())}
     case.break_(
         case.database.hub.entities,
         "answer",
@@ -160,11 +160,11 @@ def a_batch(case: Case) -> None:
     )
     with together(case.database):
         for each in batches.values():
-            case.hands.batch(each, "ok", new_state=1)
-    item = case.hands.take()
+            case.remote.batch(each, "ok", new_state=1)
+    item = case.remote.take()
     while len(kinds(item)) < 2:
-        case.hands.turn(item)
-        more = case.hands.take()
+        case.remote.turn(item)
+        more = case.remote.take()
         assert len(kinds(more)) == 1
         assert {*kinds(item), *kinds(more)} == {"entityOperationFailed", "entityOperationCompleted"}
         break
@@ -187,7 +187,7 @@ def a_return(case: Case) -> None:
                 pb.AbandonOrchestrationTaskRequest(completionToken=token),
             )
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
-    assert case.hands.take().orchestratorRequest.instanceId == "fine"
+    assert case.remote.take().orchestratorRequest.instanceId == "fine"
 
 
 def a_worker(case: Case) -> None:
@@ -206,31 +206,31 @@ def a_timer(case: Case) -> None:
     due = now() + 50_000
     with together(case.database):
         for each in ("before", "poison", "after"):
-            case.hands.turn(items[each], timer(1, due))
-    news = {item.orchestratorRequest.instanceId: kinds(item) for item in (case.hands.take(), case.hands.take())}
+            case.remote.turn(items[each], timer(1, due))
+    news = {item.orchestratorRequest.instanceId: kinds(item) for item in (case.remote.take(), case.remote.take())}
     assert news == {"before": ["timerFired"], "after": ["timerFired"]}
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
 
 
 def a_move(case: Case) -> None:
     items = case.turns("poison", "fine")
-    case.hands.turn(items["poison"], activity(1, "x"))
+    case.remote.turn(items["poison"], activity(1, "x"))
     case.break_(
         case.database.hub, "end", lambda instance, status, output, failure, *_: failure.errorType == "HistoryTooLarge"
     )
-    task = case.hands.take()
+    task = case.remote.take()
     with together(case.database):
-        case.hands.result(task, "x" * 5_000_000)
-        case.hands.turn(items["fine"], activity(1, "x"))
+        case.remote.result(task, "x" * 5_000_000)
+        case.remote.turn(items["fine"], activity(1, "x"))
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
-    case.hands.result(case.hands.take(), 1)
-    assert case.hands.take().orchestratorRequest.instanceId == "fine"
+    case.remote.result(case.remote.take(), 1)
+    assert case.remote.take().orchestratorRequest.instanceId == "fine"
 
 
 def a_purge(case: Case) -> None:
     for number in range(STEP + 1):
         start(case.database, "work", f"w{number}")
-        case.hands.turn(case.hands.take(), complete(1))
+        case.remote.turn(case.remote.take(), complete(1))
     case.break_(case.database._purges, "_by_id", lambda instance_id, _: instance_id == f"w{STEP}")
     chosen = pb.PurgeInstanceFilter(runtimeStatus=[pb.ORCHESTRATION_STATUS_COMPLETED])
     reply = begin(case.database, "PurgeInstances", pb.PurgeInstancesRequest(purgeInstanceFilter=chosen))
@@ -242,15 +242,15 @@ def a_purge(case: Case) -> None:
 def a_retention(case: Case) -> None:
     for each in ("poison", "fine"):
         start(case.database, "work", each)
-        case.hands.turn(case.hands.take(), complete(1))
+        case.remote.turn(case.remote.take(), complete(1))
     case.engine.options = DatabaseOptions(retention=RetentionPolicy(age=0.0, period=3600.0))
     case.engine.again()
-    case.hands = ProtocolClient(case.database)
+    case.remote = ProtocolClient(case.database)
     case.break_(case.database._purges, "remove", lambda instance: instance.id == "poison")
     for round_ in range(3):
         removed = begin(case.database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId=f"next-{round_}"))
         start(case.database, "work", f"next-{round_}")
-        case.hands.turn(case.hands.take(), complete(1))
+        case.remote.turn(case.remote.take(), complete(1))
         removed.future.result(TIMEOUT)
         case.database.writer.submit(case.database._retention.step, kind=Kind.RETENTION)
         for _ in range(3):
@@ -264,20 +264,20 @@ def a_handout(case: Case) -> None:
     with together(case.database):
         for each in ("poison", "fine"):
             begin(case.database, "StartInstance", pb.CreateInstanceRequest(instanceId=each, name="work"))
-    assert case.hands.take().orchestratorRequest.instanceId == "fine"
+    assert case.remote.take().orchestratorRequest.instanceId == "fine"
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
 
 
 def a_recovery(case: Case) -> None:
     items = case.turns("poison", "fine")
     for each, item in items.items():
-        case.hands.turn(item, activity(1, each))
-        case.hands.take()
+        case.remote.turn(item, activity(1, each))
+        case.remote.take()
     execution = state(case.database, "poison").executionId.value
     case.break_(recovery, "pauses_of", lambda value: value == execution)
     case.engine.again()
-    case.hands = ProtocolClient(case.database)
-    found = {item.WhichOneof("request"): item for item in (case.hands.take(), case.hands.take())}
+    case.remote = ProtocolClient(case.database)
+    found = {item.WhichOneof("request"): item for item in (case.remote.take(), case.remote.take())}
     assert found["activityRequest"].activityRequest.name == "fine"
     assert kinds(found["orchestratorRequest"]) == ["taskFailed"]
 
@@ -288,9 +288,9 @@ def a_clock(case: Case) -> None:
     case.break_(case.database.hub, "set_timers", lambda: True)
     with together(case.database):
         for each in ("poison", "fine"):
-            case.hands.turn(items[each], timer(1, due))
+            case.remote.turn(items[each], timer(1, due))
         case.database.hub.stepped = True
-    assert [kinds(case.hands.take()) for _ in range(2)] == [["timerFired"], ["timerFired"]]
+    assert [kinds(case.remote.take()) for _ in range(2)] == [["timerFired"], ["timerFired"]]
 
 
 INJECTIONS: dict[Kind, Callable[[Case], None]] = {
@@ -322,7 +322,7 @@ def test_an_operation_of_any_kind_is_given_up_alone(
     assert case.database.writer.broken is None
     # The result is stable, and the engine works.
     start(case.database, "work", "later")
-    while case.hands.take().orchestratorRequest.instanceId != "later":
+    while case.remote.take().orchestratorRequest.instanceId != "later":
         pass
     monkeypatch.undo()
     assert restartable.again().writer.given_up == {}
@@ -351,16 +351,16 @@ def test_every_call_that_fails_is_answered(database: Database, in_company: bool)
         assert "could not apply this call" in refused(reply), method
     assert database.writer.given_up == {Kind.CALL: len(replies)}
     if in_company:
-        hands = ProtocolClient(database)
-        assert {hands.take().orchestratorRequest.instanceId for _ in replies} == set(replies)
+        remote = ProtocolClient(database)
+        assert {remote.take().orchestratorRequest.instanceId for _ in replies} == set(replies)
 
 
 def test_what_is_in_flight_stays_so_when_another_operation_fails(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    turn = hands.take()
+    turn = remote.take()
     signal(database, "@c@x", "add", 1)
-    batch = hands.take()
+    batch = remote.take()
     raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
 
     def broken() -> None:
@@ -369,28 +369,28 @@ def test_what_is_in_flight_stays_so_when_another_operation_fails(database: Datab
         raise RuntimeError("a bug")
 
     database.writer.submit(broken)
-    assert hands.nothing()
+    assert remote.nothing()
     assert not raised.future.done()
-    hands.turn(turn, activity(1, "x"))
+    remote.turn(turn, activity(1, "x"))
     raised.future.result(TIMEOUT)
-    hands.batch(batch, None, new_state=1)
-    found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    remote.batch(batch, None, new_state=1)
+    found = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     assert kinds(found["orchestratorRequest"]) == ["eventRaised"]
-    assert hands.nothing()
+    assert remote.nothing()
 
 
 def test_an_instance_whose_end_fails_too_still_ends_and_its_owners_hear_of_it(
     restartable: Restartable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = Case(restartable, monkeypatch)
-    case.hands.turn(case.turns("p")["p"], child(1, "child", "poison"))
-    item = case.hands.take()
-    case.hands.turn(item, locking(1, "s", "@c@x"))
-    item = case.hands.take()
+    case.remote.turn(case.turns("p")["p"], child(1, "child", "poison"))
+    item = case.remote.take()
+    case.remote.turn(item, locking(1, "s", "@c@x"))
+    item = case.remote.take()
     case.break_(case.database.hub, "add_task", lambda instance, *_: True)
     case.break_(case.database.hub, "append", lambda instance, _: instance.id == "poison")
-    case.hands.turn(item, activity(2, "x"))
-    item = case.hands.take()
+    case.remote.turn(item, activity(2, "x"))
+    item = case.remote.take()
     assert kinds(item) == ["subOrchestrationInstanceFailed"]
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
     assert not any(each.HasField("lockedBy") for each in entities(case.database, includeTransient=True))
@@ -399,35 +399,35 @@ def test_an_instance_whose_end_fails_too_still_ends_and_its_owners_hear_of_it(
 
 @pytest.mark.parametrize("count", [600, 5000])
 def test_any_number_of_locks_may_wait(restartable: Restartable, count: int) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     ids = [f"@c@{number:05d}" for number in range(count)]
     start(restartable.now, "work", "holder")
-    hands.turn(hands.take(), locking(1, "first", ids[0]))
-    held = hands.take()
+    remote.turn(remote.take(), locking(1, "first", ids[0]))
+    held = remote.take()
     start(restartable.now, "work", "many")
-    hands.turn(hands.take(), locking(1, "second", *ids))
-    hands.turn(held, unlocking(2, "first", ids[0]), complete(3))
-    item = hands.take()
+    remote.turn(remote.take(), locking(1, "second", *ids))
+    remote.turn(held, unlocking(2, "first", ids[0]), complete(3))
+    item = remote.take()
     assert (item.orchestratorRequest.instanceId, kinds(item)) == ("many", ["entityLockGranted"])
     # The same with each of them taken, in the opposite order of their release.
-    hands.turn(item, *[unlocking(2 + at, "second", each) for at, each in enumerate(ids)], locking(9999, "third", *ids))
-    item = hands.take()
+    remote.turn(item, *[unlocking(2 + at, "second", each) for at, each in enumerate(ids)], locking(9999, "third", *ids))
+    item = remote.take()
     assert kinds(item) == ["entityLockGranted"]
     start(restartable.now, "work", "next")
-    hands.turn(hands.take(), locking(1, "fourth", *ids))
-    assert hands.nothing()
-    hands = ProtocolClient(restartable.again())
+    remote.turn(remote.take(), locking(1, "fourth", *ids))
+    assert remote.nothing()
+    remote = ProtocolClient(restartable.again())
     call(restartable.now, "TerminateInstance", pb.TerminateRequest(instanceId="many"))
-    item = hands.take()
+    item = remote.take()
     assert (item.orchestratorRequest.instanceId, kinds(item)) == ("next", ["entityLockGranted"])
     assert restartable.now.writer.given_up == {}
 
 
 def test_a_deep_tree_of_instances_fails_is_terminated_and_purged(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "c0")
     for number in range(1500):
-        hands.turn(hands.take(), child(1, "work", f"c{number + 1}"))
+        remote.turn(remote.take(), child(1, "work", f"c{number + 1}"))
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId="c0", recursive=True))
     assert state(database, "c1500").orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED
     purged = call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId="c0", recursive=True))
@@ -436,13 +436,13 @@ def test_a_deep_tree_of_instances_fails_is_terminated_and_purged(database: Datab
 
 
 def test_the_credit_of_a_turn_comes_back_when_its_instance_was_ended_meanwhile(database: Database) -> None:
-    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
+    remote = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
     for number in range(3):
         start(database, "work", f"a{number}")
-        item = hands.take()
+        item = remote.take()
         call(database, "TerminateInstance", pb.TerminateRequest(instanceId=f"a{number}"))
         with pytest.raises(Rejection, match="no longer"):
-            hands.turn(item, complete(1))
+            remote.turn(item, complete(1))
 
 
 def test_after_a_fault_between_two_transactions_the_engine_rests_and_reads_its_file_anew(tmp_path: Path) -> None:
@@ -486,11 +486,11 @@ def test_a_stream_that_takes_nothing_any_more_counts_as_a_worker_that_is_gone(da
 
 
 def test_a_custom_status_nested_deeper_than_json_is_read_is_no_hindrance(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), fail(1, "no"), customStatus=text("[" * 500_000))
+    remote.turn(remote.take(), fail(1, "no"), customStatus=text("[" * 500_000))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    assert kinds(hands.take())[0] == "executionStarted"
+    assert kinds(remote.take())[0] == "executionStarted"
     assert database.writer.given_up == {}
 
 
@@ -499,13 +499,13 @@ def test_a_worker_that_connects_beside_an_operation_that_fails_is_connected_once
         raise RuntimeError("a bug")
 
     with together(database):
-        hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
+        remote = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
         waiting = begin(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="i"))
         database.writer.submit(broken)
     start(database, "work", "i")
-    hands.turn(hands.take(), complete(1))
+    remote.turn(remote.take(), complete(1))
     assert waiting.future.result(TIMEOUT).orchestrationState.instanceId == "i"
-    assert database.hub.dispatcher.streams == [hands.stream]
-    hands.leave()
+    assert database.hub.dispatcher.streams == [remote.stream]
+    remote.leave()
     start(database, "work", "j")
-    assert hands.nothing()
+    assert remote.nothing()

@@ -91,7 +91,7 @@ class Calls:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.hands = ProtocolClient(database)
+        self.remote = ProtocolClient(database)
         self.generations: set[str] = set()
         self._plans: dict[str, list[pb.OrchestratorAction]] = defaultdict(list)
         self._number = 0
@@ -130,10 +130,10 @@ class Calls:
         self.work()
 
     def work(self) -> None:
-        while not self.hands.nothing():
-            item = self.hands.take()
+        while not self.remote.nothing():
+            item = self.remote.take()
             if item.HasField("orchestratorRequest"):
-                self.hands.turn(item, *self._plans.pop(item.orchestratorRequest.instanceId, ()))
+                self.remote.turn(item, *self._plans.pop(item.orchestratorRequest.instanceId, ()))
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -145,7 +145,7 @@ def test_the_index_names_what_a_scan_finds(steps: list[Step]) -> None:
             calls = Calls(database)
             for each in steps:
                 calls.step(*each)
-            calls.hands.leave()
+            calls.remote.leave()
         found, expected = indexed(path), scanned(path)
         for id_ in found.keys() | expected.keys():
             if id_ in calls.generations:
@@ -182,10 +182,10 @@ def test_an_acknowledged_command_is_in_the_index_after_a_kill(tmp_path: Path) ->
 def test_rows_go_with_purge_and_retention(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with opened(path, options(retention=RetentionPolicy(count=1, period=0.01))) as database:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         for number in range(3):
             start(database, "work", f"i-{number}", message(number))
-            hands.turn(hands.take(), complete(1))
+            remote.turn(remote.take(), complete(1))
         eventually_blocking(
             lambda: [each["instances"] for each in hits(database, "m-0", "m-1", "m-2")] == [[], [], ["i-2"]]
         )
@@ -230,12 +230,12 @@ def test_waiting_messages_are_found_by_their_entity(tmp_path: Path) -> None:
     target = target_id("order-1")
     item = {"id": "/shop e-1", "route": "r", "part": 0, "letter": {"id": "/shop e-1", "at": ["c", "orders", 0, 4]}}
     with opened(path) as database:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         signal(database, target, "park", item)
         for wanted in ("e-1", "/shop e-1", "orders/0@4"):
             assert hits(database, wanted)[0]["entities"] == [target]
-        hands.batch(hands.take(), None, new_state=None)
-        assert hands.nothing()
+        remote.batch(remote.take(), None, new_state=None)
+        assert remote.nothing()
         assert hits(database, "e-1")[0]["entities"] == [], "its rows go with the entity"
         assert EARLY_MESSAGES in target
 
@@ -248,11 +248,11 @@ def test_a_busy_entity_has_rows_for_what_it_keeps_only(tmp_path: Path, monkeypat
         return {"id": f"/shop e-{number}", "letter": {"id": f"/shop e-{number}", "at": ["c", "orders", 0, number]}}
 
     with opened(tmp_path / "hub.db") as database:
-        hands = ProtocolClient(database)
+        remote = ProtocolClient(database)
         for number in range(6):
             signal(database, target, "park", item(number))
-            hands.batch(hands.take(), None, new_state={"items": [item(number)]})
-        assert hands.nothing()
+            remote.batch(remote.take(), None, new_state={"items": [item(number)]})
+        assert remote.nothing()
         assert [bool(each["entities"]) for each in hits(database, "e-0", "e-1", "e-5")] == [False, False, True]
 
 
@@ -268,7 +268,7 @@ def test_an_instance_that_continues_for_ever_keeps_a_bounded_number_of_rows(
             calls.step("raise", 1, number)
             calls.step("again", 1, 0)
             assert len(hits(database, f"m-{number}")[0]["instances"]) == (number not in (5, 10, 15, 20, 25, 30, 35))
-        calls.hands.leave()
+        calls.remote.leave()
     assert len(indexed(path)["i-1"]) <= 14
     assert scanned(path)["i-1"] <= indexed(path)["i-1"]
 

@@ -30,13 +30,13 @@ def hub(tmp_path: Path) -> Iterator[Restartable]:
 
 def activities(hub: Restartable, *names: str) -> None:
     """Start an instance that waits for these activities."""
-    hands = ProtocolClient(hub.now)
+    remote = ProtocolClient(hub.now)
     start(hub.now, "work", "a")
-    hands.turn(hands.take(), *(activity(number, name) for number, name in enumerate(names, 1)))
+    remote.turn(remote.take(), *(activity(number, name) for number, name in enumerate(names, 1)))
     for _ in names:
-        hands.take()
-    hands.stream.drain()
-    hands.leave()
+        remote.take()
+    remote.stream.drain()
+    remote.leave()
 
 
 def failure(item: pb.WorkItem) -> pb.TaskFailureDetails:
@@ -48,27 +48,27 @@ def test_only_the_culprit_is_given_up_and_runs_alone_before(hub: Restartable) ->
     activities(hub, "kills", "fine", "fine", "fine")
     # Two workers die with all four in progress
     for _ in range(2):
-        hands = ProtocolClient(hub.now)
-        assert {hands.take().activityRequest.name for _ in range(4)} == {"kills", "fine"}
-        hands.leave()
+        remote = ProtocolClient(hub.now)
+        assert {remote.take().activityRequest.name for _ in range(4)} == {"kills", "fine"}
+        remote.leave()
     # From now on each runs alone
-    hands = ProtocolClient(hub.now)
+    remote = ProtocolClient(hub.now)
     ran: Counter[str] = Counter()
     failed = None
     while failed is None:
-        item = hands.take()
-        assert hands.nothing(), "something runs beside a suspect"
+        item = remote.take()
+        assert remote.nothing(), "something runs beside a suspect"
         if item.HasField("orchestratorRequest"):
             failed = next((each for each in item.orchestratorRequest.newEvents if each.HasField("taskFailed")), None)
-            hands.turn(item)
+            remote.turn(item)
             continue
         name = item.activityRequest.name
         ran[name] += 1
         if name == "fine":
-            hands.result(item, "done")
+            remote.result(item, "done")
         else:
-            hands.leave()
-            hands = ProtocolClient(hub.now)
+            remote.leave()
+            remote = ProtocolClient(hub.now)
     assert ran == {"kills": 2, "fine": 3}
     details = failed.taskFailed.failureDetails
     assert (details.errorType, details.isNonRetriable) == ("WorkerLost", True)
@@ -84,14 +84,14 @@ def test_an_activity_that_waits_for_its_worker_runs_beside_other_work_and_is_nev
     hub = Restartable(tmp_path / "hub.db", replace(OPTIONS, rules=StepRules()))
     activities(hub, "step")
     for _ in range(6):
-        hands = ProtocolClient(hub.now)
-        assert hands.take().activityRequest.name == "step"
+        remote = ProtocolClient(hub.now)
+        assert remote.take().activityRequest.name == "step"
         signal(hub.now, "@counter@c", "add", 1)
-        hands.batch(hands.take(), "1")
-        hands.leave()
-    hands = ProtocolClient(hub.now)
-    hands.result(hands.take(), "done")
-    [event] = [each for each in hands.take().orchestratorRequest.newEvents if each.HasField("taskCompleted")]
+        remote.batch(remote.take(), "1")
+        remote.leave()
+    remote = ProtocolClient(hub.now)
+    remote.result(remote.take(), "done")
+    [event] = [each for each in remote.take().orchestratorRequest.newEvents if each.HasField("taskCompleted")]
     assert event.taskCompleted.result.value == '"done"'
     assert counted(hub) == []
     hub.now.stop()
@@ -100,17 +100,17 @@ def test_an_activity_that_waits_for_its_worker_runs_beside_other_work_and_is_nev
 def test_an_orchestration_is_suspended_with_the_reason_and_resumes_afresh(hub: Restartable) -> None:
     start(hub.now, "work", "a")
     for _ in range(4):
-        hands = ProtocolClient(hub.now)
-        hands.take()
-        hands.leave()
-    assert hands.nothing()
+        remote = ProtocolClient(hub.now)
+        remote.take()
+        remote.leave()
+    assert remote.nothing()
     found = state(hub.now, "a")
     assert found.orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
     assert found.failureDetails.errorType == "WorkerLost"
-    hands = ProtocolClient(hub.now)
-    assert hands.nothing()
+    remote = ProtocolClient(hub.now)
+    assert remote.nothing()
     call(hub.now, "ResumeInstance", pb.ResumeRequest(instanceId="a"))
-    hands.turn(hands.take(), complete(1, "fine"))
+    remote.turn(remote.take(), complete(1, "fine"))
     found = state(hub.now, "a")
     assert (found.orchestrationStatus, found.HasField("failureDetails")) == (pb.ORCHESTRATION_STATUS_COMPLETED, False)
 
@@ -118,29 +118,29 @@ def test_an_orchestration_is_suspended_with_the_reason_and_resumes_afresh(hub: R
 def test_an_entity_is_held_with_its_operations_until_the_next_start(hub: Restartable) -> None:
     signal(hub.now, "@counter@c", "add", 1)
     for _ in range(4):
-        hands = ProtocolClient(hub.now)
-        hands.take()
-        hands.leave()
-    hands = ProtocolClient(hub.now)
+        remote = ProtocolClient(hub.now)
+        remote.take()
+        remote.leave()
+    remote = ProtocolClient(hub.now)
     signal(hub.now, "@counter@c", "add", 2)
-    assert hands.nothing()
+    assert remote.nothing()
     signal(hub.now, "@counter@other", "add", 1)
-    hands.batch(hands.take(), "1")
+    remote.batch(remote.take(), "1")
     hub.again()
-    hands = ProtocolClient(hub.now)
-    assert len(hands.take().entityRequestV2.operationRequests) == 2
+    remote = ProtocolClient(hub.now)
+    assert len(remote.take().entityRequestV2.operationRequests) == 2
 
 
 def test_counts_outlive_the_engine(hub: Restartable) -> None:
     activities(hub, "kills")
     for _ in range(3):
-        hands = ProtocolClient(hub.now)
-        hands.take()
-        hands.leave()
+        remote = ProtocolClient(hub.now)
+        remote.take()
+        remote.leave()
         hub.again()
-    hands = ProtocolClient(hub.now)
-    hands.take()
-    hands.leave()
+    remote = ProtocolClient(hub.now)
+    remote.take()
+    remote.leave()
     assert failure(ProtocolClient(hub.now).take()).errorType == "WorkerLost"
 
 
@@ -163,53 +163,53 @@ def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypat
         return again
 
     monkeypatch.setattr(losses, "lost", broken)
-    hands = ProtocolClient(hub.now)
-    assert {hands.take().activityRequest.name for _ in range(2)} == {"kills", "fine"}
-    hands.leave()
+    remote = ProtocolClient(hub.now)
+    assert {remote.take().activityRequest.name for _ in range(2)} == {"kills", "fine"}
+    remote.leave()
     # The activity whose loss cannot be recorded is given up; the other's loss counts once.
-    hands = ProtocolClient(hub.now)
-    items = [hands.take(), hands.take()]
+    remote = ProtocolClient(hub.now)
+    items = [remote.take(), remote.take()]
     (turn,) = [item for item in items if item.HasField("orchestratorRequest")]
     assert failure(turn).errorType == "EngineError"
     assert counted(hub) == [(1, 0)]
-    hands.turn(turn)
-    hands.leave()
-    assert hands.nothing()
+    remote.turn(turn)
+    remote.leave()
+    assert remote.nothing()
     assert counted(hub) == [(2, 0)]
     # It runs alone from now on, and its losses are forgotten at its end.
-    hands = ProtocolClient(hub.now)
-    hands.result(hands.take(), "done")
-    assert hands.take().HasField("orchestratorRequest")
+    remote = ProtocolClient(hub.now)
+    remote.result(remote.take(), "done")
+    assert remote.take().HasField("orchestratorRequest")
     assert counted(hub) == []
 
 
 def test_a_worker_that_answers_late_was_not_lost(hub: Restartable) -> None:
     activities(hub, "slow")
     for _ in range(20):
-        hands = ProtocolClient(hub.now)
-        item = hands.take()
-        hands.leave()
-        hands.nothing()
+        remote = ProtocolClient(hub.now)
+        item = remote.take()
+        remote.leave()
+        remote.nothing()
         with pytest.raises(Rejection, match="no longer"):
-            hands.result(item, "late")
-    hands = ProtocolClient(hub.now)
-    hands.result(hands.take(), "done")
-    assert hands.take().HasField("orchestratorRequest")
+            remote.result(item, "late")
+    remote = ProtocolClient(hub.now)
+    remote.result(remote.take(), "done")
+    assert remote.take().HasField("orchestratorRequest")
 
 
 def test_a_drained_worker_and_an_engine_that_starts_over_count_nothing(hub: Restartable) -> None:
     activities(hub, "slow")
     for number in range(20):
-        hands = ProtocolClient(hub.now)
-        hands.take()
+        remote = ProtocolClient(hub.now)
+        remote.take()
         if number % 2:
-            hands.stream.drain()
-            hands.leave()
+            remote.stream.drain()
+            remote.leave()
         else:
             hub.again()
-    hands = ProtocolClient(hub.now)
-    hands.result(hands.take(), "done")
-    assert hands.take().HasField("orchestratorRequest")
+    remote = ProtocolClient(hub.now)
+    remote.result(remote.take(), "done")
+    assert remote.take().HasField("orchestratorRequest")
 
 
 def test_zero_counts_nothing(tmp_path: Path) -> None:
@@ -218,19 +218,19 @@ def test_zero_counts_nothing(tmp_path: Path) -> None:
         closing.callback(lambda: hub.now.stop())
         activities(hub, "kills")
         for _ in range(20):
-            hands = ProtocolClient(hub.now)
-            assert hands.take().activityRequest.name == "kills"
-            hands.leave()
+            remote = ProtocolClient(hub.now)
+            assert remote.take().activityRequest.name == "kills"
+            remote.leave()
 
 
 def test_a_suspect_that_no_connected_worker_takes_holds_nothing_up(hub: Restartable) -> None:
     activities(hub, "kills")
     for _ in range(2):
-        hands = ProtocolClient(hub.now)
-        hands.take()
-        hands.leave()
+        remote = ProtocolClient(hub.now)
+        remote.take()
+        remote.leave()
     filters = pb.WorkItemFilters(orchestrations=[pb.OrchestrationFilter(name="other")])
-    hands = ProtocolClient(hub.now, workItemFilters=filters)
+    remote = ProtocolClient(hub.now, workItemFilters=filters)
     start(hub.now, "other", "b")
-    hands.turn(hands.take(), complete(1, "fine"))
+    remote.turn(remote.take(), complete(1, "fine"))
     assert state(hub.now, "b").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED

@@ -57,7 +57,7 @@ class EngineModel(RuleBasedStateMachine):
         self.files = 0
         self.database = self._opened()
         self.tokens = True
-        self.hands = self._worker()
+        self.remote = self._worker()
         self.expected: dict[str, Expected] = {}
         self.tasks: list[Any] = []
         self.number = 0
@@ -69,14 +69,14 @@ class EngineModel(RuleBasedStateMachine):
 
     @initialize(tokens=st.booleans())
     def connect(self, tokens: bool) -> None:
-        self.hands.leave()
+        self.remote.leave()
         self.tokens = tokens
-        self.hands = self._worker()
+        self.remote = self._worker()
 
     def _worker(self) -> ProtocolClient:
-        hands = ProtocolClient(self.database, tokens=self.tokens)
-        hands.stream.sends_tokens = self.tokens  # as after its first answer
-        return hands
+        remote = ProtocolClient(self.database, tokens=self.tokens)
+        remote.stream.sends_tokens = self.tokens  # as after its first answer
+        return remote
 
     def teardown(self) -> None:
         self.database.stop()
@@ -202,7 +202,7 @@ class EngineModel(RuleBasedStateMachine):
             "fail": [fail(number, "x")],
             "again": [again(number, number)],
         }[how]
-        self.hands.turn(item, *actions)
+        self.remote.turn(item, *actions)
         known.inbox = known.inbox[known.taken :]
         known.taken = known.abandons = 0
         known.fresh = False
@@ -227,7 +227,7 @@ class EngineModel(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(self.tasks))
         self.tasks.remove(item)
         number = item.activityRequest.taskId
-        self.hands.result(item, number)
+        self.remote.result(item, number)
         known = self.expected.get(item.activityRequest.orchestrationInstance.instanceId)
         if known is not None and known.open and number in known.activities:
             known.inbox.append(f"result {number}")
@@ -246,9 +246,9 @@ class EngineModel(RuleBasedStateMachine):
 
     @rule()
     def lose_the_worker(self) -> None:
-        self.hands.leave()
+        self.remote.leave()
         self._lose_all()
-        self.hands = self._worker()
+        self.remote = self._worker()
         self._settle()
 
     @rule()
@@ -263,7 +263,7 @@ class EngineModel(RuleBasedStateMachine):
         self.database.stop()
         self.database = self._opened()
         self._lose_all()
-        self.hands = self._worker()
+        self.remote = self._worker()
         self._settle()
 
     # The model
@@ -283,7 +283,7 @@ class EngineModel(RuleBasedStateMachine):
         """Answer a turn that no longer counts; without a token no other turn of its instance's id comes before."""
         if known.turn is not None and not self.tokens:
             with suppress(Rejection):
-                self.hands.turn(known.turn, complete(self._next(), "late"))
+                self.remote.turn(known.turn, complete(self._next(), "late"))
 
     def _lose(self, known: Expected) -> None:
         known.turn = None
@@ -312,7 +312,7 @@ class EngineModel(RuleBasedStateMachine):
             }
             if not waiting and not wanted:
                 break
-            item = self.hands.take()
+            item = self.remote.take()
             if item.HasField("activityRequest"):
                 self.tasks.append(item)
                 continue

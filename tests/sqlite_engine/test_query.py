@@ -23,14 +23,14 @@ def ask(database: Database, **query: object) -> tuple[list[str], str]:
 @pytest.fixture
 def filled(database: Database) -> Database:
     """Database with the instances done-0..4, failed-0..4, open-0..4, suspended and terminated."""
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     for kind in ("done", "failed", "open"):
         for number in range(5):
             start(database, kind, f"{kind}-{number}", number)
             action = {"done": complete(1, "out"), "failed": fail(1, "x"), "open": activity(1, "never")}[kind]
-            hands.turn(hands.take(), action)
+            remote.turn(remote.take(), action)
             if kind == "open":
-                hands.take()
+                remote.take()
     for instance_id in ("suspended", "terminated"):
         start(database, "work", instance_id)
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="suspended"))
@@ -113,11 +113,11 @@ def test_a_page_with_ids_has_a_key_and_the_empty_one_has_none(filled: Database, 
 
 
 def test_ids_that_look_like_a_key_of_an_earlier_version(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     names = ["a", "1|a", "99999999999999999999|b", "9|", "|", "b"]
     for each in names:
         start(database, "work", each)
-        hands.turn(hands.take(), complete(1))
+        remote.turn(remote.take(), complete(1))
         state(database, each)
     for number, each in enumerate(names):
         assert ids_after(database, each)[0] == names[number + 1 :]
@@ -149,11 +149,11 @@ def test_tokens_that_this_engine_never_gave_are_refused(filled: Database) -> Non
 
 
 def test_history_is_complete_and_in_pieces(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a", "x" * 400_000)
-    hands.turn(hands.take(), activity(1, "x", "y" * 400_000))
-    hands.result(hands.take(), "z" * 400_000)
-    hands.turn(hands.take(), complete(2))
+    remote.turn(remote.take(), activity(1, "x", "y" * 400_000))
+    remote.result(remote.take(), "z" * 400_000)
+    remote.turn(remote.take(), complete(2))
     # A worker's report is answered before its commit; a client's query sees committed data.
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     chunks = call(database, "StreamInstanceHistory", pb.StreamInstanceHistoryRequest(instanceId="a"))
@@ -168,10 +168,10 @@ def test_history_is_complete_and_in_pieces(database: Database) -> None:
 
 
 def test_entities_by_prefix_and_page(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     for number in range(5):
         signal(database, f"@counter@{number}", "x")
-        hands.batch(hands.take(), None, new_state=number)
+        remote.batch(remote.take(), None, new_state=number)
     signal(database, "@other@0", "x")
     query = pb.EntityQuery(instanceIdStartsWith=text("@Counter@"), includeState=True)
     query.pageSize.value = 2
@@ -207,11 +207,11 @@ def test_a_page_fits_a_clients_message_and_none_is_left_out(database: Database, 
 
 
 def test_a_page_of_long_ids_fits_a_clients_message(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     ids = [f"{number:04d}" + "\U0001f600" * 1020 for number in range(1010)]
     for each in ids:
         start(database, "work", each)
-        hands.turn(hands.take(), complete(1))
+        remote.turn(remote.take(), complete(1))
     found, token = [], ""
     while True:
         request = pb.ListInstanceIdsRequest(pageSize=1000, lastInstanceKey=text(token))
@@ -225,10 +225,10 @@ def test_a_page_of_long_ids_fits_a_clients_message(database: Database) -> None:
 
 
 def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     for number in range(4):
         signal(database, f"@c@{number}", "set")
-        hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))
+        remote.batch(remote.take(), None, new_state="x" * int(1.4 * MIB))
     # A worker's report is answered before its commit; a client's query sees committed data.
     call(database, "GetEntity", pb.GetEntityRequest(instanceId="@c@0"))
     found, token = [], ""

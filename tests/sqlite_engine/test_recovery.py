@@ -28,87 +28,87 @@ from tests.sqlite_engine.test_entity import calling, entities, locking, operatio
 
 
 def test_pending_turns_activities_and_operations_are_handed_out_again(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "fresh")
     start(restartable.now, "work", "waits")
-    items = [hands.take(), hands.take()]
+    items = [remote.take(), remote.take()]
     waits = next(item for item in items if item.orchestratorRequest.instanceId == "waits")
-    hands.turn(waits, activity(1, "x", {"big": "y" * 1000}))
-    hands.take()
+    remote.turn(waits, activity(1, "x", {"big": "y" * 1000}))
+    remote.take()
     signal(restartable.now, "@c@x", "add", 1)
-    hands.take()
-    hands = ProtocolClient(restartable.again())
-    found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take(), hands.take())}
+    remote.take()
+    remote = ProtocolClient(restartable.again())
+    found = {item.WhichOneof("request"): item for item in (remote.take(), remote.take(), remote.take())}
     assert found["orchestratorRequest"].orchestratorRequest.instanceId == "fresh"
     assert found["activityRequest"].activityRequest.input.value == '{"big": "' + "y" * 1000 + '"}'
     assert operations(found["entityRequestV2"]) == ["add"]
-    hands.result(found["activityRequest"], 7)
-    item = hands.take()
+    remote.result(found["activityRequest"], 7)
+    item = remote.take()
     assert len(item.orchestratorRequest.pastEvents) == 3
-    hands.turn(item, complete(2, "ok"))
+    remote.turn(item, complete(2, "ok"))
     assert state(restartable.again(), "waits").output.value == '"ok"'
 
 
 def test_timers_starts_and_signals_that_came_due_meanwhile_fire_at_once(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "timed")
     due = now() + 100_000
-    hands.turn(hands.take(), timer(1, due))
+    remote.turn(remote.take(), timer(1, due))
     start(restartable.now, "work", "later", scheduledStartTimestamp=timestamp(due))
     signal(restartable.now, "@c@x", "later", scheduledTime=timestamp(due))
     restartable.now.stop()
     time.sleep(0.15)
-    hands = ProtocolClient(restartable.again())
-    found = [hands.take() for _ in range(3)]
+    remote = ProtocolClient(restartable.again())
+    found = [remote.take() for _ in range(3)]
     turns = [item for item in found if item.HasField("orchestratorRequest")]
     by_id = {item.orchestratorRequest.instanceId: kinds(item) for item in turns}
     assert by_id == {"timed": ["timerFired"], "later": ["executionStarted"]}
 
 
 def test_events_suspension_children_and_locks_survive(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"), locking(2, "s", "@c@x"))
-    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
-    hands.turn(items["p"], calling(3, "@c@x", "inside", "r"))
+    remote.turn(remote.take(), child(1, "child", "p:1"), locking(2, "s", "@c@x"))
+    items = {item.orchestratorRequest.instanceId: item for item in (remote.take(), remote.take())}
+    remote.turn(items["p"], calling(3, "@c@x", "inside", "r"))
     call(restartable.now, "SuspendInstance", pb.SuspendRequest(instanceId="p"))
     raise_event(restartable.now, "p", "e", 1)
-    hands = ProtocolClient(restartable.again())
-    found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    remote = ProtocolClient(restartable.again())
+    found = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     assert found["orchestratorRequest"].orchestratorRequest.instanceId == "p:1"
     assert operations(found["entityRequestV2"]) == ["inside"]
     (locked,) = entities(restartable.now, includeTransient=True)
     assert locked.lockedBy.value == "p"
-    hands.turn(found["orchestratorRequest"], complete(1, "child"))
-    assert hands.nothing()
+    remote.turn(found["orchestratorRequest"], complete(1, "child"))
+    assert remote.nothing()
     assert state(restartable.now, "p").orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
     database = restartable.again()
     call(database, "ResumeInstance", pb.ResumeRequest(instanceId="p"))
-    hands = ProtocolClient(database)
-    found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    remote = ProtocolClient(database)
+    found = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
     news = kinds(found["orchestratorRequest"])
     assert news == ["executionSuspended", "eventRaised", "subOrchestrationInstanceCompleted", "executionResumed"]
-    hands.turn(found["orchestratorRequest"], complete(9))
+    remote.turn(found["orchestratorRequest"], complete(9))
     assert state(database, "p").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     assert not any(each.HasField("lockedBy") for each in entities(database, includeTransient=True))
 
 
 def test_turn_times_increase_across_a_start_over(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
-    first = hands.take()
-    hands.turn(first, activity(1, "x"))
-    hands = ProtocolClient(restartable.again())
-    hands.result(hands.take(), 1)
-    second = hands.take()
+    first = remote.take()
+    remote.turn(first, activity(1, "x"))
+    remote = ProtocolClient(restartable.again())
+    remote.result(remote.take(), 1)
+    second = remote.take()
     moments = [item.orchestratorRequest.newEvents[0].timestamp.ToNanoseconds() for item in (first, second)]
     assert moments[0] < moments[1]
 
 
 def test_finished_instances_are_read_from_the_file(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a", {"x": 1})
-    hands.turn(hands.take(), complete(1, "ok"), customStatus=None)
+    remote.turn(remote.take(), complete(1, "ok"), customStatus=None)
     database = restartable.again()
     received = state(database, "a")
     assert (received.input.value, received.output.value) == ('{"x": 1}', '"ok"')
@@ -116,15 +116,15 @@ def test_finished_instances_are_read_from_the_file(restartable: Restartable) -> 
 
 
 def test_an_activity_that_is_done_is_not_handed_out_again(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), 1)
-    assert kinds(hands.take()) == ["taskCompleted"]
-    hands = ProtocolClient(restartable.again())
-    item = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), 1)
+    assert kinds(remote.take()) == ["taskCompleted"]
+    remote = ProtocolClient(restartable.again())
+    item = remote.take()
     assert kinds(item) == ["taskCompleted"]
-    assert hands.nothing()
+    assert remote.nothing()
 
 
 def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(restartable: Restartable) -> None:
@@ -132,10 +132,10 @@ def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(res
     restartable.options = DatabaseOptions(clock=clock)
     restartable.again()
     clock.step(3600)
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
-    first = hands.take()
-    hands.turn(first, complete(1))
+    first = remote.take()
+    remote.turn(first, complete(1))
     clock.step(-3600)
     database = restartable.again()
     call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
@@ -146,15 +146,15 @@ def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(res
 
 def test_a_result_from_before_a_restart_is_not_taken_for_that_of_other_work(restartable: Restartable) -> None:
     """Each start of the engine has completion tokens of its own."""
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     for name in ("a", "b"):
         start(restartable.now, "work", name)
-    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
-    hands.turn(items["a"], activity(1, "x"))
-    old = hands.take()
+    items = {item.orchestratorRequest.instanceId: item for item in (remote.take(), remote.take())}
+    remote.turn(items["a"], activity(1, "x"))
+    old = remote.take()
     restarted = restartable.again()
-    hands = ProtocolClient(restarted)
-    taken = [hands.take(), hands.take()]
+    remote = ProtocolClient(restarted)
+    taken = [remote.take(), remote.take()]
     tokens = {item.completionToken for item in taken}
     assert old.completionToken not in tokens
     assert not tokens & {item.completionToken for item in items.values()}

@@ -32,11 +32,11 @@ def test_limits(tmp_path: Path, policy: RetentionPolicy, kept: list[str]) -> Non
     database.start()
     try:
         start(database, "open", "open")
-        hands = ProtocolClient(database)
-        hands.turn(hands.take())
+        remote = ProtocolClient(database)
+        remote.turn(remote.take())
         for number in range(250):
             start(database, "work", f"w-{number}")
-            hands.turn(hands.take(), complete(1))
+            remote.turn(remote.take(), complete(1))
         eventually_blocking(lambda: remaining(database) == kept)
         time.sleep(0.1)
         assert remaining(database) == kept

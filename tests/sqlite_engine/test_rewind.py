@@ -39,42 +39,42 @@ def recovering(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 @pytest.mark.parametrize("sessions", [10, 0])
 def test_handled_failures_stay_handled_and_only_the_last_step_runs_again(database: Database, sessions: int) -> None:
-    ground = RewindFixture(database, recovering, sessions=sessions)
-    ground.failures["first"] = 1
-    ground.failures["instead"] = 2
-    ground.broken("charge", "last")
-    ground.start("recovering")
-    ground.failed()
-    ground.rewind()
-    assert ground.output() == "last"
-    assert ground.runs == ["last"]
-    ground.worker.stop()
+    setup = RewindFixture(database, recovering, sessions=sessions)
+    setup.failures["first"] = 1
+    setup.failures["instead"] = 2
+    setup.broken("charge", "last")
+    setup.start("recovering")
+    setup.failed()
+    setup.rewind()
+    assert setup.output() == "last"
+    assert setup.runs == ["last"]
+    setup.worker.stop()
 
 
 def test_a_retry_policy_begins_afresh(database: Database) -> None:
-    ground = RewindFixture(database, recovering)
-    ground.broken("last")
-    ground.start("recovering")
-    ground.failed()
-    ground.failures["last"] = 2
-    ground.rewind()
-    assert ground.output() == "last"
-    assert ground.runs == ["last"] * 3
-    ground.worker.stop()
+    setup = RewindFixture(database, recovering)
+    setup.broken("last")
+    setup.start("recovering")
+    setup.failed()
+    setup.failures["last"] = 2
+    setup.rewind()
+    assert setup.output() == "last"
+    assert setup.runs == ["last"] * 3
+    setup.worker.stop()
 
 
 def test_a_retry_policy_ends_as_it_did_and_the_instance_can_be_rewound_again(restartable: Restartable) -> None:
-    ground = RewindFixture(restartable.now, recovering)
+    setup = RewindFixture(restartable.now, recovering)
     for _ in range(2):
-        ground.broken("last")
-        if ground.runs:
-            ground.rewind()
+        setup.broken("last")
+        if setup.runs:
+            setup.rewind()
         else:
-            ground.start("recovering")
-        assert ground.ended().runtime_status == OrchestrationStatus.FAILED
-        assert ground.runs[-3:] == ["last"] * 3
-    assert ground.runs == ["first", "charge", *["last"] * 6]
-    ground.worker.stop()
+            setup.start("recovering")
+        assert setup.ended().runtime_status == OrchestrationStatus.FAILED
+        assert setup.runs[-3:] == ["last"] * 3
+    assert setup.runs == ["first", "charge", *["last"] * 6]
+    setup.worker.stop()
     again = RewindFixture(restartable.again(), recovering)
     again.rewind()
     assert again.output() == "last"
@@ -84,23 +84,23 @@ def test_a_retry_policy_ends_as_it_did_and_the_instance_can_be_rewound_again(res
 
 def test_the_pauses_of_a_policy_are_kept_over_a_restart(restartable: Restartable) -> None:
     database = restartable.now
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
     broken = pb.TaskFailureDetails(errorType="E", errorMessage="broken")
-    hands.turn(hands.take(), activity(1, "x"))
+    remote.turn(remote.take(), activity(1, "x"))
     for attempt in range(2):
-        hands.result(hands.take(), failure=broken)
-        hands.turn(hands.take(), *([activity(1, "x")] if attempt == 0 else [fail(9, "no more")]))
+        remote.result(remote.take(), failure=broken)
+        remote.turn(remote.take(), *([activity(1, "x")] if attempt == 0 else [fail(9, "no more")]))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     database = restartable.again()
-    hands = ProtocolClient(database)
-    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
-    hands.turn(items["orchestratorRequest"])
-    hands.result(items["activityRequest"], failure=broken)
-    second = hands.take()
+    remote = ProtocolClient(database)
+    items = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
+    remote.turn(items["orchestratorRequest"])
+    remote.result(items["activityRequest"], failure=broken)
+    second = remote.take()
     assert second.activityRequest.taskId == 1
-    hands.result(second, failure=broken)
-    assert kinds(hands.take()) == ["taskFailed"]
+    remote.result(second, failure=broken)
+    assert kinds(remote.take()) == ["taskFailed"]
 
 
 def wide(ctx: task.OrchestrationContext, plan: dict[str, int]) -> Steps:
@@ -110,16 +110,16 @@ def wide(ctx: task.OrchestrationContext, plan: dict[str, int]) -> Steps:
 @pytest.mark.parametrize("broken", [["a"], ["c"], ["a", "c"], ["a", "b", "c"]])
 @pytest.mark.parametrize("attempts", [0, 3])
 def test_of_a_fan_out_those_run_again_that_failed(database: Database, broken: list[str], attempts: int) -> None:
-    ground = RewindFixture(database, wide)
-    ground.failures.update({name: 1 for name in "abcd" if attempts and name not in broken})
-    ground.broken(*broken)
-    ground.start("wide", dict.fromkeys("abcd", attempts))
-    ground.failed()
-    ground.failures.update({name: 2 for name in broken if attempts})
-    ground.rewind()
-    assert ground.output() == list("abcd")
-    assert Counter(ground.runs) == dict.fromkeys(broken, 3 if attempts else 1)
-    ground.worker.stop()
+    setup = RewindFixture(database, wide)
+    setup.failures.update({name: 1 for name in "abcd" if attempts and name not in broken})
+    setup.broken(*broken)
+    setup.start("wide", dict.fromkeys("abcd", attempts))
+    setup.failed()
+    setup.failures.update({name: 2 for name in broken if attempts})
+    setup.rewind()
+    assert setup.output() == list("abcd")
+    assert Counter(setup.runs) == dict.fromkeys(broken, 3 if attempts else 1)
+    setup.worker.stop()
 
 
 def early(ctx: task.OrchestrationContext, _: Any) -> Steps:
@@ -130,14 +130,14 @@ def early(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 
 def test_a_parallel_step_that_ended_after_the_failure_is_not_done_again(restartable: Restartable) -> None:
-    ground = RewindFixture(restartable.now, early)
-    ground.broken("fast")
-    ground.held["slow"] = threading.Event()
-    ground.start("early")
-    ground.failed()
-    ground.held["slow"].set()
-    ground.worker.stop()  # the result has arrived
-    assert ground.done == ["slow"]
+    setup = RewindFixture(restartable.now, early)
+    setup.broken("fast")
+    setup.held["slow"] = threading.Event()
+    setup.start("early")
+    setup.failed()
+    setup.held["slow"].set()
+    setup.worker.stop()  # the result has arrived
+    assert setup.done == ["slow"]
     again = RewindFixture(restartable.again(), early)
     again.rewind()
     assert again.output() == ["slow", "last"]
@@ -146,29 +146,29 @@ def test_a_parallel_step_that_ended_after_the_failure_is_not_done_again(restarta
 
 
 def test_a_parallel_step_that_still_runs_is_not_started_again(database: Database) -> None:
-    ground = RewindFixture(database, early)
-    ground.broken("fast")
-    ground.held["slow"] = threading.Event()
-    ground.start("early")
-    ground.failed()
-    ground.rewind()
-    while "fast" not in ground.done:
-        assert ground.client.get_orchestration_state("i").runtime_status == OrchestrationStatus.RUNNING
-    ground.held["slow"].set()
-    assert ground.output() == ["slow", "last"]
-    assert ground.runs == ["fast", "last"]
-    ground.worker.stop()
+    setup = RewindFixture(database, early)
+    setup.broken("fast")
+    setup.held["slow"] = threading.Event()
+    setup.start("early")
+    setup.failed()
+    setup.rewind()
+    while "fast" not in setup.done:
+        assert setup.client.get_orchestration_state("i").runtime_status == OrchestrationStatus.RUNNING
+    setup.held["slow"].set()
+    assert setup.output() == ["slow", "last"]
+    assert setup.runs == ["fast", "last"]
+    setup.worker.stop()
 
 
 def test_a_queued_step_is_handed_out_once(database: Database) -> None:
-    hands = ProtocolClient(database, maxConcurrentActivityWorkItems=1)
+    remote = ProtocolClient(database, maxConcurrentActivityWorkItems=1)
     start(database, "work", "i")
-    hands.turn(hands.take(), activity(1, "bad"), activity(2, "queued"))
-    bad = hands.take()
-    hands.result(bad, failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
-    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
-    hands.turn(items["orchestratorRequest"], fail(9, "broken"))
-    hands.database.disconnect(hands.stream)  # its activity is queued again
+    remote.turn(remote.take(), activity(1, "bad"), activity(2, "queued"))
+    bad = remote.take()
+    remote.result(bad, failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
+    items = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
+    remote.turn(items["orchestratorRequest"], fail(9, "broken"))
+    remote.database.disconnect(remote.stream)  # its activity is queued again
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     other = ProtocolClient(database)
     names = []
@@ -188,39 +188,39 @@ def test_an_event_of_the_failed_turn_is_taken_again_and_a_bug_can_be_repaired(da
     def listening(ctx: task.OrchestrationContext, _: Any) -> Steps:
         yield act(ctx, "first", 2)
         paid = yield ctx.wait_for_external_event("paid")
-        if ground.bug:
+        if setup.bug:
             raise KeyError("a bug")
         return [paid, (yield act(ctx, "last"))]
 
-    ground = RewindFixture(database, listening)
-    ground.failures["first"] = 1
-    ground.bug = True
-    ground.start("listening")
-    ground.client.raise_orchestration_event("i", "paid", data=7)
-    ground.failed()
-    ground.rewind()
-    assert ground.ended().runtime_status == OrchestrationStatus.FAILED, "the same turn comes to the same end"
-    ground.bug = False
-    ground.rewind()
-    assert ground.output() == [7, "last"]
-    assert ground.runs == ["last"]
-    ground.worker.stop()
+    setup = RewindFixture(database, listening)
+    setup.failures["first"] = 1
+    setup.bug = True
+    setup.start("listening")
+    setup.client.raise_orchestration_event("i", "paid", data=7)
+    setup.failed()
+    setup.rewind()
+    assert setup.ended().runtime_status == OrchestrationStatus.FAILED, "the same turn comes to the same end"
+    setup.bug = False
+    setup.rewind()
+    assert setup.output() == [7, "last"]
+    assert setup.runs == ["last"]
+    setup.worker.stop()
 
 
 def test_a_first_turn_runs_again(database: Database) -> None:
     def hasty(ctx: task.OrchestrationContext, data: Any) -> Any:
-        if ground.bug:
+        if setup.bug:
             raise KeyError("a bug")
         return data
 
-    ground = RewindFixture(database, hasty)
-    ground.bug = True
-    ground.start("hasty", "given")
-    ground.failed()
-    ground.bug = False
-    ground.rewind()
-    assert ground.output() == "given"
-    ground.worker.stop()
+    setup = RewindFixture(database, hasty)
+    setup.bug = True
+    setup.start("hasty", "given")
+    setup.failed()
+    setup.bug = False
+    setup.rewind()
+    assert setup.output() == "given"
+    setup.worker.stop()
 
 
 def test_code_that_is_brought_back_goes_on_behind_retries_and_handled_failures(restartable: Restartable) -> None:
@@ -234,12 +234,12 @@ def test_code_that_is_brought_back_goes_on_behind_retries_and_handled_failures(r
         return (yield from order(ctx, _))
 
     changed.__name__ = "order"
-    ground = RewindFixture(restartable.now, order)
-    ground.failures.update({"first": 1, "charge": 2, "instead": 1, "last": 2})
-    ground.start("order")
+    setup = RewindFixture(restartable.now, order)
+    setup.failures.update({"first": 1, "charge": 2, "instead": 1, "last": 2})
+    setup.start("order")
     # A turn that is left for the changed code would end the instance before the event
-    eventually_blocking(lambda: ground.client.get_orchestration_state("i").serialized_custom_status is not None)
-    ground.worker.stop()
+    eventually_blocking(lambda: setup.client.get_orchestration_state("i").serialized_custom_status is not None)
+    setup.worker.stop()
     other = RewindFixture(restartable.again(), changed)
     other.client.raise_orchestration_event("i", "paid", data=1)
     assert "NonDeterminism" in str(other.ended().failure_details.error_type)

@@ -35,68 +35,68 @@ def owners(database: Database, *entity_ids: str) -> list[str | None]:
 
 def locked_and_failed(database: Database) -> ProtocolClient:
     """Run `i` until it fails in a critical section of two entities, after one successful operation."""
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), locking(1, "s", "@c@x", "@c@y"))
-    item = hands.take()
+    remote.turn(remote.take(), locking(1, "s", "@c@x", "@c@y"))
+    item = remote.take()
     assert kinds(item) == ["entityLockGranted"]
-    hands.turn(item, calling(2, "@c@x", "read", "r1"))
-    hands.batch(hands.take(), 1, new_state=1)
-    hands.turn(hands.take(), activity(3, "step"))
-    hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
-    hands.turn(hands.take(), unlocking(4, "s", "@c@x"), unlocking(5, "s", "@c@y"), fail(6, "broken"))
+    remote.turn(item, calling(2, "@c@x", "read", "r1"))
+    remote.batch(remote.take(), 1, new_state=1)
+    remote.turn(remote.take(), activity(3, "step"))
+    remote.result(remote.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
+    remote.turn(remote.take(), unlocking(4, "s", "@c@x"), unlocking(5, "s", "@c@y"), fail(6, "broken"))
     assert owners(database, "@c@x", "@c@y") == [None, None]
-    return hands
+    return remote
 
 
 def test_locks_are_taken_again(restartable: Restartable) -> None:
     locked_and_failed(restartable.now)
     call(restartable.now, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     database = restartable.again()
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     assert owners(database, "@c@x", "@c@y") == ["i", "i"]
     start(database, "work", "other")
     items = {}
     for _ in range(3):
-        item = hands.take()
+        item = remote.take()
         items[item.orchestratorRequest.instanceId or item.activityRequest.name] = item
-    hands.turn(items["other"], calling(1, "@c@x", "write", "r9"))
-    hands.turn(items["i"])
-    assert hands.nothing(), "operations of others wait for the lock"
-    hands.result(items["step"], 1)
-    hands.turn(hands.take(), unlocking(4, "s", "@c@x"), unlocking(5, "s", "@c@y"), complete(6))
-    assert operations(hands.take()) == ["write"]
+    remote.turn(items["other"], calling(1, "@c@x", "write", "r9"))
+    remote.turn(items["i"])
+    assert remote.nothing(), "operations of others wait for the lock"
+    remote.result(items["step"], 1)
+    remote.turn(remote.take(), unlocking(4, "s", "@c@x"), unlocking(5, "s", "@c@y"), complete(6))
+    assert operations(remote.take()) == ["write"]
     assert state(database, "i").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
 
 
 def test_a_lock_that_another_holds_is_a_reason_to_refuse(database: Database) -> None:
-    hands = locked_and_failed(database)
+    remote = locked_and_failed(database)
     start(database, "work", "other")
-    hands.turn(hands.take(), locking(1, "t", "@c@y"))
-    item = hands.take()
+    remote.turn(remote.take(), locking(1, "t", "@c@y"))
+    item = remote.take()
     before = snapshot(database)
     with pytest.raises(Rejection, match="lock of entity '@c@y', which 'other' holds now"):
         call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     assert snapshot(database) == before
-    hands.turn(item, unlocking(2, "t", "@c@y"), complete(3))
+    remote.turn(item, unlocking(2, "t", "@c@y"), complete(3))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     assert owners(database, "@c@x", "@c@y") == ["i", "i"]
 
 
 def test_a_lock_that_was_waited_for_is_waited_for_anew(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "owner")
-    hands.turn(hands.take(), locking(1, "t", "@c@y"))
-    owner = hands.take()
+    remote.turn(remote.take(), locking(1, "t", "@c@y"))
+    owner = remote.take()
     start(database, "work", "i")
-    hands.turn(hands.take(), locking(1, "s", "@c@x", "@c@y"), activity(2, "step"))
-    hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
-    hands.turn(hands.take(), fail(6, "broken"))
+    remote.turn(remote.take(), locking(1, "s", "@c@x", "@c@y"), activity(2, "step"))
+    remote.result(remote.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
+    remote.turn(remote.take(), fail(6, "broken"))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
-    hands.turn(items["orchestratorRequest"])
-    hands.turn(owner, unlocking(2, "t", "@c@y"), complete(3))
-    assert kinds(hands.take()) == ["entityLockGranted"]
+    items = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
+    remote.turn(items["orchestratorRequest"])
+    remote.turn(owner, unlocking(2, "t", "@c@y"), complete(3))
+    assert kinds(remote.take()) == ["entityLockGranted"]
     assert owners(database, "@c@x", "@c@y") == ["i", "i"]
 
 
@@ -116,59 +116,59 @@ def test_a_failed_operation_is_asked_for_again_and_others_are_not(database: Data
                 yield ctx.call_entity(target, "add", 2)
             return (yield ctx.call_entity(target, "add", 5))
 
-    ground = RewindFixture(database, booking, entities=(account,))
-    ground.start("booking")
-    ground.failed()
+    setup = RewindFixture(database, booking, entities=(account,))
+    setup.start("booking")
+    setup.failed()
     broken[0] = False
-    ground.rewind()
-    assert ground.output() == 8
+    setup.rewind()
+    assert setup.output() == 8
     assert owners(database, "@account@a") == [None]
-    ground.worker.stop()
+    setup.worker.stop()
 
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_an_operation_under_way_is_not_sent_again(database: Database, answered: bool) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), calling(1, "@c@x", "add", "r1"), activity(2, "step"))
-    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
-    hands.result(items["activityRequest"], failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
-    hands.turn(hands.take(), fail(6, "broken"))
+    remote.turn(remote.take(), calling(1, "@c@x", "add", "r1"), activity(2, "step"))
+    items = {item.WhichOneof("request"): item for item in (remote.take(), remote.take())}
+    remote.result(items["activityRequest"], failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
+    remote.turn(remote.take(), fail(6, "broken"))
     if answered:
-        hands.batch(items["entityRequestV2"], "sum", new_state=1)
+        remote.batch(items["entityRequestV2"], "sum", new_state=1)
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    taken = [hands.take(), hands.take()]
+    taken = [remote.take(), remote.take()]
     turn = next(item for item in taken if item.HasField("orchestratorRequest"))
     events = kinds(turn)
-    hands.turn(turn)
+    remote.turn(turn)
     if not answered:
-        hands.batch(items["entityRequestV2"], "sum", new_state=1)
-        events += kinds(hands.take())
+        remote.batch(items["entityRequestV2"], "sum", new_state=1)
+        events += kinds(remote.take())
     assert sorted(events) == ["entityOperationCompleted", "executionRewound"]
-    assert hands.nothing()
+    assert remote.nothing()
 
 
 def test_answers_to_what_the_failed_turn_asked_for_are_dropped(database: Database) -> None:
     """The turn runs again with other task ids; no old answer may count as the result of an earlier step."""
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), activity(1, "kept"))
-    kept = hands.take()
+    remote.turn(remote.take(), activity(1, "kept"))
+    kept = remote.take()
     raise_event(database, "i", "go")
     stray = [activity(1, "stray"), activity(2, "stray"), calling(3, "@c@x", "add", "r3"), child(4, "child", "i:4")]
-    hands.turn(hands.take(), *stray, fail(5, "another code"))
+    remote.turn(remote.take(), *stray, fail(5, "another code"))
     for _ in range(4):
-        item = hands.take()
+        item = remote.take()
         if item.HasField("activityRequest"):
-            hands.result(item, "stray")
+            remote.result(item, "stray")
         elif item.HasField("entityRequestV2"):
-            hands.batch(item, "stray", new_state=1)
+            remote.batch(item, "stray", new_state=1)
         else:
-            hands.turn(item, complete(1, "stray"))
+            remote.turn(item, complete(1, "stray"))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    item = hands.take()
+    item = remote.take()
     assert kinds(item) == ["executionRewound", "eventRaised"]
-    hands.turn(item)
-    hands.result(kept, "kept")
-    (result,) = hands.take().orchestratorRequest.newEvents[1:]
+    remote.turn(item)
+    remote.result(kept, "kept")
+    (result,) = remote.take().orchestratorRequest.newEvents[1:]
     assert result.taskCompleted.result.value == '"kept"'

@@ -103,10 +103,10 @@ def decisions(database: Database, instance_id: str) -> list[tuple[str, int]]:
     return [(each.WhichOneof("eventType"), each.eventId) for each in history if each.WhichOneof("eventType") in kinds_]
 
 
-def refusal(ground: RewindFixture, instance_id: str) -> str | None:
+def refusal(setup: RewindFixture, instance_id: str) -> str | None:
     """Rewind the instance. Returns the reason of a refusal, or None."""
     try:
-        ground.rewind(instance_id)
+        setup.rewind(instance_id)
     except grpc.RpcError as error:
         return str(error.details())
     return None
@@ -114,9 +114,9 @@ def refusal(ground: RewindFixture, instance_id: str) -> str | None:
 
 @pytest.fixture(params=[10, 0])
 def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[RewindFixture]:
-    ground = RewindFixture(database, interpreter, entities=(counter,), sessions=request.param)
-    yield ground
-    ground.worker.stop()
+    setup = RewindFixture(database, interpreter, entities=(counter,), sessions=request.param)
+    yield setup
+    setup.worker.stop()
 
 
 @settings(
@@ -127,34 +127,34 @@ def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[Rew
 @given(program=PROGRAM, data=st.data())
 def test_random_histories(programs: RewindFixture, program: list[Any], data: st.DataObject) -> None:
     """Decisions up to the cut are the same, no successful step is repeated, and one rewind is sufficient."""
-    ground, root = programs, f"p{next(NUMBERS)}"
+    setup, root = programs, f"p{next(NUMBERS)}"
     names = list(names_of(program, root))
     assume(names)
     broken = data.draw(st.sets(st.sampled_from(names), min_size=1, max_size=4))
     flaky = data.draw(st.sets(st.sampled_from(names), max_size=4)) - broken
-    ground.failures.clear()
-    ground.broken(*broken)
-    ground.failures.update(dict.fromkeys(flaky, 1))
-    ground.start("interpreter", [root, program], root)
-    failed = ground.ended(root).runtime_status == OrchestrationStatus.FAILED
+    setup.failures.clear()
+    setup.broken(*broken)
+    setup.failures.update(dict.fromkeys(flaky, 1))
+    setup.start("interpreter", [root, program], root)
+    failed = setup.ended(root).runtime_status == OrchestrationStatus.FAILED
     event(f"failed: {failed}")
     assume(failed)
-    ground.failures.clear()
-    handled = Counter(ground.runs)
-    before = decisions(ground.database, root)
+    setup.failures.clear()
+    handled = Counter(setup.runs)
+    before = decisions(setup.database, root)
     cut = max(index for index, (kind, _) in enumerate(before) if kind == "orchestratorStarted")
     # One is sufficient, unless an early step failed while the orchestrator did not wait for it.
     for _ in range(1 + len(broken) if "begin" in str(program) else 1):
-        reason = refusal(ground, root)
+        reason = refusal(setup, root)
         if reason:
             event("refused")
             assert "took it up too late to tell" in reason
             assert "begin" in str(program)
             break
-        if ground.ended(root).runtime_status == OrchestrationStatus.COMPLETED:
+        if setup.ended(root).runtime_status == OrchestrationStatus.COMPLETED:
             break
-    assert reason or ground.output(root) is not None
-    assert decisions(ground.database, root)[:cut] == before[:cut]
-    assert max(Counter(ground.done).values()) == 1
-    repeated = {name for name, times in Counter(ground.runs).items() if handled[name] and times > handled[name]}
+    assert reason or setup.output(root) is not None
+    assert decisions(setup.database, root)[:cut] == before[:cut]
+    assert max(Counter(setup.done).values()) == 1
+    repeated = {name for name, times in Counter(setup.runs).items() if handled[name] and times > handled[name]}
     assert repeated <= broken | flaky

@@ -53,14 +53,14 @@ def family_well(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 
 def test_failed_children_go_on_too_and_others_are_left_alone(database: Database) -> None:
-    ground = RewindFixture(database, family, family_well)
-    ground.broken("leaf", *(f"handled-{depth}" for depth in range(4)))
-    ground.start("family", 3)
-    ground.failed()
-    ground.rewind()
-    assert ground.output() == [[["leaf", "well"], "well"], "well"]
-    assert ground.runs == ["leaf"]
-    ground.worker.stop()
+    setup = RewindFixture(database, family, family_well)
+    setup.broken("leaf", *(f"handled-{depth}" for depth in range(4)))
+    setup.start("family", 3)
+    setup.failed()
+    setup.rewind()
+    assert setup.output() == [[["leaf", "well"], "well"], "well"]
+    assert setup.runs == ["leaf"]
+    setup.worker.stop()
 
 
 def tried_child(ctx: task.OrchestrationContext, _: Any) -> Steps:
@@ -68,50 +68,50 @@ def tried_child(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 
 def test_a_child_with_a_retry_policy_is_tried_as_often_again(database: Database) -> None:
-    ground = RewindFixture(database, tried_child, family)
-    ground.broken("leaf")
-    ground.start("tried_child")
-    ground.failed()
-    ground.failures["leaf"] = 3
-    ground.rewind()
-    assert ground.output() == "leaf"
+    setup = RewindFixture(database, tried_child, family)
+    setup.broken("leaf")
+    setup.start("tried_child")
+    setup.failed()
+    setup.failures["leaf"] = 3
+    setup.rewind()
+    assert setup.output() == "leaf"
     # Two attempts of the rewound child, and one of a new child.
-    assert ground.runs == ["leaf", "leaf", "handled-0", "leaf", "leaf"]
-    ground.worker.stop()
+    assert setup.runs == ["leaf", "leaf", "handled-0", "leaf", "leaf"]
+    setup.worker.stop()
 
 
 def test_a_child_that_was_rewound_by_itself_brings_its_result(database: Database) -> None:
-    ground = RewindFixture(database, family, family_well)
-    ground.broken("leaf")
-    ground.start("family", 1)
-    ground.failed()
+    setup = RewindFixture(database, family, family_well)
+    setup.broken("leaf")
+    setup.start("family", 1)
+    setup.failed()
     (failed_child,) = [
         each for each in in_writer(database, lambda: database.hub.store.children("i"))
-        if ground.ended(each).runtime_status == OrchestrationStatus.FAILED
+        if setup.ended(each).runtime_status == OrchestrationStatus.FAILED
     ]  # fmt: skip
-    ground.rewind(failed_child)
-    assert ground.output(failed_child) == "leaf"
-    ground.rewind()
-    assert ground.output() == ["leaf", "well"]
-    assert ground.runs == ["leaf"]
-    ground.worker.stop()
+    setup.rewind(failed_child)
+    assert setup.output(failed_child) == "leaf"
+    setup.rewind()
+    assert setup.output() == ["leaf", "well"]
+    assert setup.runs == ["leaf"]
+    setup.worker.stop()
 
 
 def test_a_child_that_was_terminated_or_is_gone_is_a_reason_to_refuse(database: Database) -> None:
-    ground = RewindFixture(database, family, family_well)
-    ground.broken("leaf")
-    ground.start("family", 2)
-    ground.failed()
+    setup = RewindFixture(database, family, family_well)
+    setup.broken("leaf")
+    setup.start("family", 2)
+    setup.failed()
     call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId=leaf_of(database, "i")))
-    ground.refused("is gone")
-    ground.worker.stop()
-    hands = ProtocolClient(database)
+    setup.refused("is gone")
+    setup.worker.stop()
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"))
-    hands.take()
+    remote.turn(remote.take(), child(1, "child", "p:1"))
+    remote.take()
     terminate(database, "p:1")
-    hands.turn(hands.take(), fail(2, "the child is gone"))
-    ground.refused("'p:1' was terminated", "p")
+    remote.turn(remote.take(), fail(2, "the child is gone"))
+    setup.refused("'p:1' was terminated", "p")
 
 
 def leaf_of(database: Database, instance_id: str) -> str:
@@ -128,34 +128,34 @@ def leaf_of(database: Database, instance_id: str) -> str:
 
 def test_a_tree_of_any_depth(database: Database) -> None:
     depth = 1500
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "level", "level-0")
     for level in range(1, depth):
-        hands.turn(hands.take(), child(1, "level", f"level-{level}"))
-    hands.turn(hands.take(), activity(1, "leaf"))
-    hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
+        remote.turn(remote.take(), child(1, "level", f"level-{level}"))
+    remote.turn(remote.take(), activity(1, "leaf"))
+    remote.result(remote.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
     for _ in range(depth):
-        hands.turn(hands.take(), fail(2, "broken"))
+        remote.turn(remote.take(), fail(2, "broken"))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="level-0"))
     turns = 0
     while turns < depth + 1:
-        item = hands.take()
+        item = remote.take()
         if item.HasField("activityRequest"):
             assert item.activityRequest.orchestrationInstance.instanceId == f"level-{depth - 1}"
             leaf = item
         else:
             turns += 1
-            hands.turn(item)
+            remote.turn(item)
         if turns == depth:
-            hands.result(leaf, 1)
+            remote.result(leaf, 1)
     assert state(database, f"level-{depth - 1}").orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING
 
 
 def test_all_or_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    ground = RewindFixture(database, family, family_well)
-    ground.broken("leaf")
-    ground.start("family", 3)
-    ground.failed()
+    setup = RewindFixture(database, family, family_well)
+    setup.broken("leaf")
+    setup.start("family", 3)
+    setup.failed()
     before = snapshot(database)
     seen: list[str] = []
     ordinary = rewinding._entities
@@ -168,21 +168,21 @@ def test_all_or_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(rewinding, "_entities", failing)
     with pytest.raises(grpc.RpcError):
-        ground.rewind()
+        setup.rewind()
     assert snapshot(database) == before
     monkeypatch.undo()
-    ground.rewind()
-    assert ground.output() == [[["leaf", "well"], "well"], "well"]
-    assert ground.runs == ["leaf"]
-    ground.worker.stop()
+    setup.rewind()
+    assert setup.output() == [[["leaf", "well"], "well"], "well"]
+    assert setup.runs == ["leaf"]
+    setup.worker.stop()
 
 
 def test_a_crash_in_the_middle_changes_nothing(restartable: Restartable) -> None:
-    ground = RewindFixture(restartable.now, family, family_well)
-    ground.broken("leaf")
-    ground.start("family", 3)
-    ground.failed()
-    ground.worker.stop()
+    setup = RewindFixture(restartable.now, family, family_well)
+    setup.broken("leaf")
+    setup.start("family", 3)
+    setup.failed()
+    setup.worker.stop()
     before = snapshot(restartable.now)
     restartable.now.stop()
     with ModuleProcess("tests.sqlite_engine.rewind", restartable.path, "i") as process:
@@ -204,28 +204,28 @@ def test_a_saga_hand_written_that_raises_its_failure_again_has_handled_it(databa
             yield act(ctx, "release")
             raise
 
-    ground = RewindFixture(database, saga)
-    ground.broken("charge")
-    ground.start("saga")
-    ground.failed()
-    ground.refused("ended with that failure later: it handled the failure")
-    assert ground.runs == []
-    ground.worker.stop()
+    setup = RewindFixture(database, saga)
+    setup.broken("charge")
+    setup.start("saga")
+    setup.failed()
+    setup.refused("ended with that failure later: it handled the failure")
+    assert setup.runs == []
+    setup.worker.stop()
 
 
 def test_the_engines_own_failure_loses_no_result(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), "precious")
-    hands.turn(hands.take(), complete(2), complete(3))  # an answer that no worker may give
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), "precious")
+    remote.turn(remote.take(), complete(2), complete(3))  # an answer that no worker may give
     assert state(database, "i").failureDetails.errorType == "InvalidOrchestratorResponse"
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    item = hands.take()
+    item = remote.take()
     past = [each.WhichOneof("eventType") for each in item.orchestratorRequest.pastEvents]
     assert past == ["orchestratorStarted", "executionStarted", "taskScheduled"]
     assert kinds(item) == ["taskCompleted", "executionRewound"] or kinds(item) == ["executionRewound", "taskCompleted"]
-    assert hands.nothing()
+    assert remote.nothing()
 
 
 def test_an_instance_that_failed_before_its_first_turn_begins_again(database: Database) -> None:
@@ -243,43 +243,43 @@ def test_an_instance_that_failed_before_its_first_turn_begins_again(database: Da
 
 
 def test_what_was_suspended_stays_so(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    hands.turn(hands.take(), activity(1, "x"))
-    item = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    item = remote.take()
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="i"))
     in_writer(database, lambda: database.hub.fail(database.hub.find("i"), pb.TaskFailureDetails(errorType="E")))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     assert state(database, "i").orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
-    hands.result(item, 1)
+    remote.result(item, 1)
     call(database, "ResumeInstance", pb.ResumeRequest(instanceId="i"))
-    taken = [hands.take()]
+    taken = [remote.take()]
     if taken[0].HasField("activityRequest"):
-        hands.result(taken[0], 1)
-        taken.append(hands.take())
+        remote.result(taken[0], 1)
+        taken.append(remote.take())
     assert "executionResumed" in kinds(taken[-1])
 
 
 def test_a_refused_raise_leaves_no_trace(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "i")
-    item = hands.take()
+    item = remote.take()
     late = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="i", name="late"))
-    hands.turn(item, fail(1, "broken"))
+    remote.turn(item, fail(1, "broken"))
     with pytest.raises(Rejection, match="has finished"):
         late.future.result(TIMEOUT)
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    assert kinds(hands.take()) == ["executionStarted", "executionRewound"]
+    assert kinds(remote.take()) == ["executionStarted", "executionRewound"]
 
 
 def test_a_child_started_by_the_failed_turn_is_waited_for(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"), fail(2, "a bug"))
-    item = hands.take()
+    remote.turn(remote.take(), child(1, "child", "p:1"), fail(2, "a bug"))
+    item = remote.take()
     with pytest.raises(Rejection, match="'p:1', which it started as it failed, still runs"):
         call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p"))
-    hands.turn(item, complete(1))
+    remote.turn(item, complete(1))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p"))
-    hands.turn(hands.take(), child(1, "child", "p:1"))
-    assert hands.take().orchestratorRequest.instanceId == "p:1"
+    remote.turn(remote.take(), child(1, "child", "p:1"))
+    assert remote.take().orchestratorRequest.instanceId == "p:1"

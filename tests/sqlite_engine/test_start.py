@@ -45,32 +45,32 @@ def test_an_id_that_is_taken_is_refused_in_one_group_and_across_groups(database:
     assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
 
 
-def ended(database: Database, hands: ProtocolClient, instance_id: str, status: int) -> None:
+def ended(database: Database, remote: ProtocolClient, instance_id: str, status: int) -> None:
     start(database, "work", instance_id, "first")
-    item = hands.take()
+    item = remote.take()
     if status == pb.ORCHESTRATION_STATUS_TERMINATED:
         call(database, "TerminateInstance", pb.TerminateRequest(instanceId=instance_id))
     else:
-        hands.turn(item, complete(1, "done", status))
+        remote.turn(item, complete(1, "done", status))
     assert state(database, instance_id).orchestrationStatus == status
 
 
 def known(database: Database) -> ProtocolClient:
     """Worker that has completed a turn, so that the engine knows that it sends tokens."""
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "first")
-    hands.turn(hands.take(), complete(1, "done"))
-    return hands
+    remote.turn(remote.take(), complete(1, "done"))
+    return remote
 
 
 @pytest.mark.parametrize("status", sorted(instance.FINISHED))
 def test_a_start_without_a_policy_replaces_a_finished_instance(database: Database, status: int) -> None:
-    hands = known(database)
-    ended(database, hands, "a", status)
+    remote = known(database)
+    ended(database, remote, "a", status)
     start(database, "work", "a", "second")
-    item = hands.take()
+    item = remote.take()
     assert len(item.orchestratorRequest.pastEvents) == 0
-    hands.turn(item, complete(1, "again"))
+    remote.turn(item, complete(1, "again"))
     found = state(database, "a")
     assert (found.input.value, found.output.value) == ('"second"', '"again"')
 
@@ -79,14 +79,14 @@ def test_a_start_without_a_policy_replaces_a_finished_instance(database: Databas
 def test_a_start_without_a_policy_leaves_an_instance_that_goes_on(
     database: Database, policy: pb.OrchestrationIdReusePolicy | None
 ) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     for instance_id in ("pending", "suspended", "running"):
         start(database, "work", instance_id)
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="suspended"))
     for _ in range(2):
-        item = hands.take()
+        item = remote.take()
         if item.orchestratorRequest.instanceId == "running":
-            hands.turn(item, activity(1, "x"))
+            remote.turn(item, activity(1, "x"))
     for instance_id in ("pending", "suspended", "running"):
         with pytest.raises(Rejection) as refused:
             start(database, "work", instance_id, orchestrationIdReusePolicy=policy)
@@ -116,57 +116,57 @@ def test_a_policy_that_could_not_be_kept_is_refused(database: Database, running:
 
 
 def test_a_policy_lets_a_finished_instance_be_replaced_and_nothing_else(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=FINISHED)
     start(database, "work", "a", 1)
     with pytest.raises(Rejection):
         start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
-    first = hands.take()
-    hands.turn(first, complete(1, "done"))
+    first = remote.take()
+    remote.turn(first, complete(1, "done"))
     start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
     assert state(database, "a").input.value == "2"
-    second = hands.take()
+    second = remote.take()
     assert len(second.orchestratorRequest.pastEvents) == 0
     moments = [item.orchestratorRequest.newEvents[0].timestamp.ToMicroseconds() for item in (first, second)]
     assert moments[0] < moments[1]
 
 
 def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_is_late(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a", 1)
-    item = hands.take()
+    item = remote.take()
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
     with pytest.raises(Rejection, match="no longer"):
-        hands.turn(item, complete(1, "old"))
-    hands.turn(hands.take(), complete(1, "new"))
+        remote.turn(item, complete(1, "old"))
+    remote.turn(remote.take(), complete(1, "new"))
     assert state(database, "a").output.value == '"new"'
 
 
 def test_the_parent_of_a_running_child_that_is_replaced_hears_of_its_end(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"))
-    hands.take()
+    remote.turn(remote.take(), child(1, "child", "p:1"))
+    remote.take()
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "child", "p:1", orchestrationIdReusePolicy=policy)
-    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
+    items = {item.orchestratorRequest.instanceId: item for item in (remote.take(), remote.take())}
     failed = items["p"].orchestratorRequest.newEvents[1].subOrchestrationInstanceFailed
     assert (failed.taskScheduledId, failed.failureDetails.errorType) == (1, "SubOrchestrationTerminated")
-    hands.turn(items["p:1"], complete(1))
-    hands.turn(items["p"], complete(2))
+    remote.turn(items["p:1"], complete(1))
+    remote.turn(items["p"], complete(2))
 
 
 def test_a_raise_that_waits_for_a_turn_is_refused_when_its_instance_is_replaced(database: Database) -> None:
-    hands = known(database)
+    remote = known(database)
     start(database, "work", "a")
-    hands.take()
+    remote.take()
     raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="late"))
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "work", "a", orchestrationIdReusePolicy=policy)
     with pytest.raises(Rejection, match="has finished"):
         raised.future.result(TIMEOUT)
-    assert kinds(hands.take()) == ["executionStarted"]
+    assert kinds(remote.take()) == ["executionStarted"]
 
 
 def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(database: Database) -> None:
@@ -183,12 +183,12 @@ def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(datab
 
 
 def test_a_start_in_the_future_waits_for_its_time(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     due = now() + 150_000
     start(database, "work", "later", scheduledStartTimestamp=timestamp(due))
     assert state(database, "later").orchestrationStatus == pb.ORCHESTRATION_STATUS_PENDING
-    assert hands.nothing()
-    hands.take()
+    assert remote.nothing()
+    remote.take()
     assert time.time_ns() // 1000 >= due
 
 

@@ -65,13 +65,13 @@ def test_what_is_within_the_limits(strict: Database) -> None:
     start(strict, "work", "x" * 100, LARGEST)
     start(strict, "work", " ~!|", LARGEST)
     signal(strict, "@c@" + "x" * 97, "go", LARGEST)
-    hands = ProtocolClient(strict)
+    remote = ProtocolClient(strict)
     for _ in range(3):
-        item = hands.take()
+        item = remote.take()
         if item.HasField("entityRequestV2"):
-            hands.batch(item, None, new_state=LARGEST)
+            remote.batch(item, None, new_state=LARGEST)
         else:
-            hands.turn(item, complete(1, LARGEST), customStatus=text(LARGEST))
+            remote.turn(item, complete(1, LARGEST), customStatus=text(LARGEST))
     assert state(strict, "x" * 100).output.value == f'"{LARGEST}"'
     found = call(strict, "GetEntity", pb.GetEntityRequest(instanceId="@c@" + "x" * 97, includeState=True))
     assert found.entity.serializedState.value == f'"{LARGEST}"'
@@ -116,8 +116,8 @@ def entity_action(kind: str, entity: str) -> pb.OrchestratorAction:
 )
 def test_an_orchestrator_that_goes_beyond_fails(either: Database, action: pb.OrchestratorAction) -> None:
     start(either, "work", "a")
-    hands = ProtocolClient(either)
-    hands.turn(hands.take(), action)
+    remote = ProtocolClient(either)
+    remote.turn(remote.take(), action)
     found = state(either, "a")
     failed = found.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
     assert failed == either.options.strict
@@ -128,9 +128,9 @@ def test_an_orchestrator_that_goes_beyond_fails(either: Database, action: pb.Orc
 
 def test_a_sub_orchestration_with_too_long_an_id_fails_in_its_parent(either: Database) -> None:
     start(either, "work", "a")
-    hands = ProtocolClient(either)
-    hands.turn(hands.take(), child(1, "x", "c" * 101))
-    item = hands.take().orchestratorRequest
+    remote = ProtocolClient(either)
+    remote.turn(remote.take(), child(1, "x", "c" * 101))
+    item = remote.take().orchestratorRequest
     if either.options.strict:
         failure = item.newEvents[1].subOrchestrationInstanceFailed.failureDetails
         assert failure.errorType == "InvalidInstanceId"
@@ -141,10 +141,10 @@ def test_a_sub_orchestration_with_too_long_an_id_fails_in_its_parent(either: Dat
 
 def test_an_activity_with_too_large_an_output_fails(either: Database) -> None:
     start(either, "work", "a")
-    hands = ProtocolClient(either)
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take(), LARGEST + "x")
-    event = hands.take().orchestratorRequest.newEvents[1]
+    remote = ProtocolClient(either)
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take(), LARGEST + "x")
+    event = remote.take().orchestratorRequest.newEvents[1]
     if either.options.strict:
         failure = event.taskFailed.failureDetails
         assert (failure.errorType, failure.isNonRetriable) == ("PayloadTooLarge", True)
@@ -156,14 +156,14 @@ def test_an_activity_with_too_large_an_output_fails(either: Database) -> None:
 def test_an_entity_keeps_its_state_when_the_new_one_is_too_large(
     either: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hands = ProtocolClient(either)
+    remote = ProtocolClient(either)
     signal(either, "@c@x", "set")
-    hands.batch(hands.take(), None, new_state="old")
+    remote.batch(remote.take(), None, new_state="old")
     start(either, "work", "a")
-    hands.turn(hands.take(), entity_action("call", "x"))
+    remote.turn(remote.take(), entity_action("call", "x"))
     with caplog.at_level(logging.WARNING):
-        hands.batch(hands.take(), "done", new_state=LARGEST + "x")
-        event = hands.take().orchestratorRequest.newEvents[1]
+        remote.batch(remote.take(), "done", new_state=LARGEST + "x")
+        event = remote.take().orchestratorRequest.newEvents[1]
     found = call(either, "GetEntity", pb.GetEntityRequest(instanceId="@c@x", includeState=True)).entity
     if either.options.strict:
         assert "an entity's state of 1048577 bytes" in event.entityOperationFailed.failureDetails.errorMessage

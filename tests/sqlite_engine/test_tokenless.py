@@ -27,28 +27,28 @@ def terminate(database: Database, instance_id: str) -> None:
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId=instance_id))
 
 
-def continued(database: Database, hands: ProtocolClient) -> tuple[pb.WorkItem, pb.WorkItem]:
+def continued(database: Database, remote: ProtocolClient) -> tuple[pb.WorkItem, pb.WorkItem]:
     """Let two executions of an instance call an activity of the same number. Return both activities."""
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "slow"))
-    slow = hands.take()
+    remote.turn(remote.take(), activity(1, "slow"))
+    slow = remote.take()
     raise_event(database, "a", "go")
-    hands.turn(hands.take(), again(2, None))
-    hands.turn(hands.take(), activity(1, "quick"))
-    return slow, hands.take()
+    remote.turn(remote.take(), again(2, None))
+    remote.turn(remote.take(), activity(1, "quick"))
+    return slow, remote.take()
 
 
 @pytest.mark.parametrize("order", ["as called", "reversed"])
 def test_an_activity_of_an_earlier_execution_answers_for_no_later_one(database: Database, order: str) -> None:
-    hands = ProtocolClient(database, tokens=False)
-    slow, quick = continued(database, hands)
+    remote = ProtocolClient(database, tokens=False)
+    slow, quick = continued(database, remote)
     answers = [(slow, "slow"), (quick, "quick")]
     for item, value in answers if order == "as called" else reversed(answers):
-        hands.result(item, value)
-    turn = hands.take()
+        remote.result(item, value)
+    turn = remote.take()
     assert results(turn) == ['"quick"']
-    hands.turn(turn, complete(2))
-    assert hands.nothing()
+    remote.turn(turn, complete(2))
+    assert remote.nothing()
 
 
 def test_an_activity_that_ran_twice_answers_for_no_later_execution(database: Database) -> None:
@@ -57,72 +57,72 @@ def test_an_activity_that_ran_twice_answers_for_no_later_execution(database: Dat
     gone.turn(gone.take(), activity(1, "first"))
     twice = gone.take()
     gone.leave()
-    hands = ProtocolClient(database, tokens=False)
-    second = hands.take()
+    remote = ProtocolClient(database, tokens=False)
+    second = remote.take()
     assert second == twice
     gone.result(twice, "first")
-    hands.turn(hands.take(), again(2, None))
-    hands.turn(hands.take(), activity(1, "later"))
-    later = hands.take()
+    remote.turn(remote.take(), again(2, None))
+    remote.turn(remote.take(), activity(1, "later"))
+    later = remote.take()
     with pytest.raises(Rejection, match="no longer"):
-        hands.result(second, "first")
-    hands.result(later, "later")
-    assert results(hands.take()) == ['"later"']
+        remote.result(second, "first")
+    remote.result(later, "later")
+    assert results(remote.take()) == ['"later"']
 
 
 def test_an_activity_of_a_replaced_instance_answers_for_no_later_one(database: Database) -> None:
-    hands = ProtocolClient(database, tokens=False)
+    remote = ProtocolClient(database, tokens=False)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "x"))
-    old = hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    old = remote.take()
     terminate(database, "a")
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "x"))
-    new = hands.take()
-    hands.result(new, "new")
-    assert results(hands.take()) == ['"new"']
-    hands.result(old, "old")
-    assert hands.nothing()
+    remote.turn(remote.take(), activity(1, "x"))
+    new = remote.take()
+    remote.result(new, "new")
+    assert results(remote.take()) == ['"new"']
+    remote.result(old, "old")
+    assert remote.nothing()
 
 
 def test_numbers_change_for_no_worker_that_sends_tokens(database: Database) -> None:
-    hands = ProtocolClient(database)
-    slow, quick = continued(database, hands)
+    remote = ProtocolClient(database)
+    slow, quick = continued(database, remote)
     assert (slow.activityRequest.taskId, quick.activityRequest.taskId) == (1, 1)
 
 
 @pytest.mark.parametrize("end", ["answer", "leave"])
 def test_a_turn_of_a_replaced_instance_answers_for_no_later_one(database: Database, end: str) -> None:
-    old, hands = ProtocolClient(database, tokens=False), ProtocolClient(database, tokens=False)
-    database.disconnect(hands.stream)
+    old, remote = ProtocolClient(database, tokens=False), ProtocolClient(database, tokens=False)
+    database.disconnect(remote.stream)
     start(database, "work", "a")
     item = old.take()
     terminate(database, "a")
     start(database, "work", "a", "new")
-    database.connect(hands.stream)
+    database.connect(remote.stream)
     assert old.nothing()
-    assert hands.nothing()
+    assert remote.nothing()
     if end == "answer":
         with pytest.raises(Rejection, match="no longer"):
             old.turn(item, complete(1, "old"))
         turn = old.take()
     else:
         old.leave()
-        turn = hands.take()
+        turn = remote.take()
     assert turn.orchestratorRequest.newEvents[1].executionStarted.input.value == '"new"'
-    (old if end == "answer" else hands).turn(turn, complete(1, "new"))
+    (old if end == "answer" else remote).turn(turn, complete(1, "new"))
     assert state(database, "a").output.value == '"new"'
 
 
 def test_a_turn_of_a_replaced_instance_delays_no_worker_that_sends_tokens(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "known")
-    hands.turn(hands.take(), complete(1))
+    remote.turn(remote.take(), complete(1))
     start(database, "work", "a")
-    hands.take()
+    remote.take()
     terminate(database, "a")
     start(database, "work", "a")
-    hands.turn(hands.take(), complete(1, "new"))
+    remote.turn(remote.take(), complete(1, "new"))
     assert state(database, "a").output.value == '"new"'
 
 
@@ -130,17 +130,17 @@ def test_a_turn_of_an_emptied_hub_answers_for_no_later_one(restartable: Restarta
     restartable.now.stop()
     restartable.options = DatabaseOptions(disposable=True)
     database = restartable.again()
-    hands = ProtocolClient(database, tokens=False, maxConcurrentOrchestrationWorkItems=2)
+    remote = ProtocolClient(database, tokens=False, maxConcurrentOrchestrationWorkItems=2)
     start(database, "work", "a")
-    item = hands.take()
+    item = remote.take()
     call(database, "CreateTaskHub", pb.CreateTaskHubRequest(recreateIfExists=True))
     start(database, "work", "a")
     start(database, "work", "b")
-    assert hands.take().orchestratorRequest.instanceId == "b"
-    assert hands.nothing()
+    assert remote.take().orchestratorRequest.instanceId == "b"
+    assert remote.nothing()
     with pytest.raises(Rejection, match="no longer"):
-        hands.turn(item, complete(1, "old"))
-    hands.turn(hands.take(), complete(1, "new"))
+        remote.turn(item, complete(1, "old"))
+    remote.turn(remote.take(), complete(1, "new"))
     assert state(database, "a").output.value == '"new"'
 
 
@@ -150,20 +150,20 @@ def test_a_lost_worker_answers_for_no_later_turn(database: Database) -> None:
     late = gone.take()
     gone.leave()
     raise_event(database, "a", "go")
-    hands = ProtocolClient(database, peer="two", tokens=False)
-    turn = hands.take()
+    remote = ProtocolClient(database, peer="two", tokens=False)
+    turn = remote.take()
     assert kinds(turn) == ["executionStarted", "eventRaised"]
     with pytest.raises(Rejection, match="no longer"):
         gone.turn(late, again(1, "without the event"))
-    hands.turn(turn, complete(1, "with the event"))
+    remote.turn(turn, complete(1, "with the event"))
     assert state(database, "a").output.value == '"with the event"'
 
 
 def test_an_answer_through_another_connection_is_taken_while_no_worker_was_lost(database: Database) -> None:
-    hands = ProtocolClient(database, peer="proxy-1", tokens=False)
+    remote = ProtocolClient(database, peer="proxy-1", tokens=False)
     start(database, "work", "a")
-    item = hands.take()
-    hands.stream.peer = "proxy-2"
+    item = remote.take()
+    remote.stream.peer = "proxy-2"
     response = pb.OrchestratorResponse(instanceId="a", actions=[complete(1, "ok")])
     call(database, "CompleteOrchestratorTask", response, "proxy-3")
     assert item.orchestratorRequest.instanceId == "a"
@@ -171,12 +171,12 @@ def test_an_answer_through_another_connection_is_taken_while_no_worker_was_lost(
 
 
 def test_a_part_of_a_response_needs_a_token(database: Database) -> None:
-    hands = ProtocolClient(database, tokens=False)
+    remote = ProtocolClient(database, tokens=False)
     start(database, "work", "a")
-    item = hands.take()
+    item = remote.take()
     with pytest.raises(Rejection, match="needs a completion token"):
-        hands.turn(item, activity(1, "x"), isPartial=True)
-    hands.turn(item, complete(1, "ok"))
+        remote.turn(item, activity(1, "x"), isPartial=True)
+    remote.turn(item, complete(1, "ok"))
     assert state(database, "a").output.value == '"ok"'
 
 

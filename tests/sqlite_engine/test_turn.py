@@ -32,64 +32,64 @@ from tests.kit.protocol_client import (
 
 
 def test_an_activity_runs_and_its_result_is_the_next_turns_news(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "charge", {"sum": 3}))
-    task = hands.take()
+    remote.turn(remote.take(), activity(1, "charge", {"sum": 3}))
+    task = remote.take()
     assert (task.activityRequest.name, task.activityRequest.taskId) == ("charge", 1)
-    hands.result(task, "paid")
-    item = hands.take()
+    remote.result(task, "paid")
+    item = remote.take()
     assert kinds(item) == ["taskCompleted"]
     past = [event.WhichOneof("eventType") for event in item.orchestratorRequest.pastEvents]
     assert past == ["orchestratorStarted", "executionStarted", "taskScheduled"]
-    hands.turn(item, complete(2, "ok"))
+    remote.turn(item, complete(2, "ok"))
     assert state(database, "a").output.value == '"ok"'
 
 
 def test_a_result_is_recorded_once(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "charge"))
-    task = hands.take()
-    hands.result(task, 1)
+    remote.turn(remote.take(), activity(1, "charge"))
+    task = remote.take()
+    remote.result(task, 1)
     with pytest.raises(Rejection, match="no longer"):
-        hands.result(task, 2)
-    item = hands.take()
+        remote.result(task, 2)
+    item = remote.take()
     assert [e.taskCompleted.result.value for e in item.orchestratorRequest.newEvents][1:] == ["1"]
 
 
 def test_turn_times_increase_even_within_a_microsecond_and_across_generations(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
     moments = []
     for number in range(20):
-        item = hands.take()
+        item = remote.take()
         moments.append(item.orchestratorRequest.newEvents[0].timestamp.ToNanoseconds())
-        hands.turn(item, again(1, number))
+        remote.turn(item, again(1, number))
     assert moments == sorted(set(moments))
 
 
 def test_timers_fire_in_order_and_not_before_their_time(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
     began = now()
-    hands.turn(hands.take(), timer(1, began + 120_000), timer(2, began + 40_000))
+    remote.turn(remote.take(), timer(1, began + 120_000), timer(2, began + 40_000))
     fired: list[Any] = []
     while len(fired) < 2:
-        item = hands.take()
+        item = remote.take()
         fired += [event.timerFired.timerId for event in item.orchestratorRequest.newEvents][1:]
-        hands.turn(item)
+        remote.turn(item)
     assert fired == [2, 1]
     assert now() >= began + 120_000
 
 
 @pytest.mark.parametrize("nanos", [0, 1, 999, 1000, 123_456_789, 999_999_999])
 def test_a_timer_keeps_its_nanoseconds_and_fires_not_before(database: Database, nanos: int) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
     moment = Timestamp(seconds=now() // 1_000_000 - 1, nanos=nanos)
-    hands.turn(hands.take(), pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
-    item = hands.take().orchestratorRequest
+    remote.turn(remote.take(), pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
+    item = remote.take().orchestratorRequest
     assert item.pastEvents[-1].timerCreated.fireAt == moment
     assert (item.newEvents[1].timerFired.fireAt, item.newEvents[1].timerFired.timerId) == (moment, 1)
     assert item.newEvents[1].timestamp.ToNanoseconds() >= moment.ToNanoseconds()
@@ -109,13 +109,13 @@ def ids(database: Database, instance_id: str) -> list[tuple[str | None, int]]:
 
 
 def test_events_of_a_history_have_the_ids_of_what_they_are_about(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.result(hands.take())
-    hands.turn(hands.take(), again(2, "more"))
-    hands.turn(hands.take(), timer(1, now()))
-    hands.turn(hands.take(), complete(2))
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.result(remote.take())
+    remote.turn(remote.take(), again(2, "more"))
+    remote.turn(remote.take(), timer(1, now()))
+    remote.turn(remote.take(), complete(2))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     assert ids(database, "a") == [
         ("orchestratorStarted", -1), ("executionStarted", 0), ("timerCreated", 1),
@@ -127,19 +127,19 @@ def test_events_of_a_history_have_the_ids_of_what_they_are_about(database: Datab
 
 
 def test_a_child_answers_its_parent_and_a_failed_one_fails_its_task(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p")
-    hands.turn(hands.take(), child(1, "child", "p:1"), child(2, "child", "p:2"))
+    remote.turn(remote.take(), child(1, "child", "p:1"), child(2, "child", "p:2"))
     for _ in range(2):
-        item = hands.take()
+        item = remote.take()
         link = item.orchestratorRequest.newEvents[1].executionStarted.parentInstance
         assert (link.orchestrationInstance.instanceId, link.name.value) == ("p", "parent")
-        hands.turn(item, complete(1, "fine") if item.orchestratorRequest.instanceId == "p:1" else fail(1, "broken"))
+        remote.turn(item, complete(1, "fine") if item.orchestratorRequest.instanceId == "p:1" else fail(1, "broken"))
     news: list[Any] = []
     while len(news) < 2:
-        item = hands.take()
+        item = remote.take()
         news += list(item.orchestratorRequest.newEvents)[1:]
-        hands.turn(item)
+        remote.turn(item)
     by_kind = {event.WhichOneof("eventType"): event for event in news}
     assert by_kind["subOrchestrationInstanceCompleted"].subOrchestrationInstanceCompleted.result.value == '"fine"'
     assert (
@@ -148,15 +148,15 @@ def test_a_child_answers_its_parent_and_a_failed_one_fails_its_task(database: Da
 
 
 def test_continue_as_new_begins_anew_with_carried_events_before_those_that_came_meanwhile(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a", 0, tags={"k": "v"})
-    item = hands.take()
+    item = remote.take()
     first = item.orchestratorRequest.executionId.value
     # Answered at the end of the turn.
     late = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="later", input=text("2")))
-    hands.turn(item, again(1, 1, helpers.new_event_raised_event("kept", "1")))
+    remote.turn(item, again(1, 1, helpers.new_event_raised_event("kept", "1")))
     late.future.result(20)
-    item = hands.take()
+    item = remote.take()
     request = item.orchestratorRequest
     assert request.executionId.value != first
     assert len(request.pastEvents) == 0
@@ -167,62 +167,62 @@ def test_continue_as_new_begins_anew_with_carried_events_before_those_that_came_
 
 
 def test_what_belongs_to_an_earlier_generation_is_dropped(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
     soon = now() + 60_000
-    hands.turn(hands.take(), activity(1, "slow"), timer(2, soon), child(3, "child", "a:3"))
+    remote.turn(remote.take(), activity(1, "slow"), timer(2, soon), child(3, "child", "a:3"))
     got = {}
     for _ in range(2):
-        item = hands.take()
+        item = remote.take()
         got[item.WhichOneof("request")] = item
     raise_event(database, "a", "go")
-    hands.turn(hands.take(), again(4, "second"))
-    second = hands.take()
-    hands.turn(second, timer(5, soon + 60_000))
-    hands.result(got["activityRequest"], "late")
-    hands.turn(got["orchestratorRequest"], complete(1, "late"))
-    assert kinds(hands.take()) == ["timerFired"]
+    remote.turn(remote.take(), again(4, "second"))
+    second = remote.take()
+    remote.turn(second, timer(5, soon + 60_000))
+    remote.result(got["activityRequest"], "late")
+    remote.turn(got["orchestratorRequest"], complete(1, "late"))
+    assert kinds(remote.take()) == ["timerFired"]
     assert now() >= soon + 60_000
 
 
 def test_a_child_id_that_recurs_replaces_the_finished_child_and_is_refused_while_it_runs(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "parent", "p", 0)
-    hands.turn(hands.take(), child(1, "child", "p:0001", "one"))
-    hands.turn(hands.take(), complete(1, "one"))
-    hands.turn(hands.take(), again(2, 1))
-    hands.turn(hands.take(), child(1, "child", "p:0001", "two"))
-    running = hands.take()
+    remote.turn(remote.take(), child(1, "child", "p:0001", "one"))
+    remote.turn(remote.take(), complete(1, "one"))
+    remote.turn(remote.take(), again(2, 1))
+    remote.turn(remote.take(), child(1, "child", "p:0001", "two"))
+    running = remote.take()
     assert running.orchestratorRequest.newEvents[1].executionStarted.input.value == '"two"'
     raise_event(database, "p", "go")
-    hands.turn(hands.take(), child(2, "child", "p:0001", "three"))
-    item = hands.take()
+    remote.turn(remote.take(), child(2, "child", "p:0001", "three"))
+    item = remote.take()
     assert kinds(item) == ["subOrchestrationInstanceFailed"]
     failure = item.orchestratorRequest.newEvents[1].subOrchestrationInstanceFailed
     assert (failure.taskScheduledId, failure.failureDetails.errorType) == (2, "InstanceAlreadyExists")
 
 
 def test_an_answer_that_no_orchestrator_may_give_fails_its_instance_clearly(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
-    hands.turn(hands.take(), complete(1), complete(2))
+    remote.turn(remote.take(), complete(1), complete(2))
     received = state(database, "a")
     assert received.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
     assert "completes the orchestration twice" in received.failureDetails.errorMessage
 
 
 def test_a_fan_out_of_thousands_completes(database: Database) -> None:
-    hands = ProtocolClient(database, maxConcurrentActivityWorkItems=10_000)
+    remote = ProtocolClient(database, maxConcurrentActivityWorkItems=10_000)
     start(database, "work", "a")
-    hands.turn(hands.take(), *[activity(number, "one") for number in range(1, 2001)])
+    remote.turn(remote.take(), *[activity(number, "one") for number in range(1, 2001)])
     done = 0
-    tasks = [hands.take() for _ in range(2000)]
+    tasks = [remote.take() for _ in range(2000)]
     for task in tasks:
-        hands.result(task, 1)
+        remote.result(task, 1)
     while done < 2000:
-        item = hands.take()
+        item = remote.take()
         done += len(kinds(item))
-        hands.turn(item, *([complete(3000, done)] if done == 2000 else []))
+        remote.turn(item, *([complete(3000, done)] if done == 2000 else []))
     assert state(database, "a").output.value == "2000"
 
 
@@ -233,35 +233,35 @@ def test_inputs_of_many_waiting_activities_stay_on_disk(database: Database) -> N
     turns.turn(turns.take(), *[activity(number, "x", number) for number in range(1, MAX_REQUESTS + 501)])
     assert turns.nothing()
     assert len(database.hub.dispatcher.ready[ACTIVITY]) == MAX_REQUESTS + 500
-    hands = ProtocolClient(database, maxConcurrentActivityWorkItems=10_000)
-    items = [hands.take().activityRequest for _ in range(MAX_REQUESTS + 500)]
+    remote = ProtocolClient(database, maxConcurrentActivityWorkItems=10_000)
+    items = [remote.take().activityRequest for _ in range(MAX_REQUESTS + 500)]
     assert all(item.input.value == str(item.taskId) for item in items)
 
 
 def test_send_event_and_terminate_reach_other_instances(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "receiver", "r")
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     start(database, "victim", "v")
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     start(database, "sender", "s")
     stop = pb.OrchestratorAction(id=2, terminateOrchestration=pb.TerminateOrchestrationAction(instanceId="v"))
-    hands.turn(hands.take(), helpers.new_send_event_action(1, "r", "hello", "1"), stop, complete(3))
-    item = hands.take()
+    remote.turn(remote.take(), helpers.new_send_event_action(1, "r", "hello", "1"), stop, complete(3))
+    item = remote.take()
     assert (item.orchestratorRequest.instanceId, kinds(item)) == ("r", ["eventRaised"])
     assert state(database, "v").orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED
 
 
 def test_a_wait_is_answered_after_the_commit_and_only_then(database: Database) -> None:
-    hands = ProtocolClient(database)
+    remote = ProtocolClient(database)
     start(database, "work", "a")
     wanted = pb.GetInstanceRequest(instanceId="a", getInputsAndOutputs=True)
     running = begin(database, "WaitForInstanceStart", wanted)
     finished = begin(database, "WaitForInstanceCompletion", wanted)
-    hands.turn(hands.take(), activity(1, "x"))
+    remote.turn(remote.take(), activity(1, "x"))
     assert running.future.result(20).orchestrationState.orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING
     assert not finished.future.done()
-    hands.result(hands.take())
-    hands.turn(hands.take(), complete(2, 5))
+    remote.result(remote.take())
+    remote.turn(remote.take(), complete(2, 5))
     assert finished.future.result(20).orchestrationState.output.value == "5"
     assert call(database, "WaitForInstanceCompletion", wanted).exists

@@ -118,63 +118,63 @@ def test_the_last_event_reaches_an_instance_whose_unread_ones_are_full(small: Re
 
 
 def test_a_worker_that_reports_nothing_is_judged_by_what_its_orchestrators_ask_for(small: Restartable) -> None:
-    hands = ProtocolClient(small.now)
+    remote = ProtocolClient(small.now)
     start(small.now, "waits", "i")
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     for number in range(5):
         waiting = raise_in_background(small.now, "i", f"e{number}")
-        hands.turn(hands.take())
+        remote.turn(remote.take())
         waiting.join()
     assert refused(small.now, "i", "e")
     start(small.now, "acts", "j")
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     for number in range(12):
         waiting = raise_in_background(small.now, "j", f"e{number}")
-        hands.turn(hands.take(), asks(number + 1))
+        remote.turn(remote.take(), asks(number + 1))
         waiting.join()
     assert not refused(small.now, "j", "e")
-    hands.leave()
+    remote.leave()
 
 
 def test_events_alone_never_make_a_history_too_large_for_a_message(small: Restartable) -> None:
     """A worker behind a connection receives the whole history in one message, read events included."""
-    hands = ProtocolClient(small.now)
+    remote = ProtocolClient(small.now)
     start(small.now, "acts", "i")
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     taken = 0
     while not refused(small.now, "i", "e", "x" * 9_000):
         taken += 1
-        hands.turn(hands.take(), asks(taken))
+        remote.turn(remote.take(), asks(taken))
     assert taken >= 8
     assert state(small.now, "i").orchestrationStatus == RUNNING
     # Space remains for the instance's own events
     call(small.now, "SuspendInstance", pb.SuspendRequest(instanceId="i"))
     call(small.now, "ResumeInstance", pb.ResumeRequest(instanceId="i"))
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     assert state(small.now, "i").orchestrationStatus == RUNNING
-    hands.leave()
+    remote.leave()
 
 
 def test_continue_as_new_begins_to_count_anew(small: Restartable) -> None:
-    hands = ProtocolClient(small.now)
+    remote = ProtocolClient(small.now)
     start(small.now, "eternal", "i")
-    hands.turn(hands.take())
+    remote.turn(remote.take())
     for round_ in range(4):
         for number in range(3):
             waiting = raise_in_background(small.now, "i", f"e{number}")
-            item = hands.take()
+            item = remote.take()
             if number < 2:
-                hands.turn(item)
+                remote.turn(item)
             else:
                 kept = helpers.new_event_raised_event("kept", None) if round_ == 0 else None
                 anew = helpers.new_complete_orchestration_action(
                     1, pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW, "null", None, [kept] if kept else None
                 )
-                hands.turn(item, anew)
-                hands.turn(hands.take())
+                remote.turn(item, anew)
+                remote.turn(remote.take())
             waiting.join()
     assert not refused(small.now, "i", "e")
-    hands.leave()
+    remote.leave()
 
 
 def test_without_sessions_a_worker_in_the_process_is_judged_by_what_is_asked_for(small: Restartable) -> None:

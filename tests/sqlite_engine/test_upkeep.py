@@ -19,13 +19,13 @@ from tests.sqlite_engine.conftest import Restartable
 
 
 def filled(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "open")
-    hands.turn(hands.take(), activity(1, "x"))
-    hands.take()
+    remote.turn(remote.take(), activity(1, "x"))
+    remote.take()
     for number in range(50):
         start(restartable.now, "work", f"w-{number}", "x" * 2000)
-        hands.turn(hands.take(), complete(1, "out"))
+        remote.turn(remote.take(), complete(1, "out"))
     signal(restartable.now, "@c@x", "go")
     state(restartable.now, "open")
 
@@ -46,9 +46,9 @@ def test_damage_is_named(restartable: Restartable) -> None:
 
 
 def test_damage_of_failures_traces_and_timers_is_named(restartable: Restartable) -> None:
-    hands = ProtocolClient(restartable.now)
+    remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
-    hands.turn(hands.take(), timer(1, now() + 3_600_000_000))
+    remote.turn(remote.take(), timer(1, now() + 3_600_000_000))
     signal(restartable.now, "@c@x", "go", scheduledTime=timestamp(now() + 3_600_000_000))
     restartable.now.stop()
     with sqlite3.connect(restartable.path) as connection:

@@ -20,7 +20,7 @@ from bridge.core.provenance import dead_letter
 from bridge.core.stored_message import StoredMessage
 from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kafka.server import ThreadedServer
 from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -115,9 +115,9 @@ async def test_dead_letters_on_service_bus_can_be_replayed(recording: Path, tmp_
                         message, reason=entry["reason"], error_description=entry["description"]
                     )
         replay = "    sub_queue: dead_letter\n    trusted: replay\n    dead_letter: buried"
-        async with bus_bench(tmp_path, server.connection_string, source=replay) as bench:
+        async with bus_setup(tmp_path, server.connection_string, source=replay) as setup:
             path = "orders/$DeadLetterQueue"
-            subscription = await bench.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
+            subscription = await setup.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
             for dead in await take(subscription, len(dead_letters)):
                 headers = {name: (value or b"").decode() for name, value in dead.message.headers}
                 entry = dead_letters[json.loads(dead.message.body or b"")["name"]]
@@ -134,13 +134,13 @@ async def test_dead_letters_on_service_bus_can_be_replayed(recording: Path, tmp_
                 else:
                     assert headers.get("bridge.executed", "") == ",".join(entry["executed"])
             await subscription.close()
-            await bench.source.start()
-            await bench.settled(len(dead_letters))
-            taken = {command.instance_id for command in bench.faults.taken}  # type: ignore[union-attr]
+            await setup.source.start()
+            await setup.settled(len(dead_letters))
+            taken = {command.instance_id for command in setup.faults.taken}  # type: ignore[union-attr]
             started = [
                 number for number, name in enumerate(dead_letters) if "start" not in dead_letters[name]["executed"]
             ]
             assert taken == {f"order-{number}" for number in started}
-            assert bench.source.ledger.received == len(dead_letters)
-            assert "dead_lettered" not in outcomes(bench)
+            assert setup.source.ledger.received == len(dead_letters)
+            assert "dead_lettered" not in outcomes(setup)
         assert server.counters.crashes == []

@@ -105,52 +105,52 @@ def signal(data: Any, number: int) -> Any:
 
 @pytest.mark.parametrize("converter", [DataConverter(), JsonDataConverter()])
 def test_a_repeat_is_dropped_and_counted(converter: Any) -> None:
-    bench, before = EntityFixture(converter=converter), REPEATS.counts()["entity"]
-    assert bench.run(("add", signal(2, 1)), ("add", signal(2, 1)), ("add", signal(3, 2))) == [2, None, 5]
-    assert bench.run(("add", signal(2, 1)), ("get", ...)) == [None, 5]
+    setup, before = EntityFixture(converter=converter), REPEATS.counts()["entity"]
+    assert setup.run(("add", signal(2, 1)), ("add", signal(2, 1)), ("add", signal(3, 2))) == [2, None, 5]
+    assert setup.run(("add", signal(2, 1)), ("get", ...)) == [None, 5]
     assert REPEATS.counts()["entity"] - before == 2
-    assert bench.state is not None
-    assert bare_state(json.loads(bench.state)) == 5
+    assert setup.state is not None
+    assert bare_state(json.loads(setup.state)) == 5
 
 
 def test_bare_signals_and_calls_have_no_id_and_leave_the_state_bare() -> None:
-    bench = EntityFixture()
-    assert bench.run(("add", 2), ("add", 2), ("maybe", ...), ("maybe", 1)) == [2, 4, 9, 10]
-    assert bench.state == "10"
+    setup = EntityFixture()
+    assert setup.run(("add", 2), ("add", 2), ("maybe", ...), ("maybe", 1)) == [2, 4, 9, 10]
+    assert setup.state == "10"
     assert bare_state(10) == 10
 
 
 def test_inputs_are_typed_and_optional() -> None:
-    bench = EntityFixture()
-    assert bench.run(("add_typed", signal({"value": 2}, 1)), ("add_typed", {"value": 3})) == [2, 5]
-    assert bench.run(("maybe", signal(None, 2)), ("touch", signal(None, 3)), ("get", ...)) == [10, None, 10]
-    assert bench.run(("add_typed", signal({"value": "x"}, 4))) == ["TypeError"]
-    assert bench.run(("calls_helper", signal(1, 5))) == [5]
+    setup = EntityFixture()
+    assert setup.run(("add_typed", signal({"value": 2}, 1)), ("add_typed", {"value": 3})) == [2, 5]
+    assert setup.run(("maybe", signal(None, 2)), ("touch", signal(None, 3)), ("get", ...)) == [10, None, 10]
+    assert setup.run(("add_typed", signal({"value": "x"}, 4))) == ["TypeError"]
+    assert setup.run(("calls_helper", signal(1, 5))) == [5]
 
 
 def test_an_operation_that_failed_is_not_remembered() -> None:
-    bench = EntityFixture()
-    assert bench.run(("fail", signal(2, 1)), ("add", signal(2, 1)), ("add", signal(2, 1))) == ["ValueError", 2, None]
+    setup = EntityFixture()
+    assert setup.run(("fail", signal(2, 1)), ("add", signal(2, 1)), ("add", signal(2, 1))) == ["ValueError", 2, None]
 
 
 def test_the_window_and_what_deleting_does() -> None:
-    bench = EntityFixture()
+    setup = EntityFixture()
     for number in range(1, 5):
-        bench.run(("add", signal(1, number)))
-    assert bench.run(("add", signal(1, 4)), ("add", signal(1, 2)), ("add", signal(1, 1))) == [None, None, 5]
-    assert bench.run(("delete", signal(None, 9))) == [None]
-    assert bench.state is None
-    assert bench.run(("add", signal(1, 4))) == [1]
+        setup.run(("add", signal(1, number)))
+    assert setup.run(("add", signal(1, 4)), ("add", signal(1, 2)), ("add", signal(1, 1))) == [None, None, 5]
+    assert setup.run(("delete", signal(None, 9))) == [None]
+    assert setup.state is None
+    assert setup.run(("add", signal(1, 4))) == [1]
 
 
 def test_what_changes_no_state_is_remembered_too() -> None:
-    bench = EntityFixture()
-    bench.run(("touch", signal(None, 1)))
-    assert bench.state is not None
-    assert list(json.loads(bench.state)) == [STATE_KEY]
-    assert bench.run(("get", ...), ("add", 1), ("wrongly", ...)) == [None, 1, "TypeError"]
+    setup = EntityFixture()
+    setup.run(("touch", signal(None, 1)))
+    assert setup.state is not None
+    assert list(json.loads(setup.state)) == [STATE_KEY]
+    assert setup.run(("get", ...), ("add", 1), ("wrongly", ...)) == [None, 1, "TypeError"]
 
 
 def test_inherited_and_overridden_operations_run_once() -> None:
-    bench = EntityFixture(Doubling)
-    assert bench.run(("add", signal(1, 1)), ("add", signal(1, 1)), ("maybe", signal(None, 2))) == [2, None, 12]
+    setup = EntityFixture(Doubling)
+    assert setup.run(("add", signal(1, 1)), ("add", signal(1, 1)), ("maybe", signal(None, 2))) == [2, None, 12]

@@ -17,8 +17,8 @@ from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
-from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.brokers.kafka.setup import kafka_setup
 from tests.kafka.node import Node
 from tests.kit.pipeline import message, offsets_by_key
 from tests.kit.waiting import TIMEOUT, eventually
@@ -187,12 +187,12 @@ async def test_the_clock_steps(
     topic = unique("clock")
     real, offset = time.time, 0.0
     monkeypatch.setattr(time, "time", lambda: real() + offset)
-    async with kafka_bench(tmp_path, harness, topic) as bench:
+    async with kafka_setup(tmp_path, harness, topic) as setup:
         failed: set[str] = set()
 
         async def before(command: Any) -> None:
             nonlocal offset
-            if len(bench.faults.taken) >= 20:
+            if len(setup.faults.taken) >= 20:
                 offset = step
             if command.instance_id.endswith("7") and command.instance_id not in failed:
                 failed.add(command.instance_id)
@@ -200,14 +200,14 @@ async def test_the_clock_steps(
 
                 raise InstanceNotFound("not yet")
 
-        bench.faults.before = before
-        await bench.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
-        await bench.source.start()
-        await bench.settled(50)
+        setup.faults.before = before
+        await setup.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
+        await setup.source.start()
+        await setup.settled(50)
         assert offset == step
-        await bench.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50, 60)), topic=topic)
-        await bench.settled(60)
-        assert bench.source.ledger.end_to_end.total >= 0
-        assert all(found == sorted(found) for found in offsets_by_key(bench.faults.taken).values())
-        assert bench.source.subscription is not None
-        await bench.source.subscription.flush()
+        await setup.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50, 60)), topic=topic)
+        await setup.settled(60)
+        assert setup.source.ledger.end_to_end.total >= 0
+        assert all(found == sorted(found) for found in offsets_by_key(setup.faults.taken).values())
+        assert setup.source.subscription is not None
+        await setup.source.subscription.flush()

@@ -12,30 +12,30 @@ from structlog.testing import capture_logs
 from bridge.app.serve.watch import SourceView
 from bridge.core.commands import Command
 from bridge.core.errors import EngineUnavailable, InstanceNotFound
-from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.brokers.kafka.setup import kafka_setup
 from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
 from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.prove
 
 
-def outcomes(bench: PipelineFixture) -> dict[str, int]:
+def outcomes(setup: PipelineFixture) -> dict[str, int]:
     """Return the outcomes that occurred, with their counts."""
-    return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}
+    return {str(outcome): count for outcome, count in setup.source.ledger.outcomes.items() if count}
 
 
 async def test_poison_among_thousands(tmp_path: Path, harness: KafkaHarness) -> None:
     topic = unique("poison")
-    async with kafka_bench(tmp_path, harness, topic) as bench:
+    async with kafka_setup(tmp_path, harness, topic) as setup:
         batch = [message("start", f"{n % 50}-{n}", str(n % 50)) for n in range(2000)]
         batch.insert(700, message("nonsense", "7-poison", "7"))
-        await bench.publish(*batch, topic=topic)
-        await bench.source.start()
-        await bench.settled(2001)
-        assert outcomes(bench) == {"executed": 2000, "dead_lettered": 1}
-        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(bench.faults.taken).values())
-        [dead] = await bench.read(f"{topic}.dlq", 1)
+        await setup.publish(*batch, topic=topic)
+        await setup.source.start()
+        await setup.settled(2001)
+        assert outcomes(setup) == {"executed": 2000, "dead_lettered": 1}
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(setup.faults.taken).values())
+        [dead] = await setup.read(f"{topic}.dlq", 1)
         assert dead.key == b"7"
         assert dict(dead.headers)["bridge.reason"] == b"no_route"
 
@@ -43,37 +43,37 @@ async def test_poison_among_thousands(tmp_path: Path, harness: KafkaHarness) -> 
 async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: Path, harness: KafkaHarness) -> None:
     topic = unique("hot")
     limits = "    retry: {initial: 10ms, in_memory: 1h}\n    limits: {max_key_backlog: 500, max_gap: 300}"
-    async with kafka_bench(tmp_path, harness, topic, partitions=1, source=limits) as bench:
+    async with kafka_setup(tmp_path, harness, topic, partitions=1, source=limits) as setup:
         blocked = True
 
         async def before(command: Command) -> None:
             if blocked and command.instance_id.startswith("order-hot"):  # type: ignore[union-attr]
                 raise InstanceNotFound("not yet")
 
-        bench.faults.before = before
+        setup.faults.before = before
         batch = [message("start", f"hot-{n}", "hot") for n in range(20)]
         batch += [message("start", f"cold{n % 9}-{n}", f"cold{n % 9}") for n in range(1000)]
-        await bench.publish(*batch, topic=topic)
-        await bench.source.start()
+        await setup.publish(*batch, topic=topic)
+        await setup.source.start()
         # Other keys continue up to the gap limit, and no further
         with capture_logs() as logs:
-            await bench.until(lambda: bench.source.gate.paused, "the gap limit")
+            await setup.until(lambda: setup.source.gate.paused, "the gap limit")
         assert [f"{topic}/0 is read no further" in line["event"] for line in logs if line.get("action") == "pause"]
-        await bench.until(lambda: bench.source.ledger.in_flight == 20, "only the hot key is left")
-        settled = len(bench.faults.taken)
+        await setup.until(lambda: setup.source.ledger.in_flight == 20, "only the hot key is left")
+        settled = len(setup.faults.taken)
         assert 250 <= settled < 900
-        [(_, _, gap, lag)] = list(SourceView(bench.source).partitions())
+        [(_, _, gap, lag)] = list(SourceView(setup.source).partitions())
         assert gap >= 300
         assert lag >= 1020 - settled - 1
         await asyncio.sleep(0.5)
-        assert len(bench.faults.taken) == settled
+        assert len(setup.faults.taken) == settled
         # Other sources and partitions may be fine: this partition is reported by itself
-        view = SourceView(bench.source, stuck_after=1.0)
-        await bench.until(lambda: view.reading().holds, "the stall")
+        view = SourceView(setup.source, stuck_after=1.0)
+        await setup.until(lambda: view.reading().holds, "the stall")
         assert "records wait, and none was read or settled" in view.reading().holds[f"{topic}/0"]
         blocked = False
-        await bench.settled(1020)
-        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(bench.faults.taken).values())
+        await setup.settled(1020)
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(setup.faults.taken).values())
 
 
 async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: KafkaHarness) -> None:
@@ -82,8 +82,8 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
     topic = unique("retry")
     slow = "    retry: {initial: 10m, max_delay: 10m, in_memory: 1h}"
     async with (
-        kafka_bench(tmp_path / "one", harness, topic, source=slow) as one,
-        kafka_bench(tmp_path / "two", harness, topic, source=slow) as two,
+        kafka_setup(tmp_path / "one", harness, topic, source=slow) as one,
+        kafka_setup(tmp_path / "two", harness, topic, source=slow) as two,
     ):
         fail = True
 
@@ -114,8 +114,8 @@ async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: 
     topic = unique("paused")
     limits = "    retry: {initial: 10ms, in_memory: 1h}\n    limits: {max_key_backlog: 500, max_gap: 100}"
     async with (
-        kafka_bench(tmp_path / "one", harness, topic, source=limits) as one,
-        kafka_bench(tmp_path / "two", harness, topic, source=limits) as two,
+        kafka_setup(tmp_path / "one", harness, topic, source=limits) as one,
+        kafka_setup(tmp_path / "two", harness, topic, source=limits) as two,
     ):
         blocked = True
 
@@ -143,55 +143,55 @@ async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: 
 
 async def test_an_outage_longer_than_the_poll_interval_keeps_everything(tmp_path: Path, harness: KafkaHarness) -> None:
     topic = unique("outage")
-    async with kafka_bench(tmp_path, harness, topic) as bench:
-        await bench.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
-        bench.faults.outage = EngineUnavailable("away")
-        await bench.source.start()
-        await bench.until(lambda: SourceView(bench.source).held, "held")
-        partitions = set(bench.source.assignment)
+    async with kafka_setup(tmp_path, harness, topic) as setup:
+        await setup.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
+        setup.faults.outage = EngineUnavailable("away")
+        await setup.source.start()
+        await setup.until(lambda: SourceView(setup.source).held, "held")
+        partitions = set(setup.source.assignment)
         await asyncio.sleep(4)
-        bench.faults.outage = None
-        await bench.settled(50)
-        assert set(bench.source.assignment) == partitions
-        assert outcomes(bench) == {"executed": 50}
+        setup.faults.outage = None
+        await setup.settled(50)
+        assert set(setup.source.assignment) == partitions
+        assert outcomes(setup) == {"executed": 50}
 
 
 async def test_dead_letters_beyond_the_limit_wait(tmp_path: Path, harness: KafkaHarness) -> None:
     topic = unique("limited")
-    async with kafka_bench(tmp_path, harness, topic, source="    limits: {dead_letter_limit: 10}") as bench:
-        await bench.publish(*(message("nonsense", n, str(n)) for n in range(100)), topic=topic)
-        await bench.source.start()
-        await bench.until(lambda: bench.source.dead_letter_limit.active, "limited")
-        await bench.publish(*(message("start", n, f"g{n}") for n in range(20)), topic=topic)
-        await bench.until(lambda: outcomes(bench).get("executed") == 20, "good ones go on")
-        await bench.until(lambda: outcomes(bench).get("dead_lettered", 0) >= 10, "those that were allowed")
-        assert outcomes(bench)["dead_lettered"] < 100
+    async with kafka_setup(tmp_path, harness, topic, source="    limits: {dead_letter_limit: 10}") as setup:
+        await setup.publish(*(message("nonsense", n, str(n)) for n in range(100)), topic=topic)
+        await setup.source.start()
+        await setup.until(lambda: setup.source.dead_letter_limit.active, "limited")
+        await setup.publish(*(message("start", n, f"g{n}") for n in range(20)), topic=topic)
+        await setup.until(lambda: outcomes(setup).get("executed") == 20, "good ones go on")
+        await setup.until(lambda: outcomes(setup).get("dead_lettered", 0) >= 10, "those that were allowed")
+        assert outcomes(setup)["dead_lettered"] < 100
 
 
 async def test_partitions_are_added_while_keys_are_in_flight(tmp_path: Path, harness: KafkaHarness) -> None:
     """Keys move to other partitions: each message takes effect once, in order within each partition of its key."""
     topic = unique("grows")
-    async with kafka_bench(tmp_path, harness, topic, partitions=2) as bench:
-        await bench.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200)), topic=topic)
+    async with kafka_setup(tmp_path, harness, topic, partitions=2) as setup:
+        await setup.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200)), topic=topic)
         gate = asyncio.Event()
 
         async def before(command: Command) -> None:
-            if len(bench.faults.taken) > 50:
+            if len(setup.faults.taken) > 50:
                 await gate.wait()
 
-        bench.faults.before = before
-        await bench.source.start()
-        await bench.until(lambda: bench.source.at_work >= 10, "keys in flight")
+        setup.faults.before = before
+        await setup.source.start()
+        await setup.until(lambda: setup.source.at_work >= 10, "keys in flight")
         admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
         await admin.start()
         await admin.create_partitions({topic: NewPartitions(6)})
         await admin.close()
-        await bench.until(lambda: len(bench.source.assignment) == 6, "the new partitions")
+        await setup.until(lambda: len(setup.source.assignment) == 6, "the new partitions")
         gate.set()
         # The producer of this client must know the new partitions, or the keys stay where they are
-        await bench.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200, 400)), topic=topic)
-        await bench.until(lambda: len({each.instance_id for each in bench.faults.taken}) == 400, "all of them")  # type: ignore[union-attr]
-        for numbers in offsets_by_key(bench.faults.taken).values():
+        await setup.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200, 400)), topic=topic)
+        await setup.until(lambda: len({each.instance_id for each in setup.faults.taken}) == 400, "all of them")  # type: ignore[union-attr]
+        for numbers in offsets_by_key(setup.faults.taken).values():
             firsts = list(dict.fromkeys(numbers))
             for part in (range(200), range(200, 400)):
                 within = [number for number in firsts if number in part]

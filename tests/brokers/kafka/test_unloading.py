@@ -10,17 +10,17 @@ import pytest
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected
 from bridge.core.message import Message
-from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.brokers.kafka.setup import kafka_setup
 from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
 from tests.kit.waiting import TIMEOUT
 
 SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
 
 
-def free(bench: PipelineFixture) -> None:
+def free(setup: PipelineFixture) -> None:
     """Remove the limit on dead letters from now on."""
-    limit = bench.source.dead_letter_limit
+    limit = setup.source.dead_letter_limit
     limit._paces.resume(None)
     limit.limit = 100_000
     limit._wake.set()
@@ -29,18 +29,18 @@ def free(bench: PipelineFixture) -> None:
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 async def test_others_go_on_and_nothing_is_lost(tmp_path: Path, harness: KafkaHarness, compression: str) -> None:
     topic = unique("unloaded")
-    async with kafka_bench(tmp_path, harness, topic, source=SMALL) as bench:
+    async with kafka_setup(tmp_path, harness, topic, source=SMALL) as setup:
         sent = [Message(b"%d" % n * 500, b"k%d" % (n % 60), (("type", b"x"), ("n", b"%d" % n))) for n in range(150)]
         publisher = await harness.broker(compression=compression)
         await publisher.publish(topic, sent)
-        await bench.source.start()
-        await bench.until(lambda: bench.source.unloading.count > 100, "unloaded")
-        await bench.publish(*(message("start", f"g-{n}", f"g{n}") for n in range(20)), topic=topic)
-        await bench.until(lambda: bench.source.ledger.outcomes["executed"] == 20, "good ones go on")
-        await bench.until(lambda: bench.source.unloading.in_memory <= 20, "the others have no bodies")
-        free(bench)
-        await bench.settled(170)
-        dead_letters = await bench.read(f"{topic}.dlq", 150)
+        await setup.source.start()
+        await setup.until(lambda: setup.source.unloading.count > 100, "unloaded")
+        await setup.publish(*(message("start", f"g-{n}", f"g{n}") for n in range(20)), topic=topic)
+        await setup.until(lambda: setup.source.ledger.outcomes["executed"] == 20, "good ones go on")
+        await setup.until(lambda: setup.source.unloading.in_memory <= 20, "the others have no bodies")
+        free(setup)
+        await setup.settled(170)
+        dead_letters = await setup.read(f"{topic}.dlq", 150)
         assert sorted((each.body, each.key, dict(each.headers)["n"]) for each in dead_letters) == sorted(
             (each.body, each.key, dict(each.headers)["n"]) for each in sent
         )
@@ -49,8 +49,8 @@ async def test_others_go_on_and_nothing_is_lost(tmp_path: Path, harness: KafkaHa
 async def test_the_next_owner_gets_them_in_order(tmp_path: Path, harness: KafkaHarness) -> None:
     topic = unique("owner")
     async with (
-        kafka_bench(tmp_path / "one", harness, topic, source=SMALL) as one,
-        kafka_bench(tmp_path / "two", harness, topic) as two,
+        kafka_setup(tmp_path / "one", harness, topic, source=SMALL) as one,
+        kafka_setup(tmp_path / "two", harness, topic) as two,
     ):
 
         async def refuse(command: Command) -> None:

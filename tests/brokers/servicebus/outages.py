@@ -24,30 +24,30 @@ SERVER = ServerConfig(
 """Server configuration with the queues of `ENTITIES`."""
 
 
-async def publish(server: ServiceBusServer, queue: str, bench: PipelineFixture, first: int, count: int) -> None:
+async def publish(server: ServiceBusServer, queue: str, setup: PipelineFixture, first: int, count: int) -> None:
     """Publish numbered starts in four sessions."""
     numbers = range(first, first + count)
     messages = [message("start", f"{n % 4}-{n}", str(n % 4)) for n in numbers]
     async with asyncio.timeout(TIMEOUT):
         while True:
             try:
-                await bench.publish(*messages, topic=queue)
+                await setup.publish(*messages, topic=queue)
             except BrokerUnavailable:
                 continue  # the publisher's connection breaks too; a repeated message is a duplicate
             return
 
 
-async def ended(server: ServiceBusServer, queue: str, bench: PipelineFixture, count: int) -> None:
+async def ended(server: ServiceBusServer, queue: str, setup: PipelineFixture, count: int) -> None:
     """Assert that all messages were executed once, in the order of their sessions, and that none is left."""
     async with asyncio.timeout(TIMEOUT):
-        while server.queue(queue).contents().unsettled or bench.source.ledger.in_flight:
-            assert bench.source.ledger.balanced()
+        while server.queue(queue).contents().unsettled or setup.source.ledger.in_flight:
+            assert setup.source.ledger.balanced()
             await asyncio.sleep(0.05)
     assert server.counters.dead_letters == []
     # First effects only: the engine sees a repeat after a break as a duplicate
-    first = list(dict.fromkeys(command.instance_id for command in bench.faults.taken))  # type: ignore[union-attr]
+    first = list(dict.fromkeys(command.instance_id for command in setup.faults.taken))  # type: ignore[union-attr]
     assert sorted(first) == sorted(f"order-{n % 4}-{n}" for n in range(count))
     if queue == "by-session":
-        taken = {command.instance_id: command for command in reversed(bench.faults.taken)}  # type: ignore[union-attr]
+        taken = {command.instance_id: command for command in reversed(setup.faults.taken)}  # type: ignore[union-attr]
         for numbers in offsets_by_key([taken[id_] for id_ in first]).values():
             assert numbers == sorted(numbers)

@@ -110,7 +110,7 @@ NO_MORE: Mapping[str, object] = {}
 
 
 def healthy(key: str, number: int, r: Random, session: bool, payload: Mapping[str, object] = NO_MORE) -> Message:
-    """Create a readable message that starts order-KEY-NUMBER under the rules of `bus_bench`.
+    """Create a readable message that starts order-KEY-NUMBER under the rules of `bus_setup`.
 
     Properties have any type; some messages have an unreadable annotation or footer, which is harmless. payload:
     additional members of the body.

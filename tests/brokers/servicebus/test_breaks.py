@@ -9,8 +9,8 @@ import pytest
 
 from bridge.core.errors import EngineUnavailable
 from tests.brokers.servicebus import outages
-from tests.brokers.servicebus.bench import bus_bench
 from tests.brokers.servicebus.outages import ENTITIES, LOCK, ended, publish
+from tests.brokers.servicebus.setup import bus_setup
 from tests.servicebus.server import ServiceBusServer
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
@@ -25,19 +25,19 @@ async def test_connections_that_break_again_and_again(
     tmp_path: Path, server: ServiceBusServer, entity: str, step: str
 ) -> None:
     """A fault at one step, every few times it is reached, while messages arrive."""
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        queue = bench.source.settings.subscribe.topics[0]
-        await bench.source.start()
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        queue = setup.source.settings.subscribe.topics[0]
+        await setup.source.start()
         faults = [server.faults.add(step, "drop", skip=skip, entity=queue) for skip in (1, 5, 9)]
         for first in range(0, 60, 20):
-            await publish(server, queue, bench, first, 20)
+            await publish(server, queue, setup, first, 20)
             if step in ("manage", "managed"):
                 # A long-held lock reaches this step
-                bench.faults.outage = EngineUnavailable("away")
+                setup.faults.outage = EngineUnavailable("away")
                 await asyncio.sleep(LOCK)
-                bench.faults.outage = None
+                setup.faults.outage = None
             await asyncio.sleep(0.5)
             if step in ("attached", "flow"):
                 server.faults.drop(queue)  # reached by a reconnect
-        await ended(server, queue, bench, 60)
+        await ended(server, queue, setup, 60)
         assert sum(fault.hits for fault in faults) >= 1

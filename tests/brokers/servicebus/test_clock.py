@@ -10,7 +10,7 @@ import pytest
 from bridge.app.serve.watch import SourceView
 from bridge.brokers.servicebus import clock as clocks
 from bridge.brokers.servicebus.clock import SOONEST, Clock, renew_after
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
@@ -27,20 +27,20 @@ SERVER = ServerConfig(
 async def test_a_clock_that_is_ahead_is_told(
     tmp_path: Path, server: ServiceBusServer, entity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        queue = bench.source.settings.subscribe.topics[0]
-        await bench.source.start()
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        queue = setup.source.settings.subscribe.topics[0]
+        await setup.source.start()
         server.faults.skew(-60.0)
-        await bench.publish(*(message("start", n, "k") for n in range(3)), topic=queue)
-        await bench.until(lambda: "clock" in bench.source.gate.pause_reasons, "it is said")
-        reading = SourceView(bench.source).reading()
+        await setup.publish(*(message("start", n, "k") for n in range(3)), topic=queue)
+        await setup.until(lambda: "clock" in setup.source.gate.pause_reasons, "it is said")
+        reading = SourceView(setup.source).reading()
         assert any("set the clock" in text for text in reading.holds.values())
         delivered = server.counters.deliveries[queue]
         assert delivered <= 3
         # Corrected again; the local clock cannot be stepped here
         server.faults.skew(0.0)
         monkeypatch.setattr(clocks, "AGAIN_SECONDS", 0.0)
-        await bench.until(lambda: outcomes(bench).get("executed") == 3, "it goes on")
+        await setup.until(lambda: outcomes(setup).get("executed") == 3, "it goes on")
         assert server.counters.dead_letters == []
 
 
@@ -49,18 +49,18 @@ async def test_a_clock_that_is_a_little_wrong_does_no_harm(
     tmp_path: Path, server: ServiceBusServer, skew: float
 ) -> None:
     server.faults.skew(skew)
-    async with bus_bench(tmp_path, server.connection_string) as bench:
+    async with bus_setup(tmp_path, server.connection_string) as setup:
         started = time.monotonic()
 
         async def before(command: object) -> None:
             while time.monotonic() - started < 8:
-                await bench.until(lambda: time.monotonic() - started >= 8)
+                await setup.until(lambda: time.monotonic() - started >= 8)
 
-        bench.faults.before = before
-        await bench.source.start()
-        await bench.publish(message("start", "1"))
-        await bench.settled(1)
-        assert (bench.source.ledger.received, bench.source.ledger.locks_lost) == (1, 0)
+        setup.faults.before = before
+        await setup.source.start()
+        await setup.publish(message("start", "1"))
+        await setup.settled(1)
+        assert (setup.source.ledger.received, setup.source.ledger.locks_lost) == (1, 0)
 
 
 def test_a_blocked_loop_is_no_skew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
@@ -17,8 +17,8 @@ SERVER = ServerConfig((QueueConfig("orders", lock_duration=30),))
 async def test_they_share_and_take_nothing_twice(tmp_path: Path, server: ServiceBusServer) -> None:
     small = "    servicebus: {prefetch: 5, receivers: 2}"
     async with (
-        bus_bench(tmp_path / "one", server.connection_string, source=small) as first,
-        bus_bench(tmp_path / "two", server.connection_string, source=small) as second,
+        bus_setup(tmp_path / "one", server.connection_string, source=small) as first,
+        bus_setup(tmp_path / "two", server.connection_string, source=small) as second,
     ):
         await first.source.start()
         await second.source.start()
@@ -35,8 +35,8 @@ async def test_what_one_cannot_take_the_other_does(tmp_path: Path, server: Servi
     """A full consumer withholds no more messages from the others than it has in flight."""
     full = "    limits: {max_in_flight: 1}\n    servicebus: {prefetch: 2}"
     async with (
-        bus_bench(tmp_path / "one", server.connection_string, source=full) as first,
-        bus_bench(tmp_path / "two", server.connection_string) as second,
+        bus_setup(tmp_path / "one", server.connection_string, source=full) as first,
+        bus_setup(tmp_path / "two", server.connection_string) as second,
     ):
         release = asyncio.Event()
 
@@ -54,8 +54,8 @@ async def test_what_one_cannot_take_the_other_does(tmp_path: Path, server: Servi
 
 
 async def test_waiting_costs_next_to_nothing(tmp_path: Path, server: ServiceBusServer) -> None:
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
         await asyncio.sleep(1)
         process = psutil.Process()
         before = sum(process.cpu_times()[:2])

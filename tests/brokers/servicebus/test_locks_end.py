@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servicebus.bench import bus_bench
+from tests.brokers.servicebus.setup import bus_setup
 from tests.brokers.servicebus.test_unreadable import DROPS, mixed
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
 
@@ -49,8 +49,8 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServ
 @ENTITIES
 async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
     """Repeated commands make faults more frequent; therefore the number of faults is limited."""
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        await mixed(server, bench, 1, count=60, keys=5, every=20, most=FAULTS // 2, kinds=KINDS)
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        await mixed(server, setup, 1, count=60, keys=5, every=20, most=FAULTS // 2, kinds=KINDS)
 
 
 @pytest.mark.prove
@@ -58,5 +58,5 @@ async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, e
 @ENTITIES
 @pytest.mark.parametrize("seed", range(200, 205))
 async def test_many_of_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str, seed: int) -> None:
-    async with bus_bench(tmp_path, server.connection_string, entity, source=LIMITS) as bench:
-        await mixed(server, bench, seed, count=300, keys=12, every=40, most=FAULTS, kinds=KINDS)
+    async with bus_setup(tmp_path, server.connection_string, entity, source=LIMITS) as setup:
+        await mixed(server, setup, seed, count=300, keys=12, every=40, most=FAULTS, kinds=KINDS)

@@ -19,7 +19,7 @@ from bridge.brokers.servicebus.subscription import ServiceBusSubscription
 from bridge.config.model.servicebus import ServiceBusSourceConfig
 from bridge.core.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import Assignments, numbered, numbers
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -189,17 +189,17 @@ async def test_a_silent_connection_is_asked(
 
 
 async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
-    async with bus_bench(tmp_path, server.connection_string, request_timeout="3s") as bench:
-        await bench.source.start()
-        await bench.publish(*(message("start", n) for n in range(50)))
-        await bench.until(lambda: outcomes(bench), "under way")
+    async with bus_setup(tmp_path, server.connection_string, request_timeout="3s") as setup:
+        await setup.source.start()
+        await setup.publish(*(message("start", n) for n in range(50)))
+        await setup.until(lambda: outcomes(setup), "under way")
         server.faults.busy(4.0, "orders")  # longer than a request may take
         await asyncio.sleep(4.0)
         # The source's count does not suffice: a completion whose answer is lost has no outcome, but took effect
-        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        await setup.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
         assert server.counters.dead_letters == []
-        assert sorted({command.instance_id for command in bench.faults.taken}) == sorted(  # type: ignore[union-attr]
+        assert sorted({command.instance_id for command in setup.faults.taken}) == sorted(  # type: ignore[union-attr]
             f"order-{n}" for n in range(50)
         )
 
@@ -207,18 +207,18 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
 @pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 2}"])
 async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
-    async with bus_bench(tmp_path, server.connection_string, entity, request_timeout="3s") as bench:
-        queue = bench.source.settings.subscribe.topics[0]
-        await bench.source.start()
-        await bench.publish(*(message("start", n, str(n % 3)) for n in range(20)), topic=queue)
-        await bench.until(lambda: outcomes(bench), "under way")
+    async with bus_setup(tmp_path, server.connection_string, entity, request_timeout="3s") as setup:
+        queue = setup.source.settings.subscribe.topics[0]
+        await setup.source.start()
+        await setup.publish(*(message("start", n, str(n % 3)) for n in range(20)), topic=queue)
+        await setup.until(lambda: outcomes(setup), "under way")
         await server.stop()
-        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[attr-defined]  # of the class behind the interface
+        await setup.until(lambda: setup.source.gate.pause_reasons or setup.source.subscription.stopped(), "noticed")  # type: ignore[attr-defined]  # of the class behind the interface
         await asyncio.sleep(3)
         await server.start()
-        await bench.publish(*(message("start", n, str(n % 3)) for n in range(20, 30)), topic=queue)
-        await bench.until(lambda: len({each.instance_id for each in bench.faults.taken}) == 30, "all executed")  # type: ignore[union-attr]
-        await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
+        await setup.publish(*(message("start", n, str(n % 3)) for n in range(20, 30)), topic=queue)
+        await setup.until(lambda: len({each.instance_id for each in setup.faults.taken}) == 30, "all executed")  # type: ignore[union-attr]
+        await setup.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
         assert server.counters.dead_letters == []
 
 

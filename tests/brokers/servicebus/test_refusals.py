@@ -20,8 +20,8 @@ from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
 from tests.brokers.consumer import Assignments
-from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.brokers.servicebus.harness import ServiceBusHarness
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import PipelineFixture, message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.entities import settlement
@@ -107,21 +107,21 @@ async def test_one_message_that_cannot_be_settled_stops_nobody(
 ) -> None:
     queue = queue_of(entity)
     settling.refuses = refuse(verb)
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        ledger = bench.source.ledger
-        await bench.source.start()
-        await bench.publish(fat(body), *healthy(20), topic=queue)
-        await bench.until(lambda: outcomes(bench).get("executed", 0) == 20, "the others are executed")
-        await bench.until(lambda: server.counters.dead_letters, "the service ends it")
-        await bench.until(lambda: not ledger.in_flight, "all have ended")
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        ledger = setup.source.ledger
+        await setup.source.start()
+        await setup.publish(fat(body), *healthy(20), topic=queue)
+        await setup.until(lambda: outcomes(setup).get("executed", 0) == 20, "the others are executed")
+        await setup.until(lambda: server.counters.dead_letters, "the service ends it")
+        await setup.until(lambda: not ledger.in_flight, "all have ended")
         assert ledger.abandoned == Counter(settlement_refused=DELIVERIES)
         assert ledger.received == 20 + DELIVERIES
         [dead] = server.counters.dead_letters
         assert (dead.message_id, dead.reason) == (FAT, "MaxDeliveryCountExceeded")
         # A few attempts for each delivery, and no new connection for any of them
         assert 3 * DELIVERIES <= settling.refused[verb] <= 5 * DELIVERIES
-        assert bench.source.subscription.reconnects == 0  # type: ignore[attr-defined]  # of the class behind the interface
-        assert not bench.source.gate.pause_reasons
+        assert setup.source.subscription.reconnects == 0  # type: ignore[attr-defined]  # of the class behind the interface
+        assert not setup.source.gate.pause_reasons
         assert server.counters.expired_session_locks == Counter()
 
 
@@ -136,16 +136,16 @@ async def test_a_source_goes_on_at_full_speed(tmp_path: Path, server: ServiceBus
             raise Refusal("amqp:precondition-failed", "refused for good")
 
     settling.refuses = refuses
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
         bad = [Message(b"{no json", b"%d" % n, (("type", b"start"),)) for n in range(60)]
         mixed = [each for pair in zip(bad, healthy(60), strict=True) for each in pair]
-        await bench.publish(*mixed)
-        await bench.until(lambda: outcomes(bench) == {"executed": 60}, "the others are executed")
-        assert not bench.source.gate.pause_reasons
-        await bench.until(lambda: len(server.counters.dead_letters) == 60, "the service ends them")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
-        assert bench.source.ledger.abandoned == Counter(settlement_refused=60 * DELIVERIES)
+        await setup.publish(*mixed)
+        await setup.until(lambda: outcomes(setup) == {"executed": 60}, "the others are executed")
+        assert not setup.source.gate.pause_reasons
+        await setup.until(lambda: len(server.counters.dead_letters) == 60, "the service ends them")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
+        assert setup.source.ledger.abandoned == Counter(settlement_refused=60 * DELIVERIES)
 
 
 @pytest.mark.parametrize(("room", "detail"), [(150, True), (0, False)])
@@ -157,12 +157,12 @@ async def test_a_dead_letter_says_less_where_the_message_has_no_room(
             raise Refusal("com.microsoft:argument-error", "the properties have more than 64 KB")
 
     settling.refuses = refuses
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
-        await bench.publish(fat(b"{no json"), *healthy(3))
-        await bench.settled(4)
-        assert outcomes(bench) == {"executed": 3, "dead_lettered": 1}
-        assert not bench.source.ledger.abandoned
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
+        await setup.publish(fat(b"{no json"), *healthy(3))
+        await setup.settled(4)
+        assert outcomes(setup) == {"executed": 3, "dead_lettered": 1}
+        assert not setup.source.ledger.abandoned
         [dead] = server.counters.dead_letters
         assert bool(dead.reason) == bool(dead.description) == detail
         assert dead.reason in ("decode_error", "", None)
@@ -172,31 +172,31 @@ async def test_a_message_that_is_not_even_taken_back_comes_again_with_its_lock(
     tmp_path: Path, server: ServiceBusServer, settling: Settling
 ) -> None:
     settling.refuses = refuse("complete", "abandon")
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
-        await bench.publish(fat(b'{"id": "fat"}'))
-        await bench.until(lambda: bench.source.ledger.abandoned, "let go")
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
+        await setup.publish(fat(b'{"id": "fat"}'))
+        await setup.until(lambda: setup.source.ledger.abandoned, "let go")
         settling.refuses = lambda *_: None
-        await bench.publish(*healthy(5))
-        await bench.settled(6)
-        assert outcomes(bench) == {"executed": 5, "duplicate": 1}
+        await setup.publish(*healthy(5))
+        await setup.settled(6)
+        assert outcomes(setup) == {"executed": 5, "duplicate": 1}
         assert server.counters.expired_locks["orders"] == 1
-        assert bench.source.ledger.locks_lost == 0
+        assert setup.source.ledger.locks_lost == 0
 
 
 async def test_an_answer_that_might_pass_is_the_message_s_once_others_are_settled(
     tmp_path: Path, server: ServiceBusServer, settling: Settling
 ) -> None:
     settling.refuses = refuse("complete", condition="amqp:internal-error")
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
-        await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
-        await bench.until(lambda: outcomes(bench).get("executed", 0) == 20, "the others are executed")
-        await bench.publish(*healthy(20, 20))
-        await bench.until(lambda: outcomes(bench).get("executed", 0) == 40, "and those that come later")
-        await bench.until(lambda: server.counters.dead_letters, "the service ends it")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
-        assert bench.source.ledger.abandoned == Counter(settlement_refused=DELIVERIES)
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
+        await setup.publish(fat(b'{"id": "fat"}'), *healthy(20))
+        await setup.until(lambda: outcomes(setup).get("executed", 0) == 20, "the others are executed")
+        await setup.publish(*healthy(20, 20))
+        await setup.until(lambda: outcomes(setup).get("executed", 0) == 40, "and those that come later")
+        await setup.until(lambda: server.counters.dead_letters, "the service ends it")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
+        assert setup.source.ledger.abandoned == Counter(settlement_refused=DELIVERIES)
 
 
 @pytest.mark.parametrize("condition", ["amqp:internal-error", "com.microsoft:server-busy"])
@@ -207,14 +207,14 @@ async def test_a_service_that_settles_nothing_is_an_outage(
         raise Refusal(condition, "not now")
 
     settling.refuses = refuses
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
-        await bench.publish(*healthy(10))
-        await bench.until(lambda: settling.refused["complete"] >= 20, "tried again and again")
-        assert bench.source.ledger.received == bench.source.ledger.in_flight
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
+        await setup.publish(*healthy(10))
+        await setup.until(lambda: settling.refused["complete"] >= 20, "tried again and again")
+        assert setup.source.ledger.received == setup.source.ledger.in_flight
         settling.refuses = lambda *_: None
-        await bench.settled(10)
-        assert not bench.source.ledger.abandoned
+        await setup.settled(10)
+        assert not setup.source.ledger.abandoned
         assert server.counters.dead_letters == []
 
 
@@ -227,24 +227,24 @@ async def test_a_message_whose_settlement_takes_the_connection_is_left_alone(
             raise Refusal("amqp:internal-error", "nobody hears this")
 
     settling.refuses = refuses
-    async with bus_bench(tmp_path, server.connection_string, source=IMPATIENT) as bench:
-        await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
-        await bench.source.start()
-        await _release_all(server, bench)
+    async with bus_setup(tmp_path, server.connection_string, source=IMPATIENT) as setup:
+        await setup.publish(fat(b'{"id": "fat"}'), *healthy(20))
+        await setup.source.start()
+        await _release_all(server, setup)
         settling.refuses = lambda *_: None
-        await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
+        await setup.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
 
 
-async def _release_all(server: ServiceBusServer, bench: PipelineFixture) -> None:
+async def _release_all(server: ServiceBusServer, setup: PipelineFixture) -> None:
     """Publish healthy messages until the fat message is abandoned; all others must continue."""
-    refused = bench.source.ledger.abandoned
+    refused = setup.source.ledger.abandoned
     number = 100
     while not refused["settlement_refused"]:
-        await bench.until(
+        await setup.until(
             lambda: server.queue("orders").contents().unsettled <= 1 or refused["settlement_refused"], "others go on"
         )
         with suppress(BrokerUnavailable):  # the publisher's connection breaks too
-            await bench.publish(*healthy(1, number := number + 1))
+            await setup.publish(*healthy(1, number := number + 1))
 
 
 async def test_a_detach_at_a_settlement_differs_from_a_refusal(
@@ -258,19 +258,19 @@ async def test_a_detach_at_a_settlement_differs_from_a_refusal(
             raise Refusal("amqp:not-allowed", "refused for good")
 
     settling.refuses = refuses
-    async with bus_bench(tmp_path, server.connection_string, source=IMPATIENT) as bench:
-        await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
-        await bench.source.start()
-        await _release_all(server, bench)
+    async with bus_setup(tmp_path, server.connection_string, source=IMPATIENT) as setup:
+        await setup.publish(fat(b'{"id": "fat"}'), *healthy(20))
+        await setup.source.start()
+        await _release_all(server, setup)
         settling.refuses = lambda *_: None
-        await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
+        await setup.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
 
 
 # -- dead letters on another queue
 
 
-async def read(server: ServiceBusServer, bench: PipelineFixture) -> dict[str, bytes | None]:
-    [dead_letter] = await bench.read("letters", 1)
+async def read(server: ServiceBusServer, setup: PipelineFixture) -> dict[str, bytes | None]:
+    [dead_letter] = await setup.read("letters", 1)
     return dict(dead_letter.headers) | {"body": dead_letter.body, "key": dead_letter.key}
 
 
@@ -281,12 +281,12 @@ def large(count: int, size: int) -> Message:
 
 
 async def test_a_dead_letter_too_large_goes_without_what_makes_it_so(tmp_path: Path, server: ServiceBusServer) -> None:
-    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
-        await bench.source.start()
-        await bench.publish(large(10, 26_180), *healthy(5))
-        await bench.settled(6)
-        assert outcomes(bench) == {"executed": 5, "dead_lettered": 1}
-        found = await read(server, bench)
+    async with bus_setup(tmp_path, server.connection_string, source="    dead_letter: letters") as setup:
+        await setup.source.start()
+        await setup.publish(large(10, 26_180), *healthy(5))
+        await setup.settled(6)
+        assert outcomes(setup) == {"executed": 5, "dead_lettered": 1}
+        found = await read(server, setup)
         assert (found["body"], found["key"], "p0" in found) == (b"", b"k", False)
         assert found[provenance.TRUNCATED] == b"payload, headers"
         assert (found[provenance.TOPIC], found[provenance.REASON]) == (b"orders", b"decode_error")
@@ -297,28 +297,28 @@ async def test_too_many_properties_are_a_refusal_whatever_the_service_calls_them
 ) -> None:
     """One write only: after an outage, the second attempt would write the whole dead letter."""
     server.faults.add("send", "reject", entity="letters", condition="amqp:internal-error", times=2)
-    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
-        await bench.source.start()
-        await bench.publish(large(2, 32_700))
-        await bench.settled(1)
-        found = await read(server, bench)
+    async with bus_setup(tmp_path, server.connection_string, source="    dead_letter: letters") as setup:
+        await setup.source.start()
+        await setup.publish(large(2, 32_700))
+        await setup.settled(1)
+        found = await read(server, setup)
         assert ("p0" in found, found[provenance.TRUNCATED]) == (False, b"payload, headers")
 
 
 async def test_an_unknown_queue_for_dead_letters_is_named_and_costs_the_letter_nothing(
     tmp_path: Path, server: ServiceBusServer
 ) -> None:
-    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: missing") as bench:
-        await bench.source.start()
-        await bench.publish(fat(b"{no json"))
-        await bench.until(lambda: "broker" in bench.source.gate.pause_reasons, "held")
-        words = bench.source.gate.pause_reasons["broker"]
+    async with bus_setup(tmp_path, server.connection_string, source="    dead_letter: missing") as setup:
+        await setup.source.start()
+        await setup.publish(fat(b"{no json"))
+        await setup.until(lambda: "broker" in setup.source.gate.pause_reasons, "held")
+        words = setup.source.gate.pause_reasons["broker"]
         assert "orders/0@" in words
         assert f"no queue or topic missing in {NAMESPACE}" in words
         entities = server.namespace._entities
         entities["missing"] = entities["letters"]
-        await bench.settled(1)
-        found = await read(server, bench)
+        await setup.settled(1)
+        found = await read(server, setup)
         assert (found["body"], provenance.TRUNCATED in found) == (b"{no json", False)
 
 
@@ -326,10 +326,10 @@ async def test_a_dead_letter_is_written_once_though_its_message_is_settled_late(
     tmp_path: Path, server: ServiceBusServer
 ) -> None:
     server.faults.add("settle", "drop", entity="orders", times=2)
-    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
-        await bench.source.start()
-        await bench.publish(fat(b"{no json"))
-        await bench.settled(1)
+    async with bus_setup(tmp_path, server.connection_string, source="    dead_letter: letters") as setup:
+        await setup.source.start()
+        await setup.publish(fat(b"{no json"))
+        await setup.settled(1)
         assert server.counters.accepted["letters"] == 1
 
 
@@ -339,14 +339,14 @@ async def test_a_dead_letter_is_written_once_though_its_message_is_never_settled
     tmp_path: Path, server: ServiceBusServer, settling: Settling, entity: str
 ) -> None:
     settling.refuses = refuse("complete")
-    async with bus_bench(tmp_path, server.connection_string, entity, source="    dead_letter: letters") as bench:
-        await bench.source.start()
-        await bench.publish(fat(b"{no json"), *healthy(5), topic=queue_of(entity))
-        await bench.until(lambda: outcomes(bench).get("executed", 0) == 5, "the others are executed")
-        await bench.until(lambda: server.counters.dead_letters, "the service ends it")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
-        assert outcomes(bench) == {"executed": 5}
-        assert bench.source.ledger.abandoned == Counter(settlement_refused=DELIVERIES)
+    async with bus_setup(tmp_path, server.connection_string, entity, source="    dead_letter: letters") as setup:
+        await setup.source.start()
+        await setup.publish(fat(b"{no json"), *healthy(5), topic=queue_of(entity))
+        await setup.until(lambda: outcomes(setup).get("executed", 0) == 5, "the others are executed")
+        await setup.until(lambda: server.counters.dead_letters, "the service ends it")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
+        assert outcomes(setup) == {"executed": 5}
+        assert setup.source.ledger.abandoned == Counter(settlement_refused=DELIVERIES)
         assert server.counters.accepted["letters"] == 1
         [dead] = server.counters.dead_letters
         assert (dead.message_id, dead.reason) == (FAT, "MaxDeliveryCountExceeded")
@@ -390,11 +390,11 @@ async def test_an_entity_that_refuses_everybody_s_settlements_is_named(
         raise Refusal("com.microsoft:entity-disabled", "The messaging entity is disabled.")
 
     settling.refuses = refuses
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
-        await bench.publish(*healthy(3))
-        await bench.until(lambda: "broker" in bench.source.gate.pause_reasons, "held")
-        assert f"orders is disabled in {NAMESPACE}" in bench.source.gate.pause_reasons["broker"]
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
+        await setup.publish(*healthy(3))
+        await setup.until(lambda: "broker" in setup.source.gate.pause_reasons, "held")
+        assert f"orders is disabled in {NAMESPACE}" in setup.source.gate.pause_reasons["broker"]
         settling.refuses = lambda *_: None
-        await bench.settled(3)
-        assert not bench.source.ledger.abandoned
+        await setup.settled(3)
+        assert not setup.source.ledger.abandoned

@@ -19,7 +19,7 @@ from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfi
 from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message, offsets_by_key
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -46,43 +46,43 @@ def make(server: ServiceBusServer, **config: Any) -> ServiceBusBroker:
 async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBusServer) -> None:
     """The engine is away, and more messages wait than are prefetched, beyond turns, idle times and locks."""
     entity = "queue: one\n    sessions: {concurrent: 4, idle: 100ms, turn: 500ms}\n    servicebus: {prefetch: 20}"
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
         batch = [message("start", f"k{key}-{number}", f"k{key}") for key in range(12) for number in range(15)]
-        await bench.publish(*batch, topic="one")
-        bench.faults.outage = EngineUnavailable("away")
-        await bench.source.start()
+        await setup.publish(*batch, topic="one")
+        setup.faults.outage = EngineUnavailable("away")
+        await setup.source.start()
         counters = server.counters
-        await bench.until(lambda: bench.source.gate.pause_reasons and counters.renewed_sessions["one"] >= 4, "held")
+        await setup.until(lambda: setup.source.gate.pause_reasons and counters.renewed_sessions["one"] >= 4, "held")
         connections, granted = counters.connections, counters.granted_sessions["one"]
-        await bench.until(lambda: counters.renewed_sessions["one"] >= 20, "five renewals of each")
+        await setup.until(lambda: counters.renewed_sessions["one"] >= 20, "five renewals of each")
         assert (counters.connections, counters.granted_sessions["one"]) == (connections, granted)
-        bench.faults.outage = None
-        await bench.settled(len(batch))
-        assert outcomes(bench) == {"executed": len(batch)}
-        assert all(numbers == list(range(15)) for numbers in offsets_by_key(bench.faults.taken).values())
+        setup.faults.outage = None
+        await setup.settled(len(batch))
+        assert outcomes(setup) == {"executed": len(batch)}
+        assert all(numbers == list(range(15)) for numbers in offsets_by_key(setup.faults.taken).values())
         assert counters.connections == connections  # one session after the other, over the same connections
-        assert bench.source.ledger.locks_lost == 0
+        assert setup.source.ledger.locks_lost == 0
 
 
 @pytest.mark.parametrize("how", ["drop", "close"])
 async def test_a_broken_connection_is_replaced_by_one(tmp_path: Path, server: ServiceBusServer, how: str) -> None:
     """One new connection, whatever the number of settlements in progress."""
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.publish(*(message("start", number) for number in range(100)))
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.publish(*(message("start", number) for number in range(100)))
         gate = asyncio.Event()
 
         async def before(command: object) -> None:
             await gate.wait()
 
-        bench.faults.before = before
-        await bench.source.start()
-        await bench.until(lambda: bench.source.ledger.received == 100, "all received")
+        setup.faults.before = before
+        await setup.source.start()
+        await setup.until(lambda: setup.source.ledger.received == 100, "all received")
         made = server.counters.connections
         server.faults.add("settle", how, entity="orders", skip=3)
         gate.set()
-        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        await setup.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
         assert server.counters.connections - made == 1
-        assert outcomes(bench)["executed"] >= 90  # for the others only the answer was lost
+        assert outcomes(setup)["executed"] >= 90  # for the others only the answer was lost
 
 
 async def test_sessions_one_after_the_other_over_one_connection(

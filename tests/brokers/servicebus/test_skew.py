@@ -9,7 +9,7 @@ import pytest
 
 from bridge.brokers.servicebus import clock
 from bridge.core.errors import EngineUnavailable
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
@@ -39,20 +39,20 @@ async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
 ) -> None:
     monkeypatch.setattr(clock, "AGAIN_SECONDS", 1.0)  # the retry is far more frequent than in production
     server.faults.skew(-600)
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        queue = bench.source.settings.subscribe.topics[0]
-        await bench.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
-        await bench.source.start()
-        await bench.until(lambda: bench.source.gate.pause_reasons, "unready")
-        assert any("clock" in str(why) for why in bench.source.gate.pause_reasons.values()), (
-            bench.source.gate.pause_reasons
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        queue = setup.source.settings.subscribe.topics[0]
+        await setup.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
+        await setup.source.start()
+        await setup.until(lambda: setup.source.gate.pause_reasons, "unready")
+        assert any("clock" in str(why) for why in setup.source.gate.pause_reasons.values()), (
+            setup.source.gate.pause_reasons
         )
         await asyncio.sleep(TOO_LONG)
-        assert outcomes(bench) == {}
+        assert outcomes(setup) == {}
         assert server.counters.dead_letters == []
         server.faults.skew(0)
-        await bench.settled(30)
-        assert outcomes(bench) == {"executed": 30}
+        await setup.settled(30)
+        assert outcomes(setup) == {"executed": 30}
         assert server.counters.dead_letters == []
 
 
@@ -61,23 +61,23 @@ async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
 async def test_a_clock_behind_is_said_and_suffered_once_at_most(
     tmp_path: Path, server: ServiceBusServer, entity: str, fresh: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        queue = bench.source.settings.subscribe.topics[0]
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        queue = setup.source.settings.subscribe.topics[0]
         if fresh:
             server.faults.skew(600)
-        await bench.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
+        await setup.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
         if not fresh:
             # These messages carry no time, and the lock has the shortest duration: the first lock is lost
             server.faults.skew(120)
-        bench.faults.outage = EngineUnavailable("away")
-        await bench.source.start()
-        await bench.until(lambda: bench.source.gate.pause_reasons, "held")
+        setup.faults.outage = EngineUnavailable("away")
+        await setup.source.start()
+        await setup.until(lambda: setup.source.gate.pause_reasons, "held")
         await asyncio.sleep(TOO_LONG)
-        bench.faults.outage = None
-        await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        setup.faults.outage = None
+        await setup.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
         assert server.counters.dead_letters == []
-        assert sorted({command.instance_id for command in bench.faults.taken}) == sorted(  # type: ignore[union-attr]
+        assert sorted({command.instance_id for command in setup.faults.taken}) == sorted(  # type: ignore[union-attr]
             f"order-{n}" for n in range(30)
         )
         lost = server.counters.expired_locks[queue] + server.counters.expired_session_locks[queue]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
@@ -16,27 +16,27 @@ SERVER = ServerConfig((QueueConfig("orders", lock_duration=8, max_delivery_count
 
 @pytest.mark.parametrize("action", ["detach", "drop", "close", "swallow"])
 async def test_done_and_the_answer_lost(tmp_path: Path, server: ServiceBusServer, action: str) -> None:
-    async with bus_bench(tmp_path, server.connection_string, request_timeout="2s") as bench:
-        await bench.source.start()
+    async with bus_setup(tmp_path, server.connection_string, request_timeout="2s") as setup:
+        await setup.source.start()
         server.faults.add("settled", action, entity="orders", condition="amqp:link:detach-forced")
-        await bench.publish(*(message("start", n) for n in range(5)))
-        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
-        ledger = bench.source.ledger
+        await setup.publish(*(message("start", n) for n in range(5)))
+        await setup.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
+        ledger = setup.source.ledger
         unknown = ledger.abandoned["settlement_unknown"]
         assert (ledger.locks_lost, unknown > 0) == (0, True)
         assert dict(ledger.abandoned) == {"settlement_unknown": unknown}
-        assert outcomes(bench) == {"executed": 5 - unknown}
+        assert outcomes(setup) == {"executed": 5 - unknown}
 
 
 async def test_a_lock_that_is_lost(tmp_path: Path, server: ServiceBusServer) -> None:
-    async with bus_bench(tmp_path, server.connection_string) as bench:
-        await bench.source.start()
+    async with bus_setup(tmp_path, server.connection_string) as setup:
+        await setup.source.start()
         server.faults.add("settle", "lose", entity="orders")
-        await bench.publish(*(message("start", n) for n in range(5)))
-        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
-        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
-        ledger = bench.source.ledger
+        await setup.publish(*(message("start", n) for n in range(5)))
+        await setup.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        await setup.until(lambda: not setup.source.ledger.in_flight, "all have ended")
+        ledger = setup.source.ledger
         assert ledger.locks_lost > 0
         assert dict(ledger.abandoned) == {"lock_lost": ledger.locks_lost}
-        assert sum(outcomes(bench).values()) == 5
+        assert sum(outcomes(setup).values()) == 5

@@ -17,7 +17,7 @@ from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.config.model.servicebus import SessionsConfig
 from tests.brokers.consumer import CAUSE, Assignments
 from tests.brokers.servicebus import poison
-from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import PipelineFixture, offsets_by_key
 from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -42,13 +42,13 @@ SERVER = ServerConfig(
 BROKER = {"request_timeout": "3s"}
 
 
-def queue_of(bench: PipelineFixture) -> str:
-    return bench.source.settings.subscribe.topics[0]
+def queue_of(setup: PipelineFixture) -> str:
+    return setup.source.settings.subscribe.topics[0]
 
 
 def trouble(
     server: ServiceBusServer,
-    bench: PipelineFixture,
+    setup: PipelineFixture,
     r: random.Random,
     every: int,
     most: int | None,
@@ -67,18 +67,18 @@ def trouble(
                 case "close":
                     server.faults.close()
                 case "cut":
-                    server.faults.add(r.choice(CUTS), "cut", entity=queue_of(bench))
+                    server.faults.add(r.choice(CUTS), "cut", entity=queue_of(setup))
                 case "detach":
-                    server.faults.detach("amqp:link:detach-forced", entity=queue_of(bench))
+                    server.faults.detach("amqp:link:detach-forced", entity=queue_of(setup))
                 case _:
-                    server.faults.lose_locks(queue_of(bench))
+                    server.faults.lose_locks(queue_of(setup))
 
-    bench.faults.before = before
+    setup.faults.before = before
 
 
 async def mixed(
     server: ServiceBusServer,
-    bench: PipelineFixture,
+    setup: PipelineFixture,
     seed: int,
     count: int,
     keys: int,
@@ -88,7 +88,7 @@ async def mixed(
 ) -> None:
     """Process healthy and unreadable messages of several keys, with faults. every, most, kinds: see `trouble`."""
     r = random.Random(seed)
-    queue = queue_of(bench)
+    queue = queue_of(setup)
     session = server.queue(queue).sessions is not None
     good: dict[str, list[int]] = {}
     bad: set[str] = set()
@@ -103,11 +103,11 @@ async def mixed(
         else:
             poison.store(server, queue, poison.healthy(key, number, r, session))
             good.setdefault(key, []).append(number)
-    trouble(server, bench, r, every, most, kinds)
-    await bench.source.start()
+    trouble(server, setup, r, every, most, kinds)
+    await setup.source.start()
     contents = server.queue(queue).contents
-    await bench.until(lambda: not contents().unsettled and not bench.source.ledger.in_flight, f"all done, seed {seed}")
-    effects = offsets_by_key(bench.faults.taken)
+    await setup.until(lambda: not contents().unsettled and not setup.source.ledger.in_flight, f"all done, seed {seed}")
+    effects = offsets_by_key(setup.faults.taken)
     if not session:
         effects = {key: sorted(found) for key, found in effects.items()}
     assert effects == good  # none is lost, doubled or, in a session, overtaken
@@ -126,8 +126,8 @@ def nothing_unexpected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @ENTITIES
 @pytest.mark.parametrize("seed", range(3))
 async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str, seed: int) -> None:
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        await mixed(server, bench, seed, count=80, keys=5, every=20)
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        await mixed(server, setup, seed, count=80, keys=5, every=20)
 
 
 @pytest.mark.prove
@@ -136,8 +136,8 @@ async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, e
 @pytest.mark.parametrize("seed", range(100, 120))
 async def test_many_of_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str, seed: int) -> None:
     limits = "    limits: {dead_letter_limit: 1000}"
-    async with bus_bench(tmp_path, server.connection_string, entity, source=limits) as bench:
-        await mixed(server, bench, seed, count=600, keys=12, every=50)
+    async with bus_setup(tmp_path, server.connection_string, entity, source=limits) as setup:
+        await mixed(server, setup, seed, count=600, keys=12, every=50)
 
 
 @ENTITIES
@@ -145,20 +145,20 @@ async def test_many_of_all_kinds_with_faults(tmp_path: Path, server: ServiceBusS
 async def test_one_is_one_dead_letter(tmp_path: Path, server: ServiceBusServer, entity: str, kind: str) -> None:
     """One dead letter in its place, over the existing connection, without a loss of readiness."""
     r = random.Random(1)
-    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
-        queue = queue_of(bench)
+    async with bus_setup(tmp_path, server.connection_string, entity) as setup:
+        queue = queue_of(setup)
         session = queue == "by-session"
         for number in range(5):
             make = poison.unreadable if number == 2 else poison.healthy
             poison.store(server, queue, make("k", number, r, session))
-        await bench.source.start()
-        await bench.settled(5)
-        assert outcomes(bench) == {"executed": 4, "dead_lettered": 1}
+        await setup.source.start()
+        await setup.settled(5)
+        assert outcomes(setup) == {"executed": 4, "dead_lettered": 1}
         assert [(each.message_id, each.sequence_number) for each in server.counters.dead_letters] == [("k-2", 3)]
         if session:
-            assert offsets_by_key(bench.faults.taken) == {"k": [0, 1, 3, 4]}
-        assert sum(bench.source.ledger.unreadable.values()) == 1
-        subscription: Any = bench.source.subscription
+            assert offsets_by_key(setup.faults.taken) == {"k": [0, 1, 3, 4]}
+        assert sum(setup.source.ledger.unreadable.values()) == 1
+        subscription: Any = setup.source.subscription
         assert (subscription.reconnects, subscription.stopped()) == (0, {})
         assert server.counters.deliveries[queue] == 5
 
@@ -166,14 +166,14 @@ async def test_one_is_one_dead_letter(tmp_path: Path, server: ServiceBusServer, 
 @ENTITIES
 async def test_a_source_may_skip_them(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
     r = random.Random(1)
-    async with bus_bench(tmp_path, server.connection_string, entity, source="    on_unreadable: skip") as bench:
-        queue = queue_of(bench)
+    async with bus_setup(tmp_path, server.connection_string, entity, source="    on_unreadable: skip") as setup:
+        queue = queue_of(setup)
         for number in range(4):
             make = poison.unreadable if number % 2 else poison.healthy
             poison.store(server, queue, make("k", number, r, queue == "by-session"))
-        await bench.source.start()
-        await bench.settled(4)
-        assert outcomes(bench) == {"executed": 2, "ignored": 2}
+        await setup.source.start()
+        await setup.settled(4)
+        assert outcomes(setup) == {"executed": 2, "ignored": 2}
         assert server.counters.dead_letters == []
         assert not server.queue(queue).contents().unsettled
 

@@ -127,8 +127,8 @@ async def test_a_worker_joins_the_next_engine(tmp_path: Path) -> None:
     for number in range(3):
         engine = EmbeddedEngine("default", CONFIG, directory, host=True)
         await engine.start()
-        station = EngineFixture(engine, CommandRunner(engine))
-        assert await station.output(await station.start("chain", number)) == number + 4
+        harness = EngineFixture(engine, CommandRunner(engine))
+        assert await harness.output(await harness.start("chain", number)) == number + 4
         await engine.stop()
     assert await stop_worker(worker, TIMEOUT)
     await client.stop()

@@ -25,72 +25,72 @@ DEADLY = ["os._exit", "segfault", "kill"]
 
 @pytest.mark.parametrize("how", DEADLY)
 async def test_an_activity_that_ends_its_process_alone_fails(start: Start, how: str) -> None:
-    async with start(max_lost_workers=1) as station:
-        culprit = await station.start("activity_ends", how)
-        others = [await station.start("chain", number) for number in range(20)]
+    async with start(max_lost_workers=1) as harness:
+        culprit = await harness.start("activity_ends", how)
+        others = [await harness.start("chain", number) for number in range(20)]
         for number, each in enumerate(others):
-            assert await station.output(each) == number + 4
-        state = await station.finished(culprit)
+            assert await harness.output(each) == number + 4
+        state = await harness.finished(culprit)
         assert state.runtime_status is OrchestrationStatus.FAILED
         assert state.failure_details is not None
         assert "is given up: the worker's process ended" in state.failure_details.message
-        await station.all_run()
-        assert await station.output(await station.start("chain", 1)) == 5
-        assert sum(station.processes.ends.values()) == 3, "two together with others, one alone"
+        await harness.all_run()
+        assert await harness.output(await harness.start("chain", 1)) == 5
+        assert sum(harness.processes.ends.values()) == 3, "two together with others, one alone"
 
 
 @pytest.mark.parametrize("how", DEADLY)
 async def test_an_orchestrator_that_ends_its_process_is_suspended(start: Start, how: str) -> None:
-    async with start(max_lost_workers=1) as station:
-        culprit = await station.start("orchestrator_ends", how)
-        others = [await station.start("chain", number) for number in range(20)]
+    async with start(max_lost_workers=1) as harness:
+        culprit = await harness.start("orchestrator_ends", how)
+        others = [await harness.start("chain", number) for number in range(20)]
         for number, each in enumerate(others):
-            assert await station.output(each) == number + 4
-        await station.until(culprit, OrchestrationStatus.SUSPENDED)
+            assert await harness.output(each) == number + 4
+        await harness.until(culprit, OrchestrationStatus.SUSPENDED)
 
 
 async def test_an_entity_that_ends_its_process_is_held(start: Start) -> None:
-    async with start(max_lost_workers=1) as station:
-        await station.executor.execute(SignalEntity("fragile", "one", "end", "os._exit"))
-        await eventually(lambda: station.processes.ends["exit"] == 3, lambda: str(station.processes.ends))
-        await station.all_run()
-        assert await station.output(await station.start("chain", 1)) == 5
-        assert station.processes.ends["exit"] == 3
+    async with start(max_lost_workers=1) as harness:
+        await harness.executor.execute(SignalEntity("fragile", "one", "end", "os._exit"))
+        await eventually(lambda: harness.processes.ends["exit"] == 3, lambda: str(harness.processes.ends))
+        await harness.all_run()
+        assert await harness.output(await harness.start("chain", 1)) == 5
+        assert harness.processes.ends["exit"] == 3
 
 
 @pytest.mark.parametrize("where", ["activity_ends", "orchestrator_ends", "entity_ends"])
 async def test_sys_exit_and_too_much_memory_fail_only_their_work(start: Start, where: str) -> None:
-    async with start(worker={"memory_limit": "512MiB"}) as station:
-        pids = station.pids()
+    async with start(worker={"memory_limit": "512MiB"}) as harness:
+        pids = harness.pids()
         for how in ("sys.exit", "memory"):
-            state = await station.finished(await station.start(where, how))
+            state = await harness.finished(await harness.start(where, how))
             assert state.runtime_status is OrchestrationStatus.FAILED
             assert state.failure_details is not None
-        assert await station.output(await station.start("chain", 1)) == 5
-        assert station.pids() == pids, "no process ended"
+        assert await harness.output(await harness.start("chain", 1)) == 5
+        assert harness.pids() == pids, "no process ended"
 
 
 async def test_only_the_work_that_ran_is_counted(start: Start, tmp_path: Path) -> None:
     """Hundreds of items wait in the process beside the one that runs."""
-    async with start(1, worker={"threads": 1}) as station:
+    async with start(1, worker={"threads": 1}) as harness:
         gate = tmp_path / "gate"
-        first = await station.start("calls", ["waits", str(gate)])
+        first = await harness.start("calls", ["waits", str(gate)])
         await eventually(lambda: Path(f"{gate}.began").exists(), "the activity runs")
-        others = [await station.start("calls", ["echo", number]) for number in range(100)]
-        await eventually(lambda: station.views()[0].in_flight > 100, lambda: str(station.views()))
+        others = [await harness.start("calls", ["echo", number]) for number in range(100)]
+        await eventually(lambda: harness.views()[0].in_flight > 100, lambda: str(harness.views()))
         for _ in range(2):
-            os.kill(station.pids()[0], signal.SIGKILL)
+            os.kill(harness.pids()[0], signal.SIGKILL)
             lines = Path(f"{gate}.began").read_text().count("\n")
             await eventually(
                 lambda lines=lines: Path(f"{gate}.began").read_text().count("\n") > lines,  # type: ignore[misc]
                 "the activity runs again",
             )
-        losses = station.processes.database.hub.losses
+        losses = harness.processes.database.hub.losses
         assert losses is not None
         gate.touch()
-        assert await station.output(first) == "done"
+        assert await harness.output(first) == "done"
         for number, each in enumerate(others):
-            assert await station.output(each) == number
+            assert await harness.output(each) == number
 
 
 async def test_a_frozen_process_is_replaced_and_its_work_is_no_loss(
@@ -98,25 +98,25 @@ async def test_a_frozen_process_is_replaced_and_its_work_is_no_loss(
 ) -> None:
     monkeypatch.setattr(supervisor, "FROZEN_SECONDS", 0.5)
     monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
-    async with start(max_lost_workers=1) as station:
+    async with start(max_lost_workers=1) as harness:
         gate = tmp_path / "gate"
-        running = [await station.start("calls", ["waits", str(gate)]) for _ in range(4)]
+        running = [await harness.start("calls", ["waits", str(gate)]) for _ in range(4)]
         began = Path(f"{gate}.began")
         await eventually(lambda: began.exists() and began.read_text().count("\n") == 4, "the activities run")
         frozen = int(began.read_text().split()[0])
         os.kill(frozen, signal.SIGSTOP)
-        await eventually(lambda: station.processes.ends["frozen"] == 1, lambda: str(station.views()))
+        await eventually(lambda: harness.processes.ends["frozen"] == 1, lambda: str(harness.views()))
         gate.touch()
         for each in running:
-            assert await station.output(each) == "done"
-        await station.all_run()
-        assert frozen not in station.pids()
+            assert await harness.output(each) == "done"
+        await harness.all_run()
+        assert frozen not in harness.pids()
 
 
 async def test_a_killed_process_is_no_concern_of_the_others(start: Start, tmp_path: Path) -> None:
-    async with start() as station:
+    async with start() as harness:
         gate = tmp_path / "gate"
-        waiting = [await station.start("calls", ["waits", str(gate)]) for _ in range(4)]
+        waiting = [await harness.start("calls", ["waits", str(gate)]) for _ in range(4)]
         began = Path(f"{gate}.began")
         await eventually(lambda: began.exists() and began.read_text().count("\n") == 4, "the activities run")
         killed = int(began.read_text().split()[0])
@@ -124,8 +124,8 @@ async def test_a_killed_process_is_no_concern_of_the_others(start: Start, tmp_pa
         await eventually(lambda: began.read_text().count("\n") == 6, "the survivor runs its work")
         gate.touch()
         for each in waiting:
-            assert await station.output(each) == "done"
-        (reason,) = [view.detail for view in station.views() if view.detail]
+            assert await harness.output(each) == "done"
+        (reason,) = [view.detail for view in harness.views() if view.detail]
         assert "SIGKILL" in reason
 
 
@@ -133,55 +133,55 @@ async def test_a_process_that_cannot_start_is_tried_again_with_pauses(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 3600.0)
-    async with start(1) as station:
-        station.processes.command = ["/bin/false"]
-        os.kill(station.pids()[0], signal.SIGKILL)
+    async with start(1) as harness:
+        harness.processes.command = ["/bin/false"]
+        os.kill(harness.pids()[0], signal.SIGKILL)
         await eventually(
-            lambda: station.views()[0].restarts >= 2 and station.views()[0].state is ProcessState.RESTARTING,
-            lambda: str(station.views()),
+            lambda: harness.views()[0].restarts >= 2 and harness.views()[0].state is ProcessState.RESTARTING,
+            lambda: str(harness.views()),
         )
-        assert station.processes.stuck() == ["no worker process runs; ended with exit code 1"]
+        assert harness.processes.stuck() == ["no worker process runs; ended with exit code 1"]
 
 
 async def test_a_process_that_does_not_stop_in_time_is_killed(start: Start) -> None:
-    async with start(1) as station:
-        (pid,) = station.pids()
+    async with start(1) as harness:
+        (pid,) = harness.pids()
         os.kill(pid, signal.SIGSTOP)
-        assert not await stop_worker(station.processes, 0.2)
-        station.processes.kill()
-        await eventually(lambda: station.views()[0].state is ProcessState.STOPPED, lambda: str(station.views()))
+        assert not await stop_worker(harness.processes, 0.2)
+        harness.processes.kill()
+        await eventually(lambda: harness.views()[0].state is ProcessState.STOPPED, lambda: str(harness.views()))
         assert not Path(f"/proc/{pid}").exists()
-        assert not station.processes.ends
+        assert not harness.processes.ends
 
 
 async def test_an_upgrade_under_a_running_daemon_is_a_clear_reason(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 3600.0)
-    async with start(1) as station:
+    async with start(1) as harness:
         monkeypatch.setattr(settings, "__version__", "0.0.1")
-        os.kill(station.pids()[0], signal.SIGKILL)
-        await eventually(lambda: station.views()[0].restarts >= 3, lambda: str(station.views()))
-        (reason,) = station.processes.stuck()
+        os.kill(harness.pids()[0], signal.SIGKILL)
+        await eventually(lambda: harness.views()[0].restarts >= 3, lambda: str(harness.views()))
+        (reason,) = harness.processes.stuck()
         assert "the daemon has version 0.0.1, but " in reason
         assert "restart the daemon" in reason
 
 
 async def test_a_stop_waits_for_running_work_and_returns_the_rest(start: Start, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    async with start(1, worker={"threads": 1}) as station:
-        running = await station.start("calls", ["waits", str(gate)])
+    async with start(1, worker={"threads": 1}) as harness:
+        running = await harness.start("calls", ["waits", str(gate)])
         await eventually(lambda: Path(f"{gate}.began").exists(), "the activity runs")
-        await station.start("calls", ["noted", [str(tmp_path / "notes"), "late"]])
-        await eventually(lambda: station.views()[0].in_flight == 2, lambda: str(station.views()))
-        stopping = asyncio.create_task(asyncio.to_thread(station.processes.stop))
-        await eventually(station.processes.is_stopping.is_set, "stopping")
+        await harness.start("calls", ["noted", [str(tmp_path / "notes"), "late"]])
+        await eventually(lambda: harness.views()[0].in_flight == 2, lambda: str(harness.views()))
+        stopping = asyncio.create_task(asyncio.to_thread(harness.processes.stop))
+        await eventually(harness.processes.is_stopping.is_set, "stopping")
         gate.touch()
         await stopping
         assert not (tmp_path / "notes").exists()
-        assert not station.processes.ends
-        worker = station.engine.worker(user_workflows(load(MODULES, ROOT)), DataConverter())
+        assert not harness.processes.ends
+        worker = harness.engine.worker(user_workflows(load(MODULES, ROOT)), DataConverter())
         worker.start()
-        assert await station.output(running) == "done"
+        assert await harness.output(running) == "done"
         assert await stop_worker(worker, TIMEOUT)
         assert Path(f"{gate}.began").read_text().count("\n") == 1, "it did not run again"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.brokers.bench import broker_bench
 from tests.brokers.kafka.harness import KafkaHarness
+from tests.brokers.setup import broker_setup
 from tests.kit.pipeline import PipelineFixture
 
 CONFIG = """
@@ -34,12 +34,12 @@ workflows: {{external: [order]}}
 
 
 @asynccontextmanager
-async def kafka_bench(
+async def kafka_setup(
     directory: Path, harness: KafkaHarness, topic: str, *, partitions: int = 2, source: str = ""
 ) -> AsyncIterator[PipelineFixture]:
     """Yield a fixture whose source is not started. source: more YAML below the source, indented by four."""
     config = CONFIG.format(
         directory=directory, bootstrap=harness.bootstrap, topic=topic, partitions=partitions, source=source
     )
-    async with broker_bench(directory, config, "kafka") as bench:
-        yield bench
+    async with broker_setup(directory, config, "kafka") as setup:
+        yield setup

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.brokers.bench import broker_bench
+from tests.brokers.setup import broker_setup
 from tests.kit.pipeline import PipelineFixture
 
 CONFIG = """
@@ -31,7 +31,7 @@ workflows: {{external: [order]}}
 
 
 @asynccontextmanager
-async def bus_bench(
+async def bus_setup(
     directory: Path,
     connection_string: str,
     entity: str = "queue: orders",
@@ -50,10 +50,10 @@ async def bus_bench(
         source=source,
         request_timeout=request_timeout,
     )
-    async with broker_bench(directory, config, "bus") as bench:
-        yield bench
+    async with broker_setup(directory, config, "bus") as setup:
+        yield setup
 
 
-def outcomes(bench: PipelineFixture) -> dict[str, int]:
+def outcomes(setup: PipelineFixture) -> dict[str, int]:
     """Return the outcomes that occurred, with their counts."""
-    return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}
+    return {str(outcome): count for outcome, count in setup.source.ledger.outcomes.items() if count}

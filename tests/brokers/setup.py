@@ -14,7 +14,7 @@ from tests.kit.pipeline import Faults, PipelineFixture
 
 
 @asynccontextmanager
-async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator[PipelineFixture]:
+async def broker_setup(directory: Path, config: str, name: str) -> AsyncIterator[PipelineFixture]:
     """Yield a fixture for a broker; its source `orders` is not started.
 
     config: YAML. name: of the broker in the YAML.
