@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.app.operations.cursors import MOST_OF_PART, PART, START, Order, Place, cursor_at, place_of
 from bridge.app.serve.control import operate
+from bridge.app.state import trail
 from bridge.core.errors import InvalidCommand
 from tests.kafka.server import ThreadedServer
 from tests.kit.daemon import DaemonFixture, running
@@ -129,7 +130,7 @@ class Lists:
 
 
 def _ids(name: str, entries: list[Any]) -> list[str]:
-    return [" ".join(str(each[member]) for member in LISTS[name][2]) for each in entries]
+    return [" ".join(str(each.get(member)) for member in LISTS[name][2]) for each in entries]
 
 
 async def test_each_list_has_every_entry_in_one_part(tmp_path: Path) -> None:
@@ -164,6 +165,19 @@ async def test_each_list_has_every_entry_in_one_part(tmp_path: Path) -> None:
             assert {*found} >= {*whole} & {*now}, name
             assert {*found} <= {*whole} | {*now}, name
         assert len(await lists.whole("dlq.list")) < len(dead_letters) + 4
+
+
+async def test_equal_audit_lines_are_each_in_one_part(tmp_path: Path) -> None:
+    async with running(tmp_path, CONFIG, FLOWS) as daemon:
+        lists, copy = Lists(daemon), trail(daemon.daemon.loaded, "")
+        for second in range(2):
+            line = {"time": f"2026-01-01T00:00:0{second}.000Z", "actor": "ann", "action": "reload", "target": "*"}
+            for _ in range(5):
+                copy.append(line)
+        whole = await lists.whole("audit.list")
+        assert len(whole) == 10
+        for limit in (1, 2, 3, 10):
+            assert await lists.rest("audit.list", limit) == [*reversed(whole)]
 
 
 @asynccontextmanager
