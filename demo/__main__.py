@@ -34,7 +34,7 @@ PACE = 0.012
 """Seconds between two messages."""
 NEXT = """
 Now try, in this directory:
-  make demo KEEP=1                               the shop stays open, with its page
+  make demo KEEP=1                               open the shop, with its page
   . .venv/bin/activate
   bridge init shop && cd shop && bridge serve    a project of your own
 and read:

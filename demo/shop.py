@@ -65,7 +65,7 @@ def overlay(directory: Path) -> dict[str, Any]:
             {"name": "payment-authorised", "from": again},
         ],
         "ops": {
-            "http": {"port": 0, "access": {"tokens": str(directory / "tokens")}},
+            "http": {"port": 0},
             "state_dir": str(directory / "state"),
         },
     }
@@ -98,7 +98,9 @@ class Shop:
         tokens.touch(mode=0o600)
         tokens.write_text(token_line(self.token, "visitor", "admin", payloads=True) + "\n", encoding="utf-8")
         overlay_file = directory / "overlay.yaml"
-        overlay_file.write_text(json.dumps(overlay(directory)), encoding="utf-8")
+        changes = overlay(directory)
+        changes["ops"]["http"]["access"] = {"tokens": str(tokens)}
+        overlay_file.write_text(json.dumps(changes), encoding="utf-8")
         self._fix = directory / "fix.yaml"
         self._configuration: tuple[str, ...] = ("-c", str(CONFIG), "--overlay", str(overlay_file))
         self._daemon: subprocess.Popen[bytes] | None = None

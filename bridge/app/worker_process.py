@@ -9,26 +9,45 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+from durabletask import task
 
 from bridge import __version__
+from bridge.core.system_names import EVALUATE, SAGA
 from bridge.engines.embedded.processes.child import run
 from bridge.engines.embedded.processes.settings import ProcessSettings
 from bridge.engines.workflows import Workflows, load
 from bridge.ops import logging, tracing
 from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter, message_aware
-from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 from bridge.workflow.messages import REPEATS
+
+
+def _declared_saga(ctx: task.OrchestrationContext, start: dict[str, Any]) -> Any:
+    """Run a saga of the configuration. Its code is imported with the first one: it is a third of all imports."""
+    from bridge.workflow.declared import declared_saga
+
+    return declared_saga(ctx, start)
+
+
+def _evaluate(ctx: task.ActivityContext, request: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate a block of expressions of such a saga."""
+    from bridge.workflow.declared import evaluate
+
+    return evaluate(ctx, request)
+
+
+_declared_saga.__name__, _evaluate.__name__ = SAGA, EVALUATE
 
 
 def user_workflows(workflows: Workflows) -> Workflows:
     """Workflows of a configuration as workers run them: aware of their messages, with the declared sagas."""
-    orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
+    orchestrators = {**workflows.orchestrators, SAGA: _declared_saga}
     return replace(
         workflows,
         orchestrators={name: message_aware(each) for name, each in orchestrators.items()},
-        activities={**workflows.activities, EVALUATE_ACTIVITY: evaluate},
+        activities={**workflows.activities, EVALUATE: _evaluate},
     )
 
 

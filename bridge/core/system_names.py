@@ -17,6 +17,9 @@ QUARANTINE = "bridge.quarantine"
 SAGA = "bridge.saga"
 """Orchestration that runs the sagas of the configuration."""
 
+EVALUATE = "bridge.evaluate"
+"""Activity that evaluates their expressions."""
+
 DEAD_LETTER = "bridge.dead_letter"
 """Orchestration that writes one dead letter, and the activity that it calls."""
 

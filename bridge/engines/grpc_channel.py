@@ -56,9 +56,7 @@ def worker_channel(address: str, options: GrpcChannelOptions, credentials: Any =
 
     credentials: of TLS; None: no TLS.
     """
-    # Without a pool of its own, all channels of a process to one address share one connection
-    own = [(ChannelOptions.SingleThreadedUnaryStream, 1), ("grpc.use_local_subchannel_pool", 1)]
-    arguments = [*(options.to_grpc_options() or ()), *own]
+    arguments = [*(options.to_grpc_options() or ()), (ChannelOptions.SingleThreadedUnaryStream, 1)]
     if credentials is None:
         return grpc.insecure_channel(address, arguments)
     return grpc.secure_channel(address, credentials, arguments)

@@ -15,26 +15,24 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
-from bridge.config.model.bridge import LogConfig
 from bridge.core.bytetext import escape_invisible
 from bridge.ops import tracebacks
-from bridge.system.log_context import current_fields
+from bridge.system.log_context import FORMAT, LIBRARIES, current_fields
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 
-_DEFAULTS = LogConfig()
 _SDK = "bridge.sdk"
 """Name of the loggers given to the SDK: a library's loggers, under a name of the bridge."""
 _LEADING = ("ts", "level", "logger", "action", "event")
 
 
 def configure(
-    level: Level = _DEFAULTS.level,
-    format: Format = _DEFAULTS.format,  # noqa: A002 - the setting's name
+    level: Level,
+    format: Format = FORMAT,  # noqa: A002 - the setting's name
     stream: TextIO | None = None,
     *,
-    libraries: Level = _DEFAULTS.libraries,
+    libraries: Level = LIBRARIES,
     own: Collection[str] = (),
     levels: Mapping[str, Level] | None = None,
 ) -> None:

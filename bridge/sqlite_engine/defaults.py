@@ -11,6 +11,12 @@ MAX_CONNECTIONS = 256
 CACHED_BYTES = 32 * 1024 * 1024
 """Bytes of instances in memory, and as many of entities."""
 
+SESSIONS = 1000
+"""Orchestrations that a worker keeps in memory between their turns."""
+
+SESSION_BYTES = 64 * 1024 * 1024
+"""Bytes of their histories."""
+
 UNREAD_EVENTS = 10_000
 """Unread events of one instance."""
 

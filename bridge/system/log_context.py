@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Final, Protocol
 
 from bridge.system.otel_context import current_ids
+
+FORMAT: Final = "auto"
+"""Format of the log without a setting."""
+
+LIBRARIES: Final = "warning"
+"""Lowest level of records of libraries without a setting."""
 
 
 class Subject(Protocol):

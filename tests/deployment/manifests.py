@@ -23,7 +23,7 @@ def manifests() -> dict[Path, str]:
     """Render each file of plain manifests. Raises: ToolMissing, CalledProcessError."""
     return {
         MANIFESTS / f"{values.stem.removeprefix('values-')}.yaml": subprocess.run(
-            [helm(), "template", "bridge", CHART, *CLUSTER, "--namespace", "bridge", "--values", values],
+            [helm(), "template", "bridge", CHART, *CLUSTER, "--namespace", "shop", "--values", values],
             capture_output=True, text=True, check=True,
         ).stdout
         for values in sorted(MANIFESTS.glob("values-*.yaml"))

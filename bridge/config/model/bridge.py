@@ -17,6 +17,7 @@ from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Share, Size
 from bridge.sqlite_engine.defaults import INDEX_RECORDS
+from bridge.system import log_context
 
 
 class ConnectionsConfig(Model):
@@ -82,9 +83,11 @@ class LogConfig(Model):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level of records that are written."
     )
-    format: Literal["auto", "human", "json"] = Field("auto", description="auto: `human` on a terminal, else JSON.")
+    format: Literal["auto", "human", "json"] = Field(
+        log_context.FORMAT, description="auto: `human` on a terminal, else JSON."
+    )
     libraries: Literal["info", "warning", "error"] = Field(
-        "warning",
+        log_context.LIBRARIES,
         description="Lowest level of records of libraries. Debug records of libraries may contain passwords "
         "and payloads and are never written.",
     )

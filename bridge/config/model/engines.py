@@ -103,16 +103,18 @@ class EngineBase(Model):
     )
     dispatch: Literal["direct", "protocol"] = Field(
         "direct",
-        description="Loop of the workers: `direct` is the bridge's own, which passes work to the SDK's executors; "
-        "`protocol` is the SDK's worker unchanged.",
+        description="Loop of the workers: `direct` is the bridge's own, which passes work to the SDK's executors, from "
+        "another process on Linux over a channel of the bridge; `protocol` is the SDK's worker unchanged.",
     )
     sessions: Integer = Field(
-        1000,
+        defaults.SESSIONS,
         ge=0,
         description="Orchestrations that stay in memory between their turns, with `dispatch: direct`; 0: every turn "
         "replays its orchestrator from the beginning.",
     )
-    session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
+    session_bytes: Size = Field(
+        defaults.SESSION_BYTES, description="Bytes of history of all orchestrations that stay in memory."
+    )
     early_messages: EarlyMessagesConfig = Field(
         EarlyMessagesConfig(), description="Limits for messages that wait on this engine."
     )

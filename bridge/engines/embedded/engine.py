@@ -464,8 +464,8 @@ class EmbeddedEngine:
 
         from bridge.engines.embedded.processes.attached import AttachedWorker
         from bridge.engines.embedded.processes.greeting import Greeting, names_of
+        from bridge.engines.embedded.processes.process_worker import Outbox, ProcessWorker, SlotRecord
         from bridge.engines.embedded.processes.settings import ProcessSettings
-        from bridge.engines.embedded.processes.worker import Outbox, ProcessWorker, SlotRecord
         from bridge.engines.worker.containment import WorkerStats
         from bridge.engines.worker.setup import threads
 

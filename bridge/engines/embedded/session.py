@@ -15,16 +15,14 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import ExecutionResults
 
-from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.sdk_internals import InProcessWorker, OpenTurnExecutor, suppress_spans
 from bridge.engines.worker.containment import keep_open
+from bridge.sqlite_engine import defaults
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.sqlite_engine.model.values import text
 from bridge.system.otel_context import context_of, entered
 
 logger = logging.getLogger("bridge.engines.embedded.worker")
-
-_DEFAULTS = EmbeddedEngineConfig(type="embedded")
 
 
 class Session(OpenTurnExecutor):
@@ -145,8 +143,8 @@ class SessionWorker(InProcessWorker):
     def __init__(
         self,
         *,
-        sessions: int = _DEFAULTS.sessions,
-        session_bytes: int = _DEFAULTS.session_bytes,
+        sessions: int = defaults.SESSIONS,
+        session_bytes: int = defaults.SESSION_BYTES,
         emit_trace_spans: bool = False,
         **options: Any,
     ) -> None:

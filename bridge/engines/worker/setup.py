@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Collection, Sequence
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import (
@@ -18,12 +18,14 @@ from durabletask.worker import (
     WorkItemFilters,
 )
 
-from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
 from bridge.core.system_names import PREFIX
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker, RunningWorker
 from bridge.engines.workflows import Workflows
+
+if TYPE_CHECKING:
+    from bridge.config.model.engines import WorkerConfig
 
 _NOBODY = "bridge.nobody"
 """Placeholder name that no work has, because an engine might read an empty filter list as "accept everything"."""

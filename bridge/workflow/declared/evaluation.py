@@ -14,11 +14,12 @@ from typing import Any
 from durabletask import task
 
 from bridge.core.errors import ExpressionError, Problem
+from bridge.core.system_names import EVALUATE
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import Scope
 from bridge.routing.cel.template import Template, compile_template
 
-EVALUATE_ACTIVITY = "bridge.evaluate"
+EVALUATE_ACTIVITY = EVALUATE
 """Name of the activity that the bridge's worker registers."""
 
 

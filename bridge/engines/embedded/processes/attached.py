@@ -18,8 +18,8 @@ from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import FIRST_BYTE, Greeting
 from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
+from bridge.engines.embedded.processes.process_worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.embedded.processes.settings import HEADER, SLOT
-from bridge.engines.embedded.processes.worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.worker.containment import WorkerStats
 from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.system import slots

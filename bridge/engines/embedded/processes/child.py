@@ -16,9 +16,9 @@ from durabletask.serialization import DataConverter
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
 from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
+from bridge.engines.embedded.processes.process_worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.embedded.processes.reports import Reporter
 from bridge.engines.embedded.processes.settings import ProcessSettings
-from bridge.engines.embedded.processes.worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.worker.failures import text_of, type_name
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.engines.workflows import Workflows
