@@ -514,6 +514,7 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "problems": ({}, lambda found: all(each["severity"] == "warning" for each in found)),
     "routes": ({}, lambda found: isinstance(found, list)),
     "targets": ({}, lambda found: isinstance(found, dict)),
+    "sagas": ({}, lambda found: "detail" not in found),
     "jobs/none/items": ({"statuses": "failed,left", "limit": "10"}, lambda found: "there is no job" in found["detail"]),
 }
 
