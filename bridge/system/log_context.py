@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Final, Protocol
 
-from bridge.system.otel_context import current_ids
-
 FORMAT: Final = "auto"
 """Format of the log without a setting."""
 
@@ -32,6 +30,9 @@ INSTANCE: ContextVar[str | None] = ContextVar("bridge_log_instance", default=Non
 
 def current_fields() -> dict[str, str]:
     """Known fields of `message_id`, `route`, `instance_id`, `trace_id` and `span_id`."""
+    # Imported on demand: the configuration reads this module, and commands that only read need no OpenTelemetry
+    from bridge.system.otel_context import current_ids
+
     found: dict[str, str] = {}
     subject, instance = SUBJECT.get(), INSTANCE.get()
     if subject is not None:
