@@ -38,6 +38,9 @@ MAX_ITEMS = 1_000_000
 
 Action = Literal["pause", "resume", "abort"]
 
+ItemNumber = tuple[int, int]
+"""Number of an item of a job: number of its page, and number in the page. It never changes."""
+
 _AT_ONCE = 16
 _TOUCH_SECONDS = 30.0
 
@@ -239,12 +242,23 @@ class JobStore:
 
     async def items(self, job: str, statuses: Collection[str] = ()) -> AsyncIterator[JobItem]:
         """Items of a job in order. statuses: only items with one of these; empty for all."""
+        async for _, item in self.numbered_items(job, statuses):
+            yield item
+
+    async def numbered_items(
+        self, job: str, statuses: Collection[str] = (), after: ItemNumber | None = None
+    ) -> AsyncIterator[tuple[ItemNumber, JobItem]]:
+        """Items of a job with their numbers, in order. statuses: as for `items`. after: only items after this one."""
         await self.record(job)
         async for entities in self._client.entity_pages(_pages(job), what=f"read job {job}"):
             for entity in entities:
-                for id_, status, detail in JobPage(json.loads(entity.serializedState.value or "null")).items:
-                    if not statuses or status in statuses:
-                        yield JobItem(id_, status, detail)
+                page = int(entity.instanceId.rpartition("~")[2])
+                if after is not None and page < after[0]:
+                    continue
+                items = JobPage(json.loads(entity.serializedState.value or "null")).items
+                for index, (id_, status, detail) in enumerate(items):
+                    if (after is None or (page, index) > after) and (not statuses or status in statuses):
+                        yield (page, index), JobItem(id_, status, detail)
 
     async def pages(self, record: JobRecord) -> AsyncIterator[tuple[int, JobPage]]:
         """All pages of a complete selection with their numbers. Raises: as `page`."""

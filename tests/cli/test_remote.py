@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from bridge.app.operations import cursors
+from bridge.app.operations.operation import TABLE
+from bridge.app.remote import address
+from bridge.cli.shared import connection
 from tests.kafka.certificates import Authority
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION
@@ -92,6 +96,19 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
         bridge("publish", "orders", "--data", '{"nothing": 1}', cwd=base / "project")
         daemon.wait(lambda: daemon.settled() == 1, "the dead letter")
         yield Remote(daemon, tokens, elsewhere)
+
+
+def test_a_long_list_is_read_in_parts(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    [listed] = json.loads(remote.ok("dlq", "list", "--limit", "0", "--json"))
+    assert remote.ok("dlq", "list", "--limit", "10001", "-o", "ids") == f"{listed['id']}\n"
+    monkeypatch.setattr(cursors, "MOST_OF_PART", 2)
+    options = {"remote": address(remote.daemon.url, remote.tokens["admin"], None), "engine": None}
+    for limit in (None, 1, 2, 3, 9):
+        found = connection.in_parts(options, ("instances.list", {}), "instances", limit)
+        assert len({each["instance_id"] for each in found}) == len(found) == min(limit or 4, 4)
+    assert connection.lists_in_parts(options)
+    monkeypatch.setattr(connection, "_TABLE_WITH_CURSORS", TABLE + 1)
+    assert not connection.lists_in_parts(options)
 
 
 def test_what_is_read_is_the_same_as_beside_the_daemon(remote: Remote) -> None:

@@ -24,6 +24,8 @@ from bridge.engines.base import Engine, StoredEntities
 
 _POSITION = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
 """Position of a dead letter: topic, partition, offset."""
+ReadPlace = tuple[str, str, int, int]
+"""Place of a dead letter in the order of broker, topic, partition and offset."""
 _MOST_NAMED = 20
 """Most positions that are read one by one. For more, the whole topic is read."""
 
@@ -194,18 +196,26 @@ class PlaceStates:
 
 
 async def visit(
-    loaded: Loaded, selection: Selection, limit: int | None = None, states: PlaceStates | None = None
+    loaded: Loaded,
+    selection: Selection,
+    limit: int | None = None,
+    states: PlaceStates | None = None,
+    after: ReadPlace | None = None,
 ) -> AsyncIterator[tuple[Place, DeadLetter, Message]]:
     """Selected dead letters, place by place, in order within a partition.
 
     A place that does not exist yet has none. If a few positions are named, only they are read of a log.
     states: states on the engines; None: all dead letters are selected, whatever `selection.states`.
+    after: only dead letters after this place, in the order of places; the broker reads no others.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     count = 0
     async with AsyncExitStack() as opened:
         brokers: dict[str, Broker] = {}
         found = await found_places(loaded, selection.sources, brokers, opened)
+        if after is not None:
+            found = sorted(found, key=lambda place: (place.broker, place.topic))
+            found = [place for place in found if (place.broker, place.topic) >= after[:2]]
         named = _named(selection.ids, {place.topic for place in found})
         for place in found:
             broker = brokers[place.broker]
@@ -215,7 +225,11 @@ async def visit(
             if states is not None:
                 await states.load(place)
             wanted = None if named is None else named[place.topic]
-            async with aclosing(cast(Any, _read(broker, place.topic, wanted))) as messages:
+            read = _read(broker, place.topic, wanted)
+            if after is not None:
+                here = (place.broker, place.topic) == after[:2]
+                read = _read_after(broker, place.topic, *(after[2:] if here else (0, -1)))
+            async with aclosing(cast(Any, read)) as messages:
                 async for position, message in messages:
                     entry = dead_letter.read(message, position)
                     if not selection.holds(entry, message):
@@ -265,6 +279,26 @@ async def _read(
                     yield position, message
 
 
+async def _read_after(
+    broker: ReadableBroker, topic: str, partition: int, offset: int
+) -> AsyncIterator[tuple[Position, Message]]:
+    """Messages of a topic after an offset of a partition, partition by partition."""
+    if isinstance(broker, LogBroker):
+        known = sorted((await broker.ranges(topic)).offsets.items())
+        firsts = [(each, max(begin, offset + 1) if each == partition else begin, end) for each, (begin, end) in known]
+        options = [
+            ReadOptions(topic, ranges={each: (first, end)})
+            for each, first, end in firsts
+            if each >= partition and first < end
+        ]
+    else:
+        options = [ReadOptions(topic, start=offset + 1)]
+    for each in options:
+        async with aclosing(cast(Any, broker.read(each))) as messages:
+            async for found in messages:
+                yield found
+
+
 @contextmanager
 def offline_hint() -> Iterator[None]:
     """Add the next step to the error of an engine that cannot be asked for states."""
@@ -291,6 +325,7 @@ async def visited(
     *,
     offline: bool = False,
     engines: Mapping[str, Engine] | None = None,
+    after: ReadPlace | None = None,
 ) -> AsyncIterator[Found]:
     """Selected dead letters with their states, as `visit`.
 
@@ -301,7 +336,7 @@ async def visited(
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened, engines)
-        async with aclosing(cast(Any, visit(loaded, selection, limit, states))) as entries:
+        async with aclosing(cast(Any, visit(loaded, selection, limit, states, after))) as entries:
             async for place, entry, message in entries:
                 mark = None if states is None else states.mark(place, entry)
                 state = None if states is None else states.state(place, entry)

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
 from bridge.app.connection import payload, stamp
+from bridge.app.operations.cursors import InParts, Order
 from bridge.app.operations.operation import LONGEST_SECONDS, Message, Operation, Parameters, Scene, checked
 from bridge.core import commands
 from bridge.core.answers import Keyring, LaterKeys
@@ -139,13 +140,20 @@ class CleanEntities(Parameters):
     locks: bool = True
 
 
-class ListEntities(Parameters):
+class ListEntities(InParts):
     entity: str | None = None
     key_prefix: str | None = None
     modified_from: AwareDatetime | None = None
     modified_to: AwareDatetime | None = None
     state: bool = False
     transient: bool = False
+
+
+class EntitiesPart(TypedDict):
+    """Part of the entities by name and key. next: cursor of the next part."""
+
+    next: str | None
+    entities: list[Entity]
 
 
 class OneEntity(Parameters):
@@ -186,17 +194,21 @@ async def _list(scene: Scene, given: ListEntities) -> Any:
         given.entity, given.key_prefix, given.modified_from, given.modified_to,
         state=given.state, transient=given.transient,
     )  # fmt: skip
-    return [asdict(one) for one in found]
+    if given.cursor is None:
+        return [asdict(one) for one in found[: given.limit]]
+    part, more = _ORDER.part(found, given.cursor, given.limit)
+    return {"next": more, "entities": [asdict(one) for one in part]}
 
 
 async def _show(scene: Scene, given: OneEntity) -> Any:
     return asdict(await Entities(await scene.engine()).show(given.entity, given.key))
 
 
+_ORDER: Order[Entity] = Order("entities", lambda one: (one.entity, one.key), (str, str))
 _OF_ENTITY = frozenset({"state"})
 ENTITY_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "entities.list", "reader", "entities", ListEntities, _list, list[Entity], payloads=_OF_ENTITY,
+        "entities.list", "reader", "entities", ListEntities, _list, list[Entity] | EntitiesPart, payloads=_OF_ENTITY,
         reads_payloads=lambda given: given.state,
     ),
     Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _show, Entity, payloads=_OF_ENTITY),

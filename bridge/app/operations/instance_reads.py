@@ -10,6 +10,7 @@ from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 from typing_extensions import TypedDict
 
+from bridge.app.operations.cursors import Cursor, part_size
 from bridge.app.operations.instances.instances import Filter, Instance, Instances
 from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, json_object
@@ -17,10 +18,6 @@ from bridge.core.errors import InvalidCommand
 
 MAX_WAIT = 20.0
 """Most seconds of one wait. A client repeats the request to wait longer."""
-
-
-MOST_OF_PART = 1_000
-"""Most instances of one part of a list."""
 
 
 class OneInstance(Parameters):
@@ -72,7 +69,7 @@ class ListInstances(SelectInstances):
     """
 
     limit: int = Field(100, ge=0)
-    cursor: str | None = None
+    cursor: Cursor = None
     payloads: bool = False
     named: bool = False
 
@@ -129,9 +126,9 @@ class RecordedHistory(TypedDict):
 async def _list(scene: Scene, given: ListInstances) -> Any:
     instances = Instances(await scene.engine())
     if given.cursor is not None:
-        if given.payloads or not 1 <= given.limit <= MOST_OF_PART:
-            raise InvalidCommand(f"with `cursor`, use a `limit` from 1 to {MOST_OF_PART:,}, and no `payloads`")
-        part, more = await instances.page(given.filter, given.limit, given.cursor)
+        if given.payloads:
+            raise InvalidCommand("with `cursor`, use no `payloads`")
+        part, more = await instances.page(given.filter, part_size(given.limit), given.cursor)
         part = [*await instances.named(part)] if given.named else part
         return {"all": None, "next": more, "instances": [asdict(one) for one in part]}
     found = await instances.list(given.filter, payloads=given.payloads)

@@ -12,6 +12,7 @@ from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 from typing_extensions import TypedDict
 
+from bridge.app.operations.cursors import Cursor, InParts, Order
 from bridge.app.operations.dead_letters.replays import why_waiting
 from bridge.app.operations.instances.jobs import SPACE
 from bridge.app.operations.instances.selection import MAX_READS, InstanceFilter, Selection
@@ -19,7 +20,7 @@ from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, W
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
 from bridge.jobs.state_machine import COUNTS, JobRecord
-from bridge.jobs.store import Action, JobItem, JobStore
+from bridge.jobs.store import Action, ItemNumber, JobItem, JobStore
 from bridge.jobs.view import document
 from bridge.routing.identifier import check_name
 
@@ -38,12 +39,20 @@ class JobItems(OneJob):
 
     statuses: results, `in_progress` or `left`, separated by commas in a query; empty for all.
     limit: most items.
-    offset: items to leave out at the beginning.
+    offset: items to leave out at the beginning; 0 with a cursor.
     """
 
     statuses: Words = ()
     limit: int = Field(100, ge=1, le=10_000)
     offset: int = Field(0, ge=0)
+    cursor: Cursor = None
+
+
+class JobItemsPart(TypedDict):
+    """Part of the items of a job, in their order. next: cursor of the next part."""
+
+    next: str | None
+    items: list[JobItem]
 
 
 class FilterInstances(Parameters):
@@ -164,8 +173,23 @@ class Job(TypedDict):
     next: str | None
 
 
-async def _list(scene: Scene, given: Parameters) -> Any:
-    return [await _document(scene, record) for record in await JobStore(await scene.engine()).records()]
+class JobsPart(TypedDict):
+    """Part of the jobs, newest first. next: cursor of the next part."""
+
+    next: str | None
+    jobs: list[Job]
+
+
+_JOBS: Order[JobRecord] = Order("jobs", lambda one: (float(one.created), one.id), (float, str), newest_first=True)
+_ITEMS: Order[tuple[ItemNumber, JobItem]] = Order("job items", lambda each: each[0], (int, int))
+
+
+async def _list(scene: Scene, given: InParts) -> Any:
+    found = await JobStore(await scene.engine()).records()
+    if given.cursor is None:
+        return [await _document(scene, record) for record in found[: given.limit]]
+    part, more = _JOBS.part(found, given.cursor, given.limit)
+    return {"next": more, "jobs": [await _document(scene, record) for record in part]}
 
 
 async def _show(scene: Scene, given: OneJob) -> Any:
@@ -180,9 +204,17 @@ async def _document(scene: Scene, record: JobRecord) -> dict[str, Any]:
 async def _items(scene: Scene, given: JobItems) -> Any:
     if unknown := sorted(set(given.statuses) - set(COUNTS)):
         raise InvalidCommand(f"`statuses`: {unknown[0][:100]!r} is not one of {', '.join(COUNTS)}")
+    store = JobStore(await scene.engine())
+    if given.cursor is not None:
+        if given.offset:
+            raise InvalidCommand("use either `cursor` or `offset`")
+        after = _ITEMS.after(given.cursor)
+        number = None if after is None else (int(after[0]), int(after[1]))
+        part, more = await _ITEMS.first(store.numbered_items(given.job, given.statuses, number), given.limit)
+        return {"next": more, "items": [asdict(item) for _, item in part]}
     found: list[Any] = []
     skipped = 0
-    async for item in JobStore(await scene.engine()).items(given.job, given.statuses):
+    async for item in store.items(given.job, given.statuses):
         if skipped < given.offset:
             skipped += 1
             continue
@@ -264,9 +296,9 @@ def _controls(action: Action) -> Operation[Any]:
 
 
 JOB_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("jobs.list", "reader", "jobs", Parameters, _list, list[Job]),
+    Operation("jobs.list", "reader", "jobs", InParts, _list, list[Job] | JobsPart),
     Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show, Job),
-    Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items, list[JobItem]),
+    Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items, list[JobItem] | JobItemsPart),
     *(_controls(action) for action in ("pause", "resume", "abort")),
     Operation(
         "instances.match",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 from typing_extensions import TypedDict
@@ -15,8 +17,10 @@ from typing_extensions import TypedDict
 from bridge.app import audit, state
 from bridge.app.dead_letters.check import checked
 from bridge.app.dead_letters.groups import Newest, Trend, grouped, newest
-from bridge.app.dead_letters.reading import Selection, visited
+from bridge.app.dead_letters.reading import Found as DeadLetterFound
+from bridge.app.dead_letters.reading import ReadPlace, Selection, visited
 from bridge.app.dead_letters.view import facts_of
+from bridge.app.operations.cursors import Cursor, Order
 from bridge.app.operations.lineage.lineage import Scope
 from bridge.app.operations.lineage.trace import Answer, Found, Tracer, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer
@@ -77,7 +81,20 @@ class CheckDeadLetters(ListDeadLetters):
 
 
 class PageOfDeadLetters(ListDeadLetters):
+    """Dead letters to list; see `ListDeadLetters`.
+
+    cursor: the parts have the order of broker, topic, partition and offset.
+    """
+
     limit: int = Field(100, ge=1, le=10_000)
+    cursor: Cursor = None
+
+
+class DeadLettersPart(TypedDict):
+    """Part of the dead letters. next: cursor of the next part."""
+
+    next: str | None
+    dead_letters: list[dict[str, Any]]
 
 
 class OneDeadLetter(Parameters):
@@ -91,13 +108,24 @@ class OneDeadLetter(Parameters):
 
 
 class ListAudit(Parameters):
-    """Lines of the audit on the machine of the daemon. limit: most lines, the newest."""
+    """Lines of the audit on the machine of the daemon.
+
+    limit: most lines, the newest. They are oldest first; with a cursor, newest first.
+    """
 
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     actor: str | None = None
     action: str | None = None
     limit: int = Field(100, ge=1, le=_MOST_LINES)
+    cursor: Cursor = None
+
+
+class AuditPart(TypedDict):
+    """Part of the audit lines, newest first. next: cursor of the next part."""
+
+    next: str | None
+    lines: list[dict[str, Any]]
 
 
 class TraceMessage(Parameters):
@@ -177,8 +205,22 @@ async def _check(scene: Scene, given: CheckDeadLetters) -> Any:
 
 
 async def _dead_letters(scene: Scene, given: PageOfDeadLetters) -> Any:
+    if given.cursor is None:
+        opened = await scene.engines(given.engine)
+        return [facts_of(each) async for each in visited(scene.loaded, given.selection, given.limit, engines=opened)]
+    after = _DEAD_LETTERS.after(given.cursor) or ("", "", 0, -1)
     opened = await scene.engines(given.engine)
-    return [facts_of(each) async for each in visited(scene.loaded, given.selection, given.limit, engines=opened)]
+    found = visited(scene.loaded, given.selection, engines=opened, after=cast(ReadPlace, after))
+    part, more = await _DEAD_LETTERS.first(found, given.limit)
+    return {"next": more, "dead_letters": [facts_of(each) for each in part]}
+
+
+def _place(found: DeadLetterFound) -> ReadPlace:
+    at = found.dead_letter.position
+    return found.place.broker, found.place.topic, at.partition, at.offset
+
+
+_DEAD_LETTERS: Order[DeadLetterFound] = Order("dead letters", _place, (str, str, int, int))
 
 
 async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
@@ -201,7 +243,29 @@ async def _trace(scene: Scene, given: TraceMessage) -> Any:
 async def _audit(scene: Scene, given: ListAudit) -> Any:
     wanted = audit.Wanted(given.since, given.until, given.actor, given.action)
     trails = state.trails(scene.loaded)
-    return await asyncio.to_thread(lambda: list(deque(audit.lines(trails, wanted), given.limit)))
+    if (cursor := given.cursor) is None:
+        return await asyncio.to_thread(lambda: list(deque(audit.lines(trails, wanted), given.limit)))
+    part, more = await asyncio.to_thread(
+        lambda: _AUDIT.part(_numbered(audit.lines(trails, wanted)), cursor, given.limit)
+    )
+    return {"next": more, "lines": [line for _, line in part]}
+
+
+def _numbered(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
+    """Audit lines with their places: time, digest, and number among equal lines. lines: in the order of their times."""
+    time_, equal = "", Counter[str]()
+    for line in lines:
+        if str(line["time"]) != time_:
+            time_ = str(line["time"])
+            equal.clear()
+        digest = hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:16]
+        equal[digest] += 1
+        yield (time_, digest, equal[digest]), line
+
+
+_AUDIT: Order[tuple[tuple[str, str, int], dict[str, Any]]] = Order(
+    "audit", lambda each: each[0], (str, str, int), newest_first=True
+)
 
 
 async def _configuration(scene: Scene, given: Parameters) -> Any:
@@ -228,13 +292,17 @@ READ_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("dlq.groups", "reader", "dead-letter-groups", GroupDeadLetters, _groups, DeadLetterGroups),
     Operation("dlq.newest", "reader", "dead-letters:newest", NewestDeadLetters, _newest, Newest),
     Operation("dlq.check", "reader", "dead-letters:check", CheckDeadLetters, _check, ReplayCheck),
-    Operation("dlq.list", "reader", "dead-letters", PageOfDeadLetters, _dead_letters, list[dict[str, Any]]),
+    Operation(
+        "dlq.list", "reader", "dead-letters", PageOfDeadLetters, _dead_letters, list[dict[str, Any]] | DeadLettersPart
+    ),
     Operation(
         "dlq.show", "reader", "dead-letters/{id}", OneDeadLetter, _dead_letter, list[dict[str, Any]],
         reads_payloads=lambda given: given.payload,
     ),
     Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace, Found),
-    Operation("audit.list", "operator", "audit", ListAudit, _audit, list[dict[str, Any]], only_reads=True),
+    Operation(
+        "audit.list", "operator", "audit", ListAudit, _audit, list[dict[str, Any]] | AuditPart, only_reads=True
+    ),
     Operation("config.show", "operator", "config", Parameters, _configuration, Configuration, only_reads=True),
     Operation("config.problems", "reader", "problems", Parameters, _problems, list[Problem]),
     Operation("routes.list", "reader", "routes", Parameters, _routes, list[dict[str, Any]]),

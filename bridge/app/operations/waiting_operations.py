@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from typing_extensions import TypedDict
 
 from bridge.app.connection import chosen
+from bridge.app.operations.cursors import InParts, Order, Place
 from bridge.app.operations.instance_reads import OneInstance, instance_target
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
@@ -53,13 +55,20 @@ class DropQuarantined(Parameters):
     forget: bool = False
 
 
-class ListEarly(Parameters):
+class ListEarly(InParts):
     prefix: str | None = None
     source: str | None = None
 
 
-class ListQuarantined(Parameters):
+class ListQuarantined(InParts):
     source: str | None = None
+
+
+class WaitingPart(TypedDict):
+    """Part of the waiting messages, oldest first. next: cursor of the next part."""
+
+    next: str | None
+    messages: list[WaitingMessage]
 
 
 class Unprocessed(TypedDict):
@@ -92,11 +101,28 @@ async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
 
 
 async def _early(scene: Scene, given: ListEarly) -> Any:
-    return [asdict(one) for one in await EarlyMessageOperations(await scene.engine()).list(given.prefix, given.source)]
+    found = await EarlyMessageOperations(await scene.engine()).list(given.prefix, given.source)
+    return _listed(found, given, _EARLY)
 
 
 async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
-    return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
+    return _listed(await QuarantineOperations(await scene.engine()).list(given.source), given, _QUARANTINED)
+
+
+def _listed(found: Sequence[WaitingMessage], given: InParts, order: Order[WaitingMessage]) -> Any:
+    if given.cursor is None:
+        return [asdict(one) for one in found[: given.limit]]
+    part, more = order.part(found, given.cursor, given.limit)
+    return {"next": more, "messages": [asdict(one) for one in part]}
+
+
+def _place(one: WaitingMessage) -> Place:
+    # An id is unique among the messages of one instance, or of one key
+    return one.since, one.source, one.instance_id or one.key or "", one.id
+
+
+_EARLY: Order[WaitingMessage] = Order("early", _place, (str, str, str, str))
+_QUARANTINED: Order[WaitingMessage] = Order("quarantine", _place, (str, str, str, str))
 
 
 async def _unprocessed_early(scene: Scene, given: Parameters) -> Any:
@@ -108,7 +134,7 @@ async def _unprocessed_quarantined(scene: Scene, given: Parameters) -> Any:
 
 
 WAITING_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("early.list", "reader", "early", ListEarly, _early, list[WaitingMessage]),
+    Operation("early.list", "reader", "early", ListEarly, _early, list[WaitingMessage] | WaitingPart),
     Operation("early.unprocessed", "reader", "early:unprocessed", Parameters, _unprocessed_early, Unprocessed),
     Operation(
         "early.release", "operator", "early/{instance_id}:release", OneInstance, _release_early, Change,
@@ -118,7 +144,9 @@ WAITING_OPERATIONS: tuple[Operation[Any], ...] = (
         "early.drop", "admin", "early/{instance_id}:drop", DropEarly, _drop_early, Change, instance_target,
         lambda given: {"ids": given.ids, "forget": given.forget},
     ),
-    Operation("quarantine.list", "reader", "quarantine", ListQuarantined, _quarantined, list[WaitingMessage]),
+    Operation(
+        "quarantine.list", "reader", "quarantine", ListQuarantined, _quarantined, list[WaitingMessage] | WaitingPart
+    ),
     Operation(
         "quarantine.unprocessed", "reader", "quarantine:unprocessed", Parameters, _unprocessed_quarantined,
         Unprocessed,

@@ -11,7 +11,8 @@ from typing import Any
 from durabletask.client import OrchestrationStatus
 from markupsafe import Markup
 
-from bridge.app.operations.instances.instances import START, Instance
+from bridge.app.operations.cursors import START
+from bridge.app.operations.instances.instances import Instance
 from bridge.app.operations.instances.sagas import saga_of
 from bridge.app.operations.instances.spans import SpanKind, lifetime
 from bridge.app.operations.instances.timeline_svg import timeline_svg

@@ -17,7 +17,7 @@ from bridge.cli.dlq.selection import parameters_of, print_report, selection_of, 
 from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import operate
+from bridge.cli.shared.connection import in_parts, lists_in_parts, operate
 from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
 from bridge.cli.shared.output import Progress, clean, local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _MISSING_KEY = re.compile(r'there is no key "(?P<key>[^"]+)".*, in `(?P<expression>[^`]+)`$', re.DOTALL)
 _MOST = 10_000
-"""Most dead letters that a daemon lists."""
+"""Most dead letters that a daemon lists at once."""
 _EXITS = {0: "done", 1: "there is no such dead letter"}
 
 
@@ -161,8 +161,13 @@ def list_(
 ) -> None:
     """List dead letters, in the order of their topics. No payload is shown."""
     if remote is not None:
-        limit = min(limit or _MOST, _MOST)
-        rows = _asked(remote, offline, "dlq.list", parameters_of(chosen) | {"limit": limit})
+        _check_online(offline)
+        given = parameters_of(chosen)
+        if 0 < limit <= _MOST or not lists_in_parts({"remote": remote}):
+            limit = min(limit or _MOST, _MOST)
+            rows = _asked(remote, offline, "dlq.list", given | {"limit": limit})
+        else:
+            rows = in_parts({"remote": remote, "engine": None}, ("dlq.list", given), "dead_letters", limit or None)
     else:
         rows = [facts_of(each) for each in _read(config, overlay, selection_of(chosen), limit or None, offline)]
     if output == "json":
@@ -365,10 +370,15 @@ def _grouped(
 
 def _asked(remote: Address, offline: bool, operation: str, given: dict[str, Any]) -> Any:
     """Answer of a remote daemon. Raises: UsageError for `offline`."""
-    if offline:
-        raise click.UsageError("--offline needs a configuration, not --url", click.get_current_context())
+    _check_online(offline)
     [answer] = operate({"remote": remote, "engine": None}, (operation, given))
     return answer
+
+
+def _check_online(offline: bool) -> None:
+    """Raises: UsageError for `offline`, which a remote daemon does not have."""
+    if offline:
+        raise click.UsageError("--offline needs a configuration, not --url", click.get_current_context())
 
 
 def _read(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_TABLE_WITH_CURSORS = 5
+"""First table of operations whose long lists have cursors."""
+
 EXITS = {
     0: "done",
     1: "the engine has no such instance, or the state of the instance does not allow the operation",
@@ -59,6 +62,27 @@ def operate_each(options: dict[str, Any], calls: Sequence[Call]) -> list[Any]:
     from bridge.app.serve.control import operate_each as run
 
     return asyncio.run(run(_loaded(options), options["engine"], calls))
+
+
+def lists_in_parts(options: dict[str, Any]) -> bool:
+    """True if the daemon reads long lists in parts: an earlier one does not know cursors."""
+    [found] = operate(options | {"engine": None}, ("engines.list", {}))
+    return any(each.get("table", 0) >= _TABLE_WITH_CURSORS for each in found)
+
+
+def in_parts(options: dict[str, Any], call: Call, member: str, limit: int | None) -> list[Any]:
+    """Entries of a list, read in parts. member: of a part, with its entries. limit: most entries; None for all."""
+    from bridge.app.operations.cursors import MOST_OF_PART, START
+
+    name, given = call
+    found: list[Any] = []
+    cursor: str | None = START
+    while cursor is not None and (limit is None or len(found) < limit):
+        size = MOST_OF_PART if limit is None else min(MOST_OF_PART, limit - len(found))
+        [part] = operate(options, (name, {**given, "cursor": cursor, "limit": size}))
+        found += part[member]
+        cursor = part["next"]
+    return found
 
 
 def engine_names(options: dict[str, Any]) -> list[str]:

@@ -18,9 +18,10 @@ from durabletask.client import (
 from durabletask.history import HistoryEvent
 
 from bridge.app.connection import payload, stamp
+from bridge.app.operations.cursors import Place, cursor_at, place_of
 from bridge.app.operations.instances.causes import Cause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
-from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound, InvalidCommand
+from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.core.instance_protocol import FINISHED as ENDED
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import SAGA
@@ -32,8 +33,8 @@ from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
 from bridge.sqlite_engine.storage.listing import Listed, Wanted
 
-START = "start"
-"""Cursor of the first part of a list."""
+_CURSORS = "instances"
+"""Name of the list in its cursors."""
 
 _TAG_PAGE = 1000
 
@@ -169,22 +170,25 @@ class Instances:
     ) -> tuple[Sequence[Instance], str | None]:
         """Part of the instances that match the filter, newest first and without payloads; and the next cursor.
 
-        cursor: `START`, or that of the part before. status_text: texts in custom statuses, where the engine can look.
+        cursor: `start`, or that of the part before. status_text: texts in custom statuses, where the engine can look.
         The embedded engine reads the part only, unless the filter has a
         tag or a time of completion; other engines list all instances. Raises: InvalidCommand for a malformed cursor.
         """
-        before = _place_of(cursor)
-        listed = await self._newest(filter_, limit + 1, before, status_text) if before[1] == "" else None
+        before = place_of(_CURSORS, cursor, (int,), (str, str))
+        listed = None
+        if before is None or len(before) == 1:  # a place in the list of the engine
+            listed = await self._newest(filter_, limit + 1, None if before is None else int(before[0]), status_text)
         if listed is not None:
             found = [_listed(each) for each in listed]
-            more = str(listed[limit - 1].key) if len(listed) > limit else None
+            more = cursor_at(_CURSORS, (listed[limit - 1].key,)) if len(listed) > limit else None
             return found[:limit], more
         everything = [one for one in await self.list(filter_, payloads=False) if _is_before(one, before)]
         shown = everything[:limit]
-        return shown, f"{shown[-1].created_at}|{shown[-1].instance_id}" if len(everything) > limit else None
+        more = cursor_at(_CURSORS, (shown[-1].created_at, shown[-1].instance_id)) if len(everything) > limit else None
+        return shown, more
 
     async def _newest(
-        self, filter_: Filter, limit: int, before: tuple[str, str], status_text: tuple[str, ...]
+        self, filter_: Filter, limit: int, before: int | None, status_text: tuple[str, ...]
     ) -> Sequence[Listed] | None:
         if (
             not isinstance(self._engine, ListingEngine)
@@ -198,7 +202,7 @@ class Instances:
             None if each is None else int(each.timestamp() * 1e6) for each in (filter_.created_from, filter_.created_to)
         )
         wanted = Wanted(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end, status_text)
-        return await self._engine.newest_instances(wanted, limit, int(before[0]) if before[0] else None)
+        return await self._engine.newest_instances(wanted, limit, before)
 
     async def _tagged(self, filter_: Filter) -> set[str]:
         """Ids of the instances with the tags of the filter."""
@@ -384,16 +388,8 @@ class Instances:
             )
 
 
-def _place_of(cursor: str) -> tuple[str, str]:
-    """Position of a cursor: key and nothing for a list of the engine, time and id for a list that was sorted here."""
-    place, _, instance_id = ("", "", "") if cursor == START else cursor.partition("|")
-    if cursor != START and not instance_id and not (place.isascii() and place.isdecimal() and len(place) <= 18):
-        raise InvalidCommand("`cursor` is not one that this list gave")
-    return place, instance_id
-
-
-def _is_before(one: Instance, place: tuple[str, str]) -> bool:
-    return not place[0] or (one.created_at, one.instance_id) < place
+def _is_before(one: Instance, place: Place | None) -> bool:
+    return place is None or (one.created_at, one.instance_id) < place
 
 
 def _listed(each: Listed) -> Instance:

@@ -11,7 +11,8 @@ from durabletask.client import OrchestrationStatus
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from bridge.app.operations.instances.instances import FINISHED, START, Filter, Instance, Instances
+from bridge.app.operations.cursors import START
+from bridge.app.operations.instances.instances import FINISHED, Filter, Instance, Instances
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words
 from bridge.core.errors import InvalidCommand
 from bridge.engines.sagas import OUTCOMES, saga_end, saga_progress
