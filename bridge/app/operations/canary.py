@@ -52,9 +52,9 @@ async def _resume(scene: Scene, given: OneCandidate) -> dict[str, Any]:
 
 
 async def _known(scene: Scene, given: OneCandidate) -> CanaryStore:
-    """Store of a candidate that has a record, or that the configuration names. Raises: LookupError for any other."""
+    """Store of a candidate that is in use, has a record, or is configured. Raises: LookupError for any other."""
     store = CanaryStore(await scene.engine(), given.version)
-    if await store.find() is None:
+    if given.version != scene.candidate and await store.find() is None:
         try:
             configured = await asyncio.to_thread(load_candidate, scene.loaded)
         except ConfigError:

@@ -111,6 +111,7 @@ class Scene:
     problems: checks the configuration; imports no code.
     reload: reloads the configuration of a daemon, or with True plans it only, for a person of this name; None outside
     of one.
+    candidate: version of the candidate for the rules in use in a daemon; None without one.
     """
 
     loaded: Loaded
@@ -120,6 +121,7 @@ class Scene:
     problems: Callable[[], Sequence[Problem]] = tuple
     reload: Reload | None = None
     open: Callable[[str], Awaitable[Engine]] | None = None
+    candidate: str | None = None
 
     async def engines(self, named: str | None) -> dict[str, Engine]:
         """Running engines by name: the one of the request if it names one, else all of the configuration."""

@@ -46,11 +46,13 @@ def routes(
     sources: Sequence[SourcePipeline] = (),
     current: Callable[[], Loaded] | None = None,
     reload: Callable[[], Reload | None] = lambda: None,
+    candidate: Callable[[], Loaded | None] = lambda: None,
 ) -> list[Route]:
     """Routes of the API of a daemon.
 
     status: status of the daemon; None: the API has none. sources: of the daemon.
     current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
+    candidate: returns the candidate for the rules that is in use.
     """
     from bridge.app.operations.operations import OPERATIONS
     from bridge.app.serve.lineage import in_flight
@@ -62,9 +64,12 @@ def routes(
         return engines[chosen(loaded, name)]
 
     async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
-        now = in_use()
+        now, tried = in_use(), candidate()
         opened = partial(engine, operation.engine_of(now, given))
-        scene = Scene(now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload(), engine)
+        scene = Scene(
+            now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload(), engine,
+            None if tried is None else tried.version,
+        )  # fmt: skip
         return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:

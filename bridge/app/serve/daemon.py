@@ -285,7 +285,13 @@ class Daemon:
         )
         self._reload: Reload | None = None
         self.routes = routes(
-            loaded, self.engines, self.status.document, self.sources, lambda: self.loaded, lambda: self._reload
+            loaded,
+            self.engines,
+            self.status.document,
+            self.sources,
+            lambda: self.loaded,
+            lambda: self._reload,
+            lambda: self.candidate,
         )
         taps = Taps(lambda: self.loaded, self.decisions)
         live = Live(self.status.document, taps)

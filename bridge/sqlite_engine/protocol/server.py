@@ -176,6 +176,9 @@ class Server:
         begun.set_result(None)
         await self._ended.wait()
         await server.stop(GRACE_SECONDS)
+        # Cancelled calls end in later turns of the loop. gRPC would report those that the end of the loop cancels again
+        if calls := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(calls, timeout=GRACE_SECONDS)
         self._service.end_operations()
 
 
