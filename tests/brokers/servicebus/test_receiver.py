@@ -314,6 +314,7 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
             # A refused renewal may count as an outage for a moment: a source waits and asks again
             with suppress(BrokerUnavailable):
                 again += await subscription.receive(1)
+            await asyncio.sleep(0.01)  # a refusal awaits nothing, and the receiver needs its turns
         await eventually(lambda: server.counters.renewed_locks["orders"] >= 60)
     [refused] = [each for each in taken if each.lost]
     assert numbers([refused]) == numbers(again) == [3]
