@@ -391,8 +391,8 @@ class EmbeddedEngine:
         from bridge.engines.embedded.inprocess import Channel
         from bridge.engines.embedded.remote.worker import RemoteWorker
         from bridge.engines.embedded.worker import DirectWorker
+        from bridge.engines.worker.items import EngineGreeting
         from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
-        from bridge.sqlite_engine.hub.leases import DRAINING
         from bridge.sqlite_engine.protocol.service import SidecarService
 
         own = self._config.worker
@@ -420,7 +420,11 @@ class EmbeddedEngine:
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             worker_ = MonitoredWorker(
-                channel=channel, running=self._database.running, emit_trace_spans=False, **options
+                channel=channel,
+                running=self._database.running,
+                greeting=EngineGreeting(takes_back=True),
+                emit_trace_spans=False,
+                **options,
             )
             return worker_.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         if self._address is None:
@@ -430,7 +434,11 @@ class EmbeddedEngine:
         target, limits = self._address.target, channel_options(None, RECONNECT_SECONDS, proxy=False)
         if self._config.dispatch == "protocol":
             attached = MonitoredWorker(
-                host_address=target, channel_options=limits, drain_mark=DRAINING, emit_trace_spans=False, **options
+                host_address=target,
+                channel_options=limits,
+                greeting=EngineGreeting(takes_back=True),
+                emit_trace_spans=False,
+                **options,
             )
             return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         del options["resiliency_options"]
@@ -441,7 +449,6 @@ class EmbeddedEngine:
             activity_threads=threads(own, workflows),
             sessions=self._config.sessions,
             session_bytes=self._config.session_bytes,
-            drain_mark=DRAINING,
             emit_trace_spans=False,
             **options,
         )
