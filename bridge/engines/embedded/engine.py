@@ -125,9 +125,14 @@ class EmbeddedEngine:
         if self._database is None:
             return None
         hub = self._database.hub
-        joined = 0 if self._worker_socket is None else len(self._worker_socket.process_ids)
+        socket = self._worker_socket
         return EngineUsage(
-            hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records, joined
+            hub.instances.bytes,
+            hub.entities.cached_bytes,
+            hub.events_refused,
+            hub.index.records,
+            () if socket is None else socket.processes(),
+            {} if socket is None else socket.ends.copy(),
         )
 
     @property
