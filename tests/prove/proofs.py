@@ -80,7 +80,9 @@ PROOFS: tuple[Proof, ...] = (
         "servicebus", (*_LINE, "bridge/brokers/servicebus", *_WAITING), "tests/brokers/servicebus",
         "tests/servicebus", processes=2,
     ),
-    _slow("engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine", without=_DEATHS),
+    _slow(
+        "engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine", without=_DEATHS,
+    ),
     _slow("workers", ("bridge/engines", "bridge/sqlite_engine"), _DEATHS),
     _slow(
         "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/sqlite_engine", *_WAITING,

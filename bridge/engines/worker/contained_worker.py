@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -187,14 +188,14 @@ class ContainedWorker(OpenWorker):
         item = Item(lambda mark: give_back(request, stub, f"{mark}{token}"))
         items = self.items
 
-        def run(*given: Any) -> None:
+        execute = _before(lambda: items.end(item), execute)
+
+        def run(*given: Any) -> Any:
             if items.begin(item):
-                try:
-                    execute(*given)
-                finally:
-                    items.end(item)
-            elif items.take(item):
+                return execute(*given)
+            if items.take(item):
                 item.give_back()
+            return None
 
         items.add(item)
         if items.is_closed:
@@ -263,11 +264,11 @@ class ContainedWorker(OpenWorker):
             self._end()
             end_turn()
 
-    def run_activity(self, request: Any, stub: Any, token: Any) -> None:
+    def run_activity(self, request: Any, stub: Any, token: Any) -> Future[None] | None:
         answers = _Answers(stub, self, request)
         self._begin(token)
         try:
-            super().run_activity(request, answers, token)
+            return super().run_activity(request, answers, token)
         except BaseException as error:
             instance_id = request.orchestrationInstance.instanceId
             response = pb.ActivityResponse(
@@ -277,6 +278,7 @@ class ContainedWorker(OpenWorker):
                 completionToken=token,
             )
             answers.instead(error, "CompleteActivityTask", response, f"activity {request.name} of {instance_id}")
+            return None
         finally:
             self._end()
 
@@ -324,13 +326,18 @@ class ContainedWorker(OpenWorker):
 
 
 def _before(done: Callable[[], None], handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a handler of a work item: call `done` when it has ended."""
+    """Wrap a handler of a work item: call `done` when it has ended, or the activity that it has passed on."""
 
     def run(*given: Any) -> Any:
+        pending: Any = None
         try:
-            return handler(*given)
+            pending = handler(*given)
         finally:
-            done()
+            if isinstance(pending, Future):
+                pending.add_done_callback(lambda _: done())
+            else:
+                done()
+        return pending
 
     return run
 

@@ -240,8 +240,8 @@ class RemoteWorker(PooledWorker):
         self, pool: int, execute: Callable[[Any, Any, Any], Any], abandon: Abandon, request: Any, token: str,
         stream: _Stream,
     ) -> None:  # fmt: skip
-        def run(request: Any, stub: Any, token: str) -> None:
-            (execute if stream.is_open else abandon)(request, stub, token)
+        def run(request: Any, stub: Any, token: str) -> Any:
+            return (execute if stream.is_open else abandon)(request, stub, token)
 
         submit = functools.partial(self.submit, pool)
         self._arrived(submit, abandon, run, abandon, request, self._remote, token)
