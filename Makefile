@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: docs docs/demo.svg sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
+.PHONY: docs docs/demo.svg sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -97,6 +97,9 @@ endif
 
 prove-reload: .venv/dev ## reloads under load, with a broken file, without the engine, and with kills
 	$(BIN)/python -m tests.prove.dates run reload
+
+prove-workers: .venv/dev ## a hundred kills of worker processes, supervised and joined, and deaths by their own code
+	$(BIN)/python -m tests.prove.dates run workers
 
 prove-hostile: .venv/dev ## an attack by five senders beside an honest one; BRIDGE_SOAK_SECONDS=120 for longer ones
 	$(BIN)/python -m tests.prove.dates run hostile

@@ -93,6 +93,8 @@ class ProcessState(StrEnum):
     RESTARTING = "restarting"
     """Ended unexpectedly; the successor starts soon."""
     STOPPED = "stopped"
+    JOINED = "joined"
+    """Process of a `bridge worker` that has joined. It vanishes with its end."""
 
 
 class WorkflowState(StrEnum):

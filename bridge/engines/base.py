@@ -26,14 +26,32 @@ RunListener = Callable[[Sequence[str], Sequence[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
+class JoinedProcess:
+    """Process of a `bridge worker` that has joined a hosted engine.
+
+    pid: 0 for processes of other containers, which count as one. version: of the bridge. sessions: orchestrations in
+    memory. in_flight: work items.
+    """
+
+    pid: int
+    version: str
+    sessions: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """Memory use of a hosted engine in bytes, and numbers of refused events, lineage records and joined processes."""
+    """Memory use of a hosted engine in bytes, numbers of refused events and lineage records, and joined processes.
+
+    joined_ends: unexpected ends of joined processes, by cause.
+    """
 
     instance_bytes: int
     entity_bytes: int
     events_refused: int
     lineage_records: int = 0
-    joined_processes: int = 0
+    joined: Sequence[JoinedProcess] = ()
+    joined_ends: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable

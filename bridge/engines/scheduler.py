@@ -41,6 +41,7 @@ from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.items import EngineGreeting
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
 from bridge.engines.workflows import Workflows
@@ -249,7 +250,8 @@ class SchedulerEngine:
                 flow=flow,
             )
             return remote.add_workflows(workflows, monitor, own.stuck_after, own.versions)
-        interceptors, channel = [flow, *token], None
+        greeting = EngineGreeting()
+        interceptors, channel = [greeting, flow, *token], None
         if self._certificates is not None:
             channel = grpc.intercept_channel(
                 grpc.secure_channel(self._host_address, self._certificates, options=options.to_grpc_options()),
@@ -269,5 +271,6 @@ class SchedulerEngine:
             data_converter=data_converter,
             logger=quiet_logger(f"{self.name}.worker"),
             flow=flow,
+            greeting=greeting,
         )
         return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)

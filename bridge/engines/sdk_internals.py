@@ -11,6 +11,7 @@ import importlib
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from durabletask.client import AsyncTaskHubGrpcClient
@@ -178,9 +179,13 @@ class OpenWorker(TaskHubGrpcWorker):
         """Run one turn of an orchestration and send its response to `stub`."""
         super()._execute_orchestrator(request, stub, token)
 
-    def run_activity(self, request: Any, stub: Any, token: Any) -> None:
-        """Run an activity and send its response to `stub`."""
+    def run_activity(self, request: Any, stub: Any, token: Any) -> Future[None] | None:
+        """Run an activity and send its response to `stub`.
+
+        Returns a future for an activity that goes on elsewhere: done when its response was sent. None for others.
+        """
         super()._execute_activity(request, stub, token)
+        return None
 
     def run_entity_batch(self, request: Any, stub: Any, token: Any) -> pb.EntityBatchResult:
         """Run a batch of entity operations and send its result to `stub`."""
@@ -196,15 +201,16 @@ class OpenWorker(TaskHubGrpcWorker):
         self.run_turn(req, stub, completionToken)
         INSTANCE.set(None)
 
-    def _execute_activity(
+    def _execute_activity(  # type: ignore[override]  # the SDK ignores the result
         self,
         req: Any,
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
-    ) -> None:
+    ) -> Future[None] | None:
         INSTANCE.set(req.orchestrationInstance.instanceId)
-        self.run_activity(req, stub, completionToken)
+        pending = self.run_activity(req, stub, completionToken)
         INSTANCE.set(None)
+        return pending
 
     def _execute_entity_batch(
         self,

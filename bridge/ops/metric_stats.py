@@ -144,8 +144,18 @@ class ValueTable(Protocol):
     def overflows(self) -> int: ...
 
 
+class JoinedProcess(Protocol):
+    """Process of another worker. in_flight: work items that it holds."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+
 class EngineUsage(Protocol):
-    """Memory of an engine in bytes, and numbers of refused events, lineage records and joined processes."""
+    """Memory of an engine in bytes, numbers of refused events and lineage records, and joined processes.
+
+    joined_ends: unexpected ends of joined processes by cause.
+    """
 
     @property
     def instance_bytes(self) -> int: ...
@@ -156,7 +166,9 @@ class EngineUsage(Protocol):
     @property
     def lineage_records(self) -> int: ...
     @property
-    def joined_processes(self) -> int: ...
+    def joined(self) -> Sequence[JoinedProcess]: ...
+    @property
+    def joined_ends(self) -> Mapping[str, int]: ...
 
 
 class LineageStats(Protocol):

@@ -18,7 +18,7 @@ from bridge.sqlite_engine.hub.completions import Completions
 from bridge.sqlite_engine.hub.grouping import OperationGroup
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
-from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, LEAVING, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.recovery import recover
 from bridge.sqlite_engine.hub.removal import Purges, Retention
 from bridge.sqlite_engine.hub.working_set import Kind, Operation
@@ -353,6 +353,11 @@ class Database:
         if request.completionToken.startswith(DRAINING):
             token = request.completionToken.removeprefix(DRAINING)
             self.writer.submit(self._completions.drained, token, kind=Kind.RETURN)
+            return response
+        if request.completionToken.startswith(LEAVING):
+            lease = self.hub.dispatcher.leases.get(request.completionToken.removeprefix(LEAVING))
+            if lease is not None:
+                self.retire(lease.stream)
             return response
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:

@@ -110,3 +110,34 @@ def test_processes_end_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
         pids = [each["pid"] for each in workers(tmp_path)]
         daemon.kill()
         eventually_blocking(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "the processes end")
+
+
+def test_a_joined_worker_is_visible_until_it_is_gone(tmp_path: Path) -> None:
+    """A flow of one long step: the process holds it."""
+    config = CONFIG.replace("{type: embedded, worker: {processes: 2, threads: 4}}", "{type: embedded}")
+    (tmp_path / "bridge.yaml").write_text(config)
+    (tmp_path / "flows.py").write_text(
+        FLOW.replace('    logging.getLogger("flows").warning("a step runs")\n', "    time.sleep(600)\n")
+    )
+    with DaemonProcess(tmp_path, "--no-worker") as daemon:
+        assert workers(tmp_path) == []
+        with DaemonProcess(tmp_path, command="worker", log="worker.log") as worker:
+            eventually_blocking(lambda: [each["pid"] for each in workers(tmp_path)] == [worker.pid], "joined", poll=0.2)
+            worker.stop()
+        eventually_blocking(lambda: workers(tmp_path) == [], "it is gone", poll=0.2)
+        with DaemonProcess(tmp_path, command="worker", log="worker.log") as worker:
+            eventually_blocking(lambda: [each["pid"] for each in workers(tmp_path)] == [worker.pid], "joined", poll=0.2)
+            bridge("publish", "orders", "--data", '{"id": 1}', cwd=tmp_path)
+            eventually_blocking(lambda: workers(tmp_path)[0]["in_flight"] == 1, "it holds the step", poll=0.2)
+            (found,) = workers(tmp_path)
+            assert (found["state"], found["sessions"]) == ("joined", 1)
+            with urllib.request.urlopen(f"{daemon.url}/readyz") as answer:
+                (part,) = [each for each in json.load(answer)["components"] if each["kind"] == "worker"]
+            assert part["detail"].startswith(f"1 joined: {worker.pid} (version ")
+            text = metrics(daemon)
+            assert 'bridge_joined_worker_processes{engine="default"} 1.0' in text
+            assert 'bridge_joined_worker_process_items{engine="default"} 1.0' in text
+            os.kill(worker.pid, signal.SIGKILL)
+            eventually_blocking(lambda: workers(tmp_path) == [], "it is gone", poll=0.2)
+        text = metrics(daemon)
+        assert 'bridge_joined_worker_process_ends_total{cause="lost",engine="default"} 1.0' in text

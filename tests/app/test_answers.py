@@ -21,7 +21,7 @@ from bridge.core.errors import EngineMisconfigured, EngineRejected
 from bridge.engines.commands import answers as answers_module
 from bridge.engines.commands.answers import AnswerKeys
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 FLOWS = """
 from datetime import timedelta
@@ -116,8 +116,10 @@ async def service(directory: Path, engine: str = "embedded", signatures: str = "
 
 
 async def until_answered(it: Service, answer: Any) -> None:
-    while (await it.status()) != {"answer": answer}:
-        pass
+    async def is_answered() -> bool:
+        return bool(await it.status() == {"answer": answer})
+
+    await eventually(is_answered, f"the instance has the answer {answer}")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

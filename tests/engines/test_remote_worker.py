@@ -222,7 +222,7 @@ async def test_a_stop_returns_what_has_not_begun_and_finishes_the_rest() -> None
             await asyncio.to_thread(began.wait, TIMEOUT)
             await eventually(lambda: it._pools[1]._jobs.qsize() == 4)
             stopping = asyncio.create_task(stop_worker(it, TIMEOUT))
-            await eventually(it._stopping.is_set)
+            await eventually(lambda: it.items.is_closed)
             go.set()
             assert await stopping
             end.set()

@@ -33,6 +33,9 @@ _KILLED = (
 )  # fmt: skip
 
 
+_DEATHS = "tests/engines/processes/test_random_kills.py"
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """Proof whose result is recorded.
@@ -50,10 +53,13 @@ class Proof:
     declared: date = date(2026, 11, 29)
 
 
-def _slow(name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False) -> Proof:
-    """Create a proof of the slow tests in these folders, run by `make prove-NAME`."""
+def _slow(
+    name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False, without: str = ""
+) -> Proof:
+    """Create a proof of the slow tests in these folders, run by `make prove-NAME`. without: file of another proof."""
     parallel = ("-n", str(processes), "--dist", "loadfile") if processes else ()
-    return Proof(name, f"make prove-{name}", (*covers, *tests), (*parallel, "-m", "prove", *tests), kafka)
+    omitted = ("--ignore", without) if without else ()
+    return Proof(name, f"make prove-{name}", (*covers, *tests), (*parallel, *omitted, "-m", "prove", *tests), kafka)
 
 
 PROOFS: tuple[Proof, ...] = (
@@ -74,7 +80,10 @@ PROOFS: tuple[Proof, ...] = (
         "servicebus", (*_LINE, "bridge/brokers/servicebus", *_WAITING), "tests/brokers/servicebus",
         "tests/servicebus", processes=2,
     ),
-    _slow("engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine"),
+    _slow(
+        "engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine", without=_DEATHS,
+    ),
+    _slow("workers", ("bridge/engines", "bridge/sqlite_engine"), _DEATHS),
     _slow(
         "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/sqlite_engine", *_WAITING,
         "bridge/workflow"), "tests/acceptance", "tests/workflow",

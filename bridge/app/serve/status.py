@@ -20,7 +20,7 @@ from bridge.app.serve.waiting import WaitingCounter
 from bridge.app.serve.watch import Watch
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError, EngineOutage
-from bridge.core.states import EngineState
+from bridge.core.states import EngineState, ProcessState
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
 from bridge.ops.health import Check
 from bridge.ops.status import OVERDUE_SECONDS, Document, merge
@@ -194,6 +194,18 @@ class DaemonStatus:
                     "in_flight": view.in_flight,
                 }
                 for view in self._watch.processes(name)
+            ]
+            + [
+                {
+                    "daemon": self._id,
+                    "pid": each.pid,
+                    "state": str(ProcessState.JOINED),
+                    "restarts": 0,
+                    "detail": f"version {each.version}",
+                    "sessions": each.sessions,
+                    "in_flight": each.in_flight,
+                }
+                for each in self._watch.joined(name)
             ],
             **waiting_document(self._totals[name].counted, now),
         }

@@ -26,7 +26,7 @@ from bridge.brokers.base import (
 from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
-from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
+from bridge.engines.base import Engine, EngineUsage, JoinedProcess, MeasuredEngine
 from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProcesses
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
@@ -390,11 +390,12 @@ class Watch:
             PartReading("workflows", name, None if not monitor.open else _changed(monitor.open))
             for name, monitor in self._monitors.items()
         ]
-        if self._stuck is not None:
-            parts += [
-                PartReading("worker", name, "; ".join(self._stuck(name)) or None, summary(self._processes(name)))
-                for name in self._engines
-            ]
+        for name in self._engines:
+            detail = summary(self._processes(name), self.joined(name))
+            if self._stuck is not None:
+                parts.append(PartReading("worker", name, "; ".join(self._stuck(name)) or None, detail))
+            elif detail:
+                parts.append(PartReading("worker", name, None, detail))
         parts += self._orphaned()
         parts += self._canary.readings()
         parts += self._figures.readings()
@@ -474,7 +475,7 @@ class Watch:
             monitor = self._monitors[name]
             up = not self._breakers[name].open
             stuck = 0 if self._stuck is None else len(self._stuck(name))
-            usage = engine.usage if isinstance(engine, MeasuredEngine) else None
+            usage = _usage(engine)
             figures = self._figures
             yield EngineView(
                 name,
@@ -499,6 +500,15 @@ class Watch:
         found = self._processes(engine)
         return () if found is None else found.views()
 
+    def joined(self, engine: str) -> Sequence[JoinedProcess]:
+        """Processes of other workers that have joined an engine of this process."""
+        usage = _usage(self._engines[engine])
+        return () if usage is None else usage.joined
+
+
+def _usage(engine: Engine) -> EngineUsage | None:
+    return engine.usage if isinstance(engine, MeasuredEngine) else None
+
 
 def _process_figures(processes: WorkerProcesses | None) -> tuple[Mapping[str, int], Mapping[str, int], int]:
     """Worker processes by state, their unexpected ends by cause, and the work items that they hold."""
@@ -508,14 +518,25 @@ def _process_figures(processes: WorkerProcesses | None) -> tuple[Mapping[str, in
     return Counter(str(view.state) for view in views), processes.ends.copy(), sum(view.in_flight for view in views)
 
 
-def summary(processes: WorkerProcesses | None) -> str:
-    """Worker processes in one line; empty without any."""
-    if processes is None:
-        return ""
-    return f"{len(processes.views())} processes: " + ", ".join(
-        f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and not view.runs else "")
-        for view in processes.views()
-    )
+def summary(processes: WorkerProcesses | None, joined: Sequence[JoinedProcess]) -> str:
+    """Worker processes, and joined ones, in one line; empty without any."""
+    parts = []
+    if processes is not None:
+        views = processes.views()
+        parts.append(
+            f"{len(views)} processes: "
+            + ", ".join(
+                f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and not view.runs else "")
+                for view in views
+            )
+        )
+    if joined:
+        parts.append(f"{len(joined)} joined: " + ", ".join(f"{each.pid} ({_held(each)})" for each in joined))
+    return "; ".join(parts)
+
+
+def _held(process: JoinedProcess) -> str:
+    return f"version {process.version}, {process.in_flight} work items, {process.sessions} sessions"
 
 
 def _requests(engine: Engine) -> Mapping[tuple[str, str], Histogram]:

@@ -125,9 +125,14 @@ class EmbeddedEngine:
         if self._database is None:
             return None
         hub = self._database.hub
-        joined = 0 if self._worker_socket is None else len(self._worker_socket.process_ids)
+        socket = self._worker_socket
         return EngineUsage(
-            hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records, joined
+            hub.instances.bytes,
+            hub.entities.cached_bytes,
+            hub.events_refused,
+            hub.index.records,
+            () if socket is None else socket.processes(),
+            {} if socket is None else socket.ends.copy(),
         )
 
     @property
@@ -391,8 +396,8 @@ class EmbeddedEngine:
         from bridge.engines.embedded.inprocess import Channel
         from bridge.engines.embedded.remote.worker import RemoteWorker
         from bridge.engines.embedded.worker import DirectWorker
+        from bridge.engines.worker.items import EngineGreeting
         from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
-        from bridge.sqlite_engine.hub.leases import DRAINING
         from bridge.sqlite_engine.protocol.service import SidecarService
 
         own = self._config.worker
@@ -420,7 +425,11 @@ class EmbeddedEngine:
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             worker_ = MonitoredWorker(
-                channel=channel, running=self._database.running, emit_trace_spans=False, **options
+                channel=channel,
+                running=self._database.running,
+                greeting=EngineGreeting(takes_back=True),
+                emit_trace_spans=False,
+                **options,
             )
             return worker_.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         if self._address is None:
@@ -430,7 +439,11 @@ class EmbeddedEngine:
         target, limits = self._address.target, channel_options(None, RECONNECT_SECONDS, proxy=False)
         if self._config.dispatch == "protocol":
             attached = MonitoredWorker(
-                host_address=target, channel_options=limits, drain_mark=DRAINING, emit_trace_spans=False, **options
+                host_address=target,
+                channel_options=limits,
+                greeting=EngineGreeting(takes_back=True),
+                emit_trace_spans=False,
+                **options,
             )
             return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         del options["resiliency_options"]
@@ -441,7 +454,6 @@ class EmbeddedEngine:
             activity_threads=threads(own, workflows),
             sessions=self._config.sessions,
             session_bytes=self._config.session_bytes,
-            drain_mark=DRAINING,
             emit_trace_spans=False,
             **options,
         )

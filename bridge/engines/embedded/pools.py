@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.session import SessionWorker
+from bridge.engines.worker.async_activities import Steps
 from bridge.engines.worker.contained_worker import Load, stuck_pool
 from bridge.engines.worker.failures import presentable, type_name
 from bridge.engines.worker.setup import MonitoredWorker
@@ -216,6 +218,10 @@ class PooledWorker(MonitoredWorker, SessionWorker):
             self.running.drain()
         for pool in self._pools:
             pool.stop()
+        self.deferred.wait()
+
+    def steps(self, token: Any) -> Steps:
+        return Steps(functools.partial(self._begin, token), self._end)
 
     @property
     def session_count(self) -> int:

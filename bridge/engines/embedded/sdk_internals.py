@@ -134,7 +134,7 @@ class InProcessWorker(OpenWorker):
             return None
         return ActivityExecutor(self._registry, self._logger, self._data_converter)
 
-    def failure_details_of(self, error: Exception) -> pb.TaskFailureDetails:
+    def failure_details_of(self, error: BaseException) -> pb.TaskFailureDetails:
         """Failure details of an activity's exception, with the properties that the worker's provider adds."""
         return new_failure_details(error, self._exception_properties_provider, self._logger)
 

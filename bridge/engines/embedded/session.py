@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import ExecutionResults
 
 from bridge.engines.embedded.sdk_internals import InProcessWorker, OpenTurnExecutor, suppress_spans
+from bridge.engines.worker.async_activities import Deferred, DeferredCount, Steps, deferring, start
 from bridge.engines.worker.containment import keep_open
 from bridge.sqlite_engine import defaults
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
@@ -132,6 +134,10 @@ class Sessions:
             each.release()
 
 
+def _nothing() -> None:
+    """Record nothing."""
+
+
 class SessionWorker(InProcessWorker):
     """Worker of the SDK that runs turns in sessions when they share the engine's history.
 
@@ -150,6 +156,8 @@ class SessionWorker(InProcessWorker):
     ) -> None:
         super().__init__(emit_trace_spans=emit_trace_spans, **options)
         self.session_type = Session
+        self.deferred = DeferredCount()
+        """Activities in the event loop."""
         self.sessions = Sessions(sessions if self.can_have_sessions else 0, session_bytes)
 
     def count_session_replay(self) -> None:
@@ -174,23 +182,55 @@ class SessionWorker(InProcessWorker):
             self.count_session_replay()
         super().run_turn(request, stub, token)
 
-    def run_activity(self, request: Any, stub: Any, token: Any) -> None:
+    def steps(self, token: Any) -> Steps:
+        """Record of the steps of an activity in the event loop."""
+        return Steps(_nothing, _nothing)
+
+    def run_activity(self, request: Any, stub: Any, token: Any) -> Future[None] | None:
         executor = self.make_activity_executor()
         if executor is None:
-            super().run_activity(request, stub, token)
-            return
+            return super().run_activity(request, stub, token)
         instance_id, name, number = request.orchestrationInstance.instanceId, request.name, request.taskId
         response = pb.ActivityResponse(instanceId=instance_id, taskId=number, completionToken=token)
         try:
             with entered(context_of(request.parentTraceContext) if request.HasField("parentTraceContext") else None):
-                result = executor.execute(instance_id, name, number, request.input.value)
+                result = deferring(executor.execute, instance_id, name, number, request.input.value)
             if result is not None:
                 response.result.value = result
+        except Deferred as deferred:
+            return self._go_on(deferred, name, response, stub)
         except Exception as error:
             response.failureDetails.CopyFrom(self.failure_details_of(error))
+        self._complete(name, response, stub)
+        return None
+
+    def _go_on(self, deferred: Deferred, name: str, response: pb.ActivityResponse, stub: Any) -> Future[None]:
+        """Go on with an activity in the event loop."""
+        done: Future[None] = Future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            try:
+                if error is not None:
+                    response.failureDetails.CopyFrom(self.failure_details_of(error))
+                elif (encoded := self.converter.serialize(result)) is not None:
+                    response.result.value = encoded
+            except Exception as failure:
+                response.failureDetails.CopyFrom(self.failure_details_of(failure))
+            try:
+                self._complete(name, response, stub)
+            finally:
+                self.deferred.end()
+                done.set_result(None)
+
+        self.deferred.begin()
+        start(deferred, self.steps(response.completionToken), settle)
+        return done
+
+    def _complete(self, name: str, response: pb.ActivityResponse, stub: Any) -> None:
         try:
             stub.CompleteActivityTask(response)
         except Exception as error:
+            number, instance_id = response.taskId, response.instanceId
             (self.sdk_logger or logger).exception(
                 "The answer of activity %s#%d of %s could not be delivered: %s", name, number, instance_id, error
             )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -23,8 +22,16 @@ from bridge.engines.worker.containment import (
     end_turn,
 )
 from bridge.engines.worker.failures import failure_details, shorten, type_name
+from bridge.engines.worker.items import EngineGreeting, HeldItems, Item
+from bridge.sqlite_engine.hub.leases import DRAINING, LEAVING
 
 logger = logging.getLogger("bridge.engines.containment")
+
+HOLD_SECONDS = 5.0
+"""Longest time for which a stopping worker waits for running work before it ends the stream of a foreign engine.
+
+Such an engine goes on sending work, which nobody else gets meanwhile.
+"""
 
 
 class Load:
@@ -92,7 +99,7 @@ class ContainedWorker(OpenWorker):
         *,
         running: RunningRecord | None = None,
         flow: WorkItemFlow | None = None,
-        drain_mark: str | None = None,
+        greeting: EngineGreeting | None = None,
         stats: WorkerStats | None = None,
         **options: Any,
     ) -> None:
@@ -100,24 +107,22 @@ class ContainedWorker(OpenWorker):
 
         running: record of the running work items, in a process whose end is also the engine's end.
         flow: flow of work items from a remote engine.
-        drain_mark: prefix of the tokens with which a stopping worker returns its work; None returns nothing. The
-        prefix is for engines that refuse the worker's responses from then on, and would count the worker as dead.
+        greeting: tells if the engine takes back the work of a stopping worker; None for one that does not.
         stats: counts to which this worker adds; None for counts of its own.
         """
         super().__init__(**options)
         self.running = running
         self._stats = WorkerStats() if stats is None else stats
         self.flow = flow
-        self.drain_mark = drain_mark
+        self.greeting = EngineGreeting() if greeting is None else greeting
         self.replace_converter(ContainedConverter(self.converter))
         self._load: Load | None = Load()
         """Load of the single pool of the SDK's worker; None where a subclass has pools of its own."""
         self._begin: Callable[[str], None] = self._begun
         """Called when a thread begins a work item. An attribute, like `_end`, for subclasses that need less."""
         self._end: Callable[[], None] = self._ended
-        self._held: dict[str, _Answers] = {}
-        """Unfinished work items of this worker by token, kept while `drain_mark` is set."""
-        self._is_draining = False
+        self.items = HeldItems()
+        """Work items of the streams that this worker has; none where the engine's process passes them directly."""
         self.intercept_arrivals(self._arrived)
 
     @property
@@ -136,21 +141,38 @@ class ContainedWorker(OpenWorker):
     def start(self) -> None:
         if self.running is not None:
             self.running.resume()
-        self._is_draining = False
+        self.items.open()
         super().start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
 
     def stop(self) -> None:
         if self.running is not None:
             self.running.drain()
-        self.give_back()
+        self.finish_items()
+        self.release_items()
         super().stop()  # type: ignore[no-untyped-call]  # as above
 
-    def give_back(self) -> None:
-        """Return all work to an engine that wants it back, running work too, and all that arrives from now on."""
-        if self.drain_mark is not None:
-            self._is_draining = True
-            for answers in list(self._held.values()):
-                answers.give_back()
+    def finish_items(self) -> None:
+        """Begin no further work item, and wait for those that run, as long as the engine needs nothing else.
+
+        Items that have not begun go back to an engine that takes them from an open stream.
+        """
+        running = self.items.close()
+        if not self.greeting.takes_back:
+            self.items.wait(HOLD_SECONDS)
+            return
+        if running is not None:
+            running.give_back(LEAVING)
+        self._return_waiting()
+        self.items.wait(None)
+
+    def release_items(self) -> None:
+        """Return the items that have not begun, and those that arrive on the ending stream."""
+        for item in self.items.release():
+            item.give_back()
+
+    def _return_waiting(self) -> None:
+        for item in self.items.take_waiting() if self.greeting.takes_back else ():
+            item.give_back(DRAINING)
 
     def _arrived(
         self,
@@ -162,27 +184,33 @@ class ContainedWorker(OpenWorker):
         stub: Any,
         token: str,
     ) -> None:
-        """Take a work item from the stream, and keep it until `_release`."""
-        if self.drain_mark is not None:
-            mark = f"{self.drain_mark}{token}"
-            cancel_item = functools.partial(give_back, request, stub, mark)
-            self._held[token] = answers = _Answers(stub, self, request, cancel_item)
-            if self._is_draining:
-                answers.give_back()
+        """Take a work item from the stream, and hold it until it has ended."""
+        item = Item(lambda mark: give_back(request, stub, f"{mark}{token}"))
+        items = self.items
+
+        execute = _before(lambda: items.end(item), execute)
+
+        def run(*given: Any) -> Any:
+            if items.begin(item):
+                return execute(*given)
+            if items.take(item):
+                item.give_back()
+            return None
+
+        items.add(item)
+        if items.is_closed:
+            self._return_waiting()
         if self.flow is not None:
             done = self.flow.begin(request)
-            execute, cancel = _before(done, execute), _before(done, cancel)
-        submit(execute, cancel, request, stub, token)
+            submit(_before(done, run), _before(done, cancel), request, stub, token)
+        else:
+            submit(run, cancel, request, stub, token)
 
     def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
         """Inspect the response of a turn before it is sent."""
 
     def inspect_activity(self, response: pb.ActivityResponse) -> None:
         """Inspect the failure of an activity before it is sent."""
-
-    def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
-        found = self._held.get(token)
-        return _Answers(stub, self, request) if found is None else found
 
     @property
     def session_count(self) -> int:
@@ -193,9 +221,6 @@ class ContainedWorker(OpenWorker):
         """Count the turn when it runs the orchestrator again from its history."""
         if request.pastEvents:
             self.stats.replay()
-
-    def _release(self, token: str) -> None:
-        self._held.pop(token, None)
 
     def _begun(self, token: str) -> None:
         """Record that this thread begins a work item."""
@@ -224,10 +249,7 @@ class ContainedWorker(OpenWorker):
         return [stuck_pool("work", threads, waiting, self.stuck_after)]
 
     def run_turn(self, request: Any, stub: Any, token: Any) -> None:
-        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
-        if answers.is_given_back:
-            self._release(token)
-            return
+        answers = _Answers(stub, self, request)
         self._begin(token)
         self.count_replay(request)
         try:
@@ -240,18 +262,13 @@ class ContainedWorker(OpenWorker):
             answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {request.instanceId}")
         finally:
             self._end()
-            if self._held:
-                self._release(token)
             end_turn()
 
-    def run_activity(self, request: Any, stub: Any, token: Any) -> None:
-        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
-        if answers.is_given_back:
-            self._release(token)
-            return
+    def run_activity(self, request: Any, stub: Any, token: Any) -> Future[None] | None:
+        answers = _Answers(stub, self, request)
         self._begin(token)
         try:
-            super().run_activity(request, answers, token)
+            return super().run_activity(request, answers, token)
         except BaseException as error:
             instance_id = request.orchestrationInstance.instanceId
             response = pb.ActivityResponse(
@@ -261,17 +278,13 @@ class ContainedWorker(OpenWorker):
                 completionToken=token,
             )
             answers.instead(error, "CompleteActivityTask", response, f"activity {request.name} of {instance_id}")
+            return None
         finally:
             self._end()
-            if self._held:
-                self._release(token)
 
     def run_entity_batch(self, request: Any, stub: Any, token: Any) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, which fails alone."""
-        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
-        if answers.is_given_back:
-            self._release(token)
-            return pb.EntityBatchResult(completionToken=token)
+        answers = _Answers(stub, self, request)
         request, infos = batch_of(request)
         whole = pb.EntityBatchResult(completionToken=token, operationInfos=infos)
         if request.HasField("entityState"):
@@ -309,19 +322,22 @@ class ContainedWorker(OpenWorker):
             (self.sdk_logger or logger).error(
                 "Failed to deliver the results of entity %s: %s", request.instanceId, type_name(error)
             )
-        finally:
-            self._release(token)
         return whole
 
 
 def _before(done: Callable[[], None], handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a handler of a work item: call `done` when it has ended."""
+    """Wrap a handler of a work item: call `done` when it has ended, or the activity that it has passed on."""
 
     def run(*given: Any) -> Any:
+        pending: Any = None
         try:
-            return handler(*given)
+            pending = handler(*given)
         finally:
-            done()
+            if isinstance(pending, Future):
+                pending.add_done_callback(lambda _: done())
+            else:
+                done()
+        return pending
 
     return run
 
@@ -335,18 +351,11 @@ def _log_failure(error: BaseException, what: str) -> None:
 
 
 class _Answers:
-    """Stub that shows responses to its worker before they are sent, and records that the work item was answered.
+    """Stub that shows responses to its worker before they are sent, and records that the work item was answered."""
 
-    cancel: returns the work item, where that is possible.
-    """
-
-    is_given_back = False
     _is_answered = False
 
-    def __init__(
-        self, stub: Any, worker: ContainedWorker, request: Any, cancel: Callable[[], None] | None = None
-    ) -> None:
-        self._cancel = cancel
+    def __init__(self, stub: Any, worker: ContainedWorker, request: Any) -> None:
         self._stub = stub
         self._worker = worker
         self._request = request
@@ -354,30 +363,18 @@ class _Answers:
     # The two methods that every work item needs are defined explicitly, which is faster.
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
-        if self.is_given_back:
-            return None
         self._worker.inspect_turn(self._request, response)
         return self._stub.CompleteOrchestratorTask(response)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
-        if self.is_given_back:
-            return None
         if response.HasField("failureDetails"):
             self._worker.inspect_activity(response)
         return self._stub.CompleteActivityTask(response)
 
     def __getattr__(self, name: str) -> Any:
-        call = _unheard if self.is_given_back else getattr(self._stub, name)
         self._is_answered = True
-        return call
-
-    def give_back(self) -> None:
-        """Return the work item for another worker; a later response of this worker is not sent."""
-        self.is_given_back = True
-        if self._cancel is not None:
-            with suppress(Exception):  # the engine may be gone and have nothing to take back
-                self._cancel()
+        return getattr(self._stub, name)
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Send a response for an executor that raised, unless it has responded."""
@@ -388,10 +385,6 @@ class _Answers:
             getattr(self, method)(response)
         except Exception as refused:
             logger.error("%s: its failure could not be delivered: %s", what, type_name(refused))
-
-
-def _unheard(response: Any) -> None:
-    """Discard a response to a work item that was returned."""
 
 
 class _Collected:

@@ -15,7 +15,7 @@ from durabletask.serialization import DataConverter
 
 from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.engines.sdk_internals import OutputNotEncodable
-from bridge.engines.worker.async_activities import as_blocking
+from bridge.engines.worker.async_activities import in_loop
 from bridge.engines.worker.failures import reraise, text_of, type_name
 from bridge.system.otel_context import current_sampled_trace
 
@@ -136,7 +136,7 @@ def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Call
     """Wrap an activity to raise only exceptions that the SDK can report, and measure it."""
     name = getattr(function, "__name__", "activity")
     if inspect.iscoroutinefunction(function):
-        function = as_blocking(function)
+        return _contained_async(function, name, stats)
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Any:
@@ -150,6 +150,21 @@ def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Call
         return result
 
     return run
+
+
+def _contained_async(function: Callable[..., Any], name: str, stats: WorkerStats) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def run(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            result = await function(*given, **named)
+        except BaseException as error:
+            stats.run(name, "failed", time.perf_counter() - began, current_sampled_trace())
+            reraise(error)
+        stats.run(name, "completed", time.perf_counter() - began, current_sampled_trace())
+        return result
+
+    return in_loop(run)
 
 
 def _encoded(result: Any, converter: DataConverter) -> Encoded | None:

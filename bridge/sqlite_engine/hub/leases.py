@@ -25,6 +25,12 @@ DEFAULT_CREDITS = 100
 DRAINING = "draining:"
 """Prefix of the token of work that a stopping worker returns. The worker gets no more work, and is not lost."""
 
+LEAVING = "leaving:"
+"""Prefix of the token of work that a stopping worker goes on with. The worker gets no more work, and is not lost."""
+
+TAKES_BACK = "bridge-takes-back"
+"""Metadata of the response to `Hello`: the engine knows these prefixes."""
+
 Identity = tuple[int, int | str]
 """Kind of a work item, and its key among the items of that kind."""
 

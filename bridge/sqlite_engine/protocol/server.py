@@ -18,6 +18,7 @@ from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSideca
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.defaults import MAX_CONNECTIONS, MAX_REQUEST
+from bridge.sqlite_engine.hub.leases import TAKES_BACK
 from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.addresses import is_loopback
@@ -149,7 +150,7 @@ class Server:
             ("grpc.http2.ping_timeout_ms", PONG_SECONDS * 1000),
             ("grpc.http2.max_pings_without_data", 0),
         ]
-        interceptors: list[Any] = [_DeepAnswers()]
+        interceptors: list[Any] = [_Greeting(), _DeepAnswers()]
         if guard is not None and guard.token is not None:
             interceptors.insert(0, _TokenCheck(guard.token))
         server = grpc.aio.server(
@@ -217,6 +218,21 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio s
         if hmac.compare_digest(sent.encode(), self._expected):
             return await continuation(details)
         return self._refusal
+
+
+class _Greeting(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Interceptor that tells workers that this engine takes back the work of a stopping worker."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or not details.method.endswith("/Hello"):
+            return handler
+
+        async def greet(request: Any, context: Any) -> Any:
+            await context.send_initial_metadata(((TAKES_BACK, "1"),))
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(greet, handler.request_deserializer, handler.response_serializer)
 
 
 class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information

@@ -1,8 +1,12 @@
-"""Worker of another process that joins an engine, as `bridge worker` does: argument DIRECTORY."""
+"""Worker of another process that joins an engine, as `bridge worker` does: arguments DIRECTORY [MODULE [BYTES]].
+
+BYTES: limit of the memory of the process.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 from pathlib import Path
 
@@ -13,13 +17,15 @@ from bridge.engines.workflows import load
 from bridge.workflow import DataConverter
 
 
-async def main() -> None:
-    root = Path(__file__).parents[3]
-    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(sys.argv[1]), host=False)
+async def main(directory: str, module: str = "tests.engines.processes.flows", memory: str = "") -> None:
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=False)
     await engine.start()
-    engine.worker(user_workflows(load(["tests.engines.processes.flows"], root)), DataConverter()).start()
+    workflows = load(module.split(","), Path(__file__).parents[3])
+    engine.worker(user_workflows(workflows), DataConverter()).start()
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Worker processes killed at random moments under load: nothing is lost, nothing counts twice, nothing fails."""
+"""Processes of workers that end at random moments, in every way, under load: nothing is lost, doubled or failed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import asyncio
 import os
 import random
 import signal
-from contextlib import suppress
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 from durabletask.entities import EntityInstanceId
@@ -21,59 +26,186 @@ from bridge.engines.embedded.processes.settings import ProcessSettings
 from bridge.engines.embedded.processes.supervisor import default_command
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
+from tests.engines.processes import deaths
 from tests.engines.processes.conftest import ROOT
 from tests.kit.waiting import TIMEOUT, eventually
-from tests.sqlite_engine.crash_child import EVENTS, KINDS, expected
+from tests.sqlite_engine import crash_child
+from tests.sqlite_engine.crash_child import EVENTS
 
-KILLS = int(os.environ.get("KILLS", "12"))
 BETWEEN = 20
 """Instances that are started between two kills."""
 
-MODULES = ("tests.sqlite_engine.crash_child",)
+WORKERS = 2
+MEMORY = 768 * 1024 * 1024
+MODULES = ("tests.sqlite_engine.crash_child", "tests.engines.processes.deaths")
 
 
-@pytest.mark.timeout(900)
-async def test_everything_is_finished_with_correct_results(tmp_path: Path) -> None:
-    chance = random.Random(20261129)
-    config = EmbeddedEngineConfig.model_validate({"type": "embedded", "worker": {"processes": 2}})
-    engine = EmbeddedEngine("default", config, tmp_path, host=True)
+class Workers(Protocol):
+    """Processes that run the work."""
+
+    def running(self) -> list[int]:
+        """Ids of the processes that take work."""
+
+    def replace(self) -> None:
+        """Replace the processes that have ended."""
+
+
+class Supervised:
+    """Processes that the engine's process starts and replaces."""
+
+    def __init__(self, engine: EmbeddedEngine) -> None:
+        settings = ProcessSettings("default", MODULES, str(ROOT), memory_limit=MEMORY)
+        command = default_command(MODULE)
+        self.processes = engine.worker_processes(WORKERS, settings, load(MODULES, ROOT), command)
+        self.processes.start()
+
+    def running(self) -> list[int]:
+        return [view.pid for view in self.processes.views() if view.runs and view.pid is not None]
+
+    def replace(self) -> None:
+        """Leave that to the engine's process."""
+
+
+class Joined:
+    """Processes that join the engine by its socket. They are replaced as a service manager does."""
+
+    def __init__(self, engine: EmbeddedEngine, directory: Path) -> None:
+        self._engine = engine
+        module = "tests.engines.processes.attached_child"
+        self._command = [sys.executable, "-m", module, str(directory), ",".join(MODULES), str(MEMORY)]
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.replace()
+
+    def running(self) -> list[int]:
+        socket = self._engine._worker_socket
+        assert socket is not None
+        return [child.pid for child in self.children if child.pid in socket.process_ids and child.poll() is None]
+
+    def replace(self) -> None:
+        self.children = [child for child in self.children if child.poll() is None]
+        while len(self.children) < WORKERS:
+            self.children.append(subprocess.Popen(self._command, cwd=ROOT, stderr=subprocess.DEVNULL))
+
+
+@asynccontextmanager
+async def running(kind: str, directory: Path) -> AsyncIterator[tuple[EmbeddedEngine, Workers]]:
+    config = EmbeddedEngineConfig.model_validate({"type": "embedded", "worker": {"processes": WORKERS}})
+    engine = EmbeddedEngine("default", config, directory, host=True)
     await engine.start()
-    executor = CommandRunner(engine)
-    processes = engine.worker_processes(
-        2, ProcessSettings("default", MODULES, str(ROOT)), load(MODULES, ROOT), default_command(MODULE)
-    )
-    processes.start()
-    started: list[tuple[str, str, int]] = []
-    for kill in range(KILLS):
-        await eventually(lambda: any(view.runs for view in processes.views()), "a process runs")
-        for number in range(BETWEEN):
-            kind, value = chance.choice(KINDS), (kill * BETWEEN + number) * 10
-            instance_id = f"{kind}-{value}"
-            await executor.execute(ScheduleOrchestration(kind, instance_id, value))
-            started.append((instance_id, kind, value))
-            for event in range(EVENTS if kind == "events" else 0):
-                await executor.execute(RaiseEvent(instance_id, "number", event))
-        await asyncio.sleep(chance.random() * 0.3)  # the moment of the kill
-        running = [view.pid for view in processes.views() if view.runs and view.pid is not None]
-        if running:
+    if kind == "supervised":
+        supervised = Supervised(engine)
+        try:
+            yield engine, supervised
+        finally:
+            assert await stop_worker(supervised.processes, TIMEOUT)
+            await engine.stop()
+        assert not supervised.processes.ends["frozen"]
+        return
+    joined = Joined(engine, directory)
+    try:
+        yield engine, joined
+    finally:
+        for child in joined.children:
+            child.kill()
+            child.wait()
+        await engine.stop()
+
+
+def frozen_and_killed(pid: int, chance: random.Random) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(chance.random() * 0.2)  # the moment of the kill
+    os.kill(pid, signal.SIGKILL)
+
+
+def killed(pid: int, chance: random.Random) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+KILLS: tuple[Callable[[int, random.Random], None], ...] = (killed, frozen_and_killed)
+
+
+class Load:
+    """Random instances, and their correct results."""
+
+    def __init__(self, executor: CommandRunner, directory: Path, chance: random.Random) -> None:
+        self._executor = executor
+        self._directory = directory
+        self._chance = chance
+        self.results: dict[str, Any] = {}
+        self.counted = 0
+        """Instances that count with the shared entities."""
+
+    async def start(self, number: int) -> None:
+        """Start an instance that works, with three events if it needs some."""
+        kind, value = self._chance.choice(crash_child.KINDS), number * 10
+        instance_id = f"{kind}-{value}"
+        await self._executor.execute(ScheduleOrchestration(kind, instance_id, value))
+        self.results[instance_id] = crash_child.expected(kind, value)
+        self.counted += kind == "counting"
+        for event in range(EVENTS if kind == "events" else 0):
+            await self._executor.execute(RaiseEvent(instance_id, "number", event))
+
+    async def start_deadly(self, number: int) -> None:
+        """Start an instance that ends its process, or one of its own steps."""
+        kind = self._chance.choice(list(deaths.KINDS))
+        how = self._chance.choice(deaths.KINDS[kind])
+        instance_id = f"{kind}-{number}"
+        marker = str(self._directory / f"{instance_id}-{how}")
+        await self._executor.execute(ScheduleOrchestration(kind, instance_id, [how, marker, number]))
+        self.results[instance_id] = deaths.expected(kind, number)
+
+
+async def check(kind: str, directory: Path, kills: int) -> None:
+    chance = random.Random(20261129)
+    async with running(kind, directory / "engine") as (engine, workers):
+        load_ = Load(CommandRunner(engine), directory, chance)
+        kill = 0
+
+        def found() -> list[int]:
+            workers.replace()
+            return workers.running()
+
+        while kill < kills:
+            await eventually(found, "a process runs")
+            for number in range(BETWEEN):
+                await load_.start(kill * BETWEEN + number)
+            if kill % 2:
+                await load_.start_deadly(kill)
+            await asyncio.sleep(chance.random() * 0.3)  # the moment of the kill
+            pids = await eventually(found, "a process runs")
+            kill += 1
             with suppress(ProcessLookupError):
-                os.kill(chance.choice(running), signal.SIGKILL)
-    for instance_id, kind, value in started:
-        state = await engine.client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
-        assert state is not None
-        assert state.runtime_status.name == "COMPLETED", (instance_id, state.failure_details)
-        assert state.get_output() == expected(kind, value)
-    counting = sum(kind == "counting" for _, kind, _ in started)
-    for key in ("shared", "locked"):
-        entity = EntityInstanceId("counter", key)
+                chance.choice(KILLS)(chance.choice(pids), chance)
+        for instance_id, result in load_.results.items():
 
-        async def is_complete(entity: EntityInstanceId = entity) -> bool:
-            found = await engine.client.get_entity(entity)
-            return found is not None and found.get_typed_state(int) == counting
+            async def is_finished(instance_id: str = instance_id) -> bool:
+                found()
+                state = await engine.client.get_orchestration_state(instance_id)
+                return state is not None and state.runtime_status.name not in ("RUNNING", "PENDING")
 
-        await eventually(is_complete, f"{key} counted {counting}")
-    assert sum(processes.ends.values()) == processes.ends["SIGKILL"] > KILLS // 2
-    losses = processes.database.hub.losses
-    assert losses is not None
-    assert await stop_worker(processes, TIMEOUT)
-    await engine.stop()
+            await eventually(is_finished, lambda instance_id=instance_id: f"{instance_id} ends")  # type: ignore[misc]
+            state = await engine.client.get_orchestration_state(instance_id)
+            assert state is not None
+            assert state.runtime_status.name == "COMPLETED", (instance_id, state.failure_details)
+            assert state.get_output() == result, instance_id
+        for key in ("shared", "locked"):
+            entity = EntityInstanceId("counter", key)
+
+            async def is_complete(entity: EntityInstanceId = entity) -> bool:
+                found = await engine.client.get_entity(entity)
+                return found is not None and found.get_typed_state(int) == load_.counted
+
+            await eventually(is_complete, f"{key} counted {load_.counted}")
+
+
+@pytest.mark.parametrize("kind", ["supervised", "joined"])
+@pytest.mark.timeout(600)
+async def test_everything_is_finished_with_correct_results(tmp_path: Path, kind: str) -> None:
+    await check(kind, tmp_path, 8)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("kind", ["supervised", "joined"])
+@pytest.mark.timeout(1800)
+async def test_everything_is_finished_with_correct_results_after_a_hundred_kills(tmp_path: Path, kind: str) -> None:
+    await check(kind, tmp_path, 100)

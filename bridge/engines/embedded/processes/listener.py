@@ -12,7 +12,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from bridge import __version__
+from bridge.engines.base import JoinedProcess
 from bridge.engines.embedded.address import Address
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
@@ -57,6 +59,8 @@ class WorkerSocket:
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self._stopped = threading.Event()
+        self.ends: Counter[str] = Counter()
+        """Number of unexpected ends of joined processes, by cause: `frozen`, or `lost` with the connection."""
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
 
@@ -101,8 +105,20 @@ class WorkerSocket:
     @property
     def process_ids(self) -> list[int]:
         """Ids of the processes whose workers are joined; 0 for one of another container."""
+        return [each.pid for each in self.processes()]
+
+    def processes(self) -> Sequence[JoinedProcess]:
+        """Joined processes. Each has one connection for each group of its workflows."""
+        found: dict[int, JoinedProcess] = {}
         with self._lock:
-            return sorted({each.pid for each in self._connections if each.is_joined})
+            connections = list(self._connections)
+        for each in connections:
+            stream = each.stream
+            if stream is not None:
+                before = found.get(each.pid, JoinedProcess(each.pid, each.version, 0, 0))
+                sessions, in_flight = before.sessions + stream.session_count, before.in_flight + len(stream.leases)
+                found[each.pid] = JoinedProcess(each.pid, each.version, sessions, in_flight)
+        return [found[pid] for pid in sorted(found)]
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopped.is_set():
@@ -133,6 +149,9 @@ class WorkerSocket:
     def _ended(self, connection: _Connection) -> None:
         with self._lock:
             self._connections.discard(connection)
+            is_last = connection.pid not in {each.pid for each in self._connections if each.pid}
+            if is_last and connection.lost_by and not self._stopped.is_set():
+                self.ends[connection.lost_by] += 1
 
     def _watch_frozen(self, _: socket.socket) -> None:
         since: dict[int, float] = {}
@@ -167,7 +186,12 @@ class _Connection:
             end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
         self.process: object | None = None
-        self.is_joined = False
+        self.version = ""
+        """Version of the bridge in the worker's process."""
+        self.stream: ProcessStream | None = None
+        """Stream of a joined worker; None before it has joined, and after it has left."""
+        self.lost_by = ""
+        """Cause of an unexpected end; empty for a worker that has left in order, or never joined."""
         self._thread = threading.Thread(target=self._run, name="worker-connection", daemon=True)
 
     def start(self) -> None:
@@ -233,6 +257,7 @@ class _Connection:
             channel.send([(Kind.FAILED, json_body({"reason": f"{reason}; restart the older one"}))])
             return
         greeting = Greeting.parse(document)
+        self.version = str(document["version"])[:50]
         request = pb.GetWorkItemsRequest.FromString(items[1][1])
         stream = ProcessStream(
             channel,
@@ -245,7 +270,7 @@ class _Connection:
         self.process = stream.process = self._identity(self)
         channel.send([(Kind.READY, b"")])
         self._database.connect(stream)
-        self.is_joined = True
+        self.stream = stream
         logger.info("A worker of process %d has joined", self.pid, extra={"action": "worker_process"})
         try:
             self._receive(channel, stream, items[2:])
@@ -254,6 +279,9 @@ class _Connection:
             content = os.pread(memory, slots.required_size(SLOT, HEADER), 0)
             ran = (entry.decode("ascii", "replace") for entry in slots.entries(content, SLOT, HEADER))
             stream.ran = frozenset() if self._is_frozen else frozenset(ran)
+            self.stream = None
+            if not stream.is_drained:
+                self.lost_by = "frozen" if self._is_frozen else "lost"
             self._database.disconnect(stream)
             logger.info("A worker of process %d has left", self.pid, extra={"action": "worker_process"})
 

@@ -33,9 +33,6 @@ HELLO_SECONDS = 30.0
 SILENCE_SECONDS = 120.0
 """Seconds without a message after which the stream counts as broken: engines send a health ping every 30 seconds."""
 
-STOP_SECONDS = 5.0
-"""Longest time for which a stopping worker waits for the answers to the work that it returns."""
-
 BACKOFF_SECONDS = 1.0
 """Upper bound of the random pause before the first new attempt to connect. It doubles with each attempt."""
 
@@ -117,7 +114,7 @@ class RemoteWorker(PooledWorker):
             raise RuntimeError("The worker is already running.")
         self._engine_channel = self._connect()
         self._remote = RemoteStub(self._engine_channel, self._headers, self._failed)
-        self._is_draining = False
+        self.items.open()
         self._stopping.clear()
         self.start_pools(self._remote)
         self.mark_running()
@@ -127,12 +124,11 @@ class RemoteWorker(PooledWorker):
         self._watch.start()
 
     def stop(self) -> None:
-        """Return the work that has not begun, and wait for the rest. Idempotent."""
+        """Return the work that has not begun, and wait for the rest, before the stream ends. Idempotent."""
         if not self._runs or self._remote is None or self._engine_channel is None:
             return
-        self.give_back()
-        if self.drain_mark is not None:
-            self._remote.finish(STOP_SECONDS)
+        self.finish_items()
+        self._remote.finish()
         self._stopping.set()
         with self._lock:
             stream = self._stream
@@ -141,6 +137,7 @@ class RemoteWorker(PooledWorker):
         for thread in (self._reader, self._watch):
             if thread is not None:
                 thread.join()
+        self.release_items()
         self.stop_pools()
         self._remote.finish()
         self._engine_channel.close()
@@ -173,12 +170,12 @@ class RemoteWorker(PooledWorker):
         attempts = 0
         assert self._remote is not None
         calls = self._remote.calls
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self.items.is_closed:
             stream = None
             try:
                 if self.flow is not None:
                     self.flow.pause()
-                calls.Hello(empty_pb2.Empty(), timeout=HELLO_SECONDS, metadata=self._headers())
+                self._greet(calls)
                 stream = self._open(calls.GetWorkItems(self.work_request(), metadata=self._headers()))
                 for item in stream.call:
                     stream.last_message = time.monotonic()
@@ -201,6 +198,11 @@ class RemoteWorker(PooledWorker):
             if attempts:
                 most = min(self._backoff_cap, BACKOFF_SECONDS * 2 ** min(attempts - 1, 30))
                 self._stopping.wait(random.uniform(0.0, most))  # noqa: S311 -- spreads the attempts
+
+    def _greet(self, calls: Any) -> None:
+        """Test the connection, and learn if the engine knows the marks of a stopping worker. Raises: RpcError."""
+        _, call = calls.Hello.with_call(empty_pb2.Empty(), timeout=HELLO_SECONDS, metadata=self._headers())
+        self.greeting.read(call.initial_metadata())
 
     def _open(self, call: Any) -> _Stream:
         stream = _Stream(call)
@@ -238,13 +240,8 @@ class RemoteWorker(PooledWorker):
         self, pool: int, execute: Callable[[Any, Any, Any], Any], abandon: Abandon, request: Any, token: str,
         stream: _Stream,
     ) -> None:  # fmt: skip
-        def run(request: Any, stub: Any, token: str) -> None:
-            answers = self._held.get(token)
-            if (stream.is_open and not self._stopping.is_set()) or (answers is not None and answers.is_given_back):
-                execute(request, stub, token)
-            else:
-                self._release(token)
-                abandon(request, stub, token)
+        def run(request: Any, stub: Any, token: str) -> Any:
+            return (execute if stream.is_open else abandon)(request, stub, token)
 
         submit = functools.partial(self.submit, pool)
         self._arrived(submit, abandon, run, abandon, request, self._remote, token)
