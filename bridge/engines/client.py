@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapp
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from durabletask.client import (
@@ -37,9 +38,11 @@ from bridge.core.histogram import SECONDS, Histogram
 from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
 from bridge.engines.errors import translate
+from bridge.engines.remote_channel import Call
 from bridge.engines.remote_limits import one_response
 from bridge.engines.requests import event_request, start_request, to_timestamp
 from bridge.engines.sdk_internals import stores_payloads, stub_of
+from bridge.sqlite_engine.model.reply import EVENT_CONFIRMED
 from bridge.system.otel_context import current_ids, records_spans
 
 T = TypeVar("T")
@@ -188,28 +191,23 @@ class EngineClient:
         what: str | None = None,
     ) -> str:
         """Start an instance; return its id."""
-        given = {
-            "input": input,
-            "instance_id": instance_id,
-            "start_at": start_at,
-            "reuse_id_policy": reuse_id_policy,
-            "tags": dict(tags) if tags else None,
-            "version": version,
-        }
-        call = (
-            self._sdk.schedule_new_orchestration(orchestration, **given)
-            if self._needs_sdk
-            else _start(self._sdk, orchestration, given)
+        start: Any = self._sdk.schedule_new_orchestration if self._needs_sdk else partial(_start, self._sdk)
+        call = start(
+            orchestration,
+            input=input,
+            instance_id=instance_id,
+            start_at=start_at,
+            reuse_id_policy=reuse_id_policy,
+            tags=dict(tags) if tags else None,
+            version=version,
         )
         return await self._call("start", call, what or f"start {instance_id!r}")
 
-    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
-        call = (
-            self._sdk.raise_orchestration_event(instance_id, event_name, data=data)
-            if self._needs_sdk
-            else _raise(self._sdk, instance_id, event_name, data)
-        )
-        await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}")
+    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> bool:
+        """Raise an event. Returns True when the answer itself says that the event will reach the instance."""
+        raise_event: Any = self._sdk.raise_orchestration_event if self._needs_sdk else partial(_raise, self._sdk)
+        call = raise_event(instance_id, event_name, data=data)
+        return bool(await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}"))
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
         call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
@@ -532,13 +530,15 @@ class EngineClient:
             )
 
 
-async def _start(sdk: AsyncTaskHubGrpcClient, orchestration: str, given: Mapping[str, Any]) -> str:
-    answer = await stub_of(sdk).StartInstance(start_request(orchestration, **given))
+async def _start(sdk: AsyncTaskHubGrpcClient, orchestration: str, **settings: Any) -> str:
+    answer = await stub_of(sdk).StartInstance(start_request(orchestration, **settings))
     return str(answer.instanceId)
 
 
-async def _raise(sdk: AsyncTaskHubGrpcClient, instance_id: str, event_name: str, data: Any) -> None:
-    await stub_of(sdk).RaiseEvent(event_request(instance_id, event_name, data))
+async def _raise(sdk: AsyncTaskHubGrpcClient, instance_id: str, event_name: str, *, data: Any) -> bool:
+    call = stub_of(sdk).RaiseEvent(event_request(instance_id, event_name, data))
+    await call
+    return isinstance(call, Call) and EVENT_CONFIRMED in tuple(await call.trailing_metadata())
 
 
 def _has_more(token: StringValue, former: StringValue | None) -> bool:

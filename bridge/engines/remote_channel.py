@@ -240,5 +240,9 @@ class Call:
         return self._channel.answer(self._name, self._request, response)
 
     async def initial_metadata(self) -> Any:
-        """Metadata of the response. The call must have been awaited."""
+        """Metadata before the response. The call must have been awaited."""
         return await self._sent.initial_metadata()
+
+    async def trailing_metadata(self) -> Any:
+        """Metadata behind the response. The call must have been awaited."""
+        return await self._sent.trailing_metadata()

@@ -67,7 +67,7 @@ VALUES = {
     "numbers": [0, -1, 2**63 - 1, 2**64 - 1, 2**64, -(2**70), 0.1, 1e300, 5e-324, -0.0],
     "no number": [math.nan, math.inf, -math.inf],
     "empty": [{}, [], ""],
-    "keys that are no texts": {1: "a", True: "b", None: "c"},
+    "keys that are no texts": {2: "a", True: "b", None: "c"},
     "a dataclass": {"order": Order(1, ["a"])},
     "an object with a form of its own": [Own()],
     "subclasses": [OrderedDict(a=1), Colour.RED, Level.HIGH, (1, 2)],
@@ -122,7 +122,7 @@ def test_any_value(value: Any) -> None:
     [
         {},
         {"start_at": datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)},
-        {"start_at": datetime(2030, 1, 2, 3, 4, 5)},
+        {"start_at": datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC).replace(tzinfo=None)},
         {"version": "1.2", "tags": {"country": "nl"}},
         {"version": "", "tags": {}},
         {"reuse_id_policy": pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_FAILED])},
