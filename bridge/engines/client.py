@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapp
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from durabletask.client import (
@@ -30,7 +31,6 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
@@ -38,8 +38,12 @@ from bridge.core.histogram import SECONDS, Histogram
 from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
 from bridge.engines.errors import translate
+from bridge.engines.remote_channel import Call
 from bridge.engines.remote_limits import one_response
-from bridge.engines.sdk_internals import stub_of
+from bridge.engines.requests import event_request, start_request, to_timestamp
+from bridge.engines.sdk_internals import stores_payloads, stub_of
+from bridge.sqlite_engine.model.reply import EVENT_CONFIRMED
+from bridge.system.otel_context import current_ids, records_spans
 
 T = TypeVar("T")
 
@@ -103,6 +107,7 @@ class EngineClient:
     def __init__(self, sdk: AsyncTaskHubGrpcClient) -> None:
         """Wrap a client of the SDK. `close` closes it."""
         self._sdk = sdk
+        self._stores_payloads = stores_payloads(sdk)
         self.requests: dict[tuple[str, str], Histogram] = {}
         """Durations of requests by command and result: `ok`, or the reason of the error."""
 
@@ -133,6 +138,11 @@ class EngineClient:
             if histogram is None:
                 histogram = self.requests[command, result] = Histogram(SECONDS)
             histogram.observe(time.perf_counter() - began)
+
+    @property
+    def _needs_sdk(self) -> bool:
+        """True when the SDK's client must make the frequent requests: for its spans, or for its payload store."""
+        return self._stores_payloads or records_spans() or current_ids() is not None
 
     @property
     def sdk(self) -> AsyncTaskHubGrpcClient:
@@ -181,7 +191,8 @@ class EngineClient:
         what: str | None = None,
     ) -> str:
         """Start an instance; return its id."""
-        call = self._sdk.schedule_new_orchestration(
+        start: Any = self._sdk.schedule_new_orchestration if self._needs_sdk else partial(_start, self._sdk)
+        call = start(
             orchestration,
             input=input,
             instance_id=instance_id,
@@ -192,9 +203,11 @@ class EngineClient:
         )
         return await self._call("start", call, what or f"start {instance_id!r}")
 
-    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
-        call = self._sdk.raise_orchestration_event(instance_id, event_name, data=data)
-        await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}")
+    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> bool:
+        """Raise an event. Returns True when the answer itself says that the event will reach the instance."""
+        raise_event: Any = self._sdk.raise_orchestration_event if self._needs_sdk else partial(_raise, self._sdk)
+        call = raise_event(instance_id, event_name, data=data)
+        return bool(await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}"))
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
         call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
@@ -357,8 +370,8 @@ class EngineClient:
             query = pb.InstanceQuery(
                 runtimeStatus=[status.value for status in statuses],
                 instanceIdPrefix=StringValue(value=prefix) if prefix else None,
-                createdTimeFrom=_timestamp(created_from),
-                createdTimeTo=_timestamp(created_to),
+                createdTimeFrom=None if created_from is None else to_timestamp(created_from),
+                createdTimeTo=None if created_to is None else to_timestamp(created_to),
                 maxInstanceCount=_PAYLOAD_PAGE if payloads else _ID_PAGE,
                 fetchInputsAndOutputs=payloads,
                 continuationToken=token,
@@ -517,12 +530,15 @@ class EngineClient:
             )
 
 
-def _timestamp(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    found = Timestamp()
-    found.FromDatetime(time)
-    return found
+async def _start(sdk: AsyncTaskHubGrpcClient, orchestration: str, **settings: Any) -> str:
+    answer = await stub_of(sdk).StartInstance(start_request(orchestration, **settings))
+    return str(answer.instanceId)
+
+
+async def _raise(sdk: AsyncTaskHubGrpcClient, instance_id: str, event_name: str, *, data: Any) -> bool:
+    call = stub_of(sdk).RaiseEvent(event_request(instance_id, event_name, data))
+    await call
+    return isinstance(call, Call) and EVENT_CONFIRMED in tuple(await call.trailing_metadata())
 
 
 def _has_more(token: StringValue, former: StringValue | None) -> bool:

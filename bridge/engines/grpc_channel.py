@@ -7,14 +7,12 @@ pass it to their own traces.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import grpc
-import grpc.aio
 from durabletask.grpc_options import GrpcChannelOptions
 from grpc.experimental import ChannelOptions
 
@@ -62,7 +60,7 @@ def worker_channel(address: str, options: GrpcChannelOptions, credentials: Any =
     return grpc.secure_channel(address, credentials, arguments)
 
 
-class _CallDetails(NamedTuple):
+class CallDetails(NamedTuple):
     """Details of a call, as interceptors see them."""
 
     method: str = ""
@@ -88,7 +86,7 @@ class CallHeaders:
         """Headers of a call that is made now."""
         now = time.monotonic()
         if now >= self._until and self._interceptors:
-            details: Any = _CallDetails()
+            details: Any = CallDetails()
             for interceptor in self._interceptors:
                 details = interceptor.intercept_unary_unary(lambda changed, _: changed, details, None)
             self._kept, self._until = tuple(details.metadata or ()), now + HEADERS_SECONDS
@@ -106,43 +104,11 @@ def _options(
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", int(reconnect_seconds * 1000)),
             ("grpc.enable_http_proxy", int(proxy)),
+            # A new channel is a new connection
+            ("grpc.use_local_subchannel_pool", 1),
             *more,
         ],
     )
-
-
-class DeadlineInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Interceptor that gives every call without a timeout one in seconds: all calls of the SDK but its two waits.
-
-    The timeout includes the interceptors behind this one, which may wait for a token. Raises: TimeoutError for those.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        details = self._timed(client_call_details)
-        async with asyncio.timeout(details.timeout):
-            return await continuation(details, request)
-
-    intercept_unary_stream = intercept_unary_unary
-
-    def _timed(self, details: Any) -> Any:
-        return details if details.timeout is not None else details._replace(timeout=self._timeout)
-
-
-class OnStreams(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Adapter that applies an interceptor to streamed responses too.
-
-    grpc.aio registers an interceptor of several kinds for the first kind only. The SDK's interceptors are of that sort.
-    Without the adapter the history would be requested without task hub and credentials.
-    """
-
-    def __init__(self, interceptor: Any) -> None:
-        self._interceptor = interceptor
-
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self._interceptor.intercept_unary_stream(continuation, client_call_details, request)
 
 
 def inject_trace_context(request: Any) -> None:
@@ -167,17 +133,7 @@ def _leave_start_open(request: Any) -> None:
 
 
 BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}
-"""Functions that modify a request of an in-process channel before it is sent, by method name."""
+"""Functions that modify a request before it is sent, by method name."""
 
 BEFORE_TRACING: Mapping[str, Callable[[Any], None]] = {"StartInstance": _leave_start_open}
 """BEFORE for an engine that makes spans."""
-
-
-class TraceInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Interceptor that injects the trace context on gRPC channels."""
-
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        method = client_call_details.method
-        if (method if isinstance(method, bytes) else method.encode()).endswith(b"/StartInstance"):
-            inject_trace_context(request)
-        return await continuation(client_call_details, request)

@@ -12,14 +12,13 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import grpc
-import grpc.aio
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineError, EngineRejected, EngineUnavailable
@@ -111,11 +110,25 @@ def size_options(max_answer: int) -> list[tuple[str, Any]]:
     return [("grpc.service_config", json.dumps({"methodConfig": [limit]}))]
 
 
-class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Interceptor that refuses responses that are too large, endless, or about another instance."""
+_SUBJECTS: Mapping[str, Callable[[Any, Any], tuple[str, str]]] = {
+    "GetInstance": lambda request, response: (
+        request.instanceId,
+        response.orchestrationState.instanceId if response.exists else "",
+    ),
+    "StartInstance": lambda request, response: (request.instanceId, response.instanceId),
+    "GetEntity": lambda request, response: (
+        request.instanceId.lower(),
+        response.entity.instanceId.lower() if response.exists else "",
+    ),
+}
+"""Id in the request and id in the response, empty without one, by the name of the method."""
+
+
+class ResponseLimits:
+    """Limits of the responses to a client: refused are those that are too large, endless, or about another instance."""
 
     def __init__(self, engine: str, max_answer: int, timeout: float) -> None:
-        """Create the interceptor.
+        """Create the limits.
 
         max_answer: bytes of a single response.
         timeout: deadline of a call in seconds.
@@ -125,37 +138,22 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
         self._seconds = timeout * DEADLINES
         self._held = HeldBytes()
 
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(client_call_details, request)
-        try:
-            response = await call
-        except grpc.RpcError as error:
-            method = client_call_details.method
-            raise (
-                self._refusal(error, method if isinstance(method, str) else method.decode(), request) or error
-            ) from None
-        self._check_subject(request, response)
-        self._count(response)
-        return call
+    def check(self, name: str, request: Any, response: Any) -> None:
+        """Check a response to the method of this name. Raises: EngineRejected, EngineUnavailable."""
+        subject = _SUBJECTS.get(name)
+        # A response that cannot be parsed is None
+        if subject is not None and response is not None:
+            wanted, answered = subject(request, response)
+            if wanted != answered and wanted and answered:
+                raise EngineUnavailable(
+                    f"engine {self._engine!r} does not speak the protocol: it answers about another instance"
+                )
+        self.count(response)
 
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return self._parts(await continuation(client_call_details, request))
-
-    async def _parts(self, call: Any) -> AsyncIterator[Any]:
-        try:
-            async for part in call:
-                self._count(part)
-                yield part
-        except grpc.RpcError as error:
-            raise self._refusal(error, "/StreamInstanceHistory", None) or error from None
-        finally:
-            call.cancel()
-
-    def _refusal(self, error: BaseException, method: str, request: Any) -> EngineError | None:
+    def refusal(self, name: str, request: Any, error: BaseException) -> EngineError | None:
         """Error for a response that gRPC refused as too large; None for any other error."""
         if status_of(error) is not grpc.StatusCode.RESOURCE_EXHAUSTED or _TOO_LARGE not in details_of(error).lower():
             return None
-        name = method.rpartition("/")[2]
         if name not in _LARGE or (isinstance(request, pb.GetInstanceRequest) and not request.getInputsAndOutputs):
             return EngineUnavailable(
                 f"engine {self._engine!r} does not speak the protocol: its response to {name} is too large"
@@ -164,21 +162,7 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
             f"engine {self._engine!r}: a response to {name} is larger than the {self._max_answer} bytes of `max_answer`"
         )
 
-    def _check_subject(self, request: Any, response: Any) -> None:
-        """Compare the ids of request and response. Raises: EngineUnavailable."""
-        wanted = answered = ""
-        if isinstance(response, pb.GetInstanceResponse) and response.exists:
-            wanted, answered = request.instanceId, response.orchestrationState.instanceId
-        elif isinstance(response, pb.CreateInstanceResponse):
-            wanted, answered = request.instanceId, response.instanceId
-        elif isinstance(response, pb.GetEntityResponse) and response.exists:
-            wanted, answered = request.instanceId.lower(), response.entity.instanceId.lower()
-        if wanted and answered and wanted != answered:
-            raise EngineUnavailable(
-                f"engine {self._engine!r} does not speak the protocol: it answers about another instance"
-            )
-
-    def _count(self, part: Any) -> None:
+    def count(self, part: Any) -> None:
         """Add a part to its response. Raises: EngineRejected, EngineUnavailable."""
         receipt = _RECEIPT.get()
         if receipt is None or part is None:

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import grpc
 import grpc.aio
-from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
+from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import SchedulerEngineConfig
@@ -27,9 +27,6 @@ from bridge.engines.embedded.remote.worker import RemoteWorker
 from bridge.engines.grpc_channel import (
     RECONNECT_SECONDS,
     CallHeaders,
-    DeadlineInterceptor,
-    OnStreams,
-    TraceInterceptor,
     channel_options,
     worker_channel,
     worker_options,
@@ -37,6 +34,7 @@ from bridge.engines.grpc_channel import (
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.lineage_index import LineageIndex, LineageOptions
 from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.remote_channel import AioCallHeaders, RemoteChannel
 from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 from bridge.engines.worker.compatibility import CompatibilityMonitor
@@ -105,7 +103,7 @@ class SchedulerEngine:
         self._client: EngineClient | None = None
         self._certificates: Any = None
         """Channel credentials with configured certificates, which the SDK cannot set itself."""
-        self._channel: Any = None
+        self._channel: RemoteChannel | None = None
         self._channels: list[Any] = []
         """Channels of the workers, which the SDK does not close."""
 
@@ -139,36 +137,26 @@ class SchedulerEngine:
             raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
         credential = None if self._credentials is None else self._credentials.asynchronous
         limits = ResponseLimits(self.name, self._config.max_answer, self._config.timeout)
-        interceptors: list[Any] = [limits, DeadlineInterceptor(self._config.timeout)]
+        interceptors: list[Any] = []
         if self._config.token is not None:
             interceptors.append(header_interceptor(self._authorization(), asynchronous=True))
-        hub = self._config.task_hub
-        streams = [*interceptors, task_hub_interceptor(credential, hub, asynchronous=True)]
-        interceptors += [TraceInterceptor(), *map(OnStreams, streams)]
-        options = channel_options(self._config.max_request, RECONNECT_SECONDS, True, self._config.max_answer)
-        channel = None
-        if self._certificates is not None:
-            # The SDK adds no interceptors to a channel that it is given
-            all_ = [*interceptors, task_hub_interceptor(credential, hub, asynchronous=True)]
-            channel = grpc.aio.secure_channel(
-                self._host_address, self._certificates, options=options.to_grpc_options(), interceptors=all_
-            )
-            self._channel = channel
+        interceptors.append(task_hub_interceptor(credential, self._config.task_hub, asynchronous=True))
+        self._channel = RemoteChannel(self._connect, self._config.timeout, AioCallHeaders(interceptors), limits)
         self._client = EngineClient(
-            AsyncDurableTaskSchedulerClient(
-                host_address=self._host_address,
-                taskhub=self._config.task_hub,
-                token_credential=credential,
-                channel=channel,
-                secure_channel=self._secure,
-                interceptors=interceptors,
-                channel_options=options,
-                logger=quiet_logger(f"{self.name}.client"),
-            )
+            AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
         )
-
         if self.lineage is not None:
             self.lineage.start(self._client)
+
+    def _connect(self) -> Any:
+        """Connection of the client, as a channel of grpc.aio."""
+        options = channel_options(self._config.max_request, RECONNECT_SECONDS, True, self._config.max_answer)
+        if not self._secure:
+            return grpc.aio.insecure_channel(self._host_address, options.to_grpc_options())
+        return grpc.aio.secure_channel(self._host_address, self._tls(), options.to_grpc_options())
+
+    def _tls(self) -> Any:
+        return self._certificates or grpc.ssl_channel_credentials()
 
     def _load_certificates(self) -> Any:
         """Channel credentials with the configured certificates; None without. Raises: EngineMisconfigured."""
@@ -233,9 +221,7 @@ class SchedulerEngine:
         hub_header = task_hub_interceptor(credential, hub, worker_id, asynchronous=False)
         own = self._config.worker
         if self._config.dispatch == "direct":
-            certificates = self._certificates
-            if certificates is None and self._secure:
-                certificates = grpc.ssl_channel_credentials()
+            certificates = self._tls() if self._secure else None
             remote = RemoteWorker(
                 lambda: worker_channel(self._host_address, options, certificates),
                 CallHeaders([*token, hub_header]),

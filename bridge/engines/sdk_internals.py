@@ -60,6 +60,14 @@ def stub_of(client: AsyncTaskHubGrpcClient) -> Any:
     return find()
 
 
+def stores_payloads(client: AsyncTaskHubGrpcClient) -> bool:
+    """True when a client moves large payloads to a store.
+
+    True also when that is unknown: the client then makes every request itself.
+    """
+    return getattr(client, "_payload_store", client) is not None
+
+
 def lock_holder(metadata: EntityMetadata) -> str | None:
     """Id of the orchestration that holds an entity's lock; None also when that is unknown.
 

@@ -10,10 +10,12 @@ import pytest
 import pytest_asyncio
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.core.commands import RaiseEvent
 from bridge.core.errors import EngineDenied, EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
-from tests.engines.contract import EngineContract, harness
+from tests.engines.contract import EngineContract, EngineFixture, harness
+from tests.engines.correlation import FIRST
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,6 +50,20 @@ async def remote(address: Any) -> Any:
 
 class TestListen(EngineContract):
     pass
+
+
+async def test_a_confirmed_event_needs_no_look_at_its_instance(harness: EngineFixture) -> None:
+    def requests() -> dict[tuple[str, str], int]:
+        return {key: sum(histogram.counts) for key, histogram in harness.engine.client.requests.items()}
+
+    instance_id = await harness.start("twice")
+    before = requests()
+    for number in (1, 2):
+        await harness.executor.execute(RaiseEvent(instance_id, "item", number), FIRST)
+    assert {key: count - before.get(key, 0) for key, count in requests().items() if count != before.get(key)} == {
+        ("raise_event", "ok"): 2
+    }
+    assert await harness.output(instance_id) == [1, 2]
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])

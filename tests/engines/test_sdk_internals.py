@@ -75,6 +75,14 @@ def test_without_a_stub_the_request_is_refused() -> None:
         sdk_internals.stub_of(object())  # type: ignore[arg-type]  # a client of another version
 
 
+def test_a_client_without_the_member_may_store_payloads() -> None:
+    client = AsyncTaskHubGrpcClient()
+    assert hasattr(client, "_payload_store")
+    assert not sdk_internals.stores_payloads(client)
+    del client._payload_store
+    assert sdk_internals.stores_payloads(client)
+
+
 def test_the_holder_of_a_lock_is_known() -> None:
     described = pb.EntityMetadata(instanceId="@counter@a")
     described.lockedBy.value = "order-1"

@@ -260,7 +260,9 @@ def statuses() -> list[str]:
     received = {f"{each.code.name}: {each.details}" for each in (reply.unread_full(1, 2),)}
     for text in received:
         translated.add(f"{text} is {type(engine_errors.translate(_Refused(text), what='x')).__name__}")
-    return sorted({f"answered {each}" for each in answered} | translated)
+    return sorted(
+        {f"answered {each}" for each in answered} | translated | {"metadata {}: {}".format(*reply.EVENT_CONFIRMED)}
+    )
 
 
 class _Refused(grpc.RpcError):

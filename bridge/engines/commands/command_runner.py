@@ -156,6 +156,7 @@ class _Run:
         "_command",
         "_engine",
         "_id",
+        "_is_confirmed",
         "_known",
         "_now",
         "_origin",
@@ -173,6 +174,7 @@ class _Run:
         self._command = command
         self._origin = origin
         self._id = "" if isinstance(command, SignalEntity) else command.instance_id
+        self._is_confirmed = False
         self._known = UNKNOWN
         self._status = ""
         self._past: PreviousRun | None = None
@@ -183,7 +185,7 @@ class _Run:
         """Make one step after another until the command is done. Raises: EngineError."""
         confirms = self._engine.confirms_event_delivery
         for _ in range(_MOVES):
-            move = next_step(self._command, self._known, confirms)
+            move = next_step(self._command, self._known, confirms or self._is_confirmed)
             if move in ENDS:
                 return self._end(move)
             await self._make(move)
@@ -299,7 +301,7 @@ class _Run:
         result = CallResult.RAISED
         try:
             call = self._engine.client.raise_orchestration_event(instance_id, name, data=payload)
-            await self._reader.call(self._what, instance_id, call)
+            self._is_confirmed = await self._reader.call(self._what, instance_id, call)
         except InstanceNotFound:
             result = CallResult.MISSING
         except InstanceAlreadyExists as error:

@@ -64,10 +64,11 @@ class DryRunClient(EngineClient):
         )
         return instance_id
 
-    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
+    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> bool:
         if (await self._existing(instance_id)).runtime_status.name in FINISHED:
             raise EngineRejected(f"raise {event_name!r} to {instance_id!r}: the instance has finished") from _Late()
         self.actions.append(f"raise {event_name}")
+        return False
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
         await self._existing(instance_id)

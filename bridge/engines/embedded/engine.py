@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc.aio
 from durabletask.client import AsyncTaskHubGrpcClient
 
 from bridge.config.model.engines import EmbeddedEngineConfig
@@ -25,14 +26,12 @@ from bridge.engines.grpc_channel import (
     BEFORE_TRACING,
     RECONNECT_SECONDS,
     CallHeaders,
-    DeadlineInterceptor,
-    OnStreams,
-    TraceInterceptor,
     channel_options,
     worker_channel,
 )
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.remote_channel import RemoteChannel
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
@@ -99,7 +98,7 @@ class EmbeddedEngine:
         self._servers: list[Server] = []
         self._worker_socket: WorkerSocket | None = None
         self._address: Address | None = None
-        self._channel: AioChannel | None = None
+        self._channel: AioChannel | RemoteChannel | None = None
         self._client: EngineClient | None = None
         self._workers: list[Channel] = []
 
@@ -289,13 +288,11 @@ class EmbeddedEngine:
 
     def _attach(self) -> None:
         self._address = Address(self._directory)
-        deadline = DeadlineInterceptor(self._config.timeout)
+        target = self._address.target
+        options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False).to_grpc_options()
+        self._channel = RemoteChannel(lambda: grpc.aio.insecure_channel(target, options), self._config.timeout)
         sdk = AsyncTaskHubGrpcClient(
-            host_address=self._address.target,
-            logger=quiet_logger(f"{self.name}.client"),
-            interceptors=[deadline, TraceInterceptor(), OnStreams(deadline)],
-            channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False),
-            emit_trace_spans=False,
+            channel=self._channel, logger=quiet_logger(f"{self.name}.client"), emit_trace_spans=False
         )
         self._client = EngineClient(sdk)
 

@@ -32,6 +32,9 @@ class Conflict:
 
 ANSWERED = "ANSWERED"
 
+EVENT_CONFIRMED = ("bridge-event", "confirmed")
+"""Metadata behind the answer to an event that is certain to reach its instance. Other clients ignore it."""
+
 DEFERRED: Any = object()
 """Placeholder for an answer that follows later."""
 

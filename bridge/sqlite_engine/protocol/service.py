@@ -20,7 +20,7 @@ from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarSer
 
 from bridge.sqlite_engine.database import Database, Put
 from bridge.sqlite_engine.hub.leases import Stream
-from bridge.sqlite_engine.model.reply import DEFERRED, LoopReply, Rejection, ThreadReply
+from bridge.sqlite_engine.model.reply import DEFERRED, EVENT_CONFIRMED, LoopReply, Rejection, ThreadReply
 
 PING_SECONDS = 30.0
 """Seconds of silence after which a worker's stream gets a health ping; workers disconnect after 120 seconds."""
@@ -226,6 +226,13 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
         finally:
             database.disconnect(stream)
 
+    async def RaiseEvent(self, request: pb.RaiseEventRequest, context: Any) -> Any:  # noqa: N802 -- the protocol's name
+        """Accept an event, and tell a remote caller that the answer is definite."""
+        answer = await self._unary("RaiseEvent", request, context)
+        if self._groups:
+            context.set_trailing_metadata((EVENT_CONFIRMED,))
+        return answer
+
     async def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
         self, request: pb.StreamInstanceHistoryRequest, context: Any
     ) -> AsyncIterator[pb.HistoryChunk]:
@@ -244,4 +251,5 @@ def _asynchronous(method: str) -> Callable[..., Any]:
 
 for _method in UNARY:
     setattr(SidecarService, _method, _blocking(_method))
-    setattr(AioSidecarService, _method, _asynchronous(_method))
+    if _method not in vars(AioSidecarService):
+        setattr(AioSidecarService, _method, _asynchronous(_method))
