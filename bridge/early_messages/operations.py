@@ -12,7 +12,8 @@ from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import EARLY_MESSAGES, key_prefixes, target_key
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import key_of
-from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value, time_of
+from bridge.system.clock import time_of
+from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value
 
 
 class EarlyMessageOperations:

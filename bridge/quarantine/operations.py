@@ -18,7 +18,8 @@ from bridge.engines.message_sealer import key_of
 from bridge.quarantine.quarantined_key import QuarantinedKey, raw_key, shown_key
 from bridge.quarantine.state_machine import KeyQuarantine
 from bridge.quarantine.store import quarantined_key
-from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value, time_of
+from bridge.system.clock import time_of
+from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value
 
 RELEASED = "released"
 """Value in place of a time: a person released the key, and its messages have not been resumed yet."""

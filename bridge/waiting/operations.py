@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from durabletask.client import EntityQuery
@@ -17,7 +16,6 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineTimeout, InstanceNotFound
 from bridge.engines.base import Engine
-from bridge.system.clock import stamp
 
 TIMEOUT = 10.0
 """Seconds within which a worker must process an operation."""
@@ -146,8 +144,3 @@ def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     forget: write no dead letters.
     """
     return {"marks": list(ids) or None, "forget": forget}
-
-
-def time_of(seconds: float) -> str:
-    """Time in seconds since the Unix epoch as RFC 3339."""
-    return stamp(datetime.fromtimestamp(seconds, UTC))

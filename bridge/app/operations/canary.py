@@ -14,6 +14,7 @@ from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.canary import CanaryRecord
 from bridge.core.errors import ConfigError
 from bridge.engines.canary import CanaryStore
+from bridge.system.clock import time_of
 
 
 class OneCandidate(Parameters):
@@ -23,7 +24,7 @@ class OneCandidate(Parameters):
 
 
 class CanaryFallback(TypedDict):
-    at: float
+    at: str
     by: str
     reason: str
 
@@ -67,14 +68,15 @@ async def _known(scene: Scene, given: OneCandidate) -> CanaryStore:
 
 def document(version: str, record: CanaryRecord) -> dict[str, Any]:
     """Record of a candidate as JSON types."""
-    total = record.total
+    total, end = record.total, record.fallback
     return {
         "candidate": version,
         "state": "active" if record.fallback is None else "fallback",
         "messages": total.messages,
         "dead_letters": total.dead_letters,
         "failed_instances": total.failed,
-        **{name: value for name, value in record.to_json().items() if name != "counts"},
+        "round": record.round,
+        "fallback": None if end is None else {"at": time_of(end.at), "by": end.by, "reason": end.reason},
     }
 
 

@@ -26,6 +26,7 @@ from bridge.engines.commands.answers import ANSWERS
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.sdk_internals import lock_holder
 from bridge.routing.identifier import check_entity, check_name
+from bridge.system.clock import time_of
 from bridge.workflow.entity import bare_state
 
 
@@ -110,7 +111,7 @@ def _state(metadata: EntityMetadata) -> Any:
         ring = Keyring.from_json(found)
     except LaterKeys:
         return {"keys": []}
-    shown = [{"id": key.id, "made": key.made} for key in ring.keys]
+    shown = [{"id": key.id, "made": time_of(key.made)} for key in ring.keys]
     return {"keys": shown, "damaged": ring.damaged} if ring.damaged else {"keys": shown}
 
 

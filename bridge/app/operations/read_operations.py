@@ -136,15 +136,15 @@ class TraceMessage(Parameters):
 
 
 class DeadLetterGroup(TypedDict):
-    """Dead letters with one cause. first, last: seconds since the Unix epoch."""
+    """Dead letters with one cause. first, last: times at which they were written; null where they are not known."""
 
     group: str
     reason: str
     error: str
     format: str
     count: int
-    first: float | None
-    last: float | None
+    first: str | None
+    last: str | None
     detail: str
     example: str
     sources: dict[str, int]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from bridge.app.dead_letters.view import facts_of, shown_time
+from bridge.app.dead_letters.view import facts_of
 from bridge.cli.dlq.replay import edit, replay
 from bridge.cli.dlq.selection import parameters_of, print_report, selection_of, selection_options
 from bridge.cli.dlq.states import drop, restore
@@ -115,8 +115,8 @@ def groups(
                 f"{each['count']:,}",
                 each["reason"] if each["format"] == "bridge" else f"{each['reason']} ({each['format']})",
                 ", ".join(each["routes"]) or "-",
-                local_time(shown_time(each["first"])),
-                local_time(shown_time(each["last"])),
+                local_time(each["first"]),
+                local_time(each["last"]),
                 each["example"],
                 each["detail"],
             )
