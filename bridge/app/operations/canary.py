@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from bridge.app.candidate import load_candidate
+from bridge.app.candidate import load_candidate, record_engine
 from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.config.source import Loaded
 from bridge.core.canary import CanaryRecord
 from bridge.core.errors import ConfigError
 from bridge.engines.canary import CanaryStore
@@ -39,6 +41,12 @@ class CanaryResult(TypedDict):
     fallback: CanaryFallback | None
 
 
+async def _list(scene: Scene, given: Parameters) -> list[dict[str, Any]]:
+    versions = [scene.candidate] if scene.candidate is not None else await _configured(scene)
+    engine = await scene.engine()
+    return [document(version, await CanaryStore(engine, version).read()) for version in versions]
+
+
 async def _show(scene: Scene, given: OneCandidate) -> dict[str, Any]:
     return document(given.version, await (await _known(scene, given)).read())
 
@@ -56,14 +64,25 @@ async def _known(scene: Scene, given: OneCandidate) -> CanaryStore:
     """Store of a candidate that is in use, has a record, or is configured. Raises: LookupError for any other."""
     store = CanaryStore(await scene.engine(), given.version)
     if given.version != scene.candidate and await store.find() is None:
-        try:
-            configured = await asyncio.to_thread(load_candidate, scene.loaded)
-        except ConfigError:
-            configured = None
-        if configured is None or configured.version != given.version:
-            now = "" if configured is None else f"; the configuration names {configured.version}"
+        configured = await _configured(scene)
+        if given.version not in configured:
+            now = "".join(f"; the configuration names {each}" for each in configured)
             raise LookupError(f"there is no candidate {given.version}{now}")
     return store
+
+
+async def _configured(scene: Scene) -> list[str]:
+    """Version of the candidate of the configuration; none without one, and for one that cannot be used."""
+    try:
+        found = await asyncio.to_thread(load_candidate, scene.loaded)
+    except ConfigError:
+        return []
+    return [] if found is None else [found.version]
+
+
+def _place(loaded: Loaded, given: Mapping[str, Any]) -> str:
+    """Engine with the records of candidates."""
+    return record_engine(loaded)
 
 
 def document(version: str, record: CanaryRecord) -> dict[str, Any]:
@@ -85,7 +104,13 @@ def _target(given: OneCandidate) -> str:
 
 
 CANARY_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show, CanaryResult),
-    Operation("canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, CanaryResult, _target),
-    Operation("canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, CanaryResult, _target),
-)
+    Operation("canary.list", "reader", "canary", Parameters, _list, list[CanaryResult], place=_place),
+    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show, CanaryResult, place=_place),
+    Operation(
+        "canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, CanaryResult, _target, place=_place
+    ),
+    Operation(
+        "canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, CanaryResult, _target,
+        place=_place,
+    ),
+)  # fmt: skip

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from bridge.app import audit, state
 from bridge.app.dead_letters.check import checked
+from bridge.app.dead_letters.editing import is_cloud_event
 from bridge.app.dead_letters.groups import Newest, Trend, grouped, newest
 from bridge.app.dead_letters.reading import Found as DeadLetterFound
 from bridge.app.dead_letters.reading import ReadPlace, Selection, visited
@@ -103,7 +104,7 @@ class DeadLettersPart(TypedDict):
 class OneDeadLetter(Parameters):
     """Dead letter by its position, the position of the original message, or its message id.
 
-    payload: add headers and body.
+    payload: add headers, body, and True for an event whose payload is its member `data`.
     """
 
     id: str
@@ -211,10 +212,10 @@ async def _dead_letters(scene: Scene, given: PageOfDeadLetters) -> Any:
     if given.cursor is None:
         opened = await scene.engines(given.engine)
         return [facts_of(each) async for each in visited(scene.loaded, given.selection, given.limit, engines=opened)]
-    after = _DEAD_LETTERS.after(given.cursor) or ("", "", 0, -1)
+    after = DEAD_LETTERS.after(given.cursor) or ("", "", 0, -1)
     opened = await scene.engines(given.engine)
     found = visited(scene.loaded, given.selection, engines=opened, after=cast(ReadPlace, after))
-    part, more = await _DEAD_LETTERS.first(found, given.limit)
+    part, more = await DEAD_LETTERS.first(found, given.limit)
     return {"next": more, "dead_letters": [facts_of(each) for each in part]}
 
 
@@ -223,12 +224,15 @@ def _place(found: DeadLetterFound) -> ReadPlace:
     return found.place.broker, found.place.topic, at.partition, at.offset
 
 
-_DEAD_LETTERS: Order[DeadLetterFound] = Order("dead letters", _place, (str, str, int, int))
+DEAD_LETTERS: Order[DeadLetterFound] = Order("dead letters", _place, (str, str, int, int))
 
 
 async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
     selection, opened = Selection(ids=(given.id,)), await scene.engines(given.engine)
-    found = [facts_of(each, given.payload) async for each in visited(scene.loaded, selection, engines=opened)]
+    found = []
+    async for each in visited(scene.loaded, selection, engines=opened):
+        facts = facts_of(each, given.payload)
+        found.append(facts | {"is_cloud_event": is_cloud_event(scene.loaded, each)} if given.payload else facts)
     if not found:
         raise InstanceNotFound(f"there is no dead letter {given.id[:200]!r}")
     return found
