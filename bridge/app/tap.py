@@ -18,7 +18,7 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.composition import require
 from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, refusal_of
-from bridge.app.remote import Address, explained
+from bridge.app.remote import Address, explained, operate
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineTimeout, EngineUnavailable, InvalidCommand
@@ -69,6 +69,20 @@ def reader_of(loaded: Loaded, options: TapOptions) -> TapReader:
         condition(options.where, loaded.config.vars)
     directory = state.state_directory(loaded) / DIRECTORY
     return TapReader(lambda: sockets(directory), options)
+
+
+async def check_names(places: Sequence[Address], options: TapOptions) -> None:
+    """Check the names in the options. Raises: LookupError for one that no daemon knows, and as `remote.operate`."""
+    sources: set[str] = set()
+    routes: set[str] = set()
+    if options.sources or options.routes:
+        for place in places:
+            found, rules = await operate(place, None, [("sources.list", {}), ("routes.list", {})])
+            sources |= {each["source"] for each in found}
+            routes |= {each["name"] for each in rules}
+    for kind, names, known in (("source", options.sources, sources), ("route", options.routes, routes)):
+        for name in names:
+            require(kind, name, dict.fromkeys(known))
 
 
 class TapReader:

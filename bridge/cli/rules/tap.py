@@ -105,7 +105,7 @@ def command(
         raise click.BadParameter("the rate must be at most 1000/s", param_hint="--rate")
     from bridge.app.composition import load_config
     from bridge.app.serve.tap import TapOptions
-    from bridge.app.tap import TapReader, reader_of
+    from bridge.app.tap import TapReader, check_names, reader_of
 
     options = TapOptions(
         sources=sources,
@@ -116,6 +116,8 @@ def command(
         payload=payload,
     )
     reader = TapReader(lambda: remotes, options) if remotes else reader_of(load_config(config, overlay), options)
+    if remotes:
+        asyncio.run(check_names(remotes, options))
     view = _View(reader, as_json=output == "json")
     # The end of the time and Ctrl-C are both ordinary ends
     with suppress(TimeoutError, KeyboardInterrupt):
