@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from bridge.app import state
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
 from bridge.ops.audit import Change, record, user
-from bridge.ops.trail import Trail
+from bridge.ops.trail import Place, Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,72 @@ def refused(loaded: Loaded, action: str, target: str, reason: str | None) -> Ite
 def files(trails: Sequence[Trail]) -> list[Path]:
     """Files that `lines` reads."""
     return [file for trail in trails for file in trail.files()]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part of the lines, newest first. next: places of the next part, one for each copy; None at the end."""
+
+    lines: Sequence[dict[str, Any]]
+    next: Sequence[Place] | None
+
+
+def newest(
+    trails: Sequence[Trail],
+    wanted: Wanted,
+    limit: int,
+    places: Sequence[Place] | None = None,
+    most: int | None = None,
+) -> Part:
+    """Newest matching lines, before these places. Raises: BridgeError when a copy cannot be read.
+
+    most: lines to read, matching or not; the part may have fewer lines than `limit` then.
+    """
+    found: list[dict[str, Any]] = []
+    count = 0
+    try:
+        with ExitStack() as opened:
+            begins = [None] * len(trails) if places is None else places
+            heads = [opened.enter_context(closing(_Reader(*each))) for each in zip(trails, begins, strict=True)]
+            while len(found) < limit and (most is None or count < most):
+                left = [each for each in heads if each.line is not None]
+                if not left:
+                    return Part(found, None)
+                head = max(left, key=lambda each: str(each.line and each.line["time"]))
+                assert head.line is not None
+                if wanted.fits(head.line):
+                    found.append(head.line)
+                count += 1
+                head.advance()
+            more = any(each.line is not None for each in heads)
+            return Part(found, [each.place for each in heads] if more else None)
+    except OSError as error:
+        raise BridgeError(f"{error.filename}: {(error.strerror or '').lower()}") from error
+
+
+class _Reader:
+    """Reader of one copy, from its end. line: the next one; None at the end. place: behind it."""
+
+    def __init__(self, trail: Trail, place: Place | None) -> None:
+        self._lines = trail.read_back(place)
+        begin, _ = next(self._lines, (place or Place("", 0), None))
+        self.place = self._before = begin
+        self.line: dict[str, Any] | None = None
+        self.advance()
+
+    def advance(self) -> None:
+        """Take the next line."""
+        self.place = self._before
+        for place, line in self._lines:
+            if line is not None and "time" in line:
+                self.line, self._before = line, place
+                return
+            self.place = place
+        self.line = None
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
 
 
 def lines(trails: Sequence[Trail], wanted: Wanted) -> Iterator[dict[str, Any]]:

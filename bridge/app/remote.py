@@ -102,7 +102,7 @@ async def _patient(session: aiohttp.ClientSession, place: Address, operation: Op
         except TooManyRequests as error:
             await asyncio.sleep(error.seconds)
         except (Unauthenticated, Denied, EngineTimeout) as error:
-            raise _explained(error, place) from error.__cause__
+            raise explained(error, place) from error.__cause__
 
 
 async def _lives(session: aiohttp.ClientSession, place: Address) -> bool:
@@ -117,7 +117,7 @@ async def _lives(session: aiohttp.ClientSession, place: Address) -> bool:
     return True
 
 
-def _explained(error: BridgeError, place: Address) -> BridgeError:
+def explained(error: BridgeError, place: Address) -> BridgeError:
     """Error with the next step of the person."""
     match error:
         case Unauthenticated():

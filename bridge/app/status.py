@@ -12,7 +12,7 @@ from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.remote import Address
 from bridge.app.serve.all_daemons import answers_of_sockets, ask, merged
 from bridge.app.serve.jobs import open_jobs
-from bridge.app.serve.status import counts_document, time_of, waiting_document
+from bridge.app.serve.status import counts_document, waiting_document
 from bridge.brokers.base import BacklogBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
@@ -21,6 +21,7 @@ from bridge.engines.base import Engine, instance_counts
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
 from bridge.ops.status import Document, problems
+from bridge.system.clock import time_of
 from bridge.waiting.totals import WaitingTotals
 
 DIRECT_SECONDS = 15.0

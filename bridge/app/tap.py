@@ -1,11 +1,11 @@
-"""Reader of the taps of all daemons of a configuration on this machine: follows daemons that come and go."""
+"""Reader of the taps of daemons: of all of a configuration on this machine, which come and go, or of addresses."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,11 +17,14 @@ from yarl import URL
 
 from bridge.app import state
 from bridge.app.composition import require
-from bridge.app.operations.client import FIND_SECONDS
+from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, refusal_of
+from bridge.app.remote import Address, explained, operate
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
-from bridge.core.errors import InvalidCommand
-from bridge.ops.api import PREFIX
+from bridge.core.errors import EngineTimeout, EngineUnavailable, InvalidCommand
+from bridge.ops.access import Unauthenticated
+from bridge.ops.api import PREFIX, TooManyRequests
+from bridge.ops.audit import Denied
 from bridge.ops.control import DIRECTORY, near, sockets
 from bridge.system.processes import is_stopped
 from bridge.system.tasks import cancelled
@@ -51,26 +54,54 @@ class LiveMessage:
     document: Mapping[str, Any]
 
 
-class TapReader:
-    """Merges the taps of all daemons of a configuration."""
+Place = Path | Address
+"""Control socket, or address of the ops port, of a daemon."""
 
-    def __init__(self, loaded: Loaded, options: TapOptions) -> None:
-        """Check the options. Raises: LookupError for an unknown name, InvalidCommand."""
-        for source in options.sources:
-            require("source", source, loaded.config.sources)
-        routes = {route.name: route for route in loaded.config.routes}
-        for route in options.routes:
-            require("route", route, routes)
-        if options.where is not None:
-            condition(options.where, loaded.config.vars)
-        self._directory = state.state_directory(loaded) / DIRECTORY
+
+def reader_of(loaded: Loaded, options: TapOptions) -> TapReader:
+    """Reader of the daemons of a configuration on this machine. Raises: LookupError, InvalidCommand for an option."""
+    for source in options.sources:
+        require("source", source, loaded.config.sources)
+    routes = {route.name: route for route in loaded.config.routes}
+    for route in options.routes:
+        require("route", route, routes)
+    if options.where is not None:
+        condition(options.where, loaded.config.vars)
+    directory = state.state_directory(loaded) / DIRECTORY
+    return TapReader(lambda: sockets(directory), options)
+
+
+async def check_names(places: Sequence[Address], options: TapOptions) -> None:
+    """Check the names in the options. Raises: LookupError for one that no daemon knows, and as `remote.operate`."""
+    sources: set[str] = set()
+    routes: set[str] = set()
+    if options.sources or options.routes:
+        for place in places:
+            found, rules = await operate(place, None, [("sources.list", {}), ("routes.list", {})])
+            sources |= {each["source"] for each in found}
+            routes |= {each["name"] for each in rules}
+    for kind, names, known in (("source", options.sources, sources), ("route", options.routes, routes)):
+        for name in names:
+            require(kind, name, dict.fromkeys(known))
+
+
+class TapReader:
+    """Merges the taps of daemons."""
+
+    def __init__(self, places: Callable[[], Sequence[Place]], options: TapOptions) -> None:
+        """Read nothing yet. places: daemons that are known now."""
+        self._places = places
         self._options = options
         self._found: asyncio.Queue[Note | LiveMessage | Exception] = asyncio.Queue(_QUEUE)
-        self._readers: dict[Path, asyncio.Task[None]] = {}
-        self._gone: set[Path] = set()
+        self._readers: dict[Place, asyncio.Task[None]] = {}
+        self._gone: set[Place] = set()
         """Sockets of daemons that have ended or cannot be watched."""
-        self._silent: set[Path] = set()
-        """Sockets of daemons that take longer than usual to answer."""
+        self._silent: set[Place] = set()
+        """Daemons that take longer than usual to answer."""
+        self._reached: set[Address] = set()
+        """Addresses that have answered."""
+        self._lost: set[Address] = set()
+        """Addresses whose connection has ended."""
         self._connections = count()
         self._counts: dict[int, Counter[str]] = {}
         """Last counts by connection."""
@@ -84,7 +115,11 @@ class TapReader:
         return sum(self._counts.values(), Counter())
 
     async def read(self) -> AsyncGenerator[Note | LiveMessage, None]:
-        """Messages and notes, without end. Raises: InvalidCommand when a daemon refuses the tap."""
+        """Messages and notes, without end.
+
+        Raises: InvalidCommand when a daemon refuses the tap; of an address also Unauthenticated, Denied,
+        EngineUnavailable.
+        """
         scanning = asyncio.create_task(self._scan())
         try:
             while True:
@@ -98,12 +133,13 @@ class TapReader:
     async def _scan(self) -> None:
         waiting = False
         while True:
-            paths = sockets(self._directory)
-            self._gone.intersection_update(paths)
-            self._readers = {path: task for path, task in self._readers.items() if not task.done()}
-            for path in paths:
-                if path not in self._readers and path not in self._gone:
-                    self._readers[path] = asyncio.create_task(self._follow(path))
+            places = self._places()
+            self._gone.intersection_update(places)
+            self._readers = {place: task for place, task in self._readers.items() if not task.done()}
+            for place in places:
+                if place not in self._readers and place not in self._gone:
+                    follow = self._follow_address(place) if isinstance(place, Address) else self._follow(place)
+                    self._readers[place] = asyncio.create_task(follow)
             if self._readers:
                 waiting = False
             elif not waiting:
@@ -130,10 +166,48 @@ class TapReader:
             self._gone.add(path)
             await self._found.put(Note(f"{name} sends what this version does not understand, and is left out"))
 
-    async def _stream(self, session: aiohttp.ClientSession, path: Path, name: str) -> None:
+    async def _follow_address(self, place: Address) -> None:
+        """Read the tap of the daemon behind an address, again and again; the first attempt must succeed."""
+        while True:
+            try:
+                async with aiohttp.ClientSession(
+                    connector=place.connector,
+                    headers=place.headers,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                    trust_env=False,
+                ) as session:
+                    await self._stream(session, place, place.url, place.url)
+            except TooManyRequests as error:
+                await asyncio.sleep(error.seconds)
+                continue
+            except (Unauthenticated, Denied, InvalidCommand, EngineUnavailable) as error:
+                await self._found.put(explained(error, place))
+                return
+            except (aiohttp.ClientError, OSError) as error:
+                if place not in self._reached:
+                    failed = EngineTimeout(f"{place.url} does not answer")
+                    failed.__cause__ = error
+                    await self._found.put(explained(failed, place))
+                    return
+                if place not in self._lost:
+                    self._lost.add(place)
+                    await self._found.put(Note(f"{place.url} has closed the connection; trying again"))
+            except (ValueError, LookupError, TypeError):
+                await self._found.put(EngineUnavailable(f"{place.url} sends what this version does not understand"))
+                return
+            await asyncio.sleep(SCAN_SECONDS)
+
+    async def _stream(
+        self, session: aiohttp.ClientSession, path: Place, name: str, base: str = "http://localhost"
+    ) -> None:
         options = quote(self._options.model_dump_json(), safe="")
-        url = URL(f"http://localhost{PREFIX}{TAP}?options={options}", encoded=True)
-        async with await self._patiently(session.get(url), path, name) as response:
+        url = URL(f"{base}{PREFIX}{TAP}?options={options}", encoded=True)
+        async with await self._patiently(session.get(url, allow_redirects=False), path, name) as response:
+            if isinstance(path, Address):
+                if response.status != 200:
+                    raise refusal_of(response, await response.content.read(_LONGEST))
+                self._reached.add(path)
+                self._lost.discard(path)
             if response.status == 404:
                 self._gone.add(path)
                 await self._found.put(Note(f"{name} runs an older version without taps, and is left out"))
@@ -151,7 +225,7 @@ class TapReader:
                         name = await self._event(json.loads(line[6:]), key)
             raise aiohttp.ServerDisconnectedError
 
-    async def _patiently(self, work: Coroutine[Any, Any, T], path: Path, name: str) -> T:
+    async def _patiently(self, work: Coroutine[Any, Any, T], path: Place, name: str) -> T:
         """Result of a call to a daemon, with a note when it takes long."""
         task = asyncio.ensure_future(work)
         try:
@@ -183,7 +257,9 @@ class TapReader:
         return f"daemon {daemon}"
 
 
-def _silence(name: str, path: Path) -> str:
+def _silence(name: str, path: Place) -> str:
+    if isinstance(path, Address):
+        return f"{name} does not answer for {FIND_SECONDS:g} s"
     pid = path.name.partition("-")[0]
     if is_stopped(pid):
         return f"{name} does not answer: process {pid} is frozen by a signal. Next: kill -CONT {pid}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import operate
+from bridge.cli.shared.connection import in_parts, lists_in_parts, operate
 from bridge.cli.shared.options import config_options, json_option
 from bridge.cli.shared.output import local_time, plural, print_table
 from bridge.cli.shared.parameters import SINCE
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.app.remote import Address
 
 MOST_LINES = 10_000
-"""Most lines that a daemon sends."""
+"""Most lines that a daemon of an earlier version sends."""
 
 
 @make(
@@ -60,7 +60,7 @@ def command(
 
     The lines come from files of this machine: next to each embedded engine, and in `ops.state_dir`. Standard error
     names the files that were read. With --json: one JSON object per line. With --url, the lines are those of the
-    daemon's machine, the last 10,000 at most.
+    daemon's machine.
     """
     from bridge.app.audit import Wanted, files, lines
     from bridge.app.composition import load_config
@@ -71,8 +71,12 @@ def command(
     if path is not None and (config or overlay or remote is not None):
         raise click.UsageError("use either --path or a configuration or --url", click.get_current_context())
     if remote is not None:
-        wanted = {"since": since, "until": until, "actor": actor, "action": action, "limit": MOST_LINES}
-        [found] = operate({"remote": remote, "engine": None}, ("audit.list", wanted))
+        wanted = {"since": since, "until": until, "actor": actor, "action": action}
+        options = {"remote": remote, "engine": None}
+        if lists_in_parts(options):
+            found = in_parts(options, ("audit.list", wanted), "lines", None)[::-1]
+        else:
+            [found] = operate(options, ("audit.list", {**wanted, "limit": MOST_LINES}))
         _print(found, as_json)
         return
     trails = [Trail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))

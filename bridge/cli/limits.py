@@ -86,7 +86,7 @@ def set_(
 def list_(output: str, **options: Any) -> None:
     """List the temporary limits of all routes.
 
-    With -o json each line has route, engine, running, rate (per second), until and since (seconds since 1970), by,
+    With -o json each line has route, engine, running, rate (per second), until and since (RFC 3339), by,
     reason, daemons (those that have signed in to share the rate) and configured (running and rate).
     """
     lines = [line for found in operate_on_each_engine(options, ("limits.list", {})) for line in found]

@@ -12,7 +12,8 @@ from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import EARLY_MESSAGES, key_prefixes, target_key
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import key_of
-from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value, time_of
+from bridge.system.clock import time_of
+from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, WaitingPlace, drop_value
 
 
 class EarlyMessageOperations:
@@ -42,6 +43,18 @@ class EarlyMessageOperations:
     async def list(self, prefix: str | None = None, source: str | None = None) -> list[WaitingMessage]:
         """Early messages, oldest first; parameters as of `messages`."""
         return [one for one, _ in await self.messages(prefix, source)]
+
+    async def part(
+        self, limit: int, after: WaitingPlace, prefix: str | None = None, source: str | None = None
+    ) -> tuple[Sequence[WaitingMessage], WaitingPlace | None]:
+        """Part of the early messages, by instance; see `MessageEntities.part`. prefix, source: as of `messages`."""
+
+        def of(entity: EntityMetadata) -> Iterator[WaitingMessage]:
+            for one, _ in self.of(entity):
+                if (one.instance_id or "").startswith(prefix or "") and source in (None, one.source):
+                    yield one
+
+        return await self._entities.part(key_prefixes(prefix or ""), of, limit, after)
 
     async def unprocessed(self) -> int:
         """Number of instances with operations that no worker has processed: a listing may lack messages."""

@@ -30,6 +30,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.serialization import JsonDataConverter
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -96,6 +97,21 @@ class LineageHits:
     begin: int
     hits: Sequence[LineageHit]
     bounded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EntityFilter:
+    """Entities of a page. prefix: of their ids, like `@counter@`; empty for all.
+
+    modified_from, modified_to: limits of the last change; None for none. has_state: read the states.
+    is_transient: include entities without a state whose operations are queued.
+    """
+
+    prefix: str = ""
+    modified_from: datetime | None = None
+    modified_to: datetime | None = None
+    has_state: bool = False
+    is_transient: bool = False
 
 
 class EngineClient:
@@ -507,17 +523,42 @@ class EngineClient:
 
         Entities without a state whose operations are queued are included.
         """
-        token: StringValue | None = None
+        token: str | None = None
+        wanted = EntityFilter(prefix, has_state=True, is_transient=True)
         while True:
-            query = pb.EntityQuery(includeState=True, includeTransient=True, continuationToken=token)
-            query.instanceIdStartsWith.value = prefix
-            query.pageSize.value = _ENTITY_PAGE
-            call = stub_of(self._sdk).QueryEntities(pb.QueryEntitiesRequest(query=query))
-            page = await self._call("list_entities", call, what)
-            yield page.entities
-            if not _has_more(page.continuationToken, token):
+            page, token = await self._entity_page(wanted, token, _ENTITY_PAGE, what)
+            yield page
+            if token is None:
                 return
-            token = page.continuationToken
+
+    async def entity_page(
+        self, wanted: EntityFilter, token: str | None, size: int, *, what: str
+    ) -> tuple[Sequence[EntityMetadata], str | None]:
+        """Entities in the order of their ids, and the token of the page after them; None after the last one.
+
+        token: of this page; None for the first one. size: most entities; an engine may return fewer.
+        """
+        page, following = await self._entity_page(wanted, token, size, what)
+        converter = JsonDataConverter()
+        return [EntityMetadata.from_entity_metadata(each, wanted.has_state, converter) for each in page], following
+
+    async def _entity_page(
+        self, wanted: EntityFilter, token: str | None, size: int, what: str
+    ) -> tuple[Sequence[pb.EntityMetadata], str | None]:
+        former = None if token is None else StringValue(value=token)
+        query = pb.EntityQuery(
+            instanceIdStartsWith=StringValue(value=wanted.prefix) if wanted.prefix else None,
+            lastModifiedFrom=_timestamp(wanted.modified_from),
+            lastModifiedTo=_timestamp(wanted.modified_to),
+            includeState=wanted.has_state,
+            includeTransient=wanted.is_transient,
+            continuationToken=former,
+        )
+        query.pageSize.value = size
+        page = await self._call(
+            "list_entities", stub_of(self._sdk).QueryEntities(pb.QueryEntitiesRequest(query=query)), what
+        )
+        return page.entities, page.continuationToken.value if _has_more(page.continuationToken, former) else None
 
     async def clean_entity_storage(
         self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from bridge.core.states import JobState
 from bridge.jobs.kind import Result
 from bridge.jobs.state_machine import COUNTS, JobRecord
+from bridge.system.clock import time_of
 
 _PAYLOADS = frozenset({"data", "output"})
 """Arguments that are payload, which no list shows."""
@@ -72,6 +72,4 @@ def _next(record: JobRecord) -> str | None:
 
 
 def _time(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if seconds is None else time_of(seconds)

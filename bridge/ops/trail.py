@@ -12,11 +12,12 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from bridge.config.model.bridge import AuditConfig
 from bridge.system import private
@@ -35,6 +36,8 @@ _TAIL = 1024 * 1024
 _ROOM = 4096
 """Least size of a note in bytes: its line then fits when the disk has become full."""
 _LONGEST_NOTE = 1024 * 1024
+_BLOCK = 64 * 1024
+"""Bytes of one read from the end."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,16 @@ class Note:
     id: str
     path: Path
     descriptor: int
+
+
+class Place(NamedTuple):
+    """Place in a copy: before it are the bytes of a file up to the offset, and the older files.
+
+    file: digest of the first line of the file, which survives the renaming of files.
+    """
+
+    file: str
+    offset: int
 
 
 class Trail:
@@ -137,6 +150,40 @@ class Trail:
                             yield line
             yield from left
 
+    def read_back(self, before: Place | None = None) -> Generator[tuple[Place, dict[str, Any] | None]]:
+        """Lines of the copy, newest first, each with its place. Only as much is read as is taken. Raises: OSError.
+
+        The first pair has no line: its place is that at which the read begins. Damaged lines are None, too. Changes
+        whose process was killed have their line after `settle` only.
+        before: only lines before this place.
+        """
+        with ExitStack() as opened:
+            files = self._opened_back(opened)
+            marks = [_mark(file) for file in files]
+            if before is None:
+                before = Place(marks[0], os.fstat(files[0].fileno()).st_size) if files else Place("", 0)
+            elif before.file not in marks:  # the oldest files are deleted first
+                return
+            yield before, None
+            end: int | None = before.offset
+            for mark, file in zip(marks, files, strict=True):
+                if end is not None and mark != before.file:
+                    continue
+                for offset, text in _lines_back(file, end):
+                    yield Place(mark, offset), _parsed(text)
+                end = None
+
+    def _opened_back(self, opened: ExitStack) -> list[BinaryIO]:
+        """Files of the copy with lines, newest first."""
+        try:
+            lock = opened.enter_context((self.directory / _LOCK).open("rb"))
+        except FileNotFoundError:
+            return []
+        _lock(lock.fileno(), fcntl.LOCK_SH)  # no file is renamed before it is opened
+        files: list[BinaryIO] = [opened.enter_context(path.open("rb")) for path in reversed(self.files())]
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        return [file for file in files if os.fstat(file.fileno()).st_size]
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._make(self.directory)
@@ -203,6 +250,29 @@ class Trail:
                 self._numbered(number - 1).replace(self._numbered(number))
         if self._max_files == 1:
             self._numbered(0).unlink()
+
+
+def _mark(file: BinaryIO) -> str:
+    return blake2b(os.pread(file.fileno(), _ROOM, 0).partition(b"\n")[0], digest_size=8).hexdigest()
+
+
+def _lines_back(file: BinaryIO, end: int | None) -> Iterator[tuple[int, bytes]]:
+    """Lines of a file from the last to the first, with their offsets. end: bytes of the file to read; None: all."""
+    begin = os.fstat(file.fileno()).st_size if end is None else end
+    rest = b""
+    while begin:
+        size = min(begin, _BLOCK)
+        begin -= size
+        lines = (os.pread(file.fileno(), size, begin) + rest).split(b"\n")
+        # The first line of the block may begin in the block before
+        rest = lines[0]
+        offset = begin + sum(len(line) + 1 for line in lines)
+        for line in reversed(lines[1:]):
+            offset -= len(line) + 1
+            if line:
+                yield offset, line
+    if rest:
+        yield 0, rest
 
 
 def _text(line: Mapping[str, Any]) -> bytes:

@@ -15,11 +15,12 @@ from bridge.pipeline.flow_control import EngineQueue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, LaneState
 from bridge.pipeline.source import SourcePipeline
+from bridge.system.clock import time_of
 
 
 @dataclass(frozen=True, slots=True)
 class InFlightMessage:
-    """Message in flight. Times are in seconds since the Unix epoch.
+    """Message in flight. Times are RFC 3339 in UTC.
 
     since: time of its receipt.
     attempt: number of the current attempt.
@@ -34,10 +35,10 @@ class InFlightMessage:
     message_id: str | None
     position: str
     key: str | None
-    since: float
+    since: str
     attempt: int
-    failed_since: float | None
-    next_try: float | None
+    failed_since: str | None
+    next_try: str | None
     behind: int
     reason: str
     detail: str
@@ -59,7 +60,7 @@ def _described(
 ) -> InFlightMessage:
     now, monotonic = time.time(), time.monotonic()
     timer = lane.timer if behind == 0 else None
-    next_try = None if timer is None else now + timer.when() - asyncio.get_running_loop().time()
+    next_try = None if timer is None else time_of(now + timer.when() - asyncio.get_running_loop().time())
     retrying = item.last_failure is not None or item.pending is not None
     reason, detail = item.last_failure or ("", "")
     if item.pending is not None:
@@ -84,9 +85,9 @@ def _described(
         message_id,
         str(item.delivery.position),
         _key(lane.key),
-        now - (monotonic - item.received_at),
+        time_of(now - (monotonic - item.received_at)),
         item.attempt,
-        None if item.failed_at is None else now - (monotonic - item.failed_at),
+        None if item.failed_at is None else time_of(now - (monotonic - item.failed_at)),
         next_try,
         behind,
         reason,

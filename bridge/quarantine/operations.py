@@ -18,7 +18,8 @@ from bridge.engines.message_sealer import key_of
 from bridge.quarantine.quarantined_key import QuarantinedKey, raw_key, shown_key
 from bridge.quarantine.state_machine import KeyQuarantine
 from bridge.quarantine.store import quarantined_key
-from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value, time_of
+from bridge.system.clock import time_of
+from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, WaitingPlace, drop_value
 
 RELEASED = "released"
 """Value in place of a time: a person released the key, and its messages have not been resumed yet."""
@@ -40,6 +41,13 @@ class QuarantineOperations:
     async def list(self, source: str | None = None) -> list[WaitingMessage]:
         """Quarantined messages, oldest first. source: only of this source."""
         return [one for one, _ in await self.messages(source)]
+
+    async def part(
+        self, limit: int, after: WaitingPlace, source: str | None = None
+    ) -> tuple[Sequence[WaitingMessage], WaitingPlace | None]:
+        """Part of the quarantined messages, by key; see `MessageEntities.part`. source: only of this source."""
+        prefix = "" if source is None else quarantine_prefix(source)
+        return await self._entities.part([prefix], lambda entity: (one for one, _ in self.of(entity)), limit, after)
 
     async def unprocessed(self) -> int:
         """Number of keys with operations that no worker has processed: a listing may lack messages."""

@@ -80,6 +80,11 @@ def ahead_seconds() -> float:
     return SYSTEM.ahead() / 1_000_000
 
 
+def time_of(seconds: float) -> str:
+    """Seconds since the Unix epoch as RFC 3339 in UTC. Raises: OverflowError, ValueError for a time without a date."""
+    return stamp(datetime.fromtimestamp(seconds, UTC))
+
+
 def stamp(moment: datetime) -> str:
     """Format a time as RFC 3339 in UTC. The SDK's naive times are UTC."""
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

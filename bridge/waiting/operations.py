@@ -8,8 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityInstanceId
@@ -17,7 +16,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineTimeout, InstanceNotFound
 from bridge.engines.base import Engine
-from bridge.system.clock import stamp
+from bridge.engines.client import EntityFilter
 
 TIMEOUT = 10.0
 """Seconds within which a worker must process an operation."""
@@ -28,6 +27,12 @@ _EFFECT_SECONDS = 0.3
 """Seconds for the effect of an operation after the engine counts none that waits: a worker may be processing it, or it
 has no effect.
 """
+
+
+_PAGE = 100
+"""Most entities of one page."""
+_MOST_ENTITIES = 10_000
+"""Entities after which a part of a list ends, whatever a filter has left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,20 @@ class Change:
     after: int
 
 
+class WaitingPlace(NamedTuple):
+    """Place in a list of waiting messages: behind a message of an entity.
+
+    number: of the prefix of keys. token: of the page of the engine; empty for the first one.
+    entity, since, id: of the last message; empty before the first one of the page.
+    """
+
+    number: int = 0
+    token: str = ""
+    entity: str = ""
+    since: str = ""
+    id: str = ""
+
+
 class MessageEntities:
     """Entities of one name that keep messages. member: member of their state with the messages.
 
@@ -82,6 +101,41 @@ class MessageEntities:
         """Entities whose keys begin so, with their states."""
         query = EntityQuery(f"@{self._name}@{key_prefix}", include_state=True)
         return await self._client.get_all_entities(query, what="list waiting messages")
+
+    async def part(
+        self,
+        prefixes: Sequence[str],
+        of: Callable[[EntityMetadata], Iterable[WaitingMessage]],
+        limit: int,
+        after: WaitingPlace,
+    ) -> tuple[Sequence[WaitingMessage], WaitingPlace | None]:
+        """Messages behind a place, by the ids of their entities and by age; and the place of the next part.
+
+        prefixes: of the keys, without overlap. of: the wanted messages of an entity. limit: most messages.
+        A part ends after `_MOST_ENTITIES` entities, also with fewer messages. Without more messages the place is None.
+        """
+        found: list[WaitingMessage] = []
+        last, read, size = after, 0, min(limit + 1, _PAGE)
+        for number in range(after.number, len(prefixes)):
+            wanted = EntityFilter(f"@{self._name}@{prefixes[number]}", has_state=True)
+            token: str | None = after.token if number == after.number else ""
+            while token is not None:
+                page, following = await self._client.entity_page(
+                    wanted, token or None, size, what="list waiting messages"
+                )
+                for entity in page:
+                    id_, messages = str(entity.id), sorted(of(entity), key=_age)
+                    for each in messages:
+                        if (number, id_, *_age(each)) <= (after.number, after.entity, after.since, after.id):
+                            continue
+                        if len(found) == limit:
+                            return found, last
+                        found.append(each)
+                        last = WaitingPlace(number, token, id_, *_age(each))
+                read, token = read + len(page), following
+                if token is not None and (len(found) == limit or read >= _MOST_ENTITIES):
+                    return found, WaitingPlace(number, token)
+        return found, None
 
     async def unprocessed(self) -> int:
         """Number of entities with operations that no worker has processed: a listing may lack messages."""
@@ -138,6 +192,11 @@ class MessageEntities:
         return len((state or {}).get(self._member, ()))
 
 
+def _age(one: WaitingMessage) -> tuple[str, str]:
+    """Place of a message among those of its entity."""
+    return one.since, one.id
+
+
 def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     """Input of the operation `drop`.
 
@@ -146,8 +205,3 @@ def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     forget: write no dead letters.
     """
     return {"marks": list(ids) or None, "forget": forget}
-
-
-def time_of(seconds: float) -> str:
-    """Time in seconds since the Unix epoch as RFC 3339."""
-    return stamp(datetime.fromtimestamp(seconds, UTC))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def test_dead_letters_end_it(project: Path) -> None:
         assert status(project)["fallback"] is None, "fewer than 50 messages"
         publish(project, *((key, {"id": key, "total": 1}) for key in chosen[49:60]))
         daemon.wait(lambda: status(project)["fallback"] is not None, "the fallback")
-        assert status(project)["fallback"]["by"] == "bridge"
+        fallback = status(project)["fallback"]
+        assert (fallback["by"], datetime.fromisoformat(fallback["at"]).tzinfo) == ("bridge", UTC)
         daemon.wait(lambda: "was ended by bridge" in daemon.log.read_text(), "the daemon applies it")
         settled = daemon.settled()
         publish(project, *((key, {"id": f"later-{key}", "total": 1}) for key in chosen))

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_a_long_list_is_read_in_parts(remote: Remote, monkeypatch: pytest.Monkey
     assert not connection.lists_in_parts(options)
 
 
+def same(remote: Remote, *arguments: str, directory: Path | None = None) -> None:
+    """Check that a command gives the same output and exit code from elsewhere. directory: of the local command."""
+    config = remote.daemon.log.parent / "bridge.yaml"
+    # Places in a configuration are named as on the command line
+    named = () if directory == config.parent else ("-c", str(config))
+    here = run_bridge(*arguments, *named, cwd=directory or remote.elsewhere)
+    there = remote(*arguments)
+    assert (there.returncode, there.stdout) == (here.returncode, here.stdout), (arguments, there.stderr, here.stderr)
+
+
 def test_what_is_read_is_the_same_as_beside_the_daemon(remote: Remote) -> None:
     for arguments in (
         ("instances", "list", "--json"),
@@ -131,10 +142,7 @@ def test_what_is_read_is_the_same_as_beside_the_daemon(remote: Remote) -> None:
         ("dlq", "groups", "--json"),
         ("dlq", "groups", "--state", "all", "--cause", "expression_error"),
     ):
-        here = run_bridge(*arguments, "-c", str(remote.daemon.log.parent / "bridge.yaml"), cwd=remote.elsewhere)
-        there = remote(*arguments)
-        assert (there.returncode, there.stdout) == (here.returncode, here.stdout), (arguments, there.stderr)
-        assert there.returncode == 0, there.stderr
+        same(remote, *arguments)
     assert "orders" in remote.ok("dlq", "list")
     [row] = json.loads(remote.ok("dlq", "list", "--json"))
     assert row["id"] in remote.ok("dlq", "show", row["id"], "--payload")
@@ -188,7 +196,26 @@ def test_dead_letters_are_dropped_restored_and_replayed(remote: Remote) -> None:
     [id_] = [each["id"] for each in json.loads(remote.ok("dlq", "list", "--state", "dropped", "--json"))]
     done("restore", "--id", id_)
     assert states() == ["open"]
-    assert remote("dlq", "replay", "--all", "--dry-run").returncode == 2
+    for arguments in (
+        ("dlq", "check"), ("dlq", "check", "--json"), ("dlq", "export"), ("dlq", "replay", "--all", "--dry-run"),
+        ("dlq", "replay", "--all", "--dry-run", "--json"), ("dlq", "drop", "--id", id_, "--reason", "x", "--dry-run"),
+        ("dlq", "replay", "--id", "nothing", "--dry-run"), ("dlq", "drop", "--id", "nothing", "--reason", "x", "--yes"),
+        ("dlq", "edit", id_, "--set", "payload.other=1", "--dry-run"),
+        ("dlq", "edit", id_, "--set", "payload.id=9", "--dry-run"),
+        ("dlq", "edit", "nothing", "--set", "payload.id=9", "--dry-run"),
+    ):  # fmt: skip
+        same(remote, *arguments, directory=remote.daemon.log.parent)
+    assert remote("dlq", "check", "--offline").returncode == 2
+    assert remote("dlq", "check", "--candidate", str(remote.daemon.log.parent / "bridge.yaml")).returncode == 2
+    for arguments in (("dlq", "export"), ("dlq", "edit", id_, "--set", "payload.id=9", "--yes")):
+        refused = remote(*arguments, role="operator")
+        assert (refused.returncode, "right to read payloads" in refused.stderr) == (1, True), refused.stderr
+    edited = remote("dlq", "edit", id_, "--set", "payload.id=9", "--reason", "typing error", "--yes")
+    assert (edited.returncode, "Next: bridge jobs watch" in edited.stdout) == (0, True), edited.stderr
+    remote.daemon.wait(lambda: "replayed" in states(), "the edited dead letter is replayed")
+    assert "order-9" in remote.ok("instances", "list", "--ids")
+    bridge("publish", "orders", "--data", '{"nothing": 2}', cwd=remote.daemon.log.parent)
+    remote.daemon.wait(lambda: "open" in states(), "another dead letter")
     done("replay", "--all", "--reason", "test")
     remote.daemon.wait(lambda: "returned" in states(), "the return of the dead letter")
 
@@ -216,6 +243,62 @@ def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:
         if "sources.pause" in line and "done" in line
     ]
     assert json.loads(line)["actor"] == "operator"
+
+
+def test_the_audit_is_read_to_its_end(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "MOST_OF_PART", 3)
+    options = {"remote": address(remote.daemon.url, remote.tokens["operator"], None), "engine": None}
+    own = [json.loads(line) for line in bridge("audit", "--json", cwd=remote.daemon.log.parent).splitlines()]
+    found = connection.in_parts(options, ("audit.list", {}), "lines", None)[::-1]
+    assert found[: len(own)] == own
+    lines = remote.ok("audit", "--json", role="operator").splitlines()
+    assert [json.loads(line) for line in lines][: len(own)] == own
+
+
+def test_the_daemon_reloads_its_own_files(remote: Remote) -> None:
+    config = remote.daemon.log.parent / "bridge.yaml"
+    before = config.read_text()
+    try:
+        config.write_text(before.replace("no_match: dead_letter", "no_match: ignore"))
+        plan = json.loads(remote.ok("reload", "--dry-run", "-o", "json", role="reader"))
+        assert [(each["result"], each["dry_run"]) for each in plan["daemons"]] == [("reloaded", True)]
+        assert remote("reload", role="reader").returncode == 1
+        assert "changed from" in remote.ok("reload", "--all", "--reason", "test", role="operator")
+        config.write_text("nonsense")
+        refused = remote("reload", role="operator")
+        assert (refused.returncode, "refuses the reload" in refused.stderr) == (1, True)
+    finally:
+        config.write_text(before)
+    remote.ok("reload", role="operator")
+    assert remote("reload", "--all", "--dry-run").returncode == 2
+
+
+def test_without_a_candidate_there_is_no_canary(remote: Remote) -> None:
+    for action in ("status", "abort", "resume"):
+        done = remote("canary", action)
+        assert (done.returncode, "there is no candidate" in done.stderr) == (2, True), done.stderr
+
+
+def test_messages_are_watched_from_elsewhere(remote: Remote) -> None:
+    # Published until the watching has begun and sees one
+    with ThreadPoolExecutor() as pool:
+        tap = pool.submit(remote, "tap", "--limit", "1", "--for", TIMEOUT_OPTION, "-o", "json", role="reader")
+        number = 0
+        while not tap.done():
+            number += 1
+            bridge("publish", "orders", "--data", f'{{"id": "tap-{number}"}}', cwd=remote.daemon.log.parent)
+        done = tap.result()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["source"] == "orders"
+    assert "1 message shown" in done.stderr
+    for arguments, role, code, text in (
+        (("--payload",), "reader", 1, "Next: use a token with this right"),
+        ((), None, 1, "Next: set BRIDGE_TOKEN"),
+        (("--source", "nowhere"), "reader", 2, "nowhere"),
+        (("--url", "http://127.0.0.1:1"), None, 3, "cannot connect"),
+    ):
+        refused = remote("tap", "--for", TIMEOUT_OPTION, *arguments, role=role)
+        assert (refused.returncode, text in refused.stderr) == (code, True), refused.stderr
 
 
 def test_a_role_that_does_not_allow_it(remote: Remote) -> None:

@@ -233,13 +233,21 @@ class DryRunReport:
         }
 
 
-async def expected(loaded: Loaded, dead_letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
+async def expected(
+    loaded: Loaded,
+    dead_letter: DeadLetter,
+    message: Message,
+    source: str,
+    running: Mapping[str, Engine] | None = None,
+) -> ExpectedOutcome:
     """Decide about one dead letter. message: the message with its body, which may be an edited one.
 
-    Raises: ConfigError, EngineOutage.
+    running: engines by name, for a process that has them open. Raises: ConfigError, EngineOutage.
     """
     async with AsyncExitStack() as opened:
-        engines = {name: await opened.enter_async_context(attached(loaded, name)) for name in loaded.config.engines}
+        engines = running
+        if engines is None:
+            engines = {name: await opened.enter_async_context(attached(loaded, name)) for name in loaded.config.engines}
         registries = build_registries(loaded)
         for registry in registries.values():
             opened.push_async_callback(registry.close)

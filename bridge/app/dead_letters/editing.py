@@ -13,12 +13,20 @@ from uuid import uuid4
 from jsonpath import JSONPatch
 from jsonpath.exceptions import JSONPatchError
 
+from bridge.app.dead_letters.reading import Found
+from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 
 _PAYLOAD = "payload"
 _INDEX = re.compile(r"\[(\d{1,9})\]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NAME = re.compile(r"[^.\[\]]+")
+
+
+def is_cloud_event(loaded: Loaded, found: Found) -> bool:
+    """True for a dead letter whose payload is the member `data` of a CloudEvent."""
+    codec = loaded.config.sources[found.place.owner(found.dead_letter.source)].codec
+    return codec == "cloudevents" and b'"specversion"' in (found.message.body or b"")
 
 
 @dataclass(frozen=True, slots=True)

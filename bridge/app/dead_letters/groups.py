@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from bridge import __version__
 from bridge.app import state
 from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places, offline_hint, visit
+from bridge.app.dead_letters.view import shown_time
 from bridge.brokers.base import Broker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
@@ -89,8 +90,8 @@ class Group:
             "error": self.error,
             "format": self.format,
             "count": self.count,
-            "first": self.first,
-            "last": self.last,
+            "first": shown_time(self.first) or None,
+            "last": shown_time(self.last) or None,
             "detail": self.detail,
             "example": self.example,
             "sources": self.sources,
@@ -320,7 +321,7 @@ def _listed(mark: _Mark, row: Row) -> dict[str, Any]:
     facts = row.facts
     return {
         "id": f"{mark.topic}/{mark.partition}@{mark.offset}",
-        "time": row.time,
+        "time": shown_time(row.time) or None,
         "state": row.state,
         "reason": facts.reason,
         "detail": row.detail,

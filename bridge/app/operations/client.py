@@ -117,22 +117,33 @@ async def send(session: aiohttp.ClientSession, name: str, method: str, url: str,
             timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS, sock_connect=CONNECT_SECONDS),
             allow_redirects=False,
         ) as response:
-            status, text = response.status, await response.read()
-            if status == 429:
-                raise TooManyRequests(_seconds(response.headers.get("Retry-After")))
+            text = await response.read()
     except (aiohttp.ClientError, OSError) as error:
         raise EngineTimeout(f"{name}: the daemon did not answer; the outcome is unknown") from error
+    if response.status != 200:
+        raise refusal_of(response, text, name)
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise _stranger(name, response.status) from None
+
+
+def refusal_of(response: aiohttp.ClientResponse, text: bytes, name: str = "tap") -> Exception:
+    """Error of an answer that is not 200. text: its body. name: of the request."""
+    if response.status == 429:
+        return TooManyRequests(_seconds(response.headers.get("Retry-After")))
     try:
         answer = json.loads(text)
-        if status != 200:
-            raise _error(answer["reason"], str(answer["detail"]))
+        return _error(answer["reason"], str(answer["detail"]))
     except (ValueError, TypeError, KeyError):
-        if status >= 500:
-            raise EngineTimeout(f"{name}: HTTP {status}, not from the daemon; the outcome is unknown") from None
-        raise EngineUnavailable(
-            f"{name}: HTTP {status}, not from a daemon; is this the address of its ops port?"
-        ) from None
-    return answer
+        return _stranger(name, response.status)
+
+
+def _stranger(name: str, status: int) -> BridgeError:
+    """Error of an answer that no daemon has sent."""
+    if status >= 500:
+        return EngineTimeout(f"{name}: HTTP {status}, not from the daemon; the outcome is unknown")
+    return EngineUnavailable(f"{name}: HTTP {status}, not from a daemon; is this the address of its ops port?")
 
 
 def _seconds(header: str | None) -> float:

@@ -18,6 +18,7 @@ from bridge.app.reload.changes import differing_paths
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, InstanceNotFound, InvalidCommand
 from bridge.engines.reload_requests import ReloadRequests
+from bridge.system.clock import time_of
 
 _REASON = 500
 """Most characters of the reason that is kept on the engine."""
@@ -41,7 +42,7 @@ class StartedConfiguration:
     """Start of a daemon, or reload, with a configuration. kept: `config.diff` can compare it."""
 
     version: str
-    at: float
+    at: str
     kept: bool
     is_current: bool
 
@@ -69,7 +70,9 @@ async def _history(scene: Scene, given: Parameters) -> Any:
     known = await asyncio.to_thread(configurations.starts, loaded)
     kept = await asyncio.to_thread(configurations.versions, loaded)
     return [
-        asdict(StartedConfiguration(each.version, each.at, each.version in kept, each.version == loaded.version))
+        asdict(
+            StartedConfiguration(each.version, time_of(each.at), each.version in kept, each.version == loaded.version)
+        )
         for each in reversed(known)
     ]
 
@@ -122,11 +125,20 @@ async def _plan(scene: Scene, given: Parameters) -> Any:
 
 async def _all(scene: Scene, given: Reload) -> Any:
     value = {"id": uuid4().hex, "at": time.time(), "by": scene.actor.name, "reason": (given.reason or "")[:_REASON]}
-    return await ReloadRequests(await scene.engine()).request(value)
+    return _shown(await ReloadRequests(await scene.engine()).request(value))
 
 
 async def _show(scene: Scene, given: Parameters) -> Any:
-    return await ReloadRequests(await scene.engine()).load()
+    return _shown(await ReloadRequests(await scene.engine()).load())
+
+
+def _shown(state: Mapping[str, Any]) -> dict[str, Any]:
+    """State of `ReloadRequests` as JSON types."""
+    request = state["request"]
+    return {
+        "request": None if request is None else {**request, "at": time_of(request["at"])},
+        "daemons": {name: {**each, "at": time_of(each["at"])} for name, each in state["daemons"].items()},
+    }
 
 
 def _reloads(scene: Scene) -> Any:

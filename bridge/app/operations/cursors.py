@@ -122,6 +122,10 @@ class Order(Generic[T]):
         """Place of a cursor. Raises: InvalidCommand."""
         return place_of(self.name, cursor, self.form)
 
+    def cursor(self, entry: T) -> str:
+        """Cursor of the part after an entry."""
+        return cursor_at(self.name, self.place(entry))
+
     async def first(self, entries: AsyncIterator[T], limit: int | None) -> tuple[Sequence[T], str | None]:
         """First entries, and the next cursor. Raises: InvalidCommand.
 
@@ -136,7 +140,7 @@ class Order(Generic[T]):
         return self._shown(found, size)
 
     def _shown(self, found: Sequence[T], size: int) -> tuple[Sequence[T], str | None]:
-        more = cursor_at(self.name, self.place(found[size - 1])) if len(found) > size else None
+        more = self.cursor(found[size - 1]) if len(found) > size else None
         return found[:size], more
 
     def _is_after(self, entry: T, place: Place | None) -> bool:

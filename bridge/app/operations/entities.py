@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
 from bridge.app.connection import payload, stamp
-from bridge.app.operations.cursors import InParts, Order
+from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
 from bridge.app.operations.operation import LONGEST_SECONDS, Message, Operation, Parameters, Scene, checked
 from bridge.core import commands
 from bridge.core.answers import Keyring, LaterKeys
@@ -22,10 +22,12 @@ from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import PREFIX
 from bridge.engines.base import Engine
+from bridge.engines.client import EntityFilter
 from bridge.engines.commands.answers import ANSWERS
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.sdk_internals import lock_holder
 from bridge.routing.identifier import check_entity, check_name
+from bridge.system.clock import time_of
 from bridge.workflow.entity import bare_state
 
 
@@ -63,10 +65,27 @@ class Entities:
         transient: bool,
     ) -> Sequence[Entity]:
         """Entities by name and key prefix, sorted. transient: include entities without state."""
-        prefix = None if name is None else f"@{name.lower()}@{key_prefix or ''}"
-        query = EntityQuery(prefix, modified_from, modified_to, include_state=state, include_transient=transient)
+        query = EntityQuery(
+            _prefix(name, key_prefix) or None,
+            modified_from,
+            modified_to,
+            include_state=state,
+            include_transient=transient,
+        )
         found = await self._client.get_all_entities(query)
         return sorted((_entity(metadata, state) for metadata in found), key=lambda one: (one.entity, one.key))
+
+    async def page(self, given: ListEntities, token: str | None, size: int) -> tuple[Sequence[Entity], str | None]:
+        """Entities in the order of the engine, and the token of the page after them; None after the last one."""
+        wanted = EntityFilter(
+            _prefix(given.entity, given.key_prefix),
+            given.modified_from,
+            given.modified_to,
+            given.state,
+            given.transient,
+        )
+        page, following = await self._client.entity_page(wanted, token, size, what="list entities")
+        return [_entity(each, given.state) for each in page], following
 
     async def show(self, name: str, key: str) -> Entity:
         """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
@@ -101,6 +120,11 @@ class Entities:
         return await self._client.clean_entity_storage(empty, locks)
 
 
+def _prefix(name: str | None, key_prefix: str | None) -> str:
+    """Prefix of the ids of entities; empty for all."""
+    return "" if name is None else f"@{name.lower()}@{key_prefix or ''}"
+
+
 def _state(metadata: EntityMetadata) -> Any:
     """State to display, without the secrets of the keys that sign requests."""
     found = bare_state(payload(metadata.get_state()))
@@ -110,7 +134,7 @@ def _state(metadata: EntityMetadata) -> Any:
         ring = Keyring.from_json(found)
     except LaterKeys:
         return {"keys": []}
-    shown = [{"id": key.id, "made": key.made} for key in ring.keys]
+    shown = [{"id": key.id, "made": time_of(key.made)} for key in ring.keys]
     return {"keys": shown, "damaged": ring.damaged} if ring.damaged else {"keys": shown}
 
 
@@ -150,7 +174,7 @@ class ListEntities(InParts):
 
 
 class EntitiesPart(TypedDict):
-    """Part of the entities by name and key. next: cursor of the next part."""
+    """Part of the entities in the order of their ids, `@name@key`. next: cursor of the next part."""
 
     next: str | None
     entities: list[Entity]
@@ -190,21 +214,25 @@ async def _clean(scene: Scene, given: CleanEntities) -> Any:
 
 
 async def _list(scene: Scene, given: ListEntities) -> Any:
-    found = await Entities(await scene.engine()).list(
-        given.entity, given.key_prefix, given.modified_from, given.modified_to,
-        state=given.state, transient=given.transient,
-    )  # fmt: skip
+    entities = Entities(await scene.engine())
     if given.cursor is None:
+        found = await entities.list(
+            given.entity, given.key_prefix, given.modified_from, given.modified_to,
+            state=given.state, transient=given.transient,
+        )  # fmt: skip
         return [asdict(one) for one in found[: given.limit]]
-    part, more = _ORDER.part(found, given.cursor, given.limit)
-    return {"next": more, "entities": [asdict(one) for one in part]}
+    after = place_of(_CURSORS, given.cursor, (str,))
+    page, token = await entities.page(given, None if after is None else str(after[0]), part_size(given.limit))
+    more = None if token is None else cursor_at(_CURSORS, (token,))
+    return {"next": more, "entities": [asdict(one) for one in page]}
 
 
 async def _show(scene: Scene, given: OneEntity) -> Any:
     return asdict(await Entities(await scene.engine()).show(given.entity, given.key))
 
 
-_ORDER: Order[Entity] = Order("entities", lambda one: (one.entity, one.key), (str, str))
+_CURSORS = "entities"
+"""Name of the list in its cursors."""
 _OF_ENTITY = frozenset({"state"})
 ENTITY_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(

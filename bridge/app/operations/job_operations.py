@@ -23,6 +23,7 @@ from bridge.jobs.state_machine import COUNTS, JobRecord
 from bridge.jobs.store import Action, ItemNumber, JobItem, JobStore
 from bridge.jobs.view import document
 from bridge.routing.identifier import check_name
+from bridge.system.clock import time_of
 
 _JOB = r"^[0-9a-z]{1,32}$"
 """Id of a job."""
@@ -136,7 +137,7 @@ class RaiseToInstances(BulkInstances):
 class Matched(TypedDict):
     count: int
     reads: int
-    cut_off: float
+    cut_off: str
 
 
 class JobSubmitted(TypedDict):
@@ -236,7 +237,7 @@ async def _match(scene: Scene, given: MatchInstances) -> Any:
     if not await selection.counted():
         async for _ in selection.ids():
             pass
-    return {"count": selection.count, "reads": selection.reads, "cut_off": cut_off}
+    return {"count": selection.count, "reads": selection.reads, "cut_off": time_of(cut_off)}
 
 
 async def _bulk(action: InstanceAction, scene: Scene, given: BulkInstances, arguments: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from bridge.engines.base import Engine
 from bridge.engines.entity_reads import WITHIN
 from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
 from bridge.engines.source_seeks import SourceSeeks
+from bridge.system.clock import time_of
 
 _REASON_LIMIT = 500
 _POLL_SECONDS = 0.05
@@ -41,7 +42,7 @@ async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
                 {
                     "source": source, "route": None, "state": SourceState.PAUSED, "pause": None, "next": None,
                     "seek": seek,
-                    "since": found.since, "by": found.by, "reason": found.reason,
+                    "since": time_of(found.since), "by": found.by, "reason": found.reason,
                 }
             )  # fmt: skip
             continue

@@ -22,7 +22,7 @@ from bridge.ops.trail import Trail
 
 FREE = frozenset({"input", "data", "output"})
 """Parameters that are any JSON value, which is stored as JSON text."""
-TABLE = 5
+TABLE = 6
 """Number of the table of operations, which grows with each operation or parameter of those that read.
 
 A command reads through a daemon with the same number only: an earlier one would refuse what it does not know.

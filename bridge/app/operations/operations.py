@@ -17,6 +17,7 @@ from bridge.app import state
 from bridge.app.operations.canary import CANARY_OPERATIONS
 from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letters.operations import DEAD_LETTER_OPERATIONS
+from bridge.app.operations.dead_letters.reads import DEAD_LETTER_READS
 from bridge.app.operations.decisions import DECISION_OPERATIONS
 from bridge.app.operations.entities import ENTITY_OPERATIONS
 from bridge.app.operations.erase import Erasure, Finding, condition_of
@@ -121,6 +122,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *CONFIGURATION_OPERATIONS,
     *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
+    *DEAD_LETTER_READS,
     *JOB_OPERATIONS,
     *READ_OPERATIONS,
     *DECISION_OPERATIONS,

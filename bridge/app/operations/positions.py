@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from bridge.app.composition import build_broker, require, subscribe_options
@@ -20,6 +19,7 @@ from bridge.core.errors import BrokerError, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.engines.source_seeks import Seeks, SourceSeeks
 from bridge.routing.identifier import parse_time
+from bridge.system.clock import time_of
 
 OLDEST_SECONDS = 5.0
 """Seconds for reading the oldest messages of a source."""
@@ -66,7 +66,7 @@ async def lag(loaded: Loaded, source: str) -> list[dict[str, Any]]:
             {
                 "source": source, "topic": each.topic, "partition": each.number, "committed": each.committed,
                 "begin": each.begin, "end": each.end, "done": len(each.done), "lag": each.lag,
-                "oldest": None if since is None else _stamp(since),
+                "oldest": None if since is None else time_of(since),
                 "oldest_seconds": None if since is None else round(max(0.0, now - since), 1),
                 "member": each.member or None, "note": "; ".join(notes),
             }
@@ -91,7 +91,7 @@ async def _queue_lag(broker: Broker, source: str, topic: str) -> dict[str, Any]:
         ):
             async for _, message in messages:
                 if message.timestamp is not None:
-                    line["oldest"] = _stamp(message.timestamp)
+                    line["oldest"] = time_of(message.timestamp)
                     line["oldest_seconds"] = round(max(0.0, time.time() - message.timestamp), 1)
                 return line
         line["lag"] = 0
@@ -381,7 +381,3 @@ async def _reading(loaded: Loaded, source: str) -> AsyncIterator[Broker]:
         yield broker
     finally:
         await broker.stop()
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Annotated, Any, cast
 
 from pydantic import AwareDatetime, BeforeValidator, Field
@@ -16,19 +14,25 @@ from typing_extensions import TypedDict
 
 from bridge.app import audit, state
 from bridge.app.dead_letters.check import checked
+from bridge.app.dead_letters.editing import is_cloud_event
 from bridge.app.dead_letters.groups import Newest, Trend, grouped, newest
 from bridge.app.dead_letters.reading import Found as DeadLetterFound
 from bridge.app.dead_letters.reading import ReadPlace, Selection, visited
 from bridge.app.dead_letters.view import facts_of
-from bridge.app.operations.cursors import Cursor, Order
+from bridge.app.operations.cursors import Cursor, Order, cursor_at, part_size, place_of
 from bridge.app.operations.lineage.lineage import Scope
 from bridge.app.operations.lineage.trace import Answer, Found, Tracer, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene, Words, words
 from bridge.core.errors import InstanceNotFound, Problem
 from bridge.dead_letters.state_machine import DeadLetterState
+from bridge.ops.audit import settle
+from bridge.ops.trail import Place, Trail
 
 _MOST_LINES = 10_000
+"""Most lines of an answer, and most that are read for a part."""
+_AUDIT = "audit"
+"""Name of the list in its cursors."""
 
 
 class ChooseDeadLetters(Parameters):
@@ -100,7 +104,7 @@ class DeadLettersPart(TypedDict):
 class OneDeadLetter(Parameters):
     """Dead letter by its position, the position of the original message, or its message id.
 
-    payload: add headers and body.
+    payload: add headers, body, and True for an event whose payload is its member `data`.
     """
 
     id: str
@@ -136,15 +140,15 @@ class TraceMessage(Parameters):
 
 
 class DeadLetterGroup(TypedDict):
-    """Dead letters with one cause. first, last: seconds since the Unix epoch."""
+    """Dead letters with one cause. first, last: times at which they were written; null where they are not known."""
 
     group: str
     reason: str
     error: str
     format: str
     count: int
-    first: float | None
-    last: float | None
+    first: str | None
+    last: str | None
     detail: str
     example: str
     sources: dict[str, int]
@@ -208,10 +212,10 @@ async def _dead_letters(scene: Scene, given: PageOfDeadLetters) -> Any:
     if given.cursor is None:
         opened = await scene.engines(given.engine)
         return [facts_of(each) async for each in visited(scene.loaded, given.selection, given.limit, engines=opened)]
-    after = _DEAD_LETTERS.after(given.cursor) or ("", "", 0, -1)
+    after = DEAD_LETTERS.after(given.cursor) or ("", "", 0, -1)
     opened = await scene.engines(given.engine)
     found = visited(scene.loaded, given.selection, engines=opened, after=cast(ReadPlace, after))
-    part, more = await _DEAD_LETTERS.first(found, given.limit)
+    part, more = await DEAD_LETTERS.first(found, given.limit)
     return {"next": more, "dead_letters": [facts_of(each) for each in part]}
 
 
@@ -220,12 +224,15 @@ def _place(found: DeadLetterFound) -> ReadPlace:
     return found.place.broker, found.place.topic, at.partition, at.offset
 
 
-_DEAD_LETTERS: Order[DeadLetterFound] = Order("dead letters", _place, (str, str, int, int))
+DEAD_LETTERS: Order[DeadLetterFound] = Order("dead letters", _place, (str, str, int, int))
 
 
 async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
     selection, opened = Selection(ids=(given.id,)), await scene.engines(given.engine)
-    found = [facts_of(each, given.payload) async for each in visited(scene.loaded, selection, engines=opened)]
+    found = []
+    async for each in visited(scene.loaded, selection, engines=opened):
+        facts = facts_of(each, given.payload)
+        found.append(facts | {"is_cloud_event": is_cloud_event(scene.loaded, each)} if given.payload else facts)
     if not found:
         raise InstanceNotFound(f"there is no dead letter {given.id[:200]!r}")
     return found
@@ -243,29 +250,31 @@ async def _trace(scene: Scene, given: TraceMessage) -> Any:
 async def _audit(scene: Scene, given: ListAudit) -> Any:
     wanted = audit.Wanted(given.since, given.until, given.actor, given.action)
     trails = state.trails(scene.loaded)
-    if (cursor := given.cursor) is None:
-        return await asyncio.to_thread(lambda: list(deque(audit.lines(trails, wanted), given.limit)))
-    part, more = await asyncio.to_thread(
-        lambda: _AUDIT.part(_numbered(audit.lines(trails, wanted)), cursor, given.limit)
+    if given.cursor is None:
+        found = await asyncio.to_thread(_newest_lines, trails, wanted, given.limit)
+        return [*reversed(found.lines)]
+    form = (str, int) * len(trails)
+    after, size = place_of(_AUDIT, given.cursor, form), part_size(given.limit)
+    places = (
+        None if after is None else [Place(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
     )
-    return {"next": more, "lines": [line for _, line in part]}
+    found = await asyncio.to_thread(_newest_lines, trails, wanted, size, places, _MOST_LINES)
+    more = None if found.next is None else cursor_at(_AUDIT, tuple(chain.from_iterable(found.next)))
+    return {"next": more, "lines": found.lines}
 
 
-def _numbered(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
-    """Audit lines with their places: time, digest, and number among equal lines. lines: in the order of their times."""
-    time_, equal = "", Counter[str]()
-    for line in lines:
-        if str(line["time"]) != time_:
-            time_ = str(line["time"])
-            equal.clear()
-        digest = hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:16]
-        equal[digest] += 1
-        yield (time_, digest, equal[digest]), line
-
-
-_AUDIT: Order[tuple[tuple[str, str, int], dict[str, Any]]] = Order(
-    "audit", lambda each: each[0], (str, str, int), newest_first=True
-)
+def _newest_lines(
+    trails: Sequence[Trail],
+    wanted: audit.Wanted,
+    limit: int,
+    places: Sequence[Place] | None = None,
+    most: int | None = None,
+) -> audit.Part:
+    """Part as of `audit.newest`. The first one has the lines of changes whose process was killed, too."""
+    if places is None:
+        for trail in trails:
+            settle(trail)
+    return audit.newest(trails, wanted, limit, places, most)
 
 
 async def _configuration(scene: Scene, given: Parameters) -> Any:

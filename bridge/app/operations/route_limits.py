@@ -15,6 +15,7 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.engines.temporary_limits import TemporaryLimit, TemporaryLimits
+from bridge.system.clock import time_of
 
 LONGEST = 30 * 86400.0
 """Longest time of a temporary limit in seconds. What shall hold longer belongs into the configuration."""
@@ -47,8 +48,8 @@ class RouteLimit(TypedDict):
     route: str
     running: int | None
     rate: float | None
-    until: float
-    since: float
+    until: str
+    since: str
     by: str
     reason: str
 
@@ -81,16 +82,17 @@ async def _set(scene: Scene, given: SetLimit) -> Any:
     if given.running is not None and per is not None and per > given.running:
         raise InvalidCommand(f"`limits.per.running` of route {route.name} is {per}, more than {given.running}")
     now = time.time()
+    until = now + given.seconds
     limit = {
         "running": given.running,
         "rate": given.rate,
-        "until": now + given.seconds,
+        "until": until,
         "since": now,
         "by": scene.actor.name,
         "reason": (given.reason or "")[:_REASON_LIMIT],
     }
     await store.set(given.route, limit)
-    return {"route": given.route, **limit}
+    return {"route": given.route, **limit, "until": time_of(until), "since": time_of(now)}
 
 
 async def _clear(scene: Scene, given: OneRoute) -> Any:
@@ -121,8 +123,8 @@ def _line(loaded: Loaded, engine: str, route: str, limit: TemporaryLimit) -> dic
         "engine": engine,
         "running": limit.running,
         "rate": limit.rate,
-        "until": limit.until,
-        "since": limit.since,
+        "until": time_of(limit.until),
+        "since": time_of(limit.since),
         "by": limit.by,
         "reason": limit.reason,
         "daemons": sorted(limit.daemons),

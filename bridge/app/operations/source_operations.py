@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from bridge.app.operations import limits, positions
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.engines.source_seeks import SourceSeeks, pending
+from bridge.system.clock import time_of
 
 
 def _number(value: Any) -> Any:
@@ -50,7 +51,7 @@ class SeekSource(OneSource):
 
 class Paused(TypedDict):
     source: str
-    since: float
+    since: str
 
 
 class Resumed(TypedDict):
@@ -66,7 +67,7 @@ class SourceLine(TypedDict, total=False):
     pause: float | None
     next: float | None
     seek: list[str]
-    since: float
+    since: str
     by: str
     reason: str
 
@@ -81,7 +82,7 @@ async def _sources(scene: Scene, given: Parameters) -> Any:
 
 async def _pause_source(scene: Scene, given: PauseSource) -> Any:
     pause = await limits.pause(scene.loaded, await scene.engine(), given.source, scene.actor.name, given.reason or "")
-    return {"source": given.source, "since": pause.since}
+    return {"source": given.source, "since": time_of(pause.since)}
 
 
 async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
@@ -98,13 +99,24 @@ async def _plan_seek(scene: Scene, given: PlanSeek) -> Any:
 
 
 async def _seeks(scene: Scene, given: OneSource) -> Any:
-    return await SourceSeeks(await scene.engine()).of(given.source)
+    return _shown(await SourceSeeks(await scene.engine()).of(given.source))
 
 
 async def _seek_source(scene: Scene, given: SeekSource) -> Any:
-    return await positions.seek(
+    moves = await positions.seek(
         scene.loaded, await scene.engine(), given.source, given.positions, scene.actor.name, given.reason or ""
     )
+    return _shown(moves)
+
+
+def _shown(moves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Moves by partition, as JSON types. An applied one has the time of its application, too."""
+    shown: dict[str, Any] = {}
+    for partition, move in moves.items():
+        shown[partition] = {**move, "at": time_of(move["at"])}
+        if "moved" in move:
+            shown[partition]["moved"] = {**move["moved"], "at": time_of(move["moved"]["at"])}
+    return shown
 
 
 async def _cancel_seek(scene: Scene, given: OneSource) -> Any:

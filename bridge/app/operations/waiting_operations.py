@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import TypedDict
 
 from bridge.app.connection import chosen
-from bridge.app.operations.cursors import InParts, Order, Place
+from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
 from bridge.app.operations.instance_reads import OneInstance, instance_target
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
-from bridge.waiting.operations import Change, WaitingMessage
+from bridge.waiting.operations import Change, WaitingMessage, WaitingPlace
 
 
 class QuarantinedKeys(Parameters):
@@ -65,7 +65,7 @@ class ListQuarantined(InParts):
 
 
 class WaitingPart(TypedDict):
-    """Part of the waiting messages, oldest first. next: cursor of the next part."""
+    """Part of the waiting messages, by instance or key, the oldest of each first. next: cursor of the next part."""
 
     next: str | None
     messages: list[WaitingMessage]
@@ -101,28 +101,30 @@ async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
 
 
 async def _early(scene: Scene, given: ListEarly) -> Any:
-    found = await EarlyMessageOperations(await scene.engine()).list(given.prefix, given.source)
-    return _listed(found, given, _EARLY)
+    early = EarlyMessageOperations(await scene.engine())
+    if given.cursor is None:
+        return [asdict(one) for one in (await early.list(given.prefix, given.source))[: given.limit]]
+    after = _after("early", given.cursor)
+    return _part("early", await early.part(part_size(given.limit), after, given.prefix, given.source))
 
 
 async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
-    return _listed(await QuarantineOperations(await scene.engine()).list(given.source), given, _QUARANTINED)
-
-
-def _listed(found: Sequence[WaitingMessage], given: InParts, order: Order[WaitingMessage]) -> Any:
+    quarantine = QuarantineOperations(await scene.engine())
     if given.cursor is None:
-        return [asdict(one) for one in found[: given.limit]]
-    part, more = order.part(found, given.cursor, given.limit)
-    return {"next": more, "messages": [asdict(one) for one in part]}
+        return [asdict(one) for one in (await quarantine.list(given.source))[: given.limit]]
+    after = _after("quarantine", given.cursor)
+    return _part("quarantine", await quarantine.part(part_size(given.limit), after, given.source))
 
 
-def _place(one: WaitingMessage) -> Place:
-    # An id is unique among the messages of one instance, or of one key
-    return one.since, one.source, one.instance_id or one.key or "", one.id
+def _after(name: str, cursor: str) -> WaitingPlace:
+    """Place of a cursor. name: of the list. Raises: InvalidCommand."""
+    place = place_of(name, cursor, (int, str, str, str, str))
+    return WaitingPlace() if place is None else WaitingPlace(*cast(Any, place))
 
 
-_EARLY: Order[WaitingMessage] = Order("early", _place, (str, str, str, str))
-_QUARANTINED: Order[WaitingMessage] = Order("quarantine", _place, (str, str, str, str))
+def _part(name: str, found: tuple[Sequence[WaitingMessage], WaitingPlace | None]) -> Any:
+    part, more = found
+    return {"next": None if more is None else cursor_at(name, more), "messages": [asdict(one) for one in part]}
 
 
 async def _unprocessed_early(scene: Scene, given: Parameters) -> Any:

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from bridge import __version__
@@ -25,7 +24,7 @@ from bridge.engines.base import Engine, InstanceCounts, instance_counts
 from bridge.ops.health import Check
 from bridge.ops.status import OVERDUE_SECONDS, Document, merge
 from bridge.pipeline.breaker import Breaker
-from bridge.system.clock import stamp
+from bridge.system.clock import time_of
 from bridge.waiting.totals import WaitingCount, WaitingTotals
 
 ENGINE_SECONDS = 2.0
@@ -214,11 +213,6 @@ class DaemonStatus:
 def daemon_id(pid: int) -> str:
     """Name of a daemon: its host and process id."""
     return f"{socket.gethostname()}/{pid}"
-
-
-def time_of(seconds: float) -> str:
-    """Time in seconds since the Unix epoch as RFC 3339."""
-    return stamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def waiting_document(count: WaitingCount, now: float) -> Document:

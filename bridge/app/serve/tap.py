@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from bridge.app.messages.jsonlines import line_of
-from bridge.app.serve.status import daemon_id, time_of
+from bridge.app.serve.status import daemon_id
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
 from bridge.core.commands import Decision
@@ -25,6 +25,7 @@ from bridge.pipeline.decisions import DecisionListeners, SettledDelivery
 from bridge.routing import command_names
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
+from bridge.system.clock import time_of
 
 TAP = "tap"
 """Path of the stream below /api/v1/."""

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from bridge.app.dead_letters.view import facts_of, shown_time
+from bridge.app.dead_letters.view import facts_of
 from bridge.cli.dlq.replay import edit, replay
-from bridge.cli.dlq.selection import parameters_of, print_report, selection_of, selection_options
+from bridge.cli.dlq.selection import (
+    TABLE_WITH_READS,
+    parameters_of,
+    print_report,
+    remote_check,
+    selection_of,
+    selection_options,
+)
 from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import in_parts, lists_in_parts, operate
+from bridge.cli.shared.connection import in_parts, lists_in_parts, operate, require_table
 from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
 from bridge.cli.shared.output import Progress, clean, local_time, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
@@ -115,8 +122,8 @@ def groups(
                 f"{each['count']:,}",
                 each["reason"] if each["format"] == "bridge" else f"{each['reason']} ({each['format']})",
                 ", ".join(each["routes"]) or "-",
-                local_time(shown_time(each["first"])),
-                local_time(shown_time(each["last"])),
+                local_time(each["first"]),
+                local_time(each["last"]),
                 each["example"],
                 each["detail"],
             )
@@ -272,9 +279,16 @@ def show(
 )
 @selection_options
 @offline_option
+@remote_options
 @config_options
-def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+def export(
+    offline: bool, remote: Address | None, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any
+) -> None:
     """Write dead letters as lines of JSON, in the form of `bridge topic read --json`, with their payloads."""
+    if remote is not None:
+        _check_online(offline)
+        _export(remote, parameters_of(chosen))
+        return
     from bridge.app.composition import load_config
     from bridge.app.dead_letters.reading import visited
     from bridge.app.messages.jsonlines import line_of
@@ -288,6 +302,20 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
                 click.echo(line_of(each.dead_letter.position, each.message).encode())
 
     asyncio.run(write())
+
+
+def _export(remote: Address, given: dict[str, Any]) -> None:
+    """Print the messages of a remote daemon, part by part."""
+    from bridge.app.operations.cursors import START
+
+    options: dict[str, Any] = {"remote": remote, "engine": None}
+    require_table(options, TABLE_WITH_READS, "dlq export")
+    cursor: str | None = START
+    while cursor is not None:
+        [part] = operate(options, ("dlq.export", {**given, "cursor": cursor, "limit": 1_000}))
+        for line in part["lines"]:
+            click.echo(line.encode())
+        cursor = part["next"]
 
 
 @make(
@@ -315,11 +343,13 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
 )
 @click.option("--offline", is_flag=True, help="Do not ask the engines; take each command as accepted.")
 @json_option
+@remote_options
 @config_options
 def check(
     candidate: tuple[Path, ...],
     offline: bool,
     as_json: bool,
+    remote: Address | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
     **chosen: Any,
@@ -330,23 +360,39 @@ def check(
     the instance exists, so the result tells starts from duplicates. Rules that the bridge executed before the failure
     are skipped, as in a replay.
     """
+    if remote is not None:
+        _check_online(offline)
+        if candidate:
+            raise click.UsageError("--candidate needs a configuration, not --url", click.get_current_context())
+        report = remote_check(remote, chosen, replays=False)
+    else:
+        report = _checked(config, overlay, candidate, selection_of(chosen), offline)
+    if as_json:
+        print_json(report)
+    elif not report["total"]:
+        say("there are no dead letters", err=True)
+    else:
+        print_report(report, offline)
+    return 1 if report["failing"] else 0
+
+
+def _checked(
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    candidate: tuple[Path, ...],
+    selection: Selection,
+    offline: bool,
+) -> dict[str, Any]:
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters.check import DryRunReport, checked
+    from bridge.app.dead_letters.check import checked
 
     loaded = load_config(config, overlay)
     rules = load_config(candidate, overlay) if candidate else loaded
     progress = Progress("dead letters checked")
     try:
-        report: DryRunReport = asyncio.run(checked(loaded, rules, selection_of(chosen), offline, progress))
+        return asyncio.run(checked(loaded, rules, selection, offline, progress)).to_dict()
     finally:
         progress.close()
-    if as_json:
-        print_json(report.to_dict())
-    elif not report.total:
-        say("there are no dead letters", err=True)
-    else:
-        print_report(report, offline)
-    return 1 if report.failing else 0
 
 
 def _grouped(

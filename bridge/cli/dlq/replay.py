@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.dlq.selection import filter_options, print_report, remote_count, selection_of, submit_jobs
+from bridge.cli.dlq.selection import (
+    TABLE_WITH_READS,
+    filter_options,
+    print_report,
+    remote_check,
+    remote_count,
+    selection_of,
+    submit_jobs,
+)
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import engine_names
+from bridge.cli.shared.connection import engine_names, operate, require_table
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import Progress, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
@@ -23,7 +31,10 @@ from bridge.cli.shared.several import read_ids
 if TYPE_CHECKING:
     from bridge.app.dead_letters.editing import Document
     from bridge.app.dead_letters.reading import Found, Selection
+    from bridge.app.remote import Address
     from bridge.config.source import Loaded
+
+T = TypeVar("T")
 
 _EXITS = {
     0: "the job was submitted, or the dry run found nothing that would fail again",
@@ -104,8 +115,7 @@ def replay(
     and rules that were executed before its failure are skipped. Nothing is written to the topic of the source. Among
     the replayed messages of a key, the order is that of their first receipt.
 
-    Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results. The dry
-    run needs the rules, and therefore a configuration instead of --url.
+    Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
     """
     from bridge.app.dead_letters.reading import Selection
 
@@ -117,9 +127,7 @@ def replay(
         )
     selection = selection_of({**chosen, "states": ("open",)}, names)
     if dry_run:
-        if chosen["remote"] is not None:
-            raise click.UsageError("use either --dry-run or --url", click.get_current_context())
-        return _dry_run(_loaded(chosen), selection, limit, as_json)
+        return _dry_run({**chosen, "states": ("open",)}, selection, limit, as_json)
     given = {
         "limit": limit,
         "all": all_,
@@ -139,21 +147,28 @@ def _loaded(options: Mapping[str, Any]) -> Loaded:
     return load_config(options["config"], options["overlay"])
 
 
-def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: bool) -> int:
+def _dry_run(options: dict[str, Any], selection: Selection, limit: int | None, as_json: bool) -> int:
+    if options["remote"] is not None:
+        report = remote_check(options["remote"], options, selection.ids, limit, replays=True)
+    else:
+        report = _checked(_loaded(options), selection, limit)
+    if as_json:
+        print_json(report)
+    elif report["total"]:
+        print_report(report, offline=False)
+    else:
+        say("no open dead letter is selected", err=True)
+    return 1 if report["failing"] or not report["total"] else 0
+
+
+def _checked(loaded: Loaded, selection: Selection, limit: int | None) -> dict[str, Any]:
     from bridge.app.dead_letters.check import checked
 
     progress = Progress("dead letters checked")
     try:
-        report = asyncio.run(checked(loaded, loaded, selection, False, progress, limit))
+        return asyncio.run(checked(loaded, loaded, selection, False, progress, limit)).to_dict()
     finally:
         progress.close()
-    if as_json:
-        print_json(report.to_dict())
-    elif report.total:
-        print_report(report, offline=False)
-    else:
-        say("no open dead letter is selected", err=True)
-    return 1 if report.failing or not report.total else 0
 
 
 def _replay(options: dict[str, Any], selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
@@ -166,7 +181,7 @@ def _replay(options: dict[str, Any], selection: Selection, given: dict[str, Any]
     with nullcontext() if loaded is None else refused(loaded, "dlq.replay", "*", given["reason"]):
         if loaded is None:
             chosen = {**options, "states": ("open",)}
-            count = remote_count(options["remote"], chosen, selection.ids, given["limit"])
+            count = remote_count(options["remote"], chosen, selection.ids, given["limit"], replays=True)
             engines = engine_names(options)
         else:
             found = asyncio.run(select(loaded, selection, ReplayBatch, given["limit"]))
@@ -206,6 +221,7 @@ def _replay(options: dict[str, Any], selection: Selection, given: dict[str, Any]
 @click.option("--force", is_flag=True, help="Replay the message although it would fail, or has failed too often.")
 @reason_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@remote_options
 @config_options
 def edit(
     id_: str,
@@ -215,8 +231,7 @@ def edit(
     force: bool,
     reason: str | None,
     yes: bool,
-    config: tuple[Path, ...],
-    overlay: tuple[Path, ...],
+    **options: Any,
 ) -> int:
     """Correct the payload of an open dead letter, and replay it.
 
@@ -224,48 +239,129 @@ def edit(
     routed first, with the schema and the rules: one that would fail is not replayed. The message keeps its identity;
     the header `bridge.edited-from` names the dead letter. The payload must be JSON.
     """
-    from bridge.app.audit import refused
-    from bridge.app.composition import load_config
-
-    loaded = load_config(config, overlay)
-    with nullcontext() if dry_run else refused(loaded, "dlq.edit", id_, reason):
-        found = _one(loaded, id_)
-        document = _edited(_document(loaded, found), assignments, patch)
+    if options["remote"] is not None:
+        require_table({**options, "engine": None}, TABLE_WITH_READS, "dlq edit")
+        dead_letter: _OwnDeadLetter | _RemoteDeadLetter = _RemoteDeadLetter(options["remote"], id_)
+    else:
+        dead_letter = _OwnDeadLetter(_loaded(options), id_)
+    with nullcontext() if dry_run else dead_letter.refused(reason):
+        document = _edited(dead_letter.read(), assignments, patch)
         if document is None:
             say("nothing was changed; nothing is replayed", err=True)
             return 1
-        fails = _fails(loaded, found, document)
+        would, detail, fails = dead_letter.verdict(document)
+    say(f"would: {would}" + (f" ({detail})" if detail else ""), err=True)
     if dry_run or (fails and not force):
         return 1 if fails else 0
-    if not yes and not click.confirm(f"Replay {found.dead_letter.id} with this payload?", err=True):
+    if not yes and not click.confirm(f"Replay {dead_letter.id} with this payload?", err=True):
         return 1
-    return _replay_edited(loaded, found, document, {"force": force, "reason": reason})
+    job = dead_letter.submit(document, {"force": force, "reason": reason})
+    say(f"job {job} replays {dead_letter.id}. Next: bridge jobs watch {job}")
+    return 0
+
+
+class _OwnDeadLetter:
+    """Dead letter that is edited with the configuration of this machine. id: its id, after `read`."""
+
+    def __init__(self, loaded: Loaded, id_: str) -> None:
+        self._loaded = loaded
+        self._found: Found | None = None
+        self.id = id_
+
+    def refused(self, reason: str | None) -> AbstractContextManager[None]:
+        """Leave an audit line of an edit that fails before its operation."""
+        from bridge.app.audit import refused
+
+        return refused(self._loaded, "dlq.edit", self.id, reason)
+
+    def read(self) -> Document:
+        """Read the document. Raises: InstanceNotFound, InvalidCommand."""
+        from bridge.app.dead_letters.editing import Document, is_cloud_event
+
+        self._found = _one(self._loaded, self.id)
+        self.id = self._found.dead_letter.id
+        return Document.of(self._found.message.body, is_cloud_event(self._loaded, self._found))
+
+    def verdict(self, document: Document) -> tuple[str, str | None, bool]:
+        """Outcome of the edited message in words, its detail, and True if it would be dead-lettered."""
+        from dataclasses import replace
+
+        from bridge.app.dead_letters.check import expected
+        from bridge.core.states import Outcome
+
+        assert self._found is not None
+        message = replace(self._found.message, body=document.body)
+        found = asyncio.run(expected(self._loaded, self._found.dead_letter, message, self._owner))
+        return found.text, found.detail, found.outcome is Outcome.DEAD_LETTERED
+
+    def submit(self, document: Document, given: dict[str, Any]) -> str:
+        """Submit the replay; return the id of its job."""
+        from bridge.app.serve.control import operate
+        from bridge.config.source import state_engine
+
+        engine = state_engine(self._loaded, self._owner)
+        [job] = asyncio.run(operate(self._loaded, engine, [("dlq.edit", _parameters(self.id, document, given))]))
+        return str(job["job"])
+
+    @property
+    def _owner(self) -> str:
+        assert self._found is not None
+        return self._found.place.owner(self._found.dead_letter.source)
+
+
+class _RemoteDeadLetter:
+    """Dead letter that is edited through a remote daemon, which reads its payload; as `_OwnDeadLetter`."""
+
+    def __init__(self, remote: Address, id_: str) -> None:
+        self._options: dict[str, Any] = {"remote": remote, "engine": None}
+        self.id = id_
+
+    def refused(self, reason: str | None) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def read(self) -> Document:
+        from bridge.app.dead_letters.editing import Document
+
+        [rows] = operate(self._options, ("dlq.show", {"id": self.id, "payload": True}))
+        facts = _only(self.id, [each for each in rows if each["state"] == "open"], lambda each: str(each["id"]))
+        self.id = facts["id"]
+        body = facts["body"]
+        return Document.of(None if body is None else body.encode(), facts["is_cloud_event"])
+
+    def verdict(self, document: Document) -> tuple[str, str | None, bool]:
+        [found] = operate(self._options, ("dlq.edit", _parameters(self.id, document, {"dry_run": True})))
+        return found["would"], found["detail"], found["fails"]
+
+    def submit(self, document: Document, given: dict[str, Any]) -> str:
+        [job] = operate(self._options, ("dlq.edit", _parameters(self.id, document, given)))
+        return str(job["job"])
+
+
+def _parameters(id_: str, document: Document, given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "id": id_, "body": base64.b64encode(document.body).decode()}
 
 
 def _one(loaded: Loaded, id_: str) -> Found:
     from bridge.app.dead_letters.reading import Selection, visited
-    from bridge.core.errors import InstanceNotFound
     from bridge.dead_letters.state_machine import DeadLetterState
 
     async def read() -> list[Found]:
         selection = Selection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
         return [each async for each in visited(loaded, selection)]
 
-    found = asyncio.run(read())
+    return _only(id_, asyncio.run(read()), lambda each: each.dead_letter.id)
+
+
+def _only(id_: str, found: Sequence[T], name: Callable[[T], str]) -> T:
+    """The only open dead letter. Raises: InstanceNotFound, UsageError."""
+    from bridge.core.errors import InstanceNotFound
+
     if not found:
         raise InstanceNotFound(f"there is no open dead letter {id_!r}; `bridge dlq show` tells its state")
     if len(found) > 1:
-        ids = ", ".join(each.dead_letter.id for each in found[:5])
+        ids = ", ".join(map(name, found[:5]))
         raise click.UsageError(f"{id_!r} names {len(found)} dead letters ({ids}); give one of these ids")
     return found[0]
-
-
-def _document(loaded: Loaded, found: Found) -> Document:
-    from bridge.app.dead_letters.editing import Document
-
-    codec = loaded.config.sources[found.place.owner(found.dead_letter.source)].codec
-    body = found.message.body
-    return Document.of(body, codec == "cloudevents" and b'"specversion"' in (body or b""))
 
 
 def _edited(document: Document, assignments: tuple[str, ...], patch: Path | None) -> Document | None:
@@ -278,29 +374,3 @@ def _edited(document: Document, assignments: tuple[str, ...], patch: Path | None
     for each in assignments:
         document = document.set(each)
     return document
-
-
-def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
-    """True if the edited message would fail. The verdict is printed."""
-    from dataclasses import replace
-
-    from bridge.app.dead_letters.check import expected
-    from bridge.core.states import Outcome
-
-    message = replace(found.message, body=document.body)
-    verdict = asyncio.run(expected(loaded, found.dead_letter, message, found.place.owner(found.dead_letter.source)))
-    detail = f" ({verdict.detail})" if verdict.detail else ""
-    say(f"would: {verdict.text}{detail}", err=True)
-    return verdict.outcome is Outcome.DEAD_LETTERED
-
-
-def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict[str, Any]) -> int:
-    from bridge.app.serve.control import operate
-    from bridge.config.source import state_engine
-
-    engine = state_engine(loaded, found.place.owner(found.dead_letter.source))
-    body = base64.b64encode(document.body).decode()
-    parameters = {**given, "id": found.dead_letter.id, "body": body}
-    [job] = asyncio.run(operate(loaded, engine, [("dlq.edit", parameters)]))
-    say(f"job {job['job']} replays {found.dead_letter.id}. Next: bridge jobs watch {job['job']}")
-    return 0

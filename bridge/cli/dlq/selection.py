@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.shared.connection import operate
+from bridge.cli.shared.connection import operate, table_of
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters.check import DryRunReport
     from bridge.app.dead_letters.reading import Selection
     from bridge.app.remote import Address
 
@@ -96,14 +95,45 @@ def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
 
 
-def remote_count(remote: Address, chosen: dict[str, Any], ids: tuple[str, ...], limit: int | None) -> int:
-    """Number of dead letters that the options select on a remote daemon; with ids, the number of ids."""
+TABLE_WITH_READS = 6
+"""First table of operations that counts, exports and tries edits of dead letters."""
+
+
+def remote_count(
+    remote: Address, chosen: dict[str, Any], ids: tuple[str, ...], limit: int | None, *, replays: bool = False
+) -> int:
+    """Number of dead letters that the options select on a remote daemon. replays: only those that can be replayed."""
+    options: dict[str, Any] = {"remote": remote, "engine": None}
+    if table_of(options) >= TABLE_WITH_READS:
+        given = {**parameters_of(chosen), "ids": ids, "limit": limit, "replays": replays}
+        [matched] = operate(options, ("dlq.match", given))
+        if matched["foreign"]:
+            what = plural(matched["foreign"], "dead letter")
+            say(f"{what} of sources that are not configured there are left out", err=True)
+        return int(matched["count"])
     if ids:
         count = len(ids)
     else:
-        [found] = operate({"remote": remote, "engine": None}, ("dlq.groups", parameters_of(chosen)))
+        [found] = operate(options, ("dlq.groups", parameters_of(chosen)))
         count = sum(each["count"] for each in found["groups"])
     return count if limit is None else min(count, limit)
+
+
+MOST_CHECKED = 10_000
+"""Most dead letters that a daemon checks at once."""
+
+
+def remote_check(
+    remote: Address, chosen: dict[str, Any], ids: tuple[str, ...] = (), limit: int | None = None, *, replays: bool
+) -> dict[str, Any]:
+    """Dry run of a remote daemon; see `DryRunReport.to_dict`. Standard error tells if some were left out."""
+    count = remote_count(remote, chosen, ids, limit, replays=replays)
+    given = {**parameters_of(chosen), "ids": ids, "limit": max(1, min(count, MOST_CHECKED))}
+    [report] = operate({"remote": remote, "engine": None}, ("dlq.check", given))
+    if count > MOST_CHECKED:
+        say(f"the first {MOST_CHECKED:,} of {count:,} dead letters were checked", err=True)
+    found: dict[str, Any] = report
+    return found
 
 
 def submit_jobs(
@@ -144,11 +174,14 @@ def submit_jobs(
     return 0
 
 
-def print_report(report: DryRunReport, offline: bool) -> None:
-    """Print the result of a dry run, one line for all dead letters of which the same would become."""
+def print_report(report: dict[str, Any], offline: bool) -> None:
+    """Print the result of a dry run, one line for all dead letters of which the same would become.
+
+    report: see `DryRunReport.to_dict`.
+    """
     print_table(
         ("COUNT", "WOULD", "EXAMPLE", "DETAIL"),
-        [(f"{each.count:,}", each.text, each.example, each.detail) for each in report.lines],
+        [(f"{each['count']:,}", each["would"], each["example"], each["detail"]) for each in report["lines"]],
     )
     asked = "; the engines were not asked" if offline else ""
-    say(f"{plural(report.total, 'dead letter')}, {report.failing:,} would fail again{asked}", err=True)
+    say(f"{plural(report['total'], 'dead letter')}, {report['failing']:,} would fail again{asked}", err=True)

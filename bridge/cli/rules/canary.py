@@ -12,6 +12,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, operate
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import print_fields, print_json, say
+from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -50,6 +51,7 @@ def command() -> None:
     exits=_EXITS | {1: "the candidate has ended"},
 )
 @json_option
+@remote_options
 @config_options
 def status(as_json: bool, **options: Any) -> int:
     """Show the candidate of the running daemons, with the counts of all of them together."""
@@ -70,6 +72,7 @@ def status(as_json: bool, **options: Any) -> int:
     exits=_EXITS,
 )
 @reason_option
+@remote_options
 @config_options
 def abort(reason: str | None, **options: Any) -> None:
     """End the candidate on all daemons, within five seconds and across restarts.
@@ -91,6 +94,7 @@ def abort(reason: str | None, **options: Any) -> None:
     exits=_EXITS,
 )
 @reason_option
+@remote_options
 @config_options
 def resume(reason: str | None, **options: Any) -> None:
     """Try the candidate again, on all daemons, with new counts."""
@@ -104,15 +108,20 @@ def _changed(options: dict[str, Any], action: str, reason: str | None) -> list[s
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
 
+    if options["remote"] is not None:
+        return _versions(options)
     with refused(load_config(options["config"], options["overlay"]), action, "*", reason):
         return _versions(options)
 
 
 def _versions(options: dict[str, Any]) -> list[str]:
-    """Versions of the candidates of the running daemons; without a daemon, that of the configuration.
+    """Versions of the candidates of the running daemons, or of the remote one; else that of the configuration.
 
     Raises: LookupError if there is no candidate.
     """
+    if options["remote"] is not None:
+        [records] = operate({**options, "engine": None}, ("canary.list", {}))
+        return _found([each["candidate"] for each in records])
     from bridge.app.candidate import load_candidate
     from bridge.app.composition import load_config
     from bridge.app.status import by_configuration
@@ -122,6 +131,10 @@ def _versions(options: dict[str, Any]) -> list[str]:
     found = [each["name"] for each in document["components"] if each["kind"] == "candidate"]
     if not found and (candidate := load_candidate(loaded)) is not None:
         found = [candidate.version]
+    return _found(found)
+
+
+def _found(found: list[str]) -> list[str]:
     if not found:
         raise LookupError("there is no candidate; name one under `rules.candidate`, and run `bridge reload`")
     return found
@@ -131,7 +144,8 @@ def _run(options: dict[str, Any], operation: str, version: str, **given: Any) ->
     from bridge.app.candidate import record_engine
     from bridge.app.composition import load_config
 
-    engine = record_engine(load_config(options["config"], options["overlay"]))
+    remote = options["remote"] is not None  # the daemon finds the engine
+    engine = None if remote else record_engine(load_config(options["config"], options["overlay"]))
     found: dict[str, Any] = operate({**options, "engine": engine}, (operation, {"version": version, **given}))[0]
     return found
 

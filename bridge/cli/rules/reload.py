@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import operate
 from bridge.cli.shared.options import config_options, output_option, reason_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
+    from bridge.app.operations.client import Call
     from bridge.config.source import Loaded
 
 _POLL_SECONDS = 0.5
@@ -51,6 +55,7 @@ _EXITS = {
 )
 @reason_option
 @output_option()
+@remote_options
 @config_options
 def command(dry_run: bool, everywhere: bool, timeout: float, reason: str | None, output: str, **options: Any) -> int:
     """Make the running daemons use the changed configuration, without a restart.
@@ -62,27 +67,40 @@ def command(dry_run: bool, everywhere: bool, timeout: float, reason: str | None,
 
     With --all the request is stored on the engine. Every daemon that has registered there reads its own files within
     five seconds. An embedded engine has daemons on one machine only.
+
+    With --url the daemon behind the address reads its files, and with --all each daemon on its engine.
     """
     from bridge.app.serve.control import ask_each
+    from bridge.app.serve.control import operate as run
 
-    loaded = _state(options)
-    if loaded is None:
-        return exit_codes.FAILED
     if everywhere and dry_run:
         raise click.UsageError(
             "--dry-run asks the daemons of this machine; leave --all out", click.get_current_context()
         )
+    name, given = ("reload.plan", {}) if dry_run else ("reload", {"reason": reason})
+    if options["remote"] is not None:
+        if everywhere and (engine := _remote_registry(options)) is not None:
+            return _reload_all(partial(operate, {**options, "engine": engine}), reason, timeout, output)
+        [answer] = operate({**options, "engine": None}, (name, given))
+        return _reported([answer], [], output)
+    loaded = _state(options)
+    if loaded is None:
+        return exit_codes.FAILED
     if everywhere:
         from bridge.app.serve.reload.daemons import registry_engine
 
         if (engine := registry_engine(loaded)) is not None:
-            return _reload_all(loaded, engine, reason, timeout, output)
-    name, given = ("reload.plan", {}) if dry_run else ("reload", {"reason": reason})
+            return _reload_all(lambda call: asyncio.run(run(loaded, engine, [call])), reason, timeout, output)
     found = asyncio.run(ask_each(loaded, name, given))
     if not found:
         return _nobody(loaded, reason, dry_run=dry_run)
     answers = [answer for _, answer in found if not isinstance(answer, BaseException)]
     silent = [{"daemon": daemon, "detail": str(error)} for daemon, error in found if isinstance(error, BaseException)]
+    return _reported(answers, silent, output)
+
+
+def _reported(answers: Sequence[Mapping[str, Any]], silent: Sequence[Mapping[str, Any]], output: str) -> int:
+    """Print the answers of daemons; return the exit code."""
     if output == "json":
         print_json({"daemons": answers, "silent": silent})
     else:
@@ -114,31 +132,31 @@ def _state(options: Mapping[str, Any]) -> Loaded | None:
     return loaded
 
 
-def _reload_all(loaded: Loaded, engine: str, reason: str | None, timeout: float, output: str) -> int:
-    """Store a request on the engine, and wait for the answers of the daemons that were registered there."""
-    from bridge.app.serve.control import operate
+def _remote_registry(options: dict[str, Any]) -> str | None:
+    """Engine with the registrations of daemons, of the daemon behind an address; None for daemons of one machine."""
+    [engines] = operate({**options, "engine": None}, ("engines.list", {}))
+    return next((each["name"] for each in engines if each["type"] != "embedded"), None)
 
-    async def asked() -> tuple[dict[str, Any], set[str]]:
-        [state] = await operate(loaded, engine, [("reload.all", {"reason": reason})])
-        request, left = state["request"]["id"], set(state["daemons"])
-        found: dict[str, Any] = {}
-        end = time.monotonic() + timeout
-        while left and time.monotonic() < end:
-            await asyncio.sleep(_POLL_SECONDS)
-            [state] = await operate(loaded, engine, [("reload.show", {})])
-            for daemon in sorted(left & set(state["daemons"])):
-                known = state["daemons"][daemon]
-                if known.get("request") == request:
-                    found[daemon] = {
-                        "daemon": daemon,
-                        **{each: known[each] for each in ("result", "version", "detail")},
-                    }
-                    if output != "json":
-                        _print_short(found[daemon])
-            left -= found.keys() | (left - set(state["daemons"]))  # one that has left needs no answer
-        return found, left
 
-    found, left = asyncio.run(asked())
+def _reload_all(ask: Callable[[Call], list[Any]], reason: str | None, timeout: float, output: str) -> int:
+    """Store a request on the engine, and wait for the answers of the daemons that were registered there.
+
+    ask: runs an operation on the engine.
+    """
+    [state] = ask(("reload.all", {"reason": reason}))
+    request, left = state["request"]["id"], set(state["daemons"])
+    found: dict[str, Any] = {}
+    end = time.monotonic() + timeout
+    while left and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+        [state] = ask(("reload.show", {}))
+        for daemon in sorted(left & set(state["daemons"])):
+            known = state["daemons"][daemon]
+            if known.get("request") == request:
+                found[daemon] = {"daemon": daemon, **{each: known[each] for each in ("result", "version", "detail")}}
+                if output != "json":
+                    _print_short(found[daemon])
+        left -= found.keys() | (left - set(state["daemons"]))  # one that has left needs no answer
     silent = [{"daemon": daemon, "detail": f"no answer within {timeout:g} s"} for daemon in sorted(left)]
     if output == "json":
         print_json({"daemons": [found[daemon] for daemon in sorted(found)], "silent": silent})

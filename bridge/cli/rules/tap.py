@@ -18,9 +18,11 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option
 from bridge.cli.shared.output import clean, local_time, plural, say
 from bridge.cli.shared.parameters import PAUSE, RATE
+from bridge.cli.shared.remote import remotes_options
 from bridge.core.states import Outcome
 
 if TYPE_CHECKING:
+    from bridge.app.remote import Address
     from bridge.app.tap import TapReader
 
 REPORT_SECONDS = 10.0
@@ -76,6 +78,7 @@ _COLUMNS = (("TIME", 12), ("DAEMON", 7), ("SOURCE", 12), ("POSITION", 14), ("OUT
 @click.option("--for", "seconds", type=PAUSE, metavar="TIME", help="End after this time.")
 @click.option("--payload", is_flag=True, help="Show key, headers and body too.")
 @output_option(older=False)
+@remotes_options
 @config_options
 def command(
     sources: tuple[str, ...],
@@ -87,6 +90,7 @@ def command(
     seconds: float | None,
     payload: bool,
     output: str,
+    remotes: list[Address],
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -94,15 +98,15 @@ def command(
 
     The command follows all daemons of the configuration on this machine through their control sockets, also through
     reloads and restarts. It shows at most --rate messages per second of each daemon, and reports the number of the
-    others. Daemons do not wait for it. Notes go to standard error.
+    others. Daemons do not wait for it. Notes go to standard error. With --url it follows the daemons behind these
+    addresses.
     """
     if not 0 < rate <= 1000:
         raise click.BadParameter("the rate must be at most 1000/s", param_hint="--rate")
     from bridge.app.composition import load_config
     from bridge.app.serve.tap import TapOptions
-    from bridge.app.tap import TapReader
+    from bridge.app.tap import TapReader, check_names, reader_of
 
-    loaded = load_config(config, overlay)
     options = TapOptions(
         sources=sources,
         routes=routes,
@@ -111,7 +115,9 @@ def command(
         rate=rate,
         payload=payload,
     )
-    reader = TapReader(loaded, options)
+    reader = TapReader(lambda: remotes, options) if remotes else reader_of(load_config(config, overlay), options)
+    if remotes:
+        asyncio.run(check_names(remotes, options))
     view = _View(reader, as_json=output == "json")
     # The end of the time and Ctrl-C are both ordinary ends
     with suppress(TimeoutError, KeyboardInterrupt):

@@ -66,8 +66,24 @@ def operate_each(options: dict[str, Any], calls: Sequence[Call]) -> list[Any]:
 
 def lists_in_parts(options: dict[str, Any]) -> bool:
     """True if the daemon reads long lists in parts: an earlier one does not know cursors."""
+    return table_of(options) >= _TABLE_WITH_CURSORS
+
+
+def table_of(options: dict[str, Any]) -> int:
+    """Number of the daemon's table of operations; see `bridge.app.operations.operation.TABLE`."""
     [found] = operate(options | {"engine": None}, ("engines.list", {}))
-    return any(each.get("table", 0) >= _TABLE_WITH_CURSORS for each in found)
+    return max((int(each.get("table", 0)) for each in found), default=0)
+
+
+def require_table(options: dict[str, Any], table: int, command: str) -> None:
+    """Check that a remote daemon knows the operations of a command. Raises: InvalidCommand for an earlier version."""
+    if table_of(options) < table:
+        from bridge.core.errors import InvalidCommand
+
+        raise InvalidCommand(
+            f"{options['remote'].url}: the daemon has an earlier version, without what `{command}` needs. Next: update "
+            "the daemon, or run the command on its machine"
+        )
 
 
 def in_parts(options: dict[str, Any], call: Call, member: str, limit: int | None) -> list[Any]:

@@ -105,7 +105,7 @@ def _remote_lags(sources: Sequence[str], options: dict[str, Any]) -> Callable[[]
 
 
 def _watch(ask: Callable[[], list[dict[str, Any]]], interval: float, screen: Screen, *, as_json: bool) -> int:
-    from bridge.app.serve.status import time_of
+    from bridge.system.clock import time_of
 
     if not as_json:
         screen.open()

@@ -147,16 +147,18 @@ class Queries:
 
     def entities(self, request: pb.QueryEntitiesRequest) -> pb.QueryEntitiesResponse:
         query = request.query
+        token = query.continuationToken.value
         where = ["id > ?"]
-        values: list[Any] = [query.continuationToken.value]
+        values: list[Any] = [token]
         if query.instanceIdStartsWith.value:
             prefix = query.instanceIdStartsWith.value
             name, separator, key = prefix[1:].partition("@")
             prefix = f"@{name.lower()}{separator}{key}" if prefix.startswith("@") else f"@{prefix.lower()}"
             if self._index is not None and prefix.startswith(self._index):
                 return self._looked_up(key)
-            where.append("id >= ? AND id < ?")
-            values += [prefix, prefix + _AFTER_ALL]
+            # One lower bound: SQLite takes either of two for the index, and may read all ids before the prefix
+            where = ["id > ?" if token >= prefix else "id >= ?", "id < ?"]
+            values = [max(token, prefix), prefix + _AFTER_ALL]
         _between(where, values, "modified_at", query, "lastModifiedFrom", "lastModifiedTo")
         if not query.includeTransient:
             where.append("state IS NOT NULL")
@@ -181,8 +183,8 @@ class Queries:
                 more = True
                 break
             found.append(metadata)
-        token = text(found[-1].instanceId) if more else None
-        return pb.QueryEntitiesResponse(entities=found, continuationToken=token)
+        following = text(found[-1].instanceId) if more else None
+        return pb.QueryEntitiesResponse(entities=found, continuationToken=following)
 
     def _looked_up(self, key: str) -> pb.QueryEntitiesResponse:
         """Results of searches in the index, as the state of an entity.

@@ -8,13 +8,16 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
+from typing_extensions import TypedDict
 
-from bridge.app.dead_letters.reading import Selection
+from bridge.app.dead_letters.check import expected
+from bridge.app.dead_letters.reading import Selection, visited
 from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
+from bridge.core.states import Outcome
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
 from bridge.replay.kind import REPLAY_KIND
@@ -89,11 +92,15 @@ class RestoreDeadLetters(DeadLetters):
 
 
 class EditDeadLetter(Parameters):
-    """Dead letter to replay with another body. body: as base64; or text: as text."""
+    """Dead letter to replay with another body. body: as base64; or text: as text.
+
+    dry_run: only decode and route it, with the schema and the rules.
+    """
 
     id: str
     body: str | None = None
     text: str | None = None
+    dry_run: bool = False
     force: bool = False
     follow: float = Field(DEFAULT_FOLLOW, ge=0, le=LONGEST_SECONDS)
 
@@ -126,14 +133,43 @@ async def _submit(scene: Scene, given: DeadLetters, batch: type[Batch], request:
     return [asdict(each) for each in await submit(engine, found, request)]
 
 
+class EditVerdict(TypedDict):
+    """Dry run of an edit: what would become of the message. fails: it would be dead-lettered again."""
+
+    would: str
+    detail: str | None
+    fails: bool
+
+
+async def _try(scene: Scene, given: EditDeadLetter, body: bytes) -> EditVerdict:
+    engines, selection = await scene.engines(None), _open(given.id)
+    found = [each async for each in visited(scene.loaded, selection, engines=engines)]
+    if len(found) != 1:
+        raise _ambiguous(given.id, len(found))
+    [one] = found
+    message, source = replace(one.message, body=body), one.place.owner(one.dead_letter.source)
+    verdict = await expected(scene.loaded, one.dead_letter, message, source, engines)
+    return {"would": verdict.text, "detail": verdict.detail, "fails": verdict.outcome is Outcome.DEAD_LETTERED}
+
+
+def _open(id_: str) -> Selection:
+    return Selection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
+
+
+def _ambiguous(id_: str, count: int) -> InvalidCommand:
+    return InvalidCommand(f"{id_!r} names {count or 'no'} open dead letters; give the id of one")
+
+
 async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
     body = _body(given)
-    engine = await scene.engine()
-    selection = Selection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
-    found = await select(scene.loaded, selection, ReplayBatch, engines={engine.name: engine})
-    count = sum(batch.count for batch in found.of(engine))
-    if count != 1:
-        raise InvalidCommand(f"{given.id!r} names {count or 'no'} open dead letters; give the id of one")
+    if given.dry_run:
+        return await _try(scene, given, body)
+    engines = await scene.engines(given.engine)
+    found = await select(scene.loaded, _open(given.id), ReplayBatch, engines=engines)
+    batches = [batch for batch in found.batches if batch.engine in engines]
+    if (count := sum(batch.count for batch in batches)) != 1:
+        raise _ambiguous(given.id, count)
+    engine = engines[batches[0].engine]
     arguments = {"force": True} if given.force else {}
     request = JobRequest(
         REPLAY_KIND, arguments, f"id {given.id}, edited", follow=given.follow, reason=given.reason or "",
@@ -168,7 +204,8 @@ DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, Submitted, lambda given: given.id,
-        lambda given: {"force": given.force},
+        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, Submitted | EditVerdict,
+        lambda given: given.id,
+        lambda given: {"force": given.force, **({"dry_run": True} if given.dry_run else {})},
     ),
 )  # fmt: skip

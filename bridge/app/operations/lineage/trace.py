@@ -16,7 +16,7 @@ from bridge.core.states import MessageState, Outcome
 from bridge.core.system_names import DEAD_LETTER_IDS
 from bridge.engines.base import Engine
 from bridge.engines.client import LineageHit, LineageHits, LineageRecord
-from bridge.system.clock import stamp
+from bridge.system.clock import stamp, time_of
 
 NODES = 100
 """Most instances above, and below, the one that was found."""
@@ -398,13 +398,14 @@ def _recorded(record: LineageRecord) -> Answer:
 def of_in_flight(document: Mapping[str, Any]) -> Answer:
     """Answer for a message in flight. document: JSON of an `InFlightMessage`."""
 
-    def time_of(name: str) -> str | None:
-        seconds = document[name]
-        return None if seconds is None else stamp(datetime.fromtimestamp(seconds, UTC))
+    def time_at(name: str) -> str | None:
+        value = document[name]
+        # A daemon of an earlier build sends seconds
+        return time_of(value) if isinstance(value, int | float) else value
 
     return Answer(
         MessageState(document["state"]), document["message_id"], document["position"],
-        time_of("failed_since") or time_of("since"), document["source"], document["route"], key=document["key"],
+        time_at("failed_since") or time_at("since"), document["source"], document["route"], key=document["key"],
         reason=document["reason"] or None, detail=document["detail"] or None, attempt=document["attempt"],
-        next_try=time_of("next_try"),
+        next_try=time_at("next_try"),
     )  # fmt: skip
