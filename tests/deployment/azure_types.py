@@ -1,6 +1,7 @@
 """`python -m tests.deployment.azure_types CHECKOUT > tests/deployment/azure-types.json`: types of Azure's resources.
 
-They are JSON Schemas. CHECKOUT: git directory of https://github.com/Azure/bicep-types-az, whose types Bicep itself checks templates with.
+They are JSON Schemas.
+CHECKOUT: git directory of https://github.com/Azure/bicep-types-az, whose types Bicep itself checks templates with.
 Members that only Azure sets are left out. Each value may also be EXPRESSION: it is known at the deployment only.
 """
 
