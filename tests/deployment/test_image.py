@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -65,6 +66,38 @@ def test_both_images_run_alike() -> None:
     assert one == other
     # Without a distribution there is nothing to run in the image while it is built
     assert [name for name, _ in STAGES["distroless"] if name in ("RUN", "COPY")] == ["COPY"]
+
+
+def _unquoted(value: Any) -> Any:
+    """Value of the parser of HCL without the quotes of its texts."""
+    if isinstance(value, dict):
+        return {_unquoted(name): _unquoted(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_unquoted(each) for each in value]
+    return value.strip('"') if isinstance(value, str) else value
+
+
+def test_the_build_file_builds_both_for_two_architectures_with_sbom_and_provenance() -> None:
+    python = Path(sys.executable).parents[1] / "tools" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the parser of HCL is installed by `make deploy-check`")
+    parse = "import hcl2, json, sys; print(json.dumps(hcl2.load(sys.stdin)))"
+    with (ROOT / "docker-bake.hcl").open() as source:
+        done = subprocess.run([str(python), "-c", parse], stdin=source, capture_output=True, check=True)
+    found = _unquoted(json.loads(done.stdout))
+    targets = {name: each for one in found["target"] for name, each in one.items()}
+    [group] = found["group"]
+    assert set(group["default"]["targets"]) == set(targets) - {"image"} == set(IMAGES)
+    common = targets["image"]
+    assert common["platforms"] == ["linux/amd64", "linux/arm64"]
+    assert common["attest"] == ["type=sbom", "type=provenance,mode=max"]
+    assert (ROOT / common["context"] / common["dockerfile"]).exists()
+    for image in IMAGES:
+        assert targets[image]["inherits"] == ["image"]
+        assert targets[image]["target"] in STAGES
+    assert len({targets[image]["tags"][0] for image in IMAGES}) == 2
+    variables = {name: each["default"] for one in found["variable"] for name, each in one.items()}
+    assert variables["VERSION"] == PROJECT["version"]
 
 
 def test_hadolint_finds_nothing() -> None:
