@@ -80,6 +80,9 @@ REPLAY_EDIT = "bridge.replay_edit"
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 
+WORKLOAD = "bridge.workload"
+"""Entity through which clients of an embedded engine read the numbers of its work items. It has no state."""
+
 LINEAGE_INDEX = "bridge.lineage_index"
 """Entity: shard of the lineage index of a remote engine. Its key has the number of shards and the shard."""
 

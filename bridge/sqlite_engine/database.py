@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import time
@@ -25,7 +26,7 @@ from bridge.sqlite_engine.hub.working_set import Kind, Operation
 from bridge.sqlite_engine.hub.writer import Writer
 from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItems, record_of
 from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, invalid_argument, precondition, unavailable
-from bridge.sqlite_engine.model.values import Empty
+from bridge.sqlite_engine.model.values import Empty, text
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.counts import count_all, is_counted
 from bridge.sqlite_engine.storage.payloads import Payloads
@@ -143,6 +144,7 @@ class Database:
             "AbandonTaskActivityWorkItem": lambda r: self._abandon(r, pb.AbandonActivityTaskResponse()),
             "AbandonTaskEntityWorkItem": lambda r: self._abandon(r, pb.AbandonEntityTaskResponse()),
         }
+        self._workload = None if options.rules.workload is None else f"@{options.rules.workload}@"
         self._reader.start()
         self.writer.start()
         if self.hub.losses is not None and self.running is not None:
@@ -204,6 +206,9 @@ class Database:
             return DEFERRED
         question = self._questions.get(method)
         if question is not None:
+            if method == "QueryEntities" and request.query.instanceIdStartsWith.value == self._workload:
+                (put or self.writer.put)(Operation(Kind.CALL, self._work, (), reply))
+                return DEFERRED
             self._reader.submit(question, request, reply)
             return DEFERRED
         raise invalid_argument(f"{method} is not a call of this engine")
@@ -261,6 +266,12 @@ class Database:
     def _delete(self, request: pb.DeleteTaskHubRequest) -> pb.DeleteTaskHubResponse:
         self._empty()
         return pb.DeleteTaskHubResponse()
+
+    def _work(self) -> pb.QueryEntitiesResponse:
+        """Numbers of work items as the state of an entity: rows as of `Dispatcher.work`, in JSON."""
+        state = text(json.dumps(self.hub.dispatcher.work()))
+        found = pb.EntityMetadata(instanceId=f"{self._workload}all", serializedState=state)
+        return pb.QueryEntitiesResponse(entities=[found])
 
     def _empty(self) -> None:
         if not self.options.disposable:

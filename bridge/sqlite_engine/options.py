@@ -66,6 +66,9 @@ class HostRules:
     index: str | None = None
     """Name of the entity through which clients read the index (`hub.index`). No such entity exists."""
 
+    workload: str | None = None
+    """Name of the entity through which clients read the numbers of work items. No such entity exists."""
+
     def companion_of(self, instance_id: str) -> str:
         """Id of the companion entity of an instance."""
         raise NotImplementedError

@@ -515,6 +515,8 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "routes": ({}, lambda found: isinstance(found, list)),
     "targets": ({}, lambda found: isinstance(found, dict)),
     "sagas": ({}, lambda found: "detail" not in found),
+    "scaling": ({}, lambda found: [each["engine"] for each in found["engines"]] == ["default"]),
+    "scaling:process": ({}, lambda found: "no workers" in found["detail"]),
     "jobs/none/items": ({"statuses": "failed,left", "limit": "10"}, lambda found: "there is no job" in found["detail"]),
 }
 

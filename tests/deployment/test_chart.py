@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema_rs
 import pytest
 import yaml
 
 from bridge.app.composition import load_config
+from bridge.app.operations.scaling import SCALING_OPERATIONS, Scaling
+from tests.deployment import keda
 from tests.deployment import manifests as rendering
 from tests.deployment.manifests import CHART, CLUSTER, ROOT, manifests
 from tests.kit.go_tools import ToolMissing, module_files
 
 pytestmark = [pytest.mark.chart, pytest.mark.timeout(1200)]  # the first one builds helm
 
-KEDA = ("github.com/kedacore/keda/v2", "v2.17.2")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 KUBERNETES = ("1.30", "1.34")
 """Oldest and newest minor version of Kubernetes that the manifests are checked for."""
@@ -30,14 +33,22 @@ sources: {orders: {broker: local, topics: [orders], codec: json, no_match: dead_
 routes:
   - {name: start, from: orders, schedule: {orchestration: order_saga, instance_id: "order-{{ payload.id }}"}}
 """
-LAG = {
+LAG: dict[str, Any] = {
     "type": "kafka",
     "metadata": {
         "bootstrapServers": "kafka:9092",
         "consumerGroup": "orders",
         "topic": "orders",
         "lagThreshold": "2000",
+        "offsetResetPolicy": "earliest",
+        "limitToPartitionsWithLag": "true",
+        "excludePersistentLag": "true",
     },
+}
+BUS: dict[str, Any] = {
+    "type": "azure-servicebus",
+    "metadata": {"namespace": "shop", "queueName": "payments", "messageCount": "500"},
+    "authenticationRef": {"name": "servicebus"},
 }
 SPLIT: dict[str, Any] = {
     "image": {"repository": "registry.example/shop", "digest": f"sha256:{'0' * 64}"},
@@ -52,7 +63,10 @@ SPLIT: dict[str, Any] = {
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},
-    "autoscaling": {"intake": {"enabled": True, "min": 1, "max": 8, "triggers": [LAG]}},
+    "autoscaling": {
+        "intake": {"enabled": True, "min": 0, "max": 8, "triggers": [LAG, BUS]},
+        "worker": {"enabled": True, "work": {"enabled": True, "of": "process", "token": {"secret": "keda"}}},
+    },
 }
 ALONE: dict[str, Any] = {"persistence": {"enabled": True, "storageClass": "fast"}}
 
@@ -135,17 +149,25 @@ def test_kubernetes_takes_the_objects(helm: Path, tmp_path: Path, values: dict[s
 def test_operators_take_their_objects(helm: Path, tmp_path: Path) -> None:
     objects = rendered(helm, tmp_path, SPLIT)
     try:
-        keda = module_files(*KEDA) / "config" / "crd" / "bases"
+        crds = keda.module() / "config" / "crd" / "bases"
         operator = module_files(*PROMETHEUS_OPERATOR) / "example" / "prometheus-operator-crd"
     except ToolMissing as missing:
         pytest.skip(str(missing))
-    for directory, kinds in ((keda, ("ScaledObject",)), (operator, ("ServiceMonitor", "PrometheusRule"))):
+    for directory, kinds in (
+        (crds, ("ScaledObject", "TriggerAuthentication")),
+        (operator, ("ServiceMonitor", "PrometheusRule")),
+    ):
         for kind in kinds:
-            [each] = found(objects, kind).values()
-            jsonschema_rs.validator_for(schema(directory, kind)).validate(each)
-    [scaled] = found(objects, "ScaledObject").values()
-    assert scaled["spec"]["scaleTargetRef"]["name"] in found(objects, "Deployment")
-    assert "replicas" not in found(objects, "Deployment")["shop-durable-bridge-intake"]["spec"]
+            each_of_kind = found(objects, kind)
+            assert each_of_kind
+            for each in each_of_kind.values():
+                jsonschema_rs.validator_for(schema(directory, kind)).validate(each)
+    scaled = found(objects, "ScaledObject")
+    deployments = found(objects, "Deployment")
+    assert set(scaled) == set(deployments)
+    for name, each in scaled.items():
+        assert each["spec"]["scaleTargetRef"]["name"] == name
+        assert "replicas" not in deployments[name]["spec"]
     [rules] = found(objects, "PrometheusRule").values()
     assert rules["spec"] == yaml.safe_load((ROOT / "deploy" / "observability" / "alerts.yaml").read_text())
 
@@ -163,8 +185,8 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
     overlay = tmp_path / "shop-durable-bridge-chart" / "kubernetes.yaml"
     loaded = load_config([tmp_path / "shop-durable-bridge-config"], [overlay])
     assert loaded.config.ops.http.host == "10.0.0.7"
-    [service] = found(objects, "Service")
-    assert service in loaded.config.ops.http.allowed_hosts
+    assert "shop-durable-bridge" in found(objects, "Service")
+    assert "shop-durable-bridge" in loaded.config.ops.http.allowed_hosts
     deployments = found(objects, "Deployment")
     assert set(deployments) == {"shop-durable-bridge-intake", "shop-durable-bridge-worker"}
     for name, deployment in deployments.items():
@@ -189,6 +211,51 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
         )
 
 
+@pytest.mark.parametrize("of", ["engine", "process"])
+def test_kedas_scalers_take_the_triggers_and_ask_the_workers(helm: Path, tmp_path: Path, of: str) -> None:
+    values = deepcopy(SPLIT)
+    values["autoscaling"]["worker"]["work"]["of"] = of
+    objects = rendered(helm, tmp_path, values)
+    triggers = {
+        name: each["spec"]["triggers"] for name, each in found(objects, "ScaledObject").items()
+    }  # fmt: skip
+    [authentication] = found(objects, "TriggerAuthentication").values()
+    token = frozenset(each["parameter"] for each in authentication["spec"]["secretTargetRef"])
+    [work] = triggers["shop-durable-bridge-worker"]
+    assert work["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    try:
+        assert list(keda.problems(work, token)) == []
+        for each in triggers["shop-durable-bridge-intake"]:
+            assert list(keda.problems(each)) == []
+        for change in ({"topics": "orders"}, {"offsetResetPolicy": "newest"}, {"lagThreshold": 5}):
+            assert len(list(keda.problems(LAG | {"metadata": LAG["metadata"] | change}))) == 1
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+    address = urlsplit(work["metadata"]["url"])
+    # KEDA takes the path of the address to each pod, without a query
+    assert not address.query
+    place = address.path.removeprefix("/api/v1/")
+    assert place in {operation.path for operation in SCALING_OPERATIONS}
+    assert ("aggregationType" in work["metadata"]) == (place == "scaling:process") == (of == "process")
+    assert work["metadata"]["valueLocation"] in Scaling.__annotations__
+    service, namespace = address.hostname.split(".")
+    assert namespace == "shop"
+    chosen = found(objects, "Service")[service]["spec"]
+    worker = found(objects, "Deployment")["shop-durable-bridge-worker"]["spec"]["template"]
+    assert chosen["selector"].items() <= worker["metadata"]["labels"].items()
+    assert address.port == chosen["ports"][0]["port"]
+    overlay = yaml.safe_load(found(objects, "ConfigMap")["shop-durable-bridge-chart"]["data"]["kubernetes.yaml"])
+    assert address.hostname in overlay["ops"]["http"]["allowed_hosts"]
+    [policy] = found(objects, "NetworkPolicy").values()
+    namespaces = [each.get("namespaceSelector", {}).get("matchLabels") for each in policy["spec"]["ingress"][0]["from"]]
+    assert {"kubernetes.io/metadata.name": "keda"} in namespaces
+    # Prometheus reads each pod through one Service
+    [monitor] = found(objects, "ServiceMonitor").values()
+    [missing_label] = monitor["spec"]["selector"]["matchExpressions"]
+    labels = [each["metadata"]["labels"] for each in found(objects, "Service").values()]
+    assert len([each for each in labels if missing_label["key"] not in each]) == 1
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -198,6 +265,10 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
         ({"replicas": 2}, "replicas"),
         ({"image": {"digest": "sha256:short"}}, "digest"),
         ({"autoscaling": {"all": {"enabled": True}}}, "autoscaling.all.triggers is empty"),
+        ({"autoscaling": {"all": {"enabled": True, "min": 0, "triggers": [LAG]}}}, "would stop with the last pod"),
+        ({"autoscaling": {"all": {"enabled": True, "min": 9, "triggers": [LAG]}}}, "above its max"),
+        ({"autoscaling": {"worker": {"enabled": True, "work": {"enabled": True}}}}, "token.secret is empty"),
+        ({"autoscaling": {"all": {"work": {"enabled": True}}}}, "work"),
     ],
 )
 def test_values_that_cannot_work_are_refused(helm: Path, tmp_path: Path, values: dict[str, Any], said: str) -> None:

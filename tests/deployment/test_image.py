@@ -12,7 +12,9 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -32,7 +34,10 @@ def instructions() -> Iterator[tuple[str, str]]:
 
 
 ALL = list(instructions())
-FINAL = ALL[max(at for at, (name, _) in enumerate(ALL) if name == "FROM") :]
+STARTS = [at for at, (name, _) in enumerate(ALL) if name == "FROM"]
+STAGES = {ALL[at][1].split(" AS ")[1]: ALL[at:end] for at, end in pairwise([*STARTS, len(ALL)])}
+IMAGES = ("distroless", "slim")
+FINAL = STAGES["slim"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -46,13 +51,61 @@ def test_it_runs_as_nobody_special() -> None:
 
 
 def test_it_is_slim_and_its_python_is_one_of_ours() -> None:
-    images = [rest.split()[0] for name, rest in ALL if name == "FROM"]
-    assert len(set(images)) == 1
-    for image in images:
-        found = re.fullmatch(r"python:(3\.\d+)-slim@sha256:[0-9a-f]{64}", image)
-        assert found is not None, image
-        assert f"Programming Language :: Python :: {found[1]}" in PROJECT["classifiers"]
+    assert list(STAGES) == ["build", "files", "distroless", "slim"], "the last one is the default"
+    [base] = [rest for name, rest in ALL if name == "ARG"]
+    found = re.fullmatch(r"PYTHON=python:(3\.\d+)-slim@sha256:[0-9a-f]{64}", base)
+    assert found is not None, base
+    assert f"Programming Language :: Python :: {found[1]}" in PROJECT["classifiers"]
+    assert {ALL[at][1].split(" AS ")[0] for at in STARTS} == {"${PYTHON}", "build", "scratch"}
     assert not [rest for name, rest in FINAL if name == "RUN" and ("pip" in rest or "apt-get" in rest)]
+
+
+def test_both_images_run_alike() -> None:
+    alike = ("WORKDIR", "USER", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT", "CMD")
+    one, other = ([each for each in STAGES[image] if each[0] in alike] for image in IMAGES)
+    assert one == other
+    # Without a distribution there is nothing to run in the image while it is built
+    assert [name for name, _ in STAGES["distroless"] if name in ("RUN", "COPY")] == ["COPY"]
+
+
+def _unquoted(value: Any) -> Any:
+    """Value of the parser of HCL without the quotes of its texts."""
+    if isinstance(value, dict):
+        return {_unquoted(name): _unquoted(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_unquoted(each) for each in value]
+    return value.strip('"') if isinstance(value, str) else value
+
+
+def test_the_build_file_builds_both_for_two_architectures_with_sbom_and_provenance() -> None:
+    python = Path(sys.executable).parents[1] / "tools" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the parser of HCL is installed by `make deploy-check`")
+    parse = "import hcl2, json, sys; print(json.dumps(hcl2.load(sys.stdin)))"
+    with (ROOT / "docker-bake.hcl").open() as source:
+        done = subprocess.run([str(python), "-c", parse], stdin=source, capture_output=True, check=True)
+    found = _unquoted(json.loads(done.stdout))
+    targets = {name: each for one in found["target"] for name, each in one.items()}
+    [group] = found["group"]
+    assert set(group["default"]["targets"]) == set(targets) - {"image"} == set(IMAGES)
+    common = targets["image"]
+    assert common["platforms"] == ["linux/amd64", "linux/arm64"]
+    assert common["attest"] == ["type=sbom", "type=provenance,mode=max"]
+    assert (ROOT / common["context"] / common["dockerfile"]).exists()
+    for image in IMAGES:
+        assert targets[image]["inherits"] == ["image"]
+        assert targets[image]["target"] in STAGES
+    assert len({targets[image]["tags"][0] for image in IMAGES}) == 2
+    variables = {name: each["default"] for one in found["variable"] for name, each in one.items()}
+    assert variables["VERSION"] == PROJECT["version"]
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).parents[1] / "tools" / "bin" / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is installed by `make deploy-check`")
+    done = subprocess.run([str(hadolint), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_it_starts_exists() -> None:
@@ -101,13 +154,15 @@ def test_what_is_copied_is_sent_and_nothing_else() -> None:
         assert not _ignored(source), source
     assert not _ignored("bridge/app/scaffold/templates/bridge.yaml.tmpl")
     sent = {path.name for path in ROOT.iterdir() if not _ignored(path.name)}
-    assert sent == set(copied)
+    assert sent == {source for source in copied if "/" not in source}
+    assert {source for source in copied if "/" in source} == {"deploy/image/rootfs.py"}
+    assert _ignored("deploy/helm/durable-bridge/values.yaml")
     for secret in (".env", ".git/config", "secrets/password", "config/bridge.yaml", "bridge/__pycache__/a.pyc"):
         assert _ignored(secret), secret
 
 
 def test_it_holds_no_secrets() -> None:
-    assert not [name for name, _ in ALL if name in ("ARG", "ADD")]
+    assert [rest.partition("=")[0] for name, rest in ALL if name in ("ARG", "ADD")] == ["PYTHON"]
     for name, rest in ALL:
         if name == "ENV":
             assert not re.search(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", rest, re.IGNORECASE), rest

@@ -12,7 +12,7 @@ import grpc
 
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.options import DatabaseOptions, HostRules
 from bridge.sqlite_engine.protocol.service import SidecarService
 
 
@@ -57,8 +57,8 @@ class Gatekeeper(grpc.ServerInterceptor):
 
 
 class Sidecar:
-    def __init__(self, directory: Path) -> None:
-        self.database = Database(directory / "sidecar.db", DatabaseOptions(rules=BridgeRules()))
+    def __init__(self, directory: Path, rules: HostRules | None = None) -> None:
+        self.database = Database(directory / "sidecar.db", DatabaseOptions(rules=rules or BridgeRules()))
         self.database.start()
         self.gate = Gatekeeper()
         self.port = 0

@@ -16,6 +16,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand, Problem
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.engines.base import Engine
+from bridge.engines.workload import Workload
 from bridge.ops.access import Caller, Role
 from bridge.ops.audit import Actor, Change, Denied, audited_async
 from bridge.ops.trail import Trail
@@ -112,6 +113,7 @@ class Scene:
     reload: reloads the configuration of a daemon, or with True plans it only, for a person of this name; None outside
     of one.
     candidate: version of the candidate for the rules in use in a daemon; None without one.
+    held: returns the work items that the workers of a daemon have for an engine; None without workers.
     """
 
     loaded: Loaded
@@ -122,6 +124,7 @@ class Scene:
     reload: Reload | None = None
     open: Callable[[str], Awaitable[Engine]] | None = None
     candidate: str | None = None
+    held: Callable[[str], Workload | None] = lambda name: None
 
     async def engines(self, named: str | None) -> dict[str, Engine]:
         """Running engines by name: the one of the request if it names one, else all of the configuration."""

@@ -29,6 +29,7 @@ from bridge.app.operations.keys import KeyInfo, Keys
 from bridge.app.operations.operation import TABLE, Operation, Parameters, Scene
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
+from bridge.app.operations.scaling import SCALING_OPERATIONS
 from bridge.app.operations.source_operations import SOURCE_OPERATIONS
 from bridge.app.operations.waiting_jobs import WAITING_JOBS
 from bridge.app.operations.waiting_operations import WAITING_OPERATIONS
@@ -126,5 +127,6 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *JOB_OPERATIONS,
     *READ_OPERATIONS,
     *DECISION_OPERATIONS,
+    *SCALING_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

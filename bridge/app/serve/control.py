@@ -26,6 +26,7 @@ from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
+from bridge.engines.workload import Workload
 from bridge.ops.access import Caller
 from bridge.ops.api import PREFIX, STATUS, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
@@ -47,12 +48,14 @@ def routes(
     current: Callable[[], Loaded] | None = None,
     reload: Callable[[], Reload | None] = lambda: None,
     candidate: Callable[[], Loaded | None] = lambda: None,
+    held: Callable[[str], Workload | None] = lambda name: None,
 ) -> list[Route]:
     """Routes of the API of a daemon.
 
     status: status of the daemon; None: the API has none. sources: of the daemon.
     current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     candidate: returns the candidate for the rules that is in use.
+    held: see `Scene`.
     """
     from bridge.app.operations.operations import OPERATIONS
     from bridge.app.serve.lineage import in_flight
@@ -68,7 +71,7 @@ def routes(
         opened = partial(engine, operation.engine_of(now, given))
         scene = Scene(
             now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload(), engine,
-            None if tried is None else tried.version,
+            None if tried is None else tried.version, held,
         )  # fmt: skip
         return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 

@@ -49,6 +49,7 @@ from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
+from bridge.app.serve.worker_loads import WorkerLoads
 from bridge.app.serve.worker_processes import build_processes
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.app.worker_process import user_workflows
@@ -215,6 +216,7 @@ class Daemon:
             for name in self.failures
         }
         self._workers: list[tuple[str, RunningWorker]] = []
+        self._loads = WorkerLoads()
         self.engine_of = self._engines_of_routes()
         self.figures = InstanceFigures(
             self.engines,
@@ -292,6 +294,7 @@ class Daemon:
             lambda: self.loaded,
             lambda: self._reload,
             lambda: self.candidate,
+            self._loads.of,
         )
         taps = Taps(lambda: self.loaded, self.decisions)
         live = Live(self.status.document, taps)
@@ -615,10 +618,12 @@ class Daemon:
                 processes.start()
                 self._processes[name] = processes
                 self._workers.append((name, processes))
+                self._loads.add(name, users, processes)
             for group in self.own.groups(here, name):
                 worker = engine.worker(group, DataConverter(), self.monitors[name])
                 worker.start()
                 self._workers.append((name, worker))
+                self._loads.add(name, group, worker)
         log.info(
             f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
             f"{len(self.workflows.entities)} entities"

@@ -11,7 +11,17 @@ from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
 from bridge.core.lineage.records import COMMAND_RECORD, DEAD_LETTER_RECORD, ordering_keys, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
-from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, JOB_STEP, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
+from bridge.core.system_names import (
+    DEAD_LETTER,
+    EARLY_MESSAGES,
+    JOB_STEP,
+    LINEAGE,
+    PREFIX,
+    QUARANTINE,
+    SAGA,
+    WORKLOAD,
+    target_id,
+)
 from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.sqlite_engine.options import HostRules, Record
 from bridge.sqlite_engine.storage.counts import OTHER
@@ -36,6 +46,7 @@ class BridgeRules(HostRules):
     sagas = frozenset({SAGA})
     never_alone = frozenset({JOB_STEP})
     index = LINEAGE
+    workload = WORKLOAD
 
     def companion_of(self, instance_id: str) -> str:
         return target_id(instance_id)

@@ -90,6 +90,11 @@ class Pool:
         self._is_called = True
         self._calls.put(True)
 
+    @property
+    def items(self) -> int:
+        """Number of jobs that wait or run."""
+        return self._jobs.qsize() + len(self._load.began)
+
     def take_waiting(self) -> list[str]:
         """Remove the jobs that have not begun, and return their tokens."""
         taken = []
@@ -226,6 +231,13 @@ class PooledWorker(MonitoredWorker, SessionWorker):
     @property
     def session_count(self) -> int:
         return len(self.sessions)
+
+    @property
+    def items(self) -> tuple[int, int, int]:
+        if not self._pools:
+            return (0, 0, 0)
+        turns, activities, entities = self._pools
+        return (turns.items, activities.items, entities.items)
 
     def count_replay(self, request: Any) -> None:
         """Count nothing here: only the sessions know whether a turn replays."""

@@ -65,6 +65,14 @@ class RunningWorker(Protocol):
         """Number of orchestrations that stay in memory between their turns."""
         ...
 
+    @property
+    def items(self) -> tuple[int, int, int]:
+        """Numbers of turns, activities and entity batches that the worker has not ended.
+
+        Where the kinds are not known, all count as activities.
+        """
+        ...
+
     def start(self) -> None: ...
 
     def stop(self) -> None:
@@ -216,6 +224,10 @@ class ContainedWorker(OpenWorker):
     def session_count(self) -> int:
         """Number of orchestrations that stay in memory between their turns."""
         return 0
+
+    @property
+    def items(self) -> tuple[int, int, int]:
+        return (0, self.queued_items[1] + len(self._load.began), 0) if self._load is not None else (0, 0, 0)
 
     def count_replay(self, request: Any) -> None:
         """Count the turn when it runs the orchestrator again from its history."""

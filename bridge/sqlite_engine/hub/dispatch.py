@@ -27,6 +27,9 @@ from bridge.sqlite_engine.hub.turn_order import Motion
 from bridge.sqlite_engine.model.values import new_id
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
+MAX_ROWS = 1000
+"""Rows of `Dispatcher.work`: callers choose the names of their work."""
+
 
 def _leased(stream: Stream) -> int:
     return len(stream.leases)
@@ -144,6 +147,25 @@ class Dispatcher:
         """Stop sending work to a stopping worker, which may finish the work that it holds."""
         stream.drain()
         self._remove(stream)
+
+    def work(self) -> list[tuple[int, str, str | None, int, int]]:
+        """Kind, name and version of work, with the numbers of items that wait for a worker and that workers hold.
+
+        Without items that pause or wait for a time. At most MAX_ROWS rows: those with the most items.
+        """
+        waiting: Counter[tuple[int, str, str | None]] = Counter()
+        held: Counter[tuple[int, str, str | None]] = Counter()
+        turns = (self.starts, *(stream.turns for stream in self.streams))
+        for kind, queue in (*zip(KINDS, self.ready, strict=True), *((ORCHESTRATION, each) for each in turns)):
+            for (name, version), number in queue.sizes():
+                waiting[kind, name, version] += number
+        for kind, name, version, _ in self._waiting.values():
+            waiting[kind, name, version] += 1
+        for lease in self.leases.open():
+            if not lease.void:
+                held[lease.kind, lease.name, lease.version] += 1
+        rows = [(*each, waiting[each], held[each]) for each in waiting.keys() | held.keys()]
+        return heapq.nlargest(MAX_ROWS, rows, key=lambda row: row[3] + row[4])
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
         """True when no worker will ever accept work of this name, as far as the calling stream knows."""

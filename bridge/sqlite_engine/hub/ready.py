@@ -60,6 +60,10 @@ class ReadyQueue:
         self.members.discard(item)
         return (*best, item)
 
+    def sizes(self) -> list[tuple[Group, int]]:
+        """Number of items by name and version."""
+        return [(group, len(queue)) for group, queue in self._groups.items()]
+
     def clear(self) -> None:
         self._groups.clear()
         self.members.clear()

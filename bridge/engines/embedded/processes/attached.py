@@ -71,6 +71,11 @@ class AttachedWorker:
         worker = self._worker
         return 0 if worker is None else worker.session_count
 
+    @property
+    def items(self) -> tuple[int, int, int]:
+        worker = self._worker
+        return (0, 0, 0) if worker is None else worker.items
+
     def stuck(self) -> list[str]:
         """Reasons why the worker cannot work; empty while it can. The state of the engine is not one of them."""
         if self._refusal:

@@ -154,6 +154,10 @@ class WorkerProcesses:
         """Number of orchestrations that the processes have in memory."""
         return sum(process.view().sessions for process in self._processes)
 
+    @property
+    def items(self) -> tuple[int, int, int]:
+        return (0, sum(view.in_flight for view in self.views()), 0)
+
     def check_started(self) -> None:
         """Set `has_started` where it is true."""
         if all(view.state is not ProcessState.STARTING for view in self.views()):

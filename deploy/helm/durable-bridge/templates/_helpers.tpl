@@ -31,8 +31,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (or $roles.all.enabled $roles.intake.enabled $roles.worker.enabled) }}{{ fail "no role is enabled: set roles.all.enabled, or roles.intake.enabled and roles.worker.enabled" }}{{ end }}
 {{- if and $roles.all.enabled (or $roles.intake.enabled $roles.worker.enabled) }}{{ fail "roles.all is intake and worker already: enable it alone" }}{{ end }}
 {{- if and .Values.persistence.enabled (or (not $roles.all.enabled) (gt (int $roles.all.replicas) 1) .Values.autoscaling.all.enabled) }}{{ fail "persistence is for an embedded engine, which one pod has alone: enable roles.all with one replica, and no autoscaling" }}{{ end }}
-{{- range $role, $scaled := .Values.autoscaling }}
-{{- if and $scaled.enabled (not $scaled.triggers) }}{{ fail (printf "autoscaling.%s.triggers is empty" $role) }}{{ end }}
+{{- range $role := list "all" "intake" "worker" }}
+{{- $scaled := index $.Values.autoscaling $role }}
+{{- if and $scaled.enabled (not $scaled.triggers) (not (and (eq $role "worker") $scaled.work.enabled)) }}{{ fail (printf "autoscaling.%s.triggers is empty" $role) }}{{ end }}
+{{- if and $scaled.enabled (eq (int $scaled.min) 0) (ne $role "intake") }}{{ fail (printf "autoscaling.%s.min is 0: early messages, timers and replays would stop with the last pod; set it to 1 or more" $role) }}{{ end }}
+{{- if and $scaled.enabled (gt (int $scaled.min) (int $scaled.max)) }}{{ fail (printf "autoscaling.%s.min is above its max" $role) }}{{ end }}
 {{- end }}
+{{- if and .Values.autoscaling.worker.enabled .Values.autoscaling.worker.work.enabled (not .Values.autoscaling.worker.work.token.secret) }}{{ fail "autoscaling.worker.work.token.secret is empty: name a Secret with a token of the role reader" }}{{ end }}
 {{- if not (or .Values.existingConfigMap (index .Values.config "bridge.yaml")) }}{{ fail "there is no configuration: set config.\"bridge.yaml\", for example with --set-file config.bridge\\.yaml=bridge.yaml, or existingConfigMap" }}{{ end }}
 {{- end }}
