@@ -258,4 +258,4 @@ def state_engine(loaded: Loaded, source: str) -> str:
     While instances move, the state stays on the last engine of `find`.
     """
     engines = loaded.config.engines
-    return next((route.find[-1] for route in loaded.config.routes if source in route.from_), next(iter(engines)))
+    return next((route.state_engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))

@@ -10,6 +10,7 @@ import pytest
 from durabletask.entities import EntityInstanceId
 
 from bridge.core.message import Message
+from bridge.pipeline.breaker import Breaker
 from tests.app.two_engines import FIRST, KINDS, MOVED, OLD, Runs, TwoEngines, two_engines
 from tests.kit.waiting import eventually
 
@@ -155,10 +156,11 @@ async def test_while_one_engine_is_away_messages_wait_and_start_nothing(tmp_path
                 await run.publish("placed", f"at-{name}", f"{name}-1")
                 await run.publish("said", "1", f"{name}-2", say=name)
                 breaker = run.daemon.breakers[name]
-                await eventually(lambda breaker=breaker: breaker.open, f"{name} is known to be away")
+                await _until_open(breaker, True)
                 assert not run.daemon.breakers[other].open
                 assert await run.status(other, f"order-at-{name}") == ""
                 await it.hosts[name].start()
+                await _until_open(breaker, False)
                 await run.becomes("new", f"order-at-{name}", "RUNNING")
             await _sees(run, "old", "order-1", ["old", "new"])
             assert await run.status("old", "order-at-old") == await run.status("old", "order-at-new") == ""
@@ -197,6 +199,10 @@ async def test_a_daemon_that_knows_the_old_engine_only_starts_an_instance_again(
             await run.becomes("old", "order-1", "COMPLETED")
             assert await run.send("said", "1", "m-4", say="end") == "executed"
             await run.becomes("new", "order-1", "COMPLETED")
+
+
+async def _until_open(breaker: Breaker, is_open: bool) -> None:
+    await eventually(lambda: breaker.open is is_open, f"{breaker.name} {'away' if is_open else 'back'}")
 
 
 async def _settled(count: int, *runs: Runs) -> None:

@@ -448,6 +448,11 @@ class RouteConfig(Model):
         return (self.placement,) if isinstance(self.placement, str) else self.placement.find
 
     @property
+    def state_engine(self) -> str:
+        """Engine that keeps the state of the route, such as temporary limits: the last one of `find`."""
+        return self.find[-1]
+
+    @property
     def others(self) -> tuple[str, ...]:
         """Engines of `find` without `engine`."""
         return () if isinstance(self.placement, str) else tuple(each for each in self.find if each != self.engine)
