@@ -99,8 +99,8 @@ def _problems(loaded: Loaded, candidate: Loaded) -> Iterator[Problem]:
     routes = {route.name: route for route in present.routes}
     foreign_code = module_base(candidate) != module_base(loaded)
     for at, route in enumerate(new.routes):
-        if route.engine not in present.engines:
-            what = f"the configuration has no engine {route.engine}; a candidate uses its engines"
+        for engine in (each for each in route.find if each not in present.engines):
+            what = f"the configuration has no engine {engine}; a candidate uses its engines"
             yield coded("C008", candidate.locate(("routes", at, "engine"), what))
         own_route = routes.get(route.name)
         if route.limits is not None and (own_route is None or own_route.limits != route.limits):

@@ -395,7 +395,7 @@ def build_rule_set(
 
     router = build_router(loaded, source)
     decoder = build_decoder(loaded, source, registries)
-    used = {route.engine for route in loaded.config.routes if source in route.from_}
+    used = {name for route in loaded.config.routes if source in route.from_ for name in route.find}
     retry = loaded.config.sources[source].retry
     return RuleSet(
         loaded.version,

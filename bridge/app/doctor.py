@@ -209,22 +209,22 @@ def _retention(loaded: Loaded, source: str, kept: Mapping[str, float]) -> Answer
     if seconds == math.inf:
         return ok("messages are kept without limit; only a person who moves the group's position delivers them again")
     answers = []
-    for route in config.routes:
-        engine = config.engines.get(route.engine)
-        starts = route.schedule is not None or route.start_or_raise is not None
-        if source not in route.from_ or not starts or engine is None:
+    starting = [each for each in config.routes if each.schedule is not None or each.start_or_raise is not None]
+    for name in (name for route in starting if source in route.from_ for name in route.find):
+        engine = config.engines.get(name)
+        if engine is None:
             continue
         if engine.retention is None:
             if isinstance(engine, SchedulerEngineConfig):
-                why = f"the retention policy of engine {route.engine} is not known"
-                answers.append(not_checked(why, f"engines.{route.engine}.retention: 30d    # as set on the scheduler"))
+                why = f"the retention policy of engine {name} is not known"
+                answers.append(not_checked(why, f"engines.{name}.retention: 30d    # as set on the scheduler"))
         elif engine.retention < seconds:
             kept_for = format_duration(seconds)
             answers.append(
                 warning(
-                    f"engine {route.engine} keeps finished instances for {format_duration(engine.retention)}, and the "
+                    f"engine {name} keeps finished instances for {format_duration(engine.retention)}, and the "
                     f"topic keeps messages for {kept_for}: a message read again later starts its orchestration again",
-                    f"engines.{route.engine}.retention: {kept_for}",
+                    f"engines.{name}.retention: {kept_for}",
                 )
             )
     return worst(answers, "repeated messages are recognized as long as they can be delivered")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from bridge.app.connection import attached
+from bridge.app.connection import attached, searched
 from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, Found, Tracer, of_in_flight
+from bridge.app.operations.lineage.trace import Answer, EnginesTracer, Found, Tracer, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer
 from bridge.app.serve.control import ask_daemons
 from bridge.config.source import Loaded
@@ -29,14 +30,15 @@ class Traced:
 
 
 async def trace(loaded: Loaded, engine: str | None, ids: Sequence[str], scope: Scope) -> list[Traced]:
-    """Trace each id. engine: None is `default`, or the only one.
+    """Trace each id. engine: None is `default`, or the only one, and those between which instances move.
 
     While the engine does not answer, daemons still know their messages in flight.
     Raises: LookupError for an unknown engine, EngineError; EngineOutage when no daemon knows any of the messages.
     """
     try:
-        async with attached(loaded, engine) as running:
-            tracer = Tracer(running)
+        async with AsyncExitStack() as opened:
+            running = [await opened.enter_async_context(attached(loaded, name)) for name in searched(loaded, engine)]
+            tracer = EnginesTracer([Tracer(each) for each in running])
             return [await _one(loaded, tracer, each, scope) for each in ids]
     except EngineOutage as error:
         traced = []
@@ -48,7 +50,7 @@ async def trace(loaded: Loaded, engine: str | None, ids: Sequence[str], scope: S
         return traced
 
 
-async def _one(loaded: Loaded, tracer: Tracer, wanted: str, scope: Scope) -> Traced:
+async def _one(loaded: Loaded, tracer: EnginesTracer, wanted: str, scope: Scope) -> Traced:
     silent = 0
 
     async def in_flight(id_: str) -> Sequence[Answer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVarTuple
 
 import structlog
 from prometheus_client.core import Metric
@@ -16,12 +17,12 @@ from bridge.core.errors import ConfigError
 from bridge.core.origin import MessageOrigin
 from bridge.ops import otlp_metrics, tracing
 from bridge.ops.tracing import Tracing
-from bridge.pipeline.settings import Execute
 from bridge.sqlite_engine.options import TracingOptions
 from bridge.system.otel_context import in_trace
 from bridge.system.package import install_extra
 
 log = structlog.get_logger("bridge.tracing")
+Given = TypeVarTuple("Given")
 
 _EXTRA = f"the extra is missing: {install_extra('otel')}"
 _DEFAULT = "http://localhost:4318/v1/traces"
@@ -86,15 +87,17 @@ def span_options(loaded: Loaded, tracer: Tracing) -> TracingOptions:
     return TracingOptions(samples, loaded.config.ops.tracing.max_backlog)
 
 
-def within_trace(execute: Execute) -> Execute:
+def within_trace(
+    execute: Callable[[Command, MessageOrigin, *Given], Awaitable[None]],
+) -> Callable[[Command, MessageOrigin, *Given], Awaitable[None]]:
     """Execute commands in OpenTelemetry's context of their message: the SDK's client then makes its own spans there."""
 
-    async def traced(command: Command, origin: MessageOrigin) -> None:
+    async def traced(command: Command, origin: MessageOrigin, *given: *Given) -> None:
         trace = origin.trace
         if trace is None:
-            await execute(command, origin)
+            await execute(command, origin, *given)
         else:
             with in_trace(trace):
-                await execute(command, origin)
+                await execute(command, origin, *given)
 
     return traced

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "backup": "Back up the engine's file, also while a daemon runs.",
         "check": "Check the engine's file for damage.",
         "compact": "Return the space of removed data to the disk.",
+        "drain": "Report what is left on an engine from which instances move.",
         "export": "Write all instances with their histories.",
         "reencrypt": "Encrypt all payloads with the current key.",
         "restore": "Replace the engine's file with a backup.",
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
         bridge engine compact --path hubs/default.db
         bridge engine export --output instances.jsonl
         bridge engine reencrypt --dry-run
+        bridge engine drain old --wait
     """,
+    package="bridge.cli",
+    modules={"drain": "engine_drain"},
     invoke_without_command=True,
     no_args_is_help=True,
 )

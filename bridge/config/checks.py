@@ -6,11 +6,11 @@ The checks work on the valid part of the configuration. Their problems are thus 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bridge.config.model.brokers import BrokerConfig, TargetConfig
-from bridge.config.model.routes import WaitMissing
+from bridge.config.model.routes import EngineMoveConfig, RouteConfig, WaitMissing
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import check_topic
@@ -271,6 +271,18 @@ class Checks:
                     where = ("routes", index, route.command, "on_missing")
                     yield self.clash(where, f"the source `{name}` {what}")
 
+    def _engine_of(self, path: Path, route: RouteConfig, engines: Sequence[str]) -> Iterator[Problem]:
+        """Problems with the engines of a route."""
+        where = (*path, "engine")
+        if isinstance(route.placement, EngineMoveConfig):
+            yield from self.reference((*where, "start"), "engine", route.engine)
+            for position, name in enumerate(route.find):
+                yield from self.reference((*where, "find", position), "engine", name)
+            return
+        for problem in self.reference(where, "engine", route.engine if engines else None):
+            chosen = self.partial.has(route, path, "placement")
+            yield problem if chosen else replace(problem, what=f"{problem.what}; name one with `engine:`")
+
     def _routes(self) -> Iterator[Problem]:
         config, engines = self.partial.config, self.partial.names["engines"]
         first: dict[str, Path] = {}
@@ -283,9 +295,7 @@ class Checks:
                 yield coded("C010", self.locate(where, what))
             for position, source in enumerate(route.from_):
                 yield from self.reference((*path, "from", position), "source", source)
-            for problem in self.reference((*path, "engine"), "engine", route.engine if engines else None):
-                chosen = self.partial.has(route, path, "engine")
-                yield problem if chosen else replace(problem, what=f"{problem.what}; name one with `engine:`")
+            yield from self._engine_of(path, route, engines)
         read = {source for route in config.routes for source in route.from_}
         for source in self.partial.names["sources"] if config.routes else ():
             if source not in read:

@@ -181,7 +181,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
-        routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleConfig,
+        routes.RouteConfig, routes.EngineMoveConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleConfig,
         routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig, routes.CancelConfig,
         routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
         routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
@@ -208,6 +208,7 @@ _HEADINGS = {
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
+    routes.EngineMoveConfig: "engine: {start: ..., find: ...}",
     routes.WaitMissing: "on_missing: {wait: ...}", routes.StartMissing: "on_missing: {start: ...}",
     engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",

@@ -253,6 +253,9 @@ def _unique(problems: Sequence[Problem], read: Sequence[str]) -> list[Problem]:
 
 
 def state_engine(loaded: Loaded, source: str) -> str:
-    """Name of the engine that keeps the state of a source: the engine of its first route, else the first engine."""
+    """Name of the engine that keeps the state of a source: the engine of its first route, else the first engine.
+
+    While instances move, the state stays on the last engine of `find`.
+    """
     engines = loaded.config.engines
-    return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
+    return next((route.state_engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))

@@ -171,13 +171,16 @@ Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate
 class Step:
     """One command of a decision, with its route and engine.
 
+    engine: the engine where instances start.
     value: digest of the value of the route's `limits.per`; empty without one.
+    others: further engines that may have the instance, while it moves.
     """
 
     route: str
     command: Command
     engine: str = "default"
     value: str = ""
+    others: tuple[str, ...] = ()
 
 
 @record(frozen=True, slots=True)

@@ -90,9 +90,10 @@ class EarlyMessageEntities:
         Events are `stored`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full` and `dropped`.
         """
 
-    def limit(self, limits: EarlyMessagesConfig) -> None:
-        """Change the limits. Messages that wait already stay."""
+    def limit(self, limits: EarlyMessagesConfig, poll: float) -> None:
+        """Change the limits and `poll`. Messages that wait already stay."""
         self._limits = limits
+        self._poll = poll
 
     def function(self) -> Callable[[EntityContext, Any], None]:
         """Entity function to register with a worker, under the name EARLY_MESSAGES."""

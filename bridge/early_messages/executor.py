@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -17,9 +17,11 @@ from bridge.core.commands import (
     StartOrRaise,
 )
 from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlreadyExists, InstanceNotFound
+from bridge.core.instance_protocol import InstanceState
 from bridge.core.origin import MessageOrigin
 from bridge.early_messages.state_machine import InstanceCommand, origin_key, waiting_command
-from bridge.early_messages.store import EarlyMessageStore
+from bridge.early_messages.store import EarlyMessages, EarlyMessageStore
+from bridge.engines.commands.instance_reader import PreviousRun
 
 
 class Executor(Protocol):
@@ -30,6 +32,19 @@ class Executor(Protocol):
         ...
 
 
+class MovingExecutor(Executor, Protocol):
+    """Executor whose instances may be on several engines, see `bridge.engines.commands.moving.InstanceEngine`."""
+
+    def look(self, command: Command) -> Awaitable[InstanceState]: ...
+
+    def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]: ...
+
+    def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> Awaitable[None]: ...
+
+
+_Execute = Callable[[Command, MessageOrigin | None], Awaitable[None]]
+
+
 class EarlyMessageExecutor:
     """Stage in front of an engine's executor, for rules with `wait` or `start` on a missing instance.
 
@@ -38,7 +53,7 @@ class EarlyMessageExecutor:
     """
 
     def __init__(
-        self, store: EarlyMessageStore, executor: Executor, prefixes: tuple[str, ...], *, engine_notifies: bool
+        self, store: EarlyMessageStore, executor: MovingExecutor, prefixes: tuple[str, ...], *, engine_notifies: bool
     ) -> None:
         """Create the stage.
 
@@ -47,6 +62,7 @@ class EarlyMessageExecutor:
         """
         self.store = store
         self._executor = executor
+        self.look = executor.look
         self._prefixes = prefixes
         self._engine_notifies = engine_notifies
 
@@ -60,35 +76,69 @@ class EarlyMessageExecutor:
         Raises: EngineError; EarlierMessagesWait when earlier messages wait, AlreadyTaken for a repeat of a
         delivered early message.
         """
+        await self._execute(command, origin, self._executor.execute)
+
+    async def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> None:
+        """Execute a command for an instance that is on this engine, as `execute`, and start nothing here.
+
+        Raises: StartsElsewhere, beside the errors of `execute`.
+        """
+        await self._execute(command, origin, self._executor.execute_found)
+
+    async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
+        """Start an instance in place of a run that has finished on another engine, then execute the command."""
+        assert not isinstance(command, SignalEntity)
+        await self._notifying(command.instance_id, self._executor.restart(command, origin, past))
+
+    async def waits(self, command: Command, origin: MessageOrigin | None) -> bool:
+        """True when earlier messages of the instance of a command wait here, which the command must not overtake.
+
+        Raises: AlreadyTaken for a repeat of a delivered early message, EngineError.
+        """
         if isinstance(command, SignalEntity):
-            await self._executor.execute(command, origin)
+            return False
+        if isinstance(command, ScheduleOrchestration | StartOrRaise) and not _may_raise(command):
+            return False
+        return await self._earlier(command.instance_id, origin) is not None
+
+    async def notify(self, instance_id: str) -> None:
+        """Notify the messages that wait here that their instance is on some engine. Raises: EngineError."""
+        early = await self._earlier(instance_id, None)
+        if early is not None and not early.fails:
+            await self.store.notify_started(instance_id)
+
+    async def _execute(self, command: Command, origin: MessageOrigin | None, execute: _Execute) -> None:
+        if isinstance(command, SignalEntity):
+            await execute(command, origin)
         elif isinstance(command, ScheduleOrchestration | StartOrRaise):
-            if _may_raise(command) and self._may_wait(command.instance_id):
+            if _may_raise(command):
                 await self._check_order(command, origin)
-            await self._start(command, origin)
+            await self._notifying(command.instance_id, execute(command, origin))
         else:
-            if self._may_wait(command.instance_id):
-                await self._check_order(command, origin)
+            await self._check_order(command, origin)
             try:
-                await self._executor.execute(command, origin)
+                await execute(command, origin)
             except InstanceNotFound:
                 if not isinstance(command.on_missing, StartFirst):
                     raise
-                await self._start_first(command, command.on_missing, origin)
+                await self._start_first(command, command.on_missing, origin, execute)
 
-    async def _start(self, command: ScheduleOrchestration | StartOrRaise, origin: MessageOrigin | None) -> None:
-        notifies = not self._engine_notifies and self._may_wait(command.instance_id)
+    async def _notifying(self, instance_id: str, start: Awaitable[None]) -> None:
+        """Await a start, and notify the entity of its instance."""
+        notifies = not self._engine_notifies and self._may_wait(instance_id)
         try:
-            await self._executor.execute(command, origin)
+            await start
         except (InstanceAlreadyExists, AlreadyTaken):
             # An earlier attempt may have started the instance and failed before it notified the entity
             if notifies:
-                await self.store.notify_started(command.instance_id)
+                await self.store.notify_started(instance_id)
             raise
         if notifies:
-            await self.store.notify_started(command.instance_id)
+            await self.store.notify_started(instance_id)
 
-    async def _start_first(self, command: InstanceCommand, first: StartFirst, origin: MessageOrigin | None) -> None:
+    async def _start_first(
+        self, command: InstanceCommand, first: StartFirst, origin: MessageOrigin | None, execute: _Execute
+    ) -> None:
         """Start the instance and execute the command.
 
         The start has a part number of its own in its origin, because the command that follows is another message to an
@@ -97,20 +147,16 @@ class EarlyMessageExecutor:
         started = None if origin is None else replace(origin, part=-1 - origin.part)
         with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message started it first, with the same result
             start = ScheduleOrchestration(first.orchestration, command.instance_id, first.input, tags=first.tags)
-            await self._start(start, started)
-        await self.execute(replace(command, on_missing=OnMissing.RETRY), origin)
+            await self._notifying(command.instance_id, execute(start, started))
+        await self._execute(replace(command, on_missing=OnMissing.RETRY), origin, execute)
 
     async def _check_order(
         self, command: InstanceCommand | ScheduleOrchestration | StartOrRaise, origin: MessageOrigin | None
     ) -> None:
         """Check that no earlier message of the instance waits. Raises: EarlierMessagesWait, AlreadyTaken."""
         instance_id = command.instance_id
-        early = await self.store.read(instance_id)
+        early = await self._earlier(instance_id, origin)
         if early is None:
-            return
-        if origin is not None and origin_key(origin) in early.delivered:
-            raise AlreadyTaken(f"{instance_id!r}: the message was delivered as an early one already")
-        if not early.waits and not early.unsettled:
             return
         if waiting_command(command) is None:
             # This command cannot be stored. While the instance is missing, the command overtakes no message
@@ -120,6 +166,15 @@ class EarlyMessageExecutor:
                 # Another program started the instance; the entity would check for it itself, but only at intervals
                 await self.store.notify_started(instance_id)
         raise EarlierMessagesWait(f"{instance_id!r}: earlier messages wait for the instance")
+
+    async def _earlier(self, instance_id: str, origin: MessageOrigin | None) -> EarlyMessages | None:
+        """Early messages of an instance; None when none waits. Raises: AlreadyTaken when the message was one."""
+        early = await self.store.read(instance_id) if self._may_wait(instance_id) else None
+        if early is None:
+            return None
+        if origin is not None and origin_key(origin) in early.delivered:
+            raise AlreadyTaken(f"{instance_id!r}: the message was delivered as an early one already")
+        return early if early.waits or early.unsettled else None
 
     def _may_wait(self, instance_id: str) -> bool:
         return bool(self._prefixes) and instance_id.startswith(self._prefixes)

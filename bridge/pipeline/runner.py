@@ -30,6 +30,7 @@ from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.moving import MovingStep
 from bridge.pipeline.route_limits import RouteLimit, Throttled
 from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.settings import SLICE, Routes, SourceSettings
@@ -204,33 +205,42 @@ class Runner:
         """Execute one step; None when the step is done."""
         rules = item.rules
         engine = rules.engines[step.engine]
-        if engine.breaker.error is not None:
-            return _of_engine(decide(engine.breaker.error, step.command, item.attempt, 0.0, rules.retry), step.engine)
+        for name in (step.engine, *step.others):
+            # While one of them is away, the place of the instance is not known
+            if (outage := rules.engines[name].breaker.error) is not None:
+                return _of_engine(decide(outage, step.command, item.attempt, 0.0, rules.retry), name)
         limit = self._limits.get(step.route)
         if limit is not None and (throttled := limit.check(item, step.command, step.value)) is not None:
             return throttled
         budget = self._budgets.get(step.route)
         if budget is not None and (throttled := budget.check(item, step.command)) is not None:
             return throttled
-        engine.breaker.begin()
+        moving = MovingStep(step, rules.engines) if step.others else None
         try:
-            try:
-                await engine.execute(step.command, origin)
-            finally:
-                engine.breaker.end()
+            if moving is not None:
+                await moving.execute(origin)
+            else:
+                engine.breaker.begin()
+                try:
+                    await engine.execute(step.command, origin)
+                finally:
+                    engine.breaker.end()
         except Exception as error:
             if budget is not None:
                 budget.refund()
             if isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
                 item.free_slot()
-            settlement = self._failed(error, item, step)
+            settlement = self._failed(error, item, step, moving)
             if isinstance(settlement, Keep):
-                assert engine.store_early is not None
                 assert settlement.seconds is not None
                 try:
-                    await engine.store_early(step.command, origin, self.stored(item), settlement.seconds)
+                    if moving is not None:
+                        await moving.store_early(origin, self.stored(item), settlement.seconds)
+                    else:
+                        assert engine.store_early is not None
+                        await engine.store_early(step.command, origin, self.stored(item), settlement.seconds)
                 except Exception as failure:
-                    return self._failed(failure, item, step)
+                    return self._failed(failure, item, step, moving)
                 item.count_without_effect(early=True)
             elif not isinstance(settlement, Complete):
                 return settlement
@@ -242,10 +252,11 @@ class Runner:
         engine.breaker.succeed()
         return None
 
-    def _failed(self, error: Exception, item: InFlightDelivery, step: Step) -> Settlement:
+    def _failed(self, error: Exception, item: InFlightDelivery, step: Step, moving: MovingStep | None) -> Settlement:
+        engine = step.engine if moving is None else moving.engine
         if isinstance(error, EngineOutage):
-            item.rules.engines[step.engine].breaker.trip(error)
-        return _of_engine(self._judge(error, item, step.command), step.engine)
+            item.rules.engines[engine].breaker.trip(error)
+        return _of_engine(self._judge(error, item, step.command), engine)
 
     def _judge(self, error: Exception, item: InFlightDelivery, command: Command | None) -> Settlement:
         elapsed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at

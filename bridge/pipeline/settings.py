@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Command, Decision
+from bridge.core.instance_protocol import InstanceState
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import Cause
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.breaker import Breaker
+
+if TYPE_CHECKING:
+    from bridge.engines.commands.instance_reader import PreviousRun
 
 SLICE = 0.005
 """Longest seconds for which intake and workers keep the event loop when no await suspends them."""
@@ -26,6 +30,12 @@ Prepare = Callable[[Sequence[Message]], Awaitable[None]]
 
 Execute = Callable[[Command, MessageOrigin], Awaitable[None]]
 """Callback that gives one command and its origin to an engine. Raises: EngineError."""
+
+Restart = Callable[[Command, MessageOrigin, "PreviousRun"], Awaitable[None]]
+"""Callback that starts an instance in place of a run on another engine, and executes the command.
+
+Raises: EngineError.
+"""
 
 StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 """Callback that keeps a command durably on its engine until its instance starts, for at most the given seconds.
@@ -50,12 +60,33 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MovingPort:
+    """Engine as routes use it whose instances move. A `bridge.engines.commands.moving.InstanceEngine`.
+
+    waits: True when earlier messages of the instance wait on this engine. Raises: AlreadyTaken, EngineError.
+    notify: tells these messages that their instance is on some engine.
+    """
+
+    look: Callable[[Command], Awaitable[InstanceState]]
+    execute: Execute
+    execute_found: Execute
+    restart: Restart
+    waits: Callable[[Command, MessageOrigin], Awaitable[bool]]
+    notify: Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class EnginePort:
-    """Engine as the pipeline uses it. store_early: None where no rule lets a command wait for its instance."""
+    """Engine as the pipeline uses it.
+
+    store_early: None where no rule lets a command wait for its instance.
+    moving: None where no instances move.
+    """
 
     execute: Execute
     breaker: Breaker
     store_early: StoreEarly | None = None
+    moving: MovingPort | None = None
 
 
 class Routes(Protocol):

@@ -87,6 +87,7 @@ class Explanation:
             if self.decision is None
             else [
                 {"route": step.route, "engine": step.engine, "command": command_dict(step.command)}
+                | ({"others": list(step.others)} if step.others else {})
                 for step in self.decision.steps
             ],
             "reason": self.reason,

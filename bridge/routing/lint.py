@@ -172,17 +172,19 @@ def _open_ids(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
 def _short_retention(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     found: list[tuple[ConfigPath, str]] = []
     for position, route in enumerate(config.routes):
-        engine = config.engines.get(route.engine)
-        if engine is None or engine.retention is None or (route.schedule is None and route.start_or_raise is None):
+        engines = {name: config.engines[name] for name in route.find if name in config.engines}
+        kept = {name: engine.retention for name, engine in engines.items() if engine.retention is not None}
+        shortest = min(kept, key=lambda name: kept[name], default=None)
+        if shortest is None or (route.schedule is None and route.start_or_raise is None):
             continue
         for name in route.from_:
             source = config.sources.get(name)
-            if source is not None and source.retention is not None and engine.retention < source.retention:
+            if source is not None and source.retention is not None and kept[shortest] < source.retention:
                 found.append(
                     (
                         ("routes", position, route.command),
                         (
-                            f"engine {route.engine} keeps finished instances for less time than {name} keeps messages: "
+                            f"engine {shortest} keeps finished instances for less time than {name} keeps messages: "
                             "a message read again after that starts its orchestration a second time"
                         ),
                     )

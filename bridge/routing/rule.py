@@ -62,14 +62,14 @@ class Rule:
         if config.map is not None:
             scope = self._mapped(scope)
         command = self.build(scope)
-        return Step(config.name, command, config.engine) if self.per is None else self._of_value(command, scope)
+        return self._step(command) if self.per is None else self._of_value(command, scope)
 
     def steps(self, scope: RouteScope) -> Iterator[Step]:
         """Commands of any rule, one by one. `for_each` sees the result of `map`.
 
         Raises: as `step`; TooManyCommands.
         """
-        config, build = self.config, self.build
+        build = self.build
         if self.for_each is None or build is None:
             step = self.step(scope)
             if step is not None:
@@ -80,7 +80,7 @@ class Rule:
         for inner in self.scopes(scope):
             command = build(inner)
             if self.per is None:
-                yield Step(config.name, command, config.engine)
+                yield self._step(command)
             else:
                 yield self._of_value(command, inner)
 
@@ -103,7 +103,11 @@ class Rule:
         value = value_of(self.per, scope)
         if value and self.tagged and isinstance(command, ScheduleOrchestration | StartOrRaise):
             command = replace(command, tags={**command.tags, TAG: value})
-        return Step(self.config.name, command, self.config.engine, value)
+        return self._step(command, value)
+
+    def _step(self, command: Command, value: str = "") -> Step:
+        config = self.config
+        return Step(config.name, command, config.engine, value, config.others)
 
     def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
         items = for_each.value(scope)

@@ -45,6 +45,7 @@ def rule_findings(config: BridgeConfig) -> Iterator[Finding]:
         yield from _upcasts(source, ("sources", name, "upcast"))
     yield from _shared_ids(config)
     yield from _early_events(config)
+    yield from _moves(config)
 
 
 # -- templates
@@ -159,6 +160,36 @@ def _shared_ids(config: BridgeConfig) -> Iterator[Finding]:
                 "are equal, the later message starts nothing; begin the ids with different words"
             )
             yield "R017", ("routes", position, word, "instance_id"), what
+
+
+def _moves(config: BridgeConfig) -> Iterator[Finding]:
+    """Findings about rules for instances that move, whose engines differ."""
+    moving = [route for route in config.routes if route.others]
+    for position, route in enumerate(config.routes):
+        mine = _id_prefix(route)
+        for other in moving:
+            theirs = _id_prefix(other)
+            if mine is None or theirs is None or not (mine.startswith(theirs or " ") or theirs.startswith(mine)):
+                continue
+            # An answer goes to an instance that runs
+            differs = route.engine != other.engine and route.command != "reply"
+            if not differs and set(route.find) >= set(other.find):
+                continue
+            what = (
+                f"instances of rule {other.name} start on {other.engine} and are found on {' and '.join(other.find)}, "
+                f"those of this rule start on {route.engine} and are found on {' and '.join(route.find)}: its messages "
+                f"miss them, or start them again; write the same `engine` for both"
+            )
+            yield "R027", ("routes", position), what
+            break
+
+
+def _id_prefix(route: RouteConfig) -> str | None:
+    """Constant prefix of the ids of a rule; empty for answers, which name any instance; None without a prefix."""
+    if route.command == "reply":
+        return ""
+    instance_id = getattr(getattr(route, route.command), "instance_id", None)
+    return (constant_prefix(instance_id) or None) if instance_id is not None else None
 
 
 def _early_events(config: BridgeConfig) -> Iterator[Finding]:

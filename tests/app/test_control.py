@@ -465,6 +465,10 @@ async def test_a_process_of_another_user_gets_nothing(loaded: Loaded, opened: bo
 
 READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "engines": ({}, lambda found: found[0]["name"] == "default"),
+    "engines:drain": (
+        {"entities": "false"},
+        lambda found: found["engine"] == "default" and found["instances"]["waits"] == 2,
+    ),
     "instances": (
         {"prefix": "read-", "statuses": "RUNNING,COMPLETED", "limit": "1", "payloads": "true"},
         lambda found: found["all"] == 2 and [one["input"] for one in found["instances"]] == [{"n": 1}],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bridge.app.candidate import check_candidate, shared_instances
+from bridge.app.check.moves import skipped_steps
 from bridge.app.check.samples import reach, read_samples, unreached
 from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
@@ -176,6 +177,7 @@ def inspect(
         doubts += changed(loaded, routers, schemas)
     problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
     problems += shared_instances(loaded)
+    problems += skipped_steps(loaded)
     if whole and imports:
         problems += _collect(partial(check_candidate, loaded), problems) or ()
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)

@@ -24,6 +24,7 @@ from bridge.core.settlement import Complete, Keep, RetryPolicy, decide, detail_o
 from bridge.core.settlement import DeadLetter as DeadLettered
 from bridge.core.states import Outcome
 from bridge.engines.base import Engine
+from bridge.engines.commands import moving
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.commands.dry_run import DryRunClient, DryRunEngine
 from bridge.routing.cel.expression import Compiler
@@ -87,10 +88,12 @@ class DryRun:
         self._loaded = replace(loaded, config=loaded.config.model_copy(update={"sources": sources}))
         self._registries = registries
         self._sources: dict[str, _SourceRules] = {}
-        self._engines: dict[str, tuple[DryRunClient, CommandRunner]] | None = None
+        self._clients: list[DryRunClient] = []
+        self._runners: dict[str, CommandRunner] | None = None
         if engines is not None:
             dry = {name: DryRunEngine(each) for name, each in engines.items()}
-            self._engines = {name: (each.client, CommandRunner(cast(Engine, each))) for name, each in dry.items()}
+            self._clients = [each.client for each in dry.values()]
+            self._runners = {name: CommandRunner(cast(Engine, each)) for name, each in dry.items()}
 
     async def verdict(self, dead_letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
         """Decide about a dead letter. source: source that would read it. Raises: ConfigError, EngineOutage."""
@@ -105,18 +108,20 @@ class DryRun:
         except MessageError as error:
             return self._failure(error, dead_letter, self._place(error, source, error.route))
         steps = [step for step in decision.steps if step.route not in dead_letter.executed]
-        if self._engines is None:
+        if self._runners is None:
             return _accepted(steps)
+        runner = self._runners.__getitem__
         actions: list[str] = []
         outcomes: set[Outcome] = set()
         parts: Counter[str] = Counter()
         for step in steps:
-            client, runner = self._engines[step.engine]
-            client.actions.clear()
+            for client in self._clients:
+                client.actions.clear()
             command_origin = MessageOrigin.of(envelope, step.route, parts[step.route])
             parts[step.route] += 1
             try:
-                await runner.execute(step.command, command_origin)
+                place = await moving.find(step.command, step.engine, step.others, runner)
+                await moving.execute(step.command, command_origin, step.engine, place, runner)
             except EngineError as error:
                 settlement = decide(error, step.command, 1, 0.0, _ONCE)
                 if isinstance(settlement, Complete):
@@ -129,7 +134,7 @@ class DryRun:
                     raise
             else:
                 outcomes.add(Outcome.EXECUTED)
-                actions.extend(client.actions)
+                actions.extend(action for client in self._clients for action in client.actions)
         for outcome in (Outcome.EARLY, Outcome.EXECUTED, Outcome.DUPLICATE):
             if outcome in outcomes:
                 return ExpectedOutcome(outcome, tuple(dict.fromkeys(actions)))

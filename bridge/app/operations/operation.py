@@ -214,6 +214,11 @@ def _is_unicode(value: Any) -> bool:
     return True
 
 
+def instance_of(operation: Operation[Any], given: Mapping[str, Any]) -> object:
+    """Id of the instance that an operation is about, not validated; None for an operation about something else."""
+    return given.get("instance_id") if operation.name.startswith("instances.") else None
+
+
 async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Scene) -> Any:
     """Run an operation, and write the audit line of a change.
 

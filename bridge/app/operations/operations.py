@@ -19,6 +19,7 @@ from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letters.operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.dead_letters.reads import DEAD_LETTER_READS
 from bridge.app.operations.decisions import DECISION_OPERATIONS
+from bridge.app.operations.drain import DRAIN_OPERATIONS
 from bridge.app.operations.entities import ENTITY_OPERATIONS
 from bridge.app.operations.erase import Erasure, Finding, condition_of
 from bridge.app.operations.instance_changes import INSTANCE_CHANGES
@@ -116,6 +117,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *INSTANCE_CHANGES,
     *SAGA_OPERATIONS,
     *ENTITY_OPERATIONS,
+    *DRAIN_OPERATIONS,
     *WAITING_OPERATIONS,
     *WAITING_JOBS,
     *SOURCE_OPERATIONS,

@@ -206,7 +206,8 @@ def _retention(loaded: Loaded, source: str) -> list[dict[str, Any]]:
     found: dict[str, list[str]] = {}
     for route in loaded.config.routes:
         if source in route.from_ and (route.schedule is not None or route.start_or_raise is not None):
-            found.setdefault(route.engine, []).append(route.name)
+            for engine in route.find:
+                found.setdefault(engine, []).append(route.name)
     engines = loaded.config.engines
     return [
         {

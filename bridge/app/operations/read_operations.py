@@ -21,8 +21,8 @@ from bridge.app.dead_letters.reading import ReadPlace, Selection, visited
 from bridge.app.dead_letters.view import facts_of
 from bridge.app.operations.cursors import Cursor, Order, cursor_at, part_size, place_of
 from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, Found, Tracer, of_in_flight
-from bridge.app.operations.lineage.tracing import MessageTracer
+from bridge.app.operations.lineage.trace import Answer, Found, of_in_flight
+from bridge.app.operations.lineage.tracing import MessageTracer, tracer_of
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene, Words, words
 from bridge.core.errors import InstanceNotFound, Problem
 from bridge.dead_letters.state_machine import DeadLetterState
@@ -242,7 +242,7 @@ async def _trace(scene: Scene, given: TraceMessage) -> Any:
     async def in_flight(id_: str) -> Sequence[Answer]:
         return [of_in_flight(each) for each in (scene.in_flight(id_) if scene.in_flight is not None else ())]
 
-    tracer = MessageTracer(scene.loaded, Tracer(await scene.engine()), in_flight)
+    tracer = MessageTracer(scene.loaded, await tracer_of(scene, given.engine), in_flight)
     found = await tracer.find(given.message, Scope(search=given.search))
     return asdict(found) | {"started_by": sorted(found.started_by)}
 

@@ -113,7 +113,7 @@ async def _list(scene: Scene, given: Parameters) -> Any:
 
 def _place(loaded: Loaded, given: Mapping[str, Any]) -> str | None:
     """Engine of the route that a request names; None for an unknown route."""
-    return next((each.engine for each in loaded.config.routes if each.name == given.get("route")), None)
+    return next((each.state_engine for each in loaded.config.routes if each.name == given.get("route")), None)
 
 
 def _line(loaded: Loaded, engine: str, route: str, limit: TemporaryLimit) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _line(loaded: Loaded, engine: str, route: str, limit: TemporaryLimit) -> dic
 async def _store(scene: Scene, route: str) -> TemporaryLimits:
     """Store of the limits of a route. Raises: LookupError, and InvalidCommand for another engine than the route's."""
     engine = await scene.engine()
-    wanted = route_of(scene.loaded, route).engine
+    wanted = route_of(scene.loaded, route).state_engine
     if engine.name != wanted:
         raise InvalidCommand(f"the limits of route {route} are stored on the engine {wanted}")
     return TemporaryLimits(engine)

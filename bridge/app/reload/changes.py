@@ -176,6 +176,9 @@ def _moved(before: Sequence[str], after: Sequence[str]) -> set[str]:
 def _repeats(old: RouteConfig, new: RouteConfig, keys: Sequence[str]) -> bool:
     if old.command != new.command:
         return True
+    if set(old.find) <= set(new.find):
+        # Instances that know the message are found
+        keys = [key for key in keys if key.split(".")[0] != "engine"]
     return any(
         key.split(".")[0] in _IDENTITY or (key.startswith(f"{new.command}.") and key.split(".")[1] in _COMMAND_IDENTITY)
         for key in keys

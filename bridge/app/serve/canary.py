@@ -136,13 +136,14 @@ class Canary:
                 continue
             if isinstance(command, ScheduleOrchestration) and command.on_existing is not OnExisting.RAISE:
                 continue
-            try:
-                tags = await self._engines[step.engine].client.find_tags(command.instance_id)
-            except EngineOutage as error:
-                self._targets[step.engine].breaker.trip(error)
-                raise
-            if tags is not None:
-                return tags.get(TAG) == version
+            for engine in (step.engine, *step.others):
+                try:
+                    tags = await self._engines[engine].client.find_tags(command.instance_id)
+                except EngineOutage as error:
+                    self._targets[engine].breaker.trip(error)
+                    raise
+                if tags is not None:
+                    return tags.get(TAG) == version
         return None
 
     # -- counts

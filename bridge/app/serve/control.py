@@ -16,9 +16,9 @@ import aiohttp
 
 from bridge.app import state
 from bridge.app.check.configuration import inspect
-from bridge.app.connection import attached, chosen
+from bridge.app.connection import attached, chosen, located
 from bridge.app.operations.client import FIND_SECONDS, Call, ask_over, each_of, send, while_alive
-from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, keyed, perform
+from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, instance_of, keyed, perform
 from bridge.app.serve.all_daemons import of_all_daemons
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
@@ -68,7 +68,7 @@ def routes(
 
     async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         now, tried = in_use(), candidate()
-        opened = partial(engine, operation.engine_of(now, given))
+        opened = partial(located, now, operation.engine_of(now, given), instance_of(operation, given), engine)
         scene = Scene(
             now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload(), engine,
             None if tried is None else tried.version, held,
@@ -194,7 +194,9 @@ async def _results(loaded: Loaded, engine: str | None, calls: Sequence[Call]) ->
 
         for name, given in calls:
             operation, sent = _operations()[name], {"engine": engine, **given}
-            of_request = partial(direct, operation.engine_of(loaded, sent))
+            of_request = partial(
+                located, loaded, operation.engine_of(loaded, sent), instance_of(operation, sent), direct
+            )
             scene = Scene(loaded, of_request, Caller(user(), "admin", True), open=direct)
             yield await perform(operation, sent, scene)
 

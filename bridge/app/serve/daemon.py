@@ -80,7 +80,7 @@ from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import Admission, RouteLimit
 from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.running_instances import RunningInstances
-from bridge.pipeline.settings import EnginePort
+from bridge.pipeline.settings import EnginePort, Execute, MovingPort, Restart
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
 from bridge.quarantine.orphaned import OrphanedQuarantine
@@ -158,23 +158,14 @@ class Daemon:
             name: AnswerExecutor(
                 engine,
                 keys[name],
-                self.early[name].execute,
+                self.early[name],
                 self.early[name].store.store,
                 config.engines[name].answers.signatures,
                 now,
             )
             for name, engine in self.engines.items()
         }
-        self.targets = {
-            name: EnginePort(
-                answers[name].execute
-                if self.tracing is None or isinstance(engine, EmbeddedEngine)
-                else within_trace(answers[name].execute),
-                self.breakers[name],
-                answers[name].store_early,
-            )
-            for name, engine in self.engines.items()
-        }
+        self.targets = {name: self._target(engine, answers[name]) for name, engine in self.engines.items()}
         self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else Admission({}, ())
         self.budgets, costs = build_budgets(loaded) if intake else ({}, {})
@@ -312,6 +303,17 @@ class Daemon:
             Site(PAGES, self.routes, lambda: self.loaded),
             build_sessions(loaded, access),
         )
+
+    def _target(self, engine: Engine, answers: AnswerExecutor) -> EnginePort:
+        """Engine as the pipelines use it."""
+        early = self.early[engine.name]
+        execute: Execute = answers.execute
+        found: Execute = answers.execute_found
+        restart: Restart = early.restart
+        if self.tracing is not None and not isinstance(engine, EmbeddedEngine):
+            execute, found, restart = within_trace(execute), within_trace(found), within_trace(restart)
+        moving = MovingPort(early.look, execute, found, restart, early.waits, early.notify)
+        return EnginePort(execute, self.breakers[engine.name], answers.store_early, moving)
 
     def _read_decisions(self) -> None:
         """Apply decisions of people soon: a worker of this process has processed one."""
@@ -465,6 +467,7 @@ class Daemon:
         self.loaded, self.candidate = loaded, candidate
         self.engine_of.clear()
         self.engine_of.update(self._engines_of_routes())
+        self.own.use(loaded)
         self.replays.use(loaded)
         self.orphaned.use(loaded)
         self.status.use(loaded)

@@ -35,10 +35,12 @@ from bridge.core.system_names import (
     SOURCE_SEEK,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
+from bridge.early_messages.following import FollowingExecutor
 from bridge.engines.base import Engine
 from bridge.engines.canary import canary_entity
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
+from bridge.engines.commands.command_runner import indexing_runner
 from bridge.engines.lineage_index import index_entity
 from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
@@ -51,6 +53,7 @@ from bridge.jobs.orchestrator import job_orchestrator
 from bridge.jobs.steps import JobSteps, Retention
 from bridge.pipeline.publishing import Publishing
 from bridge.replay.edits import replay_edit_entity
+from bridge.routing.moves import MovingRoutes
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
 from bridge.workflow import PUBLISH_ACTIVITY
@@ -87,11 +90,20 @@ class SystemWorkflows:
         self.publishing = publishing
         self._loop = loop
         self.dead_letters = DeadLetterWriter(brokers, loop)
+        self._routes = MovingRoutes(loaded.config.routes)
+        runners = {name: indexing_runner(engine, now) for name, engine in engines.items()}
         self.waiting_entities: dict[str, WaitingEntities] = {
-            name: waiting_entities(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
+            name: waiting_entities(
+                loaded, engine, now, loop, totals[name], FollowingExecutor(name, runners, lambda: self._routes)
+            )
+            for name, engine in engines.items()
         }
         self.job_entities = {name: JobEntities() for name in engines}
         self._job_steps: list[JobSteps] = []
+
+    def use(self, loaded: Loaded) -> None:
+        """Find instances by the routes of another configuration."""
+        self._routes = MovingRoutes(loaded.config.routes)
 
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""

@@ -82,7 +82,7 @@ class TemporaryLimitWatch:
         return [
             {
                 "route": route.name,
-                "engine": route.engine,
+                "engine": route.state_engine,
                 "running": limit.running,
                 "rate": limit.rate,
                 "until": time_of(limit.until),
@@ -95,7 +95,7 @@ class TemporaryLimitWatch:
 
     async def read(self) -> None:
         """Read all limits once, and apply changes."""
-        await asyncio.gather(*map(self._read, {route.engine for route in self._current().config.routes}))
+        await asyncio.gather(*map(self._read, {route.state_engine for route in self._current().config.routes}))
         await self._sign_in()
         wanted = self.limits(self._current())
         if wanted != self._applied:
@@ -140,7 +140,7 @@ class TemporaryLimitWatch:
     async def _sign_in(self) -> None:
         """Sign in at limits with a rate, and remove limits that are over."""
         now, at = time.monotonic(), time.time()
-        active = {(route.engine, route.name): limit for route, limit in self._active(self._current())}
+        active = {(route.state_engine, route.name): limit for route, limit in self._active(self._current())}
         for engine, limits in self._found.items():
             for route, limit in limits.items():
                 place = engine, route
@@ -162,7 +162,7 @@ class TemporaryLimitWatch:
         now = time.time()
         found = []
         for route in loaded.config.routes:
-            limit = self._found.get(route.engine, {}).get(route.name)
+            limit = self._found.get(route.state_engine, {}).get(route.name)
             if limit is not None and limit.until > now:
                 found.append((route, limit))
         return found

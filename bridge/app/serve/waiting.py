@@ -17,7 +17,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
 from bridge.early_messages.entity import EarlyMessageEntities
-from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
+from bridge.early_messages.executor import EarlyMessageExecutor, Executor, shortest_prefixes
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
 from bridge.engines.commands.command_runner import indexing_runner
@@ -26,6 +26,7 @@ from bridge.quarantine.orphaned import quarantine_engine
 from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
 from bridge.replay.entity import ReplayEntities
 from bridge.routing.cel.template import constant_prefix
+from bridge.routing.moves import MovingRoutes
 from bridge.waiting.totals import WaitingTotals
 
 log = structlog.get_logger("bridge.waiting")
@@ -48,7 +49,7 @@ def early_prefixes(loaded: Loaded, engine: str, candidate: Loaded | None = None)
     for route in (*loaded.config.routes, *(() if candidate is None else candidate.config.routes)):
         command = getattr(route, route.command)
         missing = getattr(command, "on_missing", None)
-        if route.engine == engine and isinstance(missing, WaitMissing):
+        if engine in route.find and isinstance(missing, WaitMissing):
             waiting.append(constant_prefix(command.instance_id))
     return shortest_prefixes(waiting)
 
@@ -98,9 +99,9 @@ class WaitingEntities:
     totals: WaitingTotals
     waiting: int | None = None
 
-    def limit(self, config: EarlyMessagesConfig) -> None:
-        """Change the limits of early messages, and of all waiting messages."""
-        self.early_messages.limit(config)
+    def limit(self, config: EarlyMessagesConfig, poll: float) -> None:
+        """Change the limits of early messages, and of all waiting messages. poll: see `poll_seconds`."""
+        self.early_messages.limit(config, poll)
         self.totals.limit(config.total_messages, config.total_bytes)
 
     async def count(self, engine: Engine) -> None:
@@ -143,16 +144,19 @@ def waiting_entities(
     now: Callable[[], datetime],
     loop: asyncio.AbstractEventLoop,
     totals: WaitingTotals,
+    executor: Executor,
 ) -> WaitingEntities:
-    """Create the early-message and quarantine entities that this process hosts for one engine."""
+    """Create the early-message and quarantine entities that this process hosts for one engine.
+
+    executor: delivers the early messages.
+    """
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
-    executor = indexing_runner(engine, now)
     entities = EarlyMessageEntities(
         executor,
         loop,
         config.early_messages,
-        _poll_seconds(config.early_messages, engine),
+        poll_seconds(loaded, engine),
         RetryPolicy(),
         now,
         slots,
@@ -230,7 +234,10 @@ class WaitingCounter:
                 self._took[name] = self._ended[name] - began
 
 
-def _poll_seconds(config: EarlyMessagesConfig, engine: Engine) -> float:
-    if config.poll is not None:
-        return config.poll
-    return _NOTIFIED_POLL if engine.notifies_instance_started else _POLL
+def poll_seconds(loaded: Loaded, engine: Engine) -> float:
+    """Seconds between two checks for a missing instance. An engine reports no starts on another engine."""
+    poll = loaded.config.engines[engine.name].early_messages.poll
+    if poll is not None:
+        return poll
+    reported = engine.notifies_instance_started and engine.name not in MovingRoutes(loaded.config.routes).moving
+    return _NOTIFIED_POLL if reported else _POLL

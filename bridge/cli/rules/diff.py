@@ -86,6 +86,7 @@ def command(
     OLD and NEW are files or directories. Each message is decoded and routed by both, as `bridge route` and the daemon
     do it. Nothing is executed. Different messages are grouped by both decisions and the first differing condition.
     """
+    from bridge.app.check.moves import steps
     from bridge.app.composition import load_config
     from bridge.app.rules.diff import Receivers, compare
     from bridge.core.errors import DecodeError
@@ -101,6 +102,8 @@ def command(
         raise click.FileError(error.filename or place, error.strerror or type(error).__name__) from None
     finally:
         progress.close()
+    for _, step in steps(sides[0].config, sides[1].config):
+        say(f"note: {step}", err=True)
     if found.unread:
         say(f"note: no source reads the topic of {plural(found.unread, 'message')}; name one with --source", err=True)
     if found.limited:

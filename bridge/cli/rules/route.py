@@ -150,7 +150,8 @@ def _print(answer: Answer) -> None:
         click.echo()
     for step in answer.to_dict()["steps"]:
         command = dict(step["command"])
-        say(f"{command.pop('type')} by {step['route']} on engine {step['engine']}")
+        engine = step["engine"] + "".join(f", or {name} if the instance is there" for name in step.get("others", ()))
+        say(f"{command.pop('type')} by {step['route']} on engine {engine}")
         start = command.get("input")
         command["input"] = given(start)
         fields = [(f"  {name}", compact(value)) for name, value in command.items() if value not in (None, {})]

@@ -146,7 +146,7 @@ def engine_of_route(options: dict[str, Any], action: str, route: str, reason: st
 
     loaded = _loaded(options)
     with refused(loaded, action, route, reason):
-        return route_of(loaded, route).engine
+        return route_of(loaded, route).state_engine
 
 
 def operate_on_each_engine(options: dict[str, Any], call: tuple[str, dict[str, Any]]) -> list[Any]:
@@ -159,7 +159,7 @@ def operate_on_each_engine(options: dict[str, Any], call: tuple[str, dict[str, A
     from bridge.app.serve.control import operate as run
 
     loaded = _loaded(options)
-    engines = dict.fromkeys(route.engine for route in loaded.config.routes)
+    engines = dict.fromkeys(route.state_engine for route in loaded.config.routes)
 
     async def all_of_them() -> list[Any]:
         return [result for engine in engines for result in await run(loaded, engine, [call])]

@@ -340,6 +340,35 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+class EngineMoveConfig(Model):
+    """Engines of a route whose instances move from one engine to another."""
+
+    start: Name = Field(description="Engine where new instances start, and where messages wait for their instance.")
+    find: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(
+        min_length=1,
+        description="Engines that may have the instance or entity of a message, `start` among them. The last one "
+        "keeps the state of the route's sources.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> EngineMoveConfig:
+        if len(set(self.find)) < len(self.find):
+            raise ValueError("`find` names an engine twice")
+        if self.start not in self.find:
+            raise ValueError(f"`find` lacks `{self.start}`, the engine of `start`: its instances would get no events")
+        return self
+
+
+def _engine_kind(value: Any) -> str:
+    return "move" if isinstance(value, dict | EngineMoveConfig) else "name"
+
+
+EngineOfRoute = Annotated[
+    Annotated[Name, Tag("name")] | Annotated[EngineMoveConfig, Tag("move")], Discriminator(_engine_kind)
+]
+"""Name of an engine, or `{start: new, find: [new, old]}`."""
+
+
 def _check_commands(given: Mapping[str, Any]) -> str | None:
     commands = [command for command in COMMANDS if given.get(command) is not None]
     if len(commands) == 1:
@@ -374,7 +403,12 @@ class RouteConfig(Model):
         description="`module:function` that takes the envelope and returns the payload for the command.",
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
-    engine: Name = Field("default", description="Name of an engine of `engines`.")
+    placement: EngineOfRoute = Field(
+        "default",
+        alias="engine",
+        description="Name of an engine of `engines`, or `{start: NEW, find: [NEW, OLD]}` while instances move to "
+        "another engine.",
+    )
     limits: RouteLimitsConfig | None = Field(
         None, description="Limits for running orchestrations and the rate of commands, for all messages and per value."
     )
@@ -402,3 +436,23 @@ class RouteConfig(Model):
     def command(self) -> str:
         """Name of the route's command."""
         return next(command for command in COMMANDS if getattr(self, command) is not None)
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine where instances start."""
+        return self.placement if isinstance(self.placement, str) else self.placement.start
+
+    @property
+    def find(self) -> tuple[str, ...]:
+        """Names of the engines that may have the instance of a message."""
+        return (self.placement,) if isinstance(self.placement, str) else self.placement.find
+
+    @property
+    def state_engine(self) -> str:
+        """Engine that keeps the state of the route, such as temporary limits: the last one of `find`."""
+        return self.find[-1]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Engines of `find` without `engine`."""
+        return () if isinstance(self.placement, str) else tuple(each for each in self.find if each != self.engine)

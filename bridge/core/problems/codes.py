@@ -65,6 +65,7 @@ _TABLE = (
     Code("C022", "error", "parts of a saga that do not fit together"),
     Code("C023", "warning", "a saga step that waits without limit"),
     Code("C024", "warning", "a file of tokens or keys that cannot be read"),
+    Code("C025", "warning", "a move to another engine that skips a step"),
     Code(SUPPRESSION, "warning", "a suppression that is not valid"),
     # Rules
     Code("R001", "error", "an expression that does not compile"),
@@ -93,6 +94,7 @@ _TABLE = (
     Code("R024", "warning", "a rule that no sample reaches", needs="samples"),
     Code("R025", "warning", "yes or no as text"),
     Code("R026", "warning", "instances of several sources with a candidate"),
+    Code("R027", "warning", "different engines for the same instances"),
     Code("R030", "warning", "a version that the worker leaves to others"),
     Code("R031", "warning", "a member that the schema does not have"),
     Code("R032", "warning", "a type that does not fit the schema"),

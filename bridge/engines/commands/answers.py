@@ -45,6 +45,7 @@ from bridge.core.errors import (
 from bridge.core.origin import MessageOrigin, read_origin
 from bridge.core.stored_message import StoredMessage
 from bridge.engines.base import Engine
+from bridge.engines.commands.moving import InstanceEngine
 
 log = structlog.get_logger("bridge.answers")
 
@@ -244,14 +245,14 @@ class AnswerExecutor:
         self,
         engine: Engine,
         keys: AnswerKeys,
-        execute: Callable[[Command, MessageOrigin], Awaitable[None]],
+        executor: InstanceEngine,
         store_early: StoreEarly | None,
         signatures: Signatures,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
         self._keys = keys
-        self._execute = execute
+        self._executor = executor
         self._store_early = store_early
         self._signatures = signatures
         self._now = now
@@ -262,13 +263,22 @@ class AnswerExecutor:
 
         Raises: EngineError, UnexpectedReply.
         """
+        await self._checked(command, origin, self._executor.execute)
+
+    async def execute_found(self, command: Command, origin: MessageOrigin) -> None:
+        """Check an answer and execute its command, see `InstanceEngine.execute_found`."""
+        await self._checked(command, origin, self._executor.execute_found)
+
+    async def _checked(
+        self, command: Command, origin: MessageOrigin, execute: Callable[[Command, MessageOrigin], Awaitable[None]]
+    ) -> None:
         given = _answer(command)
         if given is None:
-            await self._execute(command, origin)
+            await execute(command, origin)
             return
         try:
             await self._check(given, origin)
-            await self._execute(_plain(command, given), origin)
+            await execute(_plain(command, given), origin)
         except UnexpectedReply:
             self.results["refused"] += 1
             raise

@@ -47,6 +47,7 @@ from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
 from bridge.engines.commands.cancel_grace import start_cancel_grace
 from bridge.engines.commands.instance_reader import InstanceReader, PreviousRun
+from bridge.engines.commands.moving import StartsElsewhere
 from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
 from bridge.engines.grpc_channel import PARENT
 from bridge.engines.lineage_index import LineageIndex
@@ -66,6 +67,7 @@ _FINISHED = pb.OrchestrationIdReusePolicy(
 
 _STARTS = (ScheduleOrchestration, StartOrRaise)
 _STARTED = InstanceFacts(CallResult.STARTED)
+_EXISTING = InstanceFacts(CallResult.EXISTS)
 
 _MOVES = 30
 """Largest number of steps of one command, whose instance keeps changing; the command is then retried later."""
@@ -110,15 +112,42 @@ class CommandRunner:
             if await run.start(_NEVER) is CallResult.STARTED:
                 return
             await run.go_on()
-        elif isinstance(command, Cancel) and command.grace is not None:
-            await self._cancel(command, command.grace, origin)
         else:
-            await _Run(self, command, origin).go_on()
+            await self._go_on(command, origin, _Run(self, command, origin))
 
-    async def _cancel(self, command: Cancel, grace: float, origin: MessageOrigin | None) -> None:
+    async def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> None:
+        """Execute a command for an instance that is on this engine, and start nothing here. Raises: EngineError.
+
+        Raises: StartsElsewhere when the command needs a start.
+        """
+        await self._go_on(command, origin, _Run(self, command, origin, is_found=True))
+
+    async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
+        """Start an instance in place of a run that has finished on another engine, then execute the command.
+
+        The new run remembers the messages of the former one. Raises: EngineError.
+        """
+        await self._go_on(command, origin, _Run(self, command, origin, past=past))
+
+    async def look(self, command: Command) -> InstanceState:
+        """State of the instance of a command; an entity that has a state counts as running. Raises: EngineError."""
+        if isinstance(command, SignalEntity):
+            entity, what = _entity(command), f"look for entity {command.entity!r} {command.key!r}"
+            found = await self._engine.client.get_entity(entity, include_state=False, what=what)
+            return InstanceState.MISSING if found is None else InstanceState.RUNNING
+        snapshot = await self._reader.read(f"look for {command.instance_id!r}", command.instance_id, None, start=False)
+        return snapshot.state
+
+    async def _go_on(self, command: Command, origin: MessageOrigin | None, run: _Run) -> None:
+        if isinstance(command, Cancel) and command.grace is not None:
+            await self._cancel(command, command.grace, origin, run)
+        else:
+            await run.go_on()
+
+    async def _cancel(self, command: Cancel, grace: float, origin: MessageOrigin | None, run: _Run) -> None:
         due = self._now() + timedelta(seconds=grace)
         try:
-            await _Run(self, command, origin).go_on()
+            await run.go_on()
         except AlreadyTaken:
             # The first attempt may have failed at the start of the cancel grace orchestration
             await start_cancel_grace(self._engine, self._reader, command, origin, due)
@@ -134,8 +163,17 @@ class IndexingRunner(CommandRunner):
         self._index = index
 
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
+        await self._indexed(command, origin, super().execute(command, origin))
+
+    async def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> None:
+        await self._indexed(command, origin, super().execute_found(command, origin))
+
+    async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
+        await self._indexed(command, origin, super().restart(command, origin, past))
+
+    async def _indexed(self, command: Command, origin: MessageOrigin | None, execution: Awaitable[None]) -> None:
         try:
-            await super().execute(command, origin)
+            await execution
         except AlreadyTaken:
             if origin is not None:
                 self._index.repeated(command, origin)
@@ -157,6 +195,7 @@ class _Run:
         "_engine",
         "_id",
         "_is_confirmed",
+        "_is_found",
         "_known",
         "_now",
         "_origin",
@@ -167,7 +206,20 @@ class _Run:
         "_trouble",
     )  # fmt: skip
 
-    def __init__(self, runner: CommandRunner, command: Command, origin: MessageOrigin | None) -> None:
+    def __init__(
+        self,
+        runner: CommandRunner,
+        command: Command,
+        origin: MessageOrigin | None,
+        *,
+        is_found: bool = False,
+        past: PreviousRun | None = None,
+    ) -> None:
+        """Create the execution.
+
+        is_found: the instance is here; starts belong to another engine.
+        past: run on another engine that the first step replaces.
+        """
         self._engine = runner._engine
         self._reader = runner._reader
         self._now = runner._now
@@ -175,19 +227,24 @@ class _Run:
         self._origin = origin
         self._id = "" if isinstance(command, SignalEntity) else command.instance_id
         self._is_confirmed = False
-        self._known = UNKNOWN
+        self._known = _EXISTING if is_found and isinstance(command, _STARTS) else UNKNOWN
+        self._is_found = is_found
         self._status = ""
-        self._past: PreviousRun | None = None
+        self._past = past
         self._trouble: EngineError | None = None
         self._refusals = 0
 
     async def go_on(self) -> None:
         """Make one step after another until the command is done. Raises: EngineError."""
         confirms = self._engine.confirms_event_delivery
+        if self._past is not None:
+            await self._replace()
         for _ in range(_MOVES):
             move = next_step(self._command, self._known, confirms or self._is_confirmed)
             if move in ENDS:
                 return self._end(move)
+            if self._is_found and move in (NextStep.START, NextStep.REPLACE):
+                raise StartsElsewhere(self._past if move is NextStep.REPLACE else None)
             await self._make(move)
         raise EngineError(f"{self._what}: the instance keeps changing")
 
@@ -365,10 +422,7 @@ class _Run:
         if command.delay is not None:
             at = self._now() + timedelta(seconds=command.delay)
         payload = command.input if self._origin is None else wrap_payload(command.input, self._origin)
-        try:
-            entity = EntityInstanceId(command.entity, command.key)
-        except ValueError as error:
-            raise EngineRejected(f"{self._what}: the SDK cannot make a request of it (ValueError)") from error
+        entity = _entity(command)
         self._id = str(entity)
         return self._engine.client.signal_entity(entity, command.operation, payload, at, what=self._what)
 
@@ -384,6 +438,15 @@ class _Run:
                 return f"signal {operation!r} to entity {entity!r} {key!r}"
             case command:
                 return f"{type(command).__name__.lower()} {self._id!r}"
+
+
+def _entity(command: SignalEntity) -> EntityInstanceId:
+    """Id of the entity of a command. Raises: EngineRejected."""
+    try:
+        return EntityInstanceId(command.entity, command.key)
+    except ValueError as error:
+        what = f"signal {command.operation!r} to entity {command.entity!r} {command.key!r}"
+        raise EngineRejected(f"{what}: the SDK cannot make a request of it (ValueError)") from error
 
 
 def _event(command: Command) -> tuple[str, Any]:

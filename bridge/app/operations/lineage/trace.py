@@ -309,6 +309,43 @@ class Tracer:
                 yield whole, by_message
 
 
+class EnginesTracer:
+    """Traces on several engines, between which instances move. Raises: EngineError, in every method."""
+
+    def __init__(self, tracers: Sequence[Tracer]) -> None:
+        self._tracers = tracers
+
+    async def find(self, wanted: str, scope: Scope) -> Found:
+        """Find on each engine, see `Tracer.find`."""
+        return _joined([await tracer.find(wanted, scope) for tracer in self._tracers])
+
+    async def identified(self, message_id: str, position: str) -> Sequence[Answer]:
+        """Answers for a message of this identity, whatever its position."""
+        return [answer for tracer in self._tracers for answer in await tracer.identified(message_id, position)]
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    """Results of several engines as one. The index is as complete as the least complete one."""
+    if len(found) == 1:
+        return found[0]
+    order = ("instance", "message", "undelivered", "nothing")
+    weakest = max(found, key=lambda each: ("complete", "partial", "none").index(each.index))
+    return Found(
+        min((each.by for each in found), key=order.index),
+        tuple(one for each in found for one in each.instances),
+        sum(each.searched for each in found),
+        tuple(one for each in found for one in each.undelivered),
+        tuple(one for each in found for one in each.answers),
+        tuple(one for each in found for one in each.upstream),
+        tuple(one for each in found for one in each.downstream),
+        frozenset().union(*(each.started_by for each in found)),
+        weakest.index,
+        max((each.index_since for each in found if each.index_since is not None), default=None),
+        any(each.index_bounded for each in found),
+        sum(each.more for each in found),
+    )
+
+
 def _tree(one: Lineage) -> Iterable[Lineage]:
     yield one
     for child in one.children:

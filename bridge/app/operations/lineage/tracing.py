@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bridge.app.connection import searched
 from bridge.app.operations.lineage.lineage import Scope
 from bridge.app.operations.lineage.position import Reading, behind, places, read
-from bridge.app.operations.lineage.trace import Answer, Found, Tracer
+from bridge.app.operations.lineage.trace import Answer, EnginesTracer, Found, Tracer
+from bridge.app.operations.operation import Scene
 from bridge.config.source import Loaded
 from bridge.core.states import Outcome
 
 
+async def tracer_of(scene: Scene, named: str | None) -> EnginesTracer:
+    """Create the tracer of a request. named: engine that the request names."""
+    if scene.open is None:
+        return EnginesTracer([Tracer(await scene.engine())])
+    return EnginesTracer([Tracer(await scene.open(name)) for name in searched(scene.loaded, named)])
+
+
 @dataclass(frozen=True, slots=True)
 class MessageTracer:
-    """Traces messages on one engine. in_flight: answers of daemons for an id."""
+    """Traces messages. in_flight: answers of daemons for an id."""
 
     loaded: Loaded
-    tracer: Tracer
+    tracer: EnginesTracer
     in_flight: Callable[[str], Awaitable[Sequence[Answer]]]
 
     async def find(self, wanted: str, scope: Scope) -> Found:

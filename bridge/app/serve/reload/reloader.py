@@ -240,7 +240,7 @@ class Reloader:
             early = config.engines[name].early_messages
             daemon.early[name].cover(waiting.early_prefixes(loaded, name, daemon.candidate))
             daemon.early[name].store.limit(early.max_message)
-            daemon.own.waiting_entities[name].limit(early)
+            daemon.own.waiting_entities[name].limit(early, waiting.poll_seconds(loaded, daemon.engines[name]))
         if not daemon.is_intake:
             return (), dead_letters
         daemon.canary.use(loaded, plan.candidate, plan.candidate_rules)
