@@ -548,8 +548,8 @@ class EngineClient:
         former = None if token is None else StringValue(value=token)
         query = pb.EntityQuery(
             instanceIdStartsWith=StringValue(value=wanted.prefix) if wanted.prefix else None,
-            lastModifiedFrom=_timestamp(wanted.modified_from),
-            lastModifiedTo=_timestamp(wanted.modified_to),
+            lastModifiedFrom=None if wanted.modified_from is None else to_timestamp(wanted.modified_from),
+            lastModifiedTo=None if wanted.modified_to is None else to_timestamp(wanted.modified_to),
             includeState=wanted.has_state,
             includeTransient=wanted.is_transient,
             continuationToken=former,

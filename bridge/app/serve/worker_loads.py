@@ -29,6 +29,6 @@ class WorkerLoads:
         held: Counter[str] = Counter()
         for name, publishes, worker in self._workers:
             if name == engine:
-                for kind, number in zip(KINDS, worker.items, strict=True):
+                for kind, number in zip(KINDS, worker.unfinished, strict=True):
                     held[PUBLISHING if publishes else kind] += number
         return Workload(held=held)

@@ -91,7 +91,7 @@ class Pool:
         self._calls.put(True)
 
     @property
-    def items(self) -> int:
+    def unfinished(self) -> int:
         """Number of jobs that wait or run."""
         return self._jobs.qsize() + len(self._load.began)
 
@@ -233,11 +233,11 @@ class PooledWorker(MonitoredWorker, SessionWorker):
         return len(self.sessions)
 
     @property
-    def items(self) -> tuple[int, int, int]:
+    def unfinished(self) -> tuple[int, int, int]:
         if not self._pools:
             return (0, 0, 0)
         turns, activities, entities = self._pools
-        return (turns.items, activities.items, entities.items)
+        return (turns.unfinished, activities.unfinished, entities.unfinished)
 
     def count_replay(self, request: Any) -> None:
         """Count nothing here: only the sessions know whether a turn replays."""

@@ -66,7 +66,7 @@ class RunningWorker(Protocol):
         ...
 
     @property
-    def items(self) -> tuple[int, int, int]:
+    def unfinished(self) -> tuple[int, int, int]:
         """Numbers of turns, activities and entity batches that the worker has not ended.
 
         Where the kinds are not known, all count as activities.
@@ -226,7 +226,7 @@ class ContainedWorker(OpenWorker):
         return 0
 
     @property
-    def items(self) -> tuple[int, int, int]:
+    def unfinished(self) -> tuple[int, int, int]:
         return (0, self.queued_items[1] + len(self._load.began), 0) if self._load is not None else (0, 0, 0)
 
     def count_replay(self, request: Any) -> None:

@@ -72,9 +72,9 @@ class AttachedWorker:
         return 0 if worker is None else worker.session_count
 
     @property
-    def items(self) -> tuple[int, int, int]:
+    def unfinished(self) -> tuple[int, int, int]:
         worker = self._worker
-        return (0, 0, 0) if worker is None else worker.items
+        return (0, 0, 0) if worker is None else worker.unfinished
 
     def stuck(self) -> list[str]:
         """Reasons why the worker cannot work; empty while it can. The state of the engine is not one of them."""

@@ -155,7 +155,7 @@ class WorkerProcesses:
         return sum(process.view().sessions for process in self._processes)
 
     @property
-    def items(self) -> tuple[int, int, int]:
+    def unfinished(self) -> tuple[int, int, int]:
         return (0, sum(view.in_flight for view in self.views()), 0)
 
     def check_started(self) -> None:
