@@ -1,5 +1,6 @@
 """Workflows for worker processes: some end their process in every way that there is."""
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -55,6 +56,30 @@ def waits(ctx: task.ActivityContext, path: str) -> str:
     while not Path(path).exists():
         time.sleep(0.01)
     return "done"
+
+
+async def async_waits(ctx: task.ActivityContext, path: str) -> str:
+    """Wait until the file exists."""
+    note(f"{path}.began", str(os.getpid()))
+    while not Path(path).exists():
+        await asyncio.sleep(0.01)
+    return "done"
+
+
+async def async_ends(ctx: task.ActivityContext, where: str) -> None:
+    """End this process in a step of the activity, in a task of its own, or in a thread."""
+    await asyncio.sleep(0.01)
+    if where == "thread":
+        await asyncio.to_thread(end, "kill")
+    elif where == "task":
+        await asyncio.gather(_ends_later())
+    else:
+        end("kill")
+
+
+async def _ends_later() -> None:
+    await asyncio.sleep(0)
+    end("kill")
 
 
 def looks(ctx: task.ActivityContext, _) -> dict[str, list[str]]:

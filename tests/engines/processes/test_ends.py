@@ -39,6 +39,29 @@ async def test_an_activity_that_ends_its_process_alone_fails(start: Start, how: 
         assert sum(harness.processes.ends.values()) == 3, "two together with others, one alone"
 
 
+@pytest.mark.parametrize("where", ["step", "task", "thread"])
+async def test_an_async_activity_that_ends_its_process_fails_and_not_those_that_wait(
+    start: Start, tmp_path: Path, where: str
+) -> None:
+    async with start(1, max_lost_workers=1) as harness:
+        gate = tmp_path / "gate"
+        waiting = [await harness.start("calls", ["async_waits", str(gate)]) for _ in range(5)]
+        began = Path(f"{gate}.began")
+        await eventually(lambda: began.exists() and began.read_text().count("\n") == 5, "the activities wait")
+        culprit = await harness.start("calls", ["async_ends", where])
+        await eventually(lambda: harness.processes.ends["SIGKILL"] == 2, lambda: str(harness.processes.ends))
+        losses = harness.processes.database.hub.losses
+        assert losses is not None
+        assert len(losses._counts) == 1
+        gate.touch()
+        for each in waiting:
+            assert await harness.output(each) == "done"
+        state = await harness.finished(culprit)
+        assert state.failure_details is not None
+        assert "is given up: the worker's process ended" in state.failure_details.message
+        await eventually(lambda: harness.processes.ends["SIGKILL"] == 3, "two ends together with others, one alone")
+
+
 @pytest.mark.parametrize("how", DEADLY)
 async def test_an_orchestrator_that_ends_its_process_is_suspended(start: Start, how: str) -> None:
     async with start(max_lost_workers=1) as harness:
@@ -49,13 +72,15 @@ async def test_an_orchestrator_that_ends_its_process_is_suspended(start: Start, 
         await harness.until(culprit, OrchestrationStatus.SUSPENDED)
 
 
-async def test_an_entity_that_ends_its_process_is_held(start: Start) -> None:
+@pytest.mark.parametrize("how", DEADLY)
+async def test_an_entity_that_ends_its_process_is_held(start: Start, how: str) -> None:
     async with start(max_lost_workers=1) as harness:
-        await harness.executor.execute(SignalEntity("fragile", "one", "end", "os._exit"))
-        await eventually(lambda: harness.processes.ends["exit"] == 3, lambda: str(harness.processes.ends))
+        ends = harness.processes.ends
+        await harness.executor.execute(SignalEntity("fragile", "one", "end", how))
+        await eventually(lambda: sum(ends.values()) == 3, lambda: str(ends))
         await harness.all_run()
         assert await harness.output(await harness.start("chain", 1)) == 5
-        assert harness.processes.ends["exit"] == 3
+        assert sum(ends.values()) == 3
 
 
 @pytest.mark.parametrize("where", ["activity_ends", "orchestrator_ends", "entity_ends"])

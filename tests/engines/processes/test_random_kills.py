@@ -155,10 +155,29 @@ class Load:
         self.results[instance_id] = deaths.expected(kind, number)
 
 
+def state_of(engine: EmbeddedEngine, left: set[str]) -> str:
+    """State of the engine for a failed test."""
+    assert engine._database is not None
+    hub = engine._database.hub
+    dispatcher = hub.dispatcher
+    leases = [(each.kind, each.name, each.instance_id, each.is_alone) for each in dispatcher.leases.open()]
+    queues = [len(queue) for queue in (*dispatcher.ready, dispatcher.starts)]
+    turns = [len(stream.turns) for stream in dispatcher.streams]
+    locked = hub.entities.find("@counter@locked")
+    return (
+        f"{sorted(left)[:5]}, leases {leases[:10]}, queues {queues}, turns of streams {turns}, "
+        f"suspects {dispatcher._suspects}, waiting {list(dispatcher._waiting)}, alone {dispatcher._alone}, "
+        f"quiet {dispatcher._quiet}, resting {len(dispatcher._resting)}, "
+        f"lock {None if locked is None else (locked.owner, len(locked.queue), locked.token)}"
+    )
+
+
 async def check(kind: str, directory: Path, kills: int) -> None:
     chance = random.Random(20261129)
     async with running(kind, directory / "engine") as (engine, workers):
         load_ = Load(CommandRunner(engine), directory, chance)
+        ended: set[str] = set()
+        engine.watch_finishes(lambda finishes: ended.update(each.instance_id for each in finishes))
         kill = 0
 
         def found() -> list[int]:
@@ -176,14 +195,14 @@ async def check(kind: str, directory: Path, kills: int) -> None:
             kill += 1
             with suppress(ProcessLookupError):
                 chance.choice(KILLS)(chance.choice(pids), chance)
-        for instance_id, result in load_.results.items():
+        while left := load_.results.keys() - ended:
 
-            async def is_finished(instance_id: str = instance_id) -> bool:
+            def goes_on(left: set[str] = left) -> bool:
                 found()
-                state = await engine.client.get_orchestration_state(instance_id)
-                return state is not None and state.runtime_status.name not in ("RUNNING", "PENDING")
+                return bool(left & ended)
 
-            await eventually(is_finished, lambda instance_id=instance_id: f"{instance_id} ends")  # type: ignore[misc]
+            await eventually(goes_on, lambda left=left: f"{len(left)} instances are left: {state_of(engine, left)}")  # type: ignore[misc]
+        for instance_id, result in load_.results.items():
             state = await engine.client.get_orchestration_state(instance_id)
             assert state is not None
             assert state.runtime_status.name == "COMPLETED", (instance_id, state.failure_details)
