@@ -4,7 +4,8 @@
 `ENDPOINT_KIND_cpu_ratio`: processor time of the loop over that of the bridge, in the process of the client.
 `ENDPOINT_KIND_per_second`, `ENDPOINT_KIND_micros`, `..._loop_micros`: rate of the bridge, and processor times for a
 message. ENDPOINT: `sidecar`, the SDK's in-memory backend, or `engine`, as `bridge engine` serves it, each in a process
-of its own. KIND: `starts` or `raises`.
+of its own. KIND: `starts`, `raises`, or `checked_raises`: the loop reads the instance after each event, as the bridge
+does unless the engine confirms the event.
 Both have 64 calls in flight, one after the other within a round, in turn first. No workers run. The garbage collector
 is set as in the daemon. Figures are medians of rounds. BENCH_ROUNDS: number of rounds.
 """
@@ -37,7 +38,6 @@ from bridge.pipeline.settings import EnginePort
 from bridge.system.memory import tune_memory
 
 MESSAGES = 2000
-KEYS = 500
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
 
 CONFIG = """
@@ -52,9 +52,11 @@ routes:
     {command}
 workflows: {{external: [order]}}
 """
+RAISE = 'raise_event: {{name: paid, instance_id: "{group}-{{{{ payload.customer.id }}}}"}}'
 COMMANDS = {
     "starts": 'schedule: {{orchestration: order, instance_id: "{group}-{{{{ payload.id }}}}"}}',
-    "raises": 'raise_event: {{name: paid, instance_id: "{group}-{{{{ payload.customer.id }}}}"}}',
+    "raises": RAISE,
+    "checked_raises": RAISE,
 }
 
 
@@ -101,7 +103,10 @@ async def loop(client: AsyncTaskHubGrpcClient, kind: str, group: str, took: list
         await client.schedule_new_orchestration("order", input=each, instance_id=f"{group}-{each['id']}")
 
     async def raise_event(each: dict[str, Any]) -> None:
-        await client.raise_orchestration_event(f"{group}-{each['customer']['id']}", "paid", data=each)
+        instance_id = f"{group}-{each['customer']['id']}"
+        await client.raise_orchestration_event(instance_id, "paid", data=each)
+        if kind == "checked_raises":
+            await client.get_orchestration_state(instance_id, fetch_payloads=False)
 
     async with measured(took):
         await in_parallel(start if kind == "starts" else raise_event, payloads)
@@ -138,7 +143,7 @@ async def one_round(address: str, kind: str, number: int) -> tuple[Took, Took]:
         engine = build_engine(loaded, "default", host=True)
         await engine.start()
         await engine.probe()
-        if kind == "raises":
+        if kind != "starts":
             await start_targets(client, group)
             await start_targets(client, f"loop-{group}")
         else:

@@ -1,8 +1,6 @@
 """Cost of the bridge over a plain loop of the SDK's asynchronous client that schedules the same payloads.
 
-`added_micros`: per message, engine in process.
-`accepted_ratio_over_grpc`: rate with the bridge over the rate without, engine behind loopback gRPC in its own
-process.
+`added_micros`: per message, engine in process. `python -m benchmarks intake` compares intake over gRPC.
 No workers run. The garbage collector is set as in the daemon. The variants alternate; figures are medians of rounds.
 """
 
@@ -20,15 +18,12 @@ from typing import Any
 
 import orjson
 import uvloop
-from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from benchmarks._sidecar import sidecar
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
-from bridge.engines.client import EngineClient
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
@@ -130,35 +125,11 @@ async def in_process(number: int) -> tuple[float, float]:
         return bridged, await bare(stock, "bare", CONCURRENCY)
 
 
-async def over_grpc(number: int) -> tuple[float, float]:
-    """Seconds with the bridge and without, each on a new sidecar in its own process."""
-    with sidecar() as address:
-        async with setting(f"scheduler, endpoint: 'http://{address}'", number) as (loaded, engine):
-            await warm_up(engine.client)
-            bridged = await with_bridge(loaded, engine)
-    with sidecar() as address:
-        stock = AsyncDurableTaskSchedulerClient(
-            host_address=address, taskhub="default", token_credential=None, secure_channel=False, logger=QUIET
-        )
-        await warm_up(stock)
-        plain = await bare(stock, "bare", CONCURRENCY)
-        await stock.close()
-    return bridged, plain
-
-
-async def warm_up(client: EngineClient | AsyncTaskHubGrpcClient) -> None:
-    for number in range(200):
-        await client.schedule_new_orchestration("order", instance_id=f"warm-{number}")
-
-
 async def measure() -> dict[str, float]:
     near = [await in_process(number) for number in range(ROUNDS)]
-    far = [await over_grpc(number) for number in range(ROUNDS)]
     return {
         "added_micros": statistics.median((bridged - plain) / MESSAGES * 1e6 for bridged, plain in near),
         "bare_micros": statistics.median(plain / MESSAGES * 1e6 for _, plain in near),
-        "accepted_ratio_over_grpc": statistics.median(plain / bridged for bridged, plain in far),
-        "accepted_per_second_over_grpc": statistics.median(MESSAGES / bridged for bridged, _ in far),
     }
 
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import hmac
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -150,14 +150,11 @@ class Server:
             ("grpc.http2.ping_timeout_ms", PONG_SECONDS * 1000),
             ("grpc.http2.max_pings_without_data", 0),
         ]
-        interceptors: list[Any] = [_Greeting(), _DeepAnswers()]
-        if guard is not None and guard.token is not None:
-            interceptors.insert(0, _TokenCheck(guard.token))
         server = grpc.aio.server(
-            interceptors=interceptors,
+            interceptors=[_TokenCheck(guard.token)] if guard is not None and guard.token is not None else [],
             options=(*bounds, *pings, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
         )
-        add_TaskHubSidecarServiceServicer_to_server(self._service, server)
+        add_TaskHubSidecarServiceServicer_to_server(self._service, _Registration(server))
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         try:
             credentials = None if guard is None or guard.tls is None else _credentials(guard.tls)
@@ -220,32 +217,43 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio s
         return self._refusal
 
 
-class _Greeting(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Interceptor that tells workers that this engine takes back the work of a stopping worker."""
+class _Registration:
+    """Server, as generated code registers methods with it: workers' responses are parsed however deep failures nest.
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None or not details.method.endswith("/Hello"):
-            return handler
+    The answer to Hello tells workers that this engine takes back the work of a stopping worker. Protobuf reads a limited
+    depth. An interceptor that changes handlers would cost each call its time.
+    """
 
-        async def greet(request: Any, context: Any) -> Any:
-            await context.send_initial_metadata(((TAKES_BACK, "1"),))
-            return await handler.unary_unary(request, context)
+    def __init__(self, server: Any) -> None:
+        self._server = server
 
-        return grpc.unary_unary_rpc_method_handler(greet, handler.request_deserializer, handler.response_serializer)
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Ignore the handlers, which `add_registered_method_handlers` gets too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        changed = {name: _parsing(handler, ANSWERS.get(name)) for name, handler in handlers.items()}
+        changed["Hello"] = _greeting(changed["Hello"])
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, changed),))
+        self._server.add_registered_method_handlers(service, changed)
 
 
-class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Interceptor that parses workers' responses whose failures are nested deeper than protobuf reads."""
+def _greeting(handler: Any) -> Any:
+    """Handler that also answers that this engine takes back work."""
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
-        kind = ANSWERS.get(details.method.rpartition("/")[2])
-        if handler is None or kind is None:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            handler.unary_unary, functools.partial(parse, kind), handler.response_serializer
-        )
+    async def greet(request: Any, context: Any) -> Any:
+        await context.send_initial_metadata(((TAKES_BACK, "1"),))
+        return await handler.unary_unary(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(greet, handler.request_deserializer, handler.response_serializer)
+
+
+def _parsing(handler: Any, kind: Any) -> Any:
+    """Handler that parses its requests as messages of this class with `parse`; None changes nothing."""
+    if kind is None:
+        return handler
+    return grpc.unary_unary_rpc_method_handler(
+        handler.unary_unary, functools.partial(parse, kind), handler.response_serializer
+    )
 
 
 async def _refuse(requests: Any, context: Any) -> None:
