@@ -148,8 +148,9 @@ sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.js
 matrix: .venv/dev .venv/supply ## the built package in clean environments, on each supported Python of this machine; PYTHONS="3.12" for some
 	$(BIN)/python -m tests.matrix $(PYTHONS)
 
-deploy-check: .venv/dev .venv/supply ## the unit for systemd, the Helm chart and the manifests, against the schemas of Kubernetes and its operators
-	$(BIN)/python -m pytest -m "not prove" tests/deployment/test_systemd.py tests/deployment/test_chart.py
+deploy-check: .venv/dev .venv/supply ## unit for systemd, Helm chart, manifests, images and files for Azure, against the schemas of their platforms
+	$(BIN)/python -m pytest -m "not prove" tests/deployment/test_systemd.py tests/deployment/test_chart.py tests/deployment/test_azure.py \
+	  tests/deployment/test_image.py tests/deployment/test_rootfs.py
 
 manifests: .venv/dev ## deploy/kubernetes/*.yaml from the chart
 	$(BIN)/python -m tests.deployment.manifests
