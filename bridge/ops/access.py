@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import re
 import secrets
 import time
@@ -41,6 +42,8 @@ PROVIDER_SECONDS = 10.0
 """Seconds for an answer of the identity provider."""
 _KEYS_SECONDS = 600.0
 """Seconds after which the provider's keys are read again."""
+_AGAIN_SECONDS = 10.0
+"""Least seconds between two reads of the keys because of a token that names an unknown one."""
 LARGEST_DOCUMENT = 1024 * 1024
 """Bytes of the largest answer of the identity provider."""
 
@@ -180,6 +183,8 @@ class Oidc:
         self.settings = settings
         self._keys: jwt.PyJWKClient | None = None
         self._discovered: Mapping[str, Any] | None = None
+        self._read_again = -math.inf
+        """Time of the last read of the keys for an unknown name."""
 
     async def find(self, token: str) -> Caller | None:
         """Caller with a token; None where the token is not valid, or names no role.
@@ -214,9 +219,16 @@ class Oidc:
         return claims
 
     def caller_of(self, claims: Mapping[str, Any]) -> Caller | None:
-        """Caller with these claims; None where they name no role."""
+        """Caller with these claims; None where they name no role. Raises: Unauthenticated for a claim left out."""
         settings = self.settings
         given = claims.get(settings.roles_claim)
+        # Entra ID leaves out `groups` of a person with more than 200 and names a place where to ask instead
+        elsewhere = claims.get("_claim_names")
+        if given is None and isinstance(elsewhere, dict) and settings.roles_claim in elsewhere:
+            raise Unauthenticated(
+                f"the identity provider has left out the claim `{settings.roles_claim}`: it is too long for a token; "
+                "use app roles and the claim `roles`, or assign fewer groups to the application"
+            )
         names = set(given if isinstance(given, list) else str(given).split()) if given is not None else set()
         roles = [role for role in ROLES if names & set(settings.roles.get(role, ()))]
         if not roles:
@@ -240,12 +252,24 @@ class Oidc:
 
     def _key_of(self, token: str) -> Any:
         """Key that a token names. Without a name, that of a provider with one key (OpenID Connect Core 1.0, 10.1)."""
-        if "kid" in jwt.get_unverified_header(token):
-            return self._client().get_signing_key_from_jwt(token).key
+        kid = jwt.get_unverified_header(token).get("kid")
+        if kid is not None:
+            return self._named_key(kid)
         keys = [each for each in self._client().get_jwk_set().keys if each.public_key_use in ("sig", None)]
         if len(keys) != 1:
             raise jwt.InvalidKeyError("the token names no key, and the provider has several")
         return keys[0].key
+
+    def _named_key(self, kid: str) -> Any:
+        """Key of a name. The provider's keys are read again for an unknown name, but not for each request."""
+        client = self._client()
+        found = client.match_kid(client.get_signing_keys(), kid)
+        if found is None and time.monotonic() - self._read_again >= _AGAIN_SECONDS:
+            self._read_again = time.monotonic()
+            found = client.match_kid(client.get_signing_keys(refresh=True), kid)
+        if found is None:
+            raise jwt.InvalidKeyError("the provider has no key of this name")
+        return found.key
 
     def _client(self) -> jwt.PyJWKClient:
         if self._keys is None:

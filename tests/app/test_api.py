@@ -154,7 +154,9 @@ async def test_an_operation_admits_its_role_and_those_above(
         if operation.changes:
             assert [*lines(loaded)][-1] == ("anonymous", "http", operation.name, "denied")
         for role in (ROLES[least], "admin"):
-            needs_payloads = operation.name in ("instances.recording", "dlq.export") or ("where" in given and operation.name != "erase")
+            needs_payloads = operation.name in ("instances.recording", "dlq.export") or (
+                "where" in given and operation.name != "erase"
+            )
             status, answer = await send(http, url, operation, given, tokens.header(role, needs_payloads))
             assert status not in (401, 403, 500), answer
 

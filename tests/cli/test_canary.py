@@ -106,6 +106,10 @@ def test_a_person_ends_it_and_tries_it_again(project: Path) -> None:
         daemon.wait(lambda: "was ended by" in daemon.log.read_text(), "the fallback")
         done = run_bridge("canary", "status", cwd=project)
         assert (done.returncode, "wrong ids" in done.stdout) == (1, True)
+        elsewhere = run_bridge("canary", "status", "--url", daemon.url, cwd=project)
+        assert (elsewhere.returncode, elsewhere.stdout) == (1, done.stdout)
+        refused = run_bridge("canary", "resume", "--url", daemon.url, cwd=project)
+        assert (refused.returncode, "needs the role operator" in refused.stderr) == (1, True)
         assert daemon.get("/readyz")[0] == 200
         assert "the present rules decide again instead of candidate" in run_bridge("status", cwd=project).stdout
         publish(project, *((key, {"id": key, "total": 1}) for key in KEYS))

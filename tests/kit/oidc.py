@@ -30,7 +30,8 @@ class Provider:
         self._host = host
         self.lands = ""
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.issuer = ""
+        self.base = ""
+        """Address of the provider."""
         self.requests = 0
         self.redirect = ""
         self.client = "bridge"
@@ -40,14 +41,23 @@ class Provider:
         self.broken = 0
         self.kids: tuple[str | None, ...] = ("one",)
         """Names under which the key is published; None: without a name."""
+        self.path = ""
+        """Path of the issuer, like `/TENANT/v2.0`."""
         self.exchanges: list[dict[str, str]] = []
         """Forms that the token endpoint has received."""
         self._codes: dict[str, dict[str, str]] = {}
         self._runner: web.AppRunner | None = None
 
+    @property
+    def issuer(self) -> str:
+        """Name of the issuer, below which its description is."""
+        return f"{self.base}{self.path}"
+
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
+        app.router.add_get("/{tenant}/.well-known/openid-configuration", self._discovery)
+        app.router.add_get("/{tenant}/v2.0/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/keys", self._keys)
         app.router.add_get("/authorize", self._authorize)
         app.router.add_post("/token", self._token)
@@ -55,7 +65,7 @@ class Provider:
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
-        self.issuer = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        self.base = f"http://{self._host}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -65,8 +75,8 @@ class Provider:
     async def _discovery(self, _: web.Request) -> web.Response:
         methods = {} if self.methods is None else {"token_endpoint_auth_methods_supported": self.methods}
         return web.json_response({
-            "issuer": self.issuer, "jwks_uri": f"{self.issuer}/keys", "token_endpoint": f"{self.issuer}/token",
-            "authorization_endpoint": f"{self.issuer}/authorize", **methods,
+            "issuer": self.issuer, "jwks_uri": f"{self.base}/keys", "token_endpoint": f"{self.base}/token",
+            "authorization_endpoint": f"{self.base}/authorize", **methods,
         })  # fmt: skip
 
     async def _keys(self, _: web.Request) -> web.Response:

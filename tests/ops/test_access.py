@@ -86,6 +86,76 @@ async def test_a_token_without_the_name_of_its_key(
         await caller(access(provider), provider.token(key=other, kid=None))
 
 
+@pytest.mark.parametrize(
+    ("path", "audience"),
+    [
+        # Version 2 of Entra ID: the client id is the audience. Version 1: the issuer ends with a slash
+        ("/8f2a11d0-tenant/v2.0", "6c8e1f40-client"),
+        ("/8f2a11d0-tenant/", "api://durable-bridge"),
+        ("/8f2a11d0-tenant/", "6c8e1f40-client"),
+    ],
+)
+async def test_both_versions_of_tokens_of_entra_id(provider: Provider, path: str, audience: str) -> None:
+    provider.path = path
+    oidc = Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience=audience)))
+    found = await caller(oidc, provider.token(aud=audience, roles=["Bridge.Admin"], oid="o", tid="8f2a11d0-tenant"))
+    assert found.role == "admin"
+    for claims in (
+        {"aud": audience, "iss": provider.issuer.rstrip("/") + ("" if path.endswith("/") else "/")},
+        {"aud": audience, "iss": f"{provider.base}/another-tenant/v2.0"},
+        {"aud": f"{audience}/"},
+        {"aud": "00000003-0000-0000-c000-000000000000"},
+    ):
+        with pytest.raises(Unauthenticated):
+            await caller(oidc, provider.token(**claims))
+
+
+async def test_a_claim_that_is_too_long_for_a_token_is_named(provider: Provider) -> None:
+    oidc = access(provider, roles_claim="groups", roles={"reader": ["g-1"]})
+    assert (await caller(oidc, provider.token(groups=["g-1"]))).role == "reader"
+    overage: dict[str, Any] = {
+        "_claim_names": {"groups": "src1"},
+        "_claim_sources": {"src1": {"endpoint": "https://graph.example"}},
+    }
+    with pytest.raises(Unauthenticated, match=r"left out the claim `groups`.*use app roles"):
+        await caller(oidc, provider.token(**overage))
+    # Another claim that is left out does not matter
+    assert (await caller(access(provider), provider.token(**overage))).role == "operator"
+
+
+async def test_clocks_that_differ_by_less_than_a_minute(provider: Provider) -> None:
+    oidc, now = access(provider), int(time.time())
+    claims: dict[str, Any]
+    for claims in ({"exp": now - 30}, {"nbf": now + 30}, {"iat": now + 30}):
+        assert (await caller(oidc, provider.token(**claims))).role == "operator"
+    for claims in ({"exp": now - 90}, {"nbf": now + 90}):
+        with pytest.raises(Unauthenticated):
+            await caller(oidc, provider.token(**claims))
+
+
+async def test_a_new_key_of_the_provider_is_found_without_a_restart(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oidc = access(provider)
+    old = provider.token()
+    assert (await caller(oidc, old)).role == "operator"
+    provider.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    provider.kids = ("two",)
+    assert (await caller(oidc, provider.token(kid="two"))).role == "operator"
+    with pytest.raises(Unauthenticated):
+        await caller(oidc, old)
+    # Names that nobody knows do not make a request each
+    before = provider.requests
+    for number in range(20):
+        with pytest.raises(Unauthenticated):
+            await caller(oidc, provider.token(kid=f"unknown-{number}"))
+    assert provider.requests == before
+    monkeypatch.setattr("bridge.ops.access._AGAIN_SECONDS", 0.0)
+    with pytest.raises(Unauthenticated):
+        await caller(oidc, provider.token(kid="unknown"))
+    assert provider.requests == before + 1
+
+
 async def test_signatures_that_do_not_fit_are_refused(provider: Provider) -> None:
     oidc = access(provider)
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -6,6 +6,7 @@ unknown parameter, so that none of them changes anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from itertools import product
 from typing import Any
@@ -20,6 +21,7 @@ from bridge.app.page.pages import PAGES
 from bridge.app.page.site import ACTION
 from bridge.app.state import trail
 from bridge.ops.access import ROLES, Role
+from bridge.ops.api import PREFIX
 from bridge.ops.sessions import COOKIE
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.page.shop import Shop
@@ -33,6 +35,11 @@ ROUTES = [
     for path, methods in document(OPERATIONS)["paths"].items()
     for method, shown in methods.items()
 ]
+SPECIAL: Mapping[str, Mapping[str, Any]] = {
+    "instances.match": {"action": "terminate"},
+    "erase": {"where": "false"},
+}
+"""Parameters that have a form."""
 PLAIN = {"tap", "live"}
 """Operations that have no parameters to refuse."""
 
@@ -69,8 +76,46 @@ async def session(http: aiohttp.ClientSession, shop: Shop, role: Role, payloads:
         return {"Cookie": f"{COOKIE}={response.cookies[COOKIE].value}"}
 
 
-async def test_every_operation_is_described() -> None:
+async def test_every_operation_is_described(shop: Shop) -> None:
     assert {id_ for _, _, id_, _ in ROUTES} == set(BY_NAME) | PLAIN | {"status"}
+    daemon = shop.daemon.daemon
+    served = {(each.method, PREFIX + each.path) for each in daemon.routes}
+    served |= {("GET", PREFIX + each.path) for each in daemon.streams}
+    assert served == {(method, path) for method, path, _, _ in ROUTES} | {("GET", f"{PREFIX}openapi.json")}
+
+
+PRIVATE = {"payloads": True, "payload": True, "state": True, "where": "false", "dry_run": True}
+"""Parameters that ask for payloads, or for a condition on them."""
+NOT_PRIVATE = {("erase", "where"), ("dlq.edit", "dry_run")}
+"""An erasure destroys what its condition tells; an edit tries a message of the caller."""
+
+
+async def test_parameters_that_read_payloads_need_the_right(shop: Shop, http: aiohttp.ClientSession) -> None:
+    tried = set()
+    for operation in OPERATIONS:
+        names = (PRIVATE.keys() & operation.parameters.model_fields.keys()) - {
+            name for other, name in NOT_PRIVATE if other == operation.name
+        }
+        required = {name for name, each in operation.parameters.model_fields.items() if each.is_required()}
+        for name in names:
+            tried.add(operation.name)
+            given: dict[str, Any] = {
+                **dict.fromkeys(required, "none"),
+                **SPECIAL.get(operation.name, {}),
+                name: PRIVATE[name],
+            }
+            path = operation.path
+            for part in required & set(re.findall(r"{(\w+)}", path)):
+                path = path.replace(f"{{{part}}}", str(given.pop(part)))
+            if operation.method == "GET":
+                sent: dict[str, Any] = {"params": {key: str(value).lower() for key, value in given.items()}}
+            else:
+                sent = {"json": given}
+            for payloads in (False, True):
+                headers = {"Authorization": f"Bearer {shop.token('admin', payloads)}"}
+                found = await status_of(http, operation.method, f"{shop.url}{PREFIX}{path}", headers=headers, **sent)
+                assert (found == 403) == (not payloads), (operation.name, name, payloads, found)
+    assert {"instances.list", "entities.list", "dlq.show", "instances.match", "instances.raise_by", "erase"} <= tried
 
 
 async def test_the_api(shop: Shop, http: aiohttp.ClientSession) -> None:

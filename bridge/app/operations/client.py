@@ -32,6 +32,8 @@ WAIT_SECONDS = 6 * 3600.0
 """Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
+_NO_PLACE = ("not_found", "method_not_allowed")
+"""Reasons of a daemon for a path or method that it does not know."""
 FIND_SECONDS = 5.0
 """Seconds for a daemon to list its engines. A slower daemon is skipped.
 
@@ -134,9 +136,15 @@ def refusal_of(response: aiohttp.ClientResponse, text: bytes, name: str = "tap")
         return TooManyRequests(_seconds(response.headers.get("Retry-After")))
     try:
         answer = json.loads(text)
-        return _error(answer["reason"], str(answer["detail"]))
+        reason, detail = answer["reason"], str(answer["detail"])
     except (ValueError, TypeError, KeyError):
         return _stranger(name, response.status)
+    if reason in _NO_PLACE:
+        return EngineUnavailable(
+            f"{name}: the daemon does not have this operation, so it may be of an earlier version. Next: update the "
+            "daemon, or run the command with its configuration on its machine"
+        )
+    return _error(reason, detail)
 
 
 def _stranger(name: str, status: int) -> BridgeError:
