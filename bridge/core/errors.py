@@ -24,7 +24,10 @@
         EngineRejected             the engine refused this request                   -> dead_letter
           UnreadEventsFull         the instance reads no events
           WaitingFull              too many messages wait on the engine
+          LargePayloadRefused      the payload is larger than `payloads.max`
+          LargePayloadLost         the file or blob of a payload is missing or damaged
         EngineUnavailable          the engine does not answer                        -> hold
+          PayloadStoreUnavailable  the store of large payloads does not answer
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
         EngineDenied               credentials refused                               -> hold
         EngineMisconfigured        missing task hub, unimplemented call              -> hold
@@ -317,6 +320,16 @@ class WaitingFull(EngineRejected):
     reason = "waiting_full"
 
 
+@wire_name("bridge.errors.LargePayloadRefused")
+class LargePayloadRefused(EngineRejected):
+    """The payload is larger than `payloads.max` of the engine allows."""
+
+
+@wire_name("bridge.errors.LargePayloadLost")
+class LargePayloadLost(EngineRejected):
+    """The file or blob of a large payload is missing or damaged."""
+
+
 @wire_name("bridge.errors.EngineOutage")
 class EngineOutage(EngineError):
     """The engine cannot execute the command now. The message is not the cause."""
@@ -329,6 +342,11 @@ class EngineUnavailable(EngineOutage):
     """The engine does not answer."""
 
     reason = "engine_unavailable"
+
+
+@wire_name("bridge.errors.PayloadStoreUnavailable")
+class PayloadStoreUnavailable(EngineUnavailable):
+    """The store of large payloads cannot be read or written."""
 
 
 @wire_name("bridge.errors.EngineTimeout")
