@@ -251,9 +251,14 @@ class EngineClient:
         )
 
     async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
-        return await self._call(
-            "purge", self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}"
-        )
+
+        async def purge() -> PurgeInstancesResult:
+            result = await self._sdk.purge_orchestration(instance_id, recursive)
+            if self._payloads is not None and result.deleted_instance_count:
+                await self._payloads.purged(instance_id)
+            return result
+
+        return await self._call("purge", purge(), f"purge {instance_id!r}")
 
     async def purge_orchestrations_by(
         self,

@@ -14,15 +14,14 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from durabletask.payload import LargePayloadStorageOptions, PayloadStore, deexternalize_payloads_async
 from durabletask.serialization import DataConverter, JsonDataConverter
 from google.protobuf.message import Message
 
 from bridge.config.model.payloads import PayloadsConfig
-from bridge.core.errors import EngineUnavailable, LargePayloadLost
-from bridge.core.system_names import DEAD_LETTER
+from bridge.core.errors import EngineOutage, LargePayloadLost
 from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.large_payloads.reference import MARK, is_reference
 from bridge.sqlite_engine.defaults import MAX_PAYLOAD
@@ -88,6 +87,20 @@ class FilePayloadStore(PayloadStore):
         return is_reference(value)
 
 
+@runtime_checkable
+class InstanceStore(Protocol):
+    """Store whose payloads the bridge deletes after their instance."""
+
+    def remove(self, instance_id: str) -> int:
+        """Delete the payloads of an instance; return their number. Raises: EngineError."""
+        ...
+
+
+def keeps_entities(store: PayloadStore | None) -> bool:
+    """True for a store that deletes the payloads of entities: a remote engine reports no entity's end."""
+    return isinstance(store, FilePayloadStore)
+
+
 class Serialized:
     """Value whose text is ready to be sent."""
 
@@ -119,7 +132,8 @@ class ClientPayloads:
         text = self._converter.serialize(value)
         if text is None:
             return None
-        if len(text) * 4 > self._above:
+        is_kept = target_id is None or not target_id.startswith("@") or keeps_entities(self._store)
+        if len(text) * 4 > self._above and is_kept:
             data = text.encode()
             if len(data) > self._above:
                 text = await self._store.upload_async(data, instance_id=target_id)
@@ -133,6 +147,11 @@ class ClientPayloads:
             if isinstance(value := getattr(found, field.name), str) and self._store.is_known_token(value)
         }
         return dataclasses.replace(found, **values) if values else found
+
+    async def purged(self, instance_id: str) -> None:
+        """Delete the payloads of a purged instance, unless the engine itself does. Raises: EngineError."""
+        if isinstance(self._store, InstanceStore):
+            await asyncio.to_thread(self._store.remove, instance_id)
 
     async def restore(self, message: Message) -> None:
         """Put the payloads of a message in the place of their references. Raises: EngineError."""
@@ -150,6 +169,7 @@ class WorkerPayloads:
         """Create the object. store: None where the engine has no store; references are then errors."""
         self._store = store
         self._above = sys.maxsize if store is None else store.options.threshold_bytes
+        self._keeps_entities = keeps_entities(store)
         self._thread = threading.local()
 
     def begin(self) -> None:
@@ -157,9 +177,9 @@ class WorkerPayloads:
         self._thread.outage = None
 
     @property
-    def outage(self) -> EngineUnavailable | None:
+    def outage(self) -> EngineOutage | None:
         """Outage that the thread's work item met; None without one."""
-        found: EngineUnavailable | None = getattr(self._thread, "outage", None)
+        found: EngineOutage | None = getattr(self._thread, "outage", None)
         return found
 
     def restore(self, text: str) -> str:
@@ -176,14 +196,15 @@ class WorkerPayloads:
             return text
         try:
             return store.download(text).decode()
-        except EngineUnavailable as error:
+        except EngineOutage as error:
             self._thread.outage = error
             raise
 
     def store(self, fields: Iterable[tuple[str, Any]], instance_id: str) -> None:
-        """Store the large payloads among these fields, in place; each with the name or id for which it is meant.
+        """Store the large payloads among these fields, in place.
 
-        Raises: LargePayloadRefused, EngineUnavailable.
+        fields: each with the id of the instance or entity for which it is meant; empty for `instance_id`.
+        Raises: LargePayloadRefused, EngineOutage.
         """
         store = self._store
         if store is None:
@@ -192,11 +213,12 @@ class WorkerPayloads:
             text = field.value
             if len(text) * 4 <= self._above or store.is_known_token(text):
                 continue
-            if target == DEAD_LETTER or target.startswith(_SYSTEM_IDS):
+            owner = target or instance_id
+            if owner.startswith(_SYSTEM_IDS) or (owner.startswith("@") and not self._keeps_entities):
                 continue
             data = text.encode()
             if len(data) > self._above:
-                field.value = store.upload(data, instance_id=instance_id)
+                field.value = store.upload(data, instance_id=owner)
 
 
 class RestoringConverter(DataConverter):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import stat
@@ -104,11 +103,11 @@ async def test_payloads_pass_through_files_and_go_with_their_instances(tmp_path:
         assert state.get_input() == text_of("i")
         history = await engine.client.get_orchestration_history("a")
         raised = next(event for event in history if type(event).__name__ == "EventRaisedEvent")
-        assert len(str(raised.input)) == SIZE + 2
+        assert len(str(getattr(raised, "input", ""))) == SIZE + 2
         events = await engine.client.get_protocol_history("a")
         assert max(event.ByteSize() for event in events) > SIZE
         pages = [page async for page in engine.client.instance_pages(payloads=True)]
-        assert sorted(len(page) for page in pages) == [1, 1, 0][1:] or all(len(page) <= 1 for page in pages)
+        assert [len(page) for page in pages] == [1, 1]
         assert number_of(tmp_path) > 5
         # The child's input was written by its parent, and outlives it
         await engine.client.purge_orchestration("a", recursive=False)
@@ -227,4 +226,3 @@ async def test_a_request_whose_file_is_gone_is_refused_and_not_recorded(tmp_path
         assert before <= set(files_of(tmp_path).names())
         with pytest.raises(EngineRejected):
             await engine.client.raise_orchestration_event("a", "more", data={1, 2})
-        await asyncio.sleep(0)

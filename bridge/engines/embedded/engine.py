@@ -35,6 +35,7 @@ from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.large_payloads import ClientConverter, FilePayloadStore, file_settings
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker.sdk_log import quiet_logger
+from bridge.large_payloads.files import PayloadFiles
 from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
@@ -225,7 +226,7 @@ class EmbeddedEngine:
             max_cached_bytes=self._config.cache_bytes,
             max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
-            rules=BridgeRules(),
+            rules=BridgeRules(PayloadFiles(Path(self._payloads.directory))),
             index=self._lineage_records is not None,
             index_records=self._lineage_records or 1,
             tracing=self._tracing,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.payload import PayloadStore
 
-from bridge.core.errors import EngineError, EngineRejected, EngineUnavailable
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected
 from bridge.engines.large_payloads import RestoringConverter, WorkerPayloads
 from bridge.engines.remote_limits import WorkItemFlow
 from bridge.engines.sdk_internals import OpenWorker, batch_of
@@ -385,7 +385,7 @@ class _Answers:
             response = pb.OrchestratorResponse(
                 instanceId=response.instanceId, actions=[_failed(error)], completionToken=response.completionToken
             )
-        except EngineUnavailable as error:
+        except EngineOutage as error:
             request = pb.AbandonOrchestrationTaskRequest(completionToken=response.completionToken)
             return self._return("AbandonTaskOrchestratorWorkItem", request, error)
         return self._stub.CompleteOrchestratorTask(response)
@@ -399,7 +399,7 @@ class _Answers:
         except EngineRejected as error:
             response.ClearField("result")
             response.failureDetails.CopyFrom(failure_details(error))
-        except EngineUnavailable as error:
+        except EngineOutage as error:
             request = pb.AbandonActivityTaskRequest(completionToken=response.completionToken)
             return self._return("AbandonTaskActivityWorkItem", request, error)
         if response.HasField("failureDetails"):
@@ -419,7 +419,7 @@ class _Answers:
         return self._stub.CompleteEntityTask(result)
 
     def _store(self, fields: Iterable[tuple[str, Any]], instance_id: str) -> None:
-        """Store the large payloads of a response. Raises: EngineRejected, EngineUnavailable."""
+        """Store the large payloads of a response. Raises: EngineRejected, EngineOutage."""
         payloads = self._worker.payloads
         if payloads.outage is not None:
             raise payloads.outage

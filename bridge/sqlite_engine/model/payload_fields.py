@@ -25,15 +25,15 @@ def of_call(request: Any) -> Any:
 
 
 def of_actions(actions: Iterable[pb.OrchestratorAction]) -> Iterator[tuple[str, Any]]:
-    """Payloads of a turn's actions, each with the name or id for which it is meant."""
+    """Payloads of a turn's actions, each with the id of the receiver: an instance or entity; empty for its own."""
     for action in actions:
         kind = action.WhichOneof("orchestratorActionType")
         if kind == "scheduleTask":
-            yield action.scheduleTask.name, action.scheduleTask.input
+            yield "", action.scheduleTask.input
         elif kind == "completeOrchestration":
             yield "", action.completeOrchestration.result
         elif kind == "createSubOrchestration":
-            yield action.createSubOrchestration.name, action.createSubOrchestration.input
+            yield action.createSubOrchestration.instanceId, action.createSubOrchestration.input
         elif kind == "sendEvent":
             yield action.sendEvent.instance.instanceId, action.sendEvent.data
         elif kind == "sendEntityMessage":
@@ -45,7 +45,7 @@ def of_actions(actions: Iterable[pb.OrchestratorAction]) -> Iterator[tuple[str, 
 
 
 def of_batch(result: pb.EntityBatchResult) -> Iterator[tuple[str, Any]]:
-    """Payloads of the results and actions of an entity, each with the name or id for which it is meant."""
+    """Payloads of an entity's results and actions, each with the id of the receiver; empty for a caller."""
     for each in result.results:
         if each.HasField("success"):
             yield "", each.success.result
@@ -53,7 +53,7 @@ def of_batch(result: pb.EntityBatchResult) -> Iterator[tuple[str, Any]]:
         if action.HasField("sendSignal"):
             yield action.sendSignal.instanceId, action.sendSignal.input
         elif action.HasField("startNewOrchestration"):
-            yield action.startNewOrchestration.name, action.startNewOrchestration.input
+            yield action.startNewOrchestration.instanceId, action.startNewOrchestration.input
 
 
 def of_completion(method: str, request: Any) -> Iterator[str]:
