@@ -18,6 +18,7 @@ from bridge.config.model import (
     check,
     encryption,
     engines,
+    payloads,
     registries,
     routes,
     sagas,
@@ -166,6 +167,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
         engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
+        payloads.PayloadsConfig, payloads.FilesStoreConfig, payloads.BlobStoreConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -211,6 +213,8 @@ _HEADINGS = {
     routes.WaitMissing: "on_missing: {wait: ...}", routes.StartMissing: "on_missing: {start: ...}",
     engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
+    payloads.PayloadsConfig: "payloads", payloads.FilesStoreConfig: "payloads.store of type: files",
+    payloads.BlobStoreConfig: "payloads.store of type: blob",
     sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
