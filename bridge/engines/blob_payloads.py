@@ -12,7 +12,7 @@ import gzip
 import random
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,23 +61,7 @@ class BlobPayloadStore(PayloadStore):
         self._max = config.max
         self._name = store.container
         self._options = LargePayloadStorageOptions(config.above, sys.maxsize, enable_compression=True)
-        bounds: dict[str, Any] = {
-            "retry_total": _RETRIES,
-            "retry_connect": _RETRIES,
-            "initial_backoff": 1,
-            "increment_base": 2,
-            "connection_timeout": _CONNECT_SECONDS,
-            "read_timeout": _READ_SECONDS,
-        }
-        if store.connection_string is not None:
-            self._credential = None
-            self._client = ContainerClient.from_connection_string(
-                store.connection_string.get_secret_value(), self._name, **bounds
-            )
-        else:
-            assert store.account_url is not None
-            self._credential = synchronous_credential(store.credential, store.client_id)
-            self._client = ContainerClient(store.account_url, self._name, credential=self._credential, **bounds)
+        self._client = _connected(store)
         self._is_made = False
 
     @property
@@ -86,8 +70,6 @@ class BlobPayloadStore(PayloadStore):
 
     def close(self) -> None:
         self._client.close()
-        if self._credential is not None:
-            self._credential.close()
 
     def upload(self, data: bytes, *, instance_id: str | None = None) -> str:
         if len(data) > self._max:
@@ -180,6 +162,46 @@ class BlobPayloadStore(PayloadStore):
                 return [(each.name, each.last_modified) for each in next(pages)]
             except (StopIteration, ResourceNotFoundError):
                 return None
+
+
+def _connected(config: BlobStoreConfig) -> ContainerClient:
+    """Client of the container. Raises: ValueError when the account cannot be used."""
+    bounds: dict[str, Any] = {
+        "retry_total": _RETRIES,
+        "retry_connect": _RETRIES,
+        "initial_backoff": 1,
+        "increment_base": 2,
+        "connection_timeout": _CONNECT_SECONDS,
+        "read_timeout": _READ_SECONDS,
+    }
+    if config.connection_string is not None:
+        return ContainerClient.from_connection_string(
+            config.connection_string.get_secret_value(), config.container, **bounds
+        )
+    assert config.account_url is not None
+    credential = synchronous_credential(config.credential, config.client_id)
+    return ContainerClient(config.account_url, config.container, credential=credential, **bounds)
+
+
+def claim_store(config: BlobStoreConfig) -> Callable[[str, bytes], str]:
+    """Function that stores a payload under a name and returns its address. Raises: ValueError.
+
+    The function raises BridgeError.
+    """
+    client = _connected(config)
+    made: list[bool] = []
+
+    def put(name: str, payload: bytes) -> str:
+        with _translated(f"store a payload of {len(payload)} bytes in container {config.container!r}"):
+            if not made:
+                with suppress(ResourceExistsError):
+                    client.create_container()
+                made.append(True)
+            client.upload_blob(name, payload, overwrite=True)
+            url: str = client.get_blob_client(name).url
+        return url.partition("?")[0]
+
+    return put
 
 
 async def sweep(
