@@ -57,7 +57,7 @@ def is_reference(text: str) -> bool:
     return text.startswith(MARK)
 
 
-def head_of(text: str) -> str:
+def payload_head(text: str) -> str:
     """Beginning of a payload, for readers that do not need its end: the head of a reference, or the payload itself."""
     if not text.startswith(MARK):
         return text

@@ -50,6 +50,8 @@ class Storage:
             self._port = int(server.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
 
+    key = KEY
+
     @property
     def connection_string(self) -> str:
         return (

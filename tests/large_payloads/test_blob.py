@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +14,13 @@ from azure.storage.blob import ContainerClient
 from durabletask.extensions.azure_blob_payloads import BlobPayloadStore as SdkStore
 from durabletask.extensions.azure_blob_payloads import BlobPayloadStoreOptions
 
+from bridge.claims.publish import PublishedClaims
+from bridge.codecs.cloudevents.codec import CloudEventsCodec
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.payloads import PayloadsConfig
+from bridge.config.model.payloads import BlobStoreConfig, PayloadsConfig
 from bridge.core.errors import EngineDenied, LargePayloadLost, LargePayloadRefused, PayloadStoreUnavailable
-from bridge.engines.blob_payloads import BlobPayloadStore, sweep_once
+from bridge.core.message import Event
+from bridge.engines.blob_payloads import BlobPayloadStore, claim_store, sweep_once
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
@@ -153,3 +157,19 @@ async def test_work_waits_for_a_store_that_is_away(tmp_path: Path, sidecar: Side
             storage.start()
             output = await completed(engine, "a")
             assert output[1:] == ["small", "small."]
+
+
+async def test_a_published_payload_is_named_by_its_event(storage: Storage, tmp_path: Path) -> None:
+    config = payloads_of(storage, "published").store
+    assert isinstance(config, BlobStoreConfig)
+    claims = PublishedClaims("results", claim_store(config), 1024, "dataref", "dataref")
+    event = Event("id-1", "shop", "done", {"text": text_of("p")})
+    codec = CloudEventsCodec()
+    messages = [await asyncio.to_thread(claims.apply, event, codec.encode(event)) for _ in range(2)]
+    assert messages[0] == messages[1]
+    (name,) = names_in(storage, "published")
+    reference = json.loads(messages[0].body or b"")["dataref"]
+    assert reference.endswith(f"/published/{name}")
+    assert storage.key not in reference
+    with ContainerClient.from_connection_string(storage.connection_string, "published") as client:
+        assert json.loads(client.download_blob(name).readall()) == {"text": text_of("p")}

@@ -34,8 +34,8 @@ CONFIG = EmbeddedEngineConfig(type="embedded", payloads=PayloadsConfig(max=1_000
 WAYS = ("direct", "protocol", "processes", "attached", "attached_protocol")
 
 
-def text_of(letter: str, size: int = SIZE) -> str:
-    return letter * size
+def text_of(character: str, size: int = SIZE) -> str:
+    return character * size
 
 
 def files_of(directory: Path) -> PayloadFiles:

@@ -17,7 +17,7 @@ from bridge.core.origin import Unwrapped, ids_of, index_ids, may_be_wrapped, rea
 from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, JOB_STEP, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
 from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.large_payloads.files import PayloadFiles
-from bridge.large_payloads.reference import head_of, is_reference
+from bridge.large_payloads.reference import is_reference, payload_head
 from bridge.sqlite_engine.options import HostRules, Record
 from bridge.sqlite_engine.storage.counts import OTHER
 
@@ -76,7 +76,7 @@ class BridgeRules(HostRules):
         """Origin and inbox of an input or event. A large one is read whole only where its head has not all of them."""
         if not is_reference(text):
             return read_origin(text)
-        head = head_of(text)
+        head = payload_head(text)
         found = read_origin(head)
         if found.origin is not None or self._files is None or not may_be_wrapped(head):
             return found
@@ -112,13 +112,13 @@ class BridgeRules(HostRules):
         return self.ids_of_event(given)
 
     def ids_of_event(self, given: str) -> Iterable[str]:
-        found = ids_of(head_of(given))
+        found = ids_of(payload_head(given))
         return () if found is None else index_ids(*found)
 
     def ids_of_activity(self, activity: str, given: str) -> Iterable[str]:
         if activity != PUBLISH_ACTIVITY:
             return ()
-        given = head_of(given)
+        given = payload_head(given)
         found = _PUBLISHED.match(given)
         id_ = _object(given).get("id") if found is None else found[1]
         return (id_,) if isinstance(id_, str) else ()

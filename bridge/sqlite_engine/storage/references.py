@@ -135,7 +135,7 @@ class References:
             self._connection.execute("DELETE FROM payload_references")
 
     def unreferenced(self, names: Iterable[str]) -> list[str]:
-        """Those of the files that no row names."""
+        """Select the files that no row names."""
         found = list(names)
         if self._exist:
             query = "SELECT 1 FROM payload_references WHERE name=? LIMIT 1"

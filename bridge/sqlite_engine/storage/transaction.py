@@ -418,7 +418,7 @@ class Transaction:
         return self._references.take_released()
 
     def select_unreferenced(self, names: Iterable[str]) -> list[str]:
-        """Those of the files of large payloads to which nothing refers."""
+        """Select the files of large payloads to which nothing refers."""
         self.flush()
         return self._references.unreferenced(names)
 
