@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.config.model.bridge import LineageConfig
+from bridge.config.model.claims import TargetFilesConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
@@ -27,6 +28,8 @@ from bridge.engines.base import Engine, StoredEntities
 from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
+    from bridge.claims.publish import PublishedClaims
+    from bridge.claims.source import ClaimChecks
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
     from bridge.codecs.schema import Schema
@@ -404,7 +407,42 @@ def build_rule_set(
         RetryPolicy(**retry.model_dump(), max_hold=subscribe_options(loaded, source).max_hold),
         {name: engine for name, engine in engines.items() if name in used},
         decoder.prepare,
+        claims=build_claims(loaded, source),
     )
+
+
+def build_published_claims(loaded: Loaded, name: str) -> PublishedClaims | None:
+    """Claim checks of a target; None where it has none. Raises: ConfigError."""
+    config = loaded.config.targets[name].claim_check
+    if config is None:
+        return None
+    from bridge.claims.publish import PublishedClaims, files_store
+
+    if isinstance(config.store, TargetFilesConfig):
+        path = ("targets", name, "claim_check", "store", "directory")
+        put = files_store(loaded.resolve(path, config.store.directory))
+    else:
+        try:
+            from bridge.engines.blob_payloads import claim_store
+
+            put = claim_store(config.store)
+        except (ImportError, ValueError) as error:
+            what = install_extra("blob") if isinstance(error, ImportError) else "the account cannot be used"
+            raise ConfigError([loaded.locate(("targets", name, "claim_check", "store"), what)]) from None
+    return PublishedClaims(name, put, config.above, config.attribute, config.header)
+
+
+def build_claims(loaded: Loaded, source: str) -> ClaimChecks | None:
+    """Claim checks of a source; None where it has none. Raises: ConfigError."""
+    config = loaded.config.sources[source]
+    if config.claim_check is None:
+        return None
+    from bridge.claims.source import ClaimChecks
+
+    try:
+        return ClaimChecks(config.claim_check, config.limits.max_payload)
+    except ValueError as error:
+        raise ConfigError([loaded.locate(("sources", source, "claim_check", "allow"), str(error))]) from None
 
 
 def build_targets(
@@ -424,6 +462,7 @@ def build_targets(
             target.timeout,
             broker_factory.message_shape(target),
             messaging_system(loaded.config.brokers[target.broker].type),
+            build_published_claims(loaded, name),
         )
         for name, target in loaded.config.targets.items()
     }

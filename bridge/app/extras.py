@@ -15,6 +15,7 @@ from bridge.system.package import install_extra
 _MODULES = {
     "kafka": ("aiokafka", "cramjam"),
     "servicebus": ("azure.servicebus",),
+    "blob": ("azure.storage.blob",),
     "keyvault": ("azure.keyvault.secrets",),
     "schemas": ("confluent_kafka", "fastavro", "google.protobuf"),
     "aws-msk": ("aws_msk_iam_sasl_signer",),
@@ -60,6 +61,11 @@ def _needed(config: BridgeConfig) -> Iterator[tuple[str, tuple[str | int, ...]]]
         for at, key in enumerate(engine.encryption.keys if engine.encryption is not None else ()):
             if key.vault is not None:
                 yield "keyvault", ("engines", name, "encryption", "keys", at, "vault")
+        if engine.payloads is not None and engine.payloads.store.type == "blob":
+            yield "blob", ("engines", name, "payloads", "store", "type")
+    for name, target in config.targets.items():
+        if target.claim_check is not None and target.claim_check.store.type == "blob":
+            yield "blob", ("targets", name, "claim_check", "store", "type")
     for section, entries in (("sources", config.sources), ("targets", config.targets)):
         for name, entry in entries.items():
             if entry.codec in SCHEMA_CODECS:

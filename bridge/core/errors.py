@@ -7,6 +7,8 @@
         DecodeError                the body is not what the codec expects
           TooManyValues            the body decodes to more values than allowed
           DecodedTooLarge          the body decodes to more bytes than allowed
+        ClaimError                 the payload to which the message refers cannot be taken
+          ClaimDenied, ClaimNotFound, ClaimTooLarge, ClaimDamaged
         SchemaError                the payload breaks its JSON Schema
         ExpressionError            an expression failed at run time
         ExpressionCost             an expression may cost too much for this message
@@ -14,6 +16,7 @@
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command that no engine accepts
         UnexpectedReply            an answer to a request that was never sent
+      ClaimStoreUnavailable        the place of a payload does not answer              -> hold
       RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
         AlreadyTaken               the engine has executed this command before         -> duplicate
@@ -24,7 +27,10 @@
         EngineRejected             the engine refused this request                   -> dead_letter
           UnreadEventsFull         the instance reads no events
           WaitingFull              too many messages wait on the engine
+          LargePayloadRefused      the payload is larger than `payloads.max`
+          LargePayloadLost         the file or blob of a payload is missing or damaged
         EngineUnavailable          the engine does not answer                        -> hold
+          PayloadStoreUnavailable  the store of large payloads does not answer
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
         EngineDenied               credentials refused                               -> hold
         EngineMisconfigured        missing task hub, unimplemented call              -> hold
@@ -179,6 +185,41 @@ class DecodedTooLarge(DecodeError):
     reason = "decoded_too_large"
 
 
+@wire_name("bridge.errors.ClaimError")
+class ClaimError(MessageError):
+    """The payload to which the message refers cannot be taken."""
+
+    reason = "claim_error"
+
+
+@wire_name("bridge.errors.ClaimDenied")
+class ClaimDenied(ClaimError):
+    """The reference is at no allowed place, or the place refuses the payload."""
+
+    reason = "claim_denied"
+
+
+@wire_name("bridge.errors.ClaimNotFound")
+class ClaimNotFound(ClaimError):
+    """There is no payload at the place of the reference."""
+
+    reason = "claim_not_found"
+
+
+@wire_name("bridge.errors.ClaimTooLarge")
+class ClaimTooLarge(ClaimError):
+    """The payload has more bytes than `limits.max_payload` allows."""
+
+    reason = "claim_too_large"
+
+
+@wire_name("bridge.errors.ClaimDamaged")
+class ClaimDamaged(ClaimError):
+    """The payload is not the one that the message means."""
+
+    reason = "claim_damaged"
+
+
 @wire_name("bridge.errors.SchemaError")
 class SchemaError(MessageError):
     """The payload breaks its schema."""
@@ -254,6 +295,13 @@ class RegistryUnavailable(BridgeError):
     reason = "registry_unavailable"
 
 
+@wire_name("bridge.errors.ClaimStoreUnavailable")
+class ClaimStoreUnavailable(BridgeError):
+    """The place of a payload does not answer."""
+
+    reason = "claim_store_unavailable"
+
+
 @wire_name("bridge.errors.EngineError")
 class EngineError(BridgeError):
     """The engine did not execute a request."""
@@ -317,6 +365,16 @@ class WaitingFull(EngineRejected):
     reason = "waiting_full"
 
 
+@wire_name("bridge.errors.LargePayloadRefused")
+class LargePayloadRefused(EngineRejected):
+    """The payload is larger than `payloads.max` of the engine allows."""
+
+
+@wire_name("bridge.errors.LargePayloadLost")
+class LargePayloadLost(EngineRejected):
+    """The file or blob of a large payload is missing or damaged."""
+
+
 @wire_name("bridge.errors.EngineOutage")
 class EngineOutage(EngineError):
     """The engine cannot execute the command now. The message is not the cause."""
@@ -329,6 +387,11 @@ class EngineUnavailable(EngineOutage):
     """The engine does not answer."""
 
     reason = "engine_unavailable"
+
+
+@wire_name("bridge.errors.PayloadStoreUnavailable")
+class PayloadStoreUnavailable(EngineUnavailable):
+    """The store of large payloads cannot be read or written."""
 
 
 @wire_name("bridge.errors.EngineTimeout")

@@ -20,6 +20,7 @@ from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
     BrokerUnavailable,
+    ClaimStoreUnavailable,
     ClockSkew,
     EarlierMessagesWait,
     EngineOutage,
@@ -150,7 +151,7 @@ def decide(
     """
     if isinstance(error, MessageError | EngineRejected):
         return DeadLetter(reason_of(error), detail_of(error))
-    if isinstance(error, EngineOutage | BrokerUnavailable | RegistryUnavailable | ClockSkew):
+    if isinstance(error, EngineOutage | BrokerUnavailable | RegistryUnavailable | ClaimStoreUnavailable | ClockSkew):
         return Hold(error.reason, detail_of(error))
     if isinstance(error, LockLost | PartitionRevoked):
         return Release(error.reason)

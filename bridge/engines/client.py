@@ -30,8 +30,10 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.payload import PayloadStore
 from durabletask.serialization import JsonDataConverter
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
@@ -39,6 +41,7 @@ from bridge.core.histogram import SECONDS, Histogram
 from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
 from bridge.engines.errors import translate
+from bridge.engines.large_payloads import ClientPayloads
 from bridge.engines.remote_channel import Call
 from bridge.engines.remote_limits import one_response
 from bridge.engines.requests import event_request, start_request, to_timestamp
@@ -120,10 +123,14 @@ class EngineClient:
     The parameter `what` describes the call in the error's text; each method has a default.
     """
 
-    def __init__(self, sdk: AsyncTaskHubGrpcClient) -> None:
-        """Wrap a client of the SDK. `close` closes it."""
+    def __init__(self, sdk: AsyncTaskHubGrpcClient, payloads: PayloadStore | None = None) -> None:
+        """Wrap a client of the SDK. `close` closes it.
+
+        payloads: store of large payloads; the client's converter is then a `ClientConverter`.
+        """
         self._sdk = sdk
         self._stores_payloads = stores_payloads(sdk)
+        self._payloads = None if payloads is None else ClientPayloads(payloads)
         self.requests: dict[tuple[str, str], Histogram] = {}
         """Durations of requests by command and result: `ok`, or the reason of the error."""
 
@@ -154,6 +161,20 @@ class EngineClient:
             if histogram is None:
                 histogram = self.requests[command, result] = Histogram(SECONDS)
             histogram.observe(time.perf_counter() - began)
+
+    async def _restore(self, message: Message) -> None:
+        """Put the large payloads of a message in the place of their references. Raises: EngineError."""
+        if self._payloads is not None:
+            await self._payloads.restore(message)
+
+    async def _stored(self, value: Any, target_id: str | None) -> Any:
+        """Value to send to the instance or entity. Raises: TypeError, EngineError."""
+        return value if self._payloads is None else await self._payloads.stored(value, target_id)
+
+    async def _restored(self, answer: Coroutine[Any, Any, OrchestrationState | None]) -> OrchestrationState | None:
+        """State of an instance with its large payloads. Raises: EngineError."""
+        state = await answer
+        return state if state is None or self._payloads is None else await self._payloads.restored(state)
 
     @property
     def _needs_sdk(self) -> bool:
@@ -208,26 +229,37 @@ class EngineClient:
     ) -> str:
         """Start an instance; return its id."""
         start: Any = self._sdk.schedule_new_orchestration if self._needs_sdk else partial(_start, self._sdk)
-        call = start(
-            orchestration,
-            input=input,
-            instance_id=instance_id,
-            start_at=start_at,
-            reuse_id_policy=reuse_id_policy,
-            tags=dict(tags) if tags else None,
-            version=version,
-        )
-        return await self._call("start", call, what or f"start {instance_id!r}")
+
+        async def send() -> str:
+            return str(
+                await start(
+                    orchestration,
+                    input=await self._stored(input, instance_id),
+                    instance_id=instance_id,
+                    start_at=start_at,
+                    reuse_id_policy=reuse_id_policy,
+                    tags=dict(tags) if tags else None,
+                    version=version,
+                )
+            )
+
+        return await self._call("start", send(), what or f"start {instance_id!r}")
 
     async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> bool:
         """Raise an event. Returns True when the answer itself says that the event will reach the instance."""
         raise_event: Any = self._sdk.raise_orchestration_event if self._needs_sdk else partial(_raise, self._sdk)
-        call = raise_event(instance_id, event_name, data=data)
-        return bool(await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}"))
+
+        async def send() -> bool:
+            return bool(await raise_event(instance_id, event_name, data=await self._stored(data, instance_id)))
+
+        return await self._call("raise_event", send(), f"raise {event_name!r} to {instance_id!r}")
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
-        call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
-        await self._call("terminate", call, f"terminate {instance_id!r}")
+        async def terminate() -> None:
+            stored = await self._stored(output, instance_id)
+            await self._sdk.terminate_orchestration(instance_id, output=stored, recursive=recursive)
+
+        await self._call("terminate", terminate(), f"terminate {instance_id!r}")
 
     async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
         await self._call(
@@ -250,9 +282,14 @@ class EngineClient:
         )
 
     async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
-        return await self._call(
-            "purge", self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}"
-        )
+
+        async def purge() -> PurgeInstancesResult:
+            result = await self._sdk.purge_orchestration(instance_id, recursive)
+            if self._payloads is not None and result.deleted_instance_count:
+                await self._payloads.purged(instance_id)
+            return result
+
+        return await self._call("purge", purge(), f"purge {instance_id!r}")
 
     async def purge_orchestrations_by(
         self,
@@ -269,7 +306,7 @@ class EngineClient:
     async def get_orchestration_state(
         self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
     ) -> OrchestrationState | None:
-        call = self._sdk.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+        call = self._restored(self._sdk.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads))
         return await self._call("get", call, what or f"show {instance_id!r}")
 
     async def find_instance(
@@ -290,7 +327,7 @@ class EngineClient:
     ) -> OrchestrationState | None:
         """Wait until the instance has started. Raises: EngineTimeout after `timeout` seconds."""
         call = self._sdk.wait_for_orchestration_start(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
-        return await self._call("wait", call, f"wait for {instance_id!r}")
+        return await self._call("wait", self._restored(call), f"wait for {instance_id!r}")
 
     async def wait_for_orchestration_completion(
         self,
@@ -301,23 +338,30 @@ class EngineClient:
     ) -> OrchestrationState | None:
         """Wait until the instance has finished. Raises: EngineTimeout after `timeout` seconds."""
         call = self._sdk.wait_for_orchestration_completion(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
-        return await self._call("wait", call, f"wait for {instance_id!r}")
+        return await self._call("wait", self._restored(call), f"wait for {instance_id!r}")
 
     async def get_orchestration_history(self, instance_id: str, *, what: str | None = None) -> list[HistoryEvent]:
         """History events of an instance, oldest first."""
+
+        async def read() -> list[HistoryEvent]:
+            found = await self._sdk.get_orchestration_history(instance_id)
+            payloads = self._payloads
+            return found if payloads is None else [await payloads.restored(event) for event in found]
+
         with one_response():
-            return await self._call(
-                "history", self._sdk.get_orchestration_history(instance_id), what or f"history of {instance_id!r}"
-            )
+            return await self._call("history", read(), what or f"history of {instance_id!r}")
 
     async def get_protocol_history(self, instance_id: str) -> list[pb.HistoryEvent]:
         """History events of an instance as the protocol has them, which can be replayed."""
 
         async def read() -> list[pb.HistoryEvent]:
             request = pb.StreamInstanceHistoryRequest(instanceId=instance_id)
-            return [
+            found = [
                 event async for chunk in stub_of(self._sdk).StreamInstanceHistory(request) for event in chunk.events
             ]
+            for event in found:
+                await self._restore(event)
+            return found
 
         with one_response():
             return await self._call("history", read(), f"history of {instance_id!r}")
@@ -325,8 +369,13 @@ class EngineClient:
     async def get_all_orchestration_states(
         self, query: OrchestrationQuery | None = None, *, what: str = "list instances"
     ) -> list[OrchestrationState]:
+        async def read() -> list[OrchestrationState]:
+            found = await self._sdk.get_all_orchestration_states(query)
+            payloads = self._payloads
+            return found if payloads is None else [await payloads.restored(state) for state in found]
+
         with one_response():
-            return await self._call("list", self._sdk.get_all_orchestration_states(query), what)
+            return await self._call("list", read(), what)
 
     async def find_tags(self, instance_id: str) -> Mapping[str, str] | None:
         """Tags of an instance, which the SDK's own read leaves out; None when it does not exist."""
@@ -394,7 +443,14 @@ class EngineClient:
             )
             call = stub_of(self._sdk).QueryInstances(pb.QueryInstancesRequest(query=query))
             page = await self._call("list", call, what)
-            yield page.orchestrationState
+            if payloads and self._payloads is not None:
+                # One at a time: the large payloads of a page may be larger than the memory
+                for state in page.orchestrationState:
+                    await self._call("list", self._restore(state), what)
+                    yield [state]
+                    state.Clear()
+            else:
+                yield page.orchestrationState
             if not _has_more(page.continuationToken, token):
                 return
             token = page.continuationToken
@@ -446,8 +502,12 @@ class EngineClient:
         what: str | None = None,
     ) -> None:
         """Send an operation; return when the engine has accepted it."""
-        call = self._sdk.signal_entity(entity, operation_name, input, signal_time)
-        await self._call("signal_entity", call, what or f"signal {operation_name!r} to {entity}")
+
+        async def send() -> None:
+            stored = await self._stored(input, str(entity))
+            await self._sdk.signal_entity(entity, operation_name, stored, signal_time)
+
+        await self._call("signal_entity", send(), what or f"signal {operation_name!r} to {entity}")
 
     async def get_entity(
         self, entity: EntityInstanceId, include_state: bool = True, *, what: str | None = None

@@ -12,6 +12,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.serialization import DEFAULT_DATA_CONVERTER
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bridge.engines.large_payloads import Serialized
+
 _ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
@@ -53,6 +55,8 @@ def to_json(value: Any) -> str | None:
     """
     if value is None:
         return None
+    if type(value) is Serialized:
+        return value.text
     try:
         encoded = orjson.dumps(value, option=_ONLY_JSON)
     except TypeError:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import SchedulerEngineConfig
+from bridge.config.model.payloads import PayloadsConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
@@ -32,6 +33,7 @@ from bridge.engines.grpc_channel import (
     worker_options,
 )
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.large_payloads import ClientConverter
 from bridge.engines.lineage_index import LineageIndex, LineageOptions
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote_channel import AioCallHeaders, RemoteChannel
@@ -43,7 +45,12 @@ from bridge.engines.worker.items import EngineGreeting
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
 from bridge.engines.workflows import Workflows
+from bridge.system.package import install_extra
+from bridge.system.tasks import cancelled
 from bridge.system.tls import TlsProblem, load_client
+
+if TYPE_CHECKING:
+    from bridge.engines.blob_payloads import BlobPayloadStore
 
 BACKOFF_SECONDS = 30.0
 """Longest pause between two attempts of a worker to open its stream."""
@@ -101,6 +108,8 @@ class SchedulerEngine:
         self._host_address, self._secure = parse_endpoint(config.endpoint)
         self._credentials: Credentials | None = None
         self._client: EngineClient | None = None
+        self._store: BlobPayloadStore | None = None
+        self._sweep: asyncio.Task[None] | None = None
         self._certificates: Any = None
         """Channel credentials with configured certificates, which the SDK cannot set itself."""
         self._channel: RemoteChannel | None = None
@@ -135,6 +144,8 @@ class SchedulerEngine:
             self._credentials = create_credentials(self._config, self._secure)
         except ValueError as error:
             raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
+        if self._config.payloads is not None:
+            self._store = await asyncio.to_thread(self._open_store, self._config.payloads)
         credential = None if self._credentials is None else self._credentials.asynchronous
         limits = ResponseLimits(self.name, self._config.max_answer, self._config.timeout)
         interceptors: list[Any] = []
@@ -143,8 +154,17 @@ class SchedulerEngine:
         interceptors.append(task_hub_interceptor(credential, self._config.task_hub, asynchronous=True))
         self._channel = RemoteChannel(self._connect, self._config.timeout, AioCallHeaders(interceptors), limits)
         self._client = EngineClient(
-            AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+            AsyncTaskHubGrpcClient(
+                channel=self._channel,
+                logger=quiet_logger(f"{self.name}.client"),
+                data_converter=None if self._store is None else ClientConverter(),
+            ),
+            self._store,
         )
+        if self._store is not None and self._intake:
+            from bridge.engines.blob_payloads import sweep
+
+            self._sweep = asyncio.create_task(sweep(self.name, self._store, self._client))
         if self.lineage is not None:
             self.lineage.start(self._client)
 
@@ -157,6 +177,21 @@ class SchedulerEngine:
 
     def _tls(self) -> Any:
         return self._certificates or grpc.ssl_channel_credentials()
+
+    def _open_store(self, config: PayloadsConfig) -> BlobPayloadStore:
+        """Store of large payloads. Raises: EngineMisconfigured."""
+        try:
+            from bridge.engines.blob_payloads import BlobPayloadStore
+        except ImportError as error:
+            raise EngineMisconfigured(
+                f"engine {self.name!r}: `payloads` in blob storage need a library: {install_extra('blob')}"
+            ) from error
+        try:
+            return BlobPayloadStore(config)
+        except ValueError as error:
+            raise EngineMisconfigured(
+                f"engine {self.name!r}: payloads: the account cannot be used ({type(error).__name__}); check `store`"
+            ) from None
 
     def _load_certificates(self) -> Any:
         """Channel credentials with the configured certificates; None without. Raises: EngineMisconfigured."""
@@ -175,6 +210,9 @@ class SchedulerEngine:
         return [("authorization", f"Bearer {self._config.token.get_secret_value()}")]
 
     async def stop(self) -> None:
+        if self._sweep is not None:
+            await cancelled(self._sweep)
+            self._sweep = None
         if self.lineage is not None:
             await self.lineage.stop()
         client, self._client = self._client, None
@@ -186,6 +224,9 @@ class SchedulerEngine:
         channels, self._channels = self._channels, []
         for channel in channels:
             channel.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
         held, self._credentials = self._credentials, None
         if held is not None:
             await held.close()
@@ -230,6 +271,7 @@ class SchedulerEngine:
                 sessions=self._config.sessions,
                 session_bytes=self._config.session_bytes,
                 emit_trace_spans=True,
+                store=self._store,
                 concurrency_options=concurrency(own, workflows),
                 data_converter=data_converter,
                 logger=quiet_logger(f"{self.name}.worker"),
@@ -258,5 +300,6 @@ class SchedulerEngine:
             logger=quiet_logger(f"{self.name}.worker"),
             flow=flow,
             greeting=greeting,
+            store=self._store,
         )
         return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)

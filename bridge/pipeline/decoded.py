@@ -33,7 +33,7 @@ class DecodedForms:
         wake: returns False when the item is not the next to be processed; it then asks again later.
         Call `leave` afterwards, and `forget` when the item is gone.
         """
-        if item.size <= SMALL or item in self._admitted:
+        if item.room <= SMALL or item in self._admitted:
             return True
         if not self._waiting and self._fits(item):
             self._admit(item)
@@ -60,11 +60,11 @@ class DecodedForms:
             self.leave(item)
 
     def _fits(self, item: InFlightDelivery) -> bool:
-        return not self._admitted or self.bytes + item.size <= self._room
+        return not self._admitted or self.bytes + item.room <= self._room
 
     def _admit(self, item: InFlightDelivery) -> None:
-        self._admitted[item] = item.size
-        self.bytes += item.size
+        self._admitted[item] = item.room
+        self.bytes += item.room
 
     def _release(self, item: InFlightDelivery) -> None:
         self.bytes -= self._admitted.pop(item)

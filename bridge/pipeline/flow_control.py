@@ -11,7 +11,7 @@ import structlog
 
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import LimitsConfig
-from bridge.core.errors import BridgeError, RegistryUnavailable
+from bridge.core.errors import BridgeError, ClaimStoreUnavailable, RegistryUnavailable
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lanes
@@ -22,6 +22,9 @@ _log_source = structlog.get_logger("bridge.source")
 
 PERSON = "person"
 """Cause of a pause by a person."""
+
+PAYLOADS = "place of payloads"
+"""Cause of a pause while the place to which messages refer does not answer."""
 
 REGISTRY = "schema registry"
 """Cause of a pause while a schema registry does not answer."""
@@ -225,8 +228,13 @@ class Outages:
         return {name: len(queue) for name, queue in self._queues.items()} if len(self._queues) > 1 else {}
 
     def hold(self, error: BridgeError) -> None:
-        """Hold the source: its broker or its schema registry does not answer. Held lanes continue after a delay."""
-        cause = REGISTRY if isinstance(error, RegistryUnavailable) else "broker"
+        """Hold the source: its broker, its schema registry or the place of a payload does not answer.
+
+        Held lanes continue after a delay.
+        """
+        cause = "broker"
+        if isinstance(error, RegistryUnavailable | ClaimStoreUnavailable):
+            cause = REGISTRY if isinstance(error, RegistryUnavailable) else PAYLOADS
         if cause not in self._gate.pause_reasons:
             self._failures += 1
             self._gate.hold(cause, str(error))

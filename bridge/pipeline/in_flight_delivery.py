@@ -15,7 +15,7 @@ from bridge.core.origin import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
-from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.rule_set import RuleSet, refers
 
 ID_LIMIT = 512
 """Most characters of a message id that is kept without its message."""
@@ -43,6 +43,7 @@ class InFlightDelivery:
 
     rules: rule set of all its attempts; set before it enters a lane.
     size: bytes counted against the source's limit.
+    room: bytes that the message may have when it is decoded: more than `size` where its payload lies elsewhere.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
     is_trimmed: the envelope has lost its data, extensions and headers to save memory.
@@ -85,6 +86,7 @@ class InFlightDelivery:
         "pending",
         "pending_route",
         "received_at",
+        "room",
         "rules",
         "size",
         "stored",
@@ -111,6 +113,7 @@ class InFlightDelivery:
         self.message_id: str | None = None
         self.decoded(envelope, error)
         self.size = delivery.message.size if size is None else size
+        self.room = self.size
         self.received_at = received_at
         self.stored = stored
         self.decision: Decision | None = None
@@ -137,6 +140,9 @@ class InFlightDelivery:
     def bind(self, rules: RuleSet) -> None:
         """Set the rule set of all attempts."""
         self.rules = rules
+        self.room = self.size
+        if rules.claims is not None and refers(rules, self.delivery.message):
+            self.room += rules.claims.size
 
     # -- decoded form
 

@@ -19,7 +19,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain, domain_key
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
-from bridge.pipeline.rule_set import RuleChooser, RuleSet
+from bridge.pipeline.rule_set import RuleChooser, RuleSet, refers
 from bridge.pipeline.settings import SLICE, Prepare, SourceSettings
 from bridge.routing.per import SHARED
 
@@ -95,7 +95,7 @@ class Intake:
             key = self._place(delivery)
             size = delivery.message.size
             try:
-                if every or size <= SMALL:
+                if (every or size <= SMALL) and not refers(rules, delivery.message):
                     envelope = rules.decode(delivery.message, delivery.position)
                 if by_expression:
                     assert envelope is not None
@@ -140,7 +140,7 @@ class Intake:
             except Exception as failure:
                 item.decoded(None, kept(failure))
         self.bind(item, key, item.rules)
-        if item.size > SMALL:
+        if item.room > SMALL:
             item.drop_decoded()  # decoded again when a worker takes it
         self._ledger.receive(item)
         self._enter(key, value, item)

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from bridge.brokers.base import Broker
 from bridge.codecs.base import Codec, PreparedCodec
@@ -31,6 +31,14 @@ def _as_it_is(message: Message) -> Message:
     return message
 
 
+class Claims(Protocol):
+    """Protocol of the claim checks of one target."""
+
+    def apply(self, event: Event, message: Message) -> Message:
+        """Message with a reference in the place of a large body. Blocks. Raises: BridgeError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PublishTarget:
     """Destination of publications.
@@ -39,6 +47,7 @@ class PublishTarget:
     timeout: deadline of one publish in seconds.
     shape: function applied to a message before the broker gets it.
     system: kind of the broker in the conventions of OpenTelemetry.
+    claims: puts large payloads elsewhere; None: messages have their payload.
     """
 
     broker: Broker
@@ -48,6 +57,7 @@ class PublishTarget:
     timeout: float
     shape: Callable[[Message], Message] = _as_it_is
     system: str = ""
+    claims: Claims | None = None
 
 
 class Publishing:
@@ -105,8 +115,9 @@ class Publishing:
         try:
             if isinstance(target.codec, PreparedCodec):
                 self._wait(target.codec.prepare_encode(event), end)
+            encoded = target.codec.encode(event)
             message = replace(
-                target.codec.encode(event),
+                encoded if target.claims is None else target.claims.apply(event, encoded),
                 partition_key=request.get("partition_key"),
                 enqueue_at=request.get("enqueue_at"),
                 time_to_live=request.get("time_to_live"),

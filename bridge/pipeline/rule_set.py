@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.core.commands import Decision
+from bridge.core.message import Message
 from bridge.core.settlement import RetryPolicy
-from bridge.pipeline.settings import Decode, EnginePort, Prepare, Routes
+from bridge.pipeline.settings import Claims, Decode, EnginePort, Prepare, Routes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +22,7 @@ class RuleSet:
     retry: attempts of failing messages.
     engines: engines of the rules, by name.
     prepare: awaited before `decode` of the same messages; None: no preparation.
+    claims: payloads that lie elsewhere; None: every message has its own.
     follow: rule set of the instances that a decision addresses; None: all instances follow this one.
     """
 
@@ -31,6 +33,12 @@ class RuleSet:
     engines: Mapping[str, EnginePort]
     prepare: Prepare | None = None
     follow: Callable[[Decision], Awaitable[RuleSet | None]] | None = None
+    claims: Claims | None = None
+
+
+def refers(rules: RuleSet, message: Message) -> bool:
+    """True when the payload of a message may lie elsewhere: it is decoded after that was fetched."""
+    return rules.claims is not None and rules.claims.refers(message)
 
 
 class RuleChooser(Protocol):

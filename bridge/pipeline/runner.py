@@ -180,9 +180,12 @@ class Runner:
     async def _reroute(self, item: InFlightDelivery, envelope: Envelope, rules: RuleSet) -> tuple[Envelope, Decision]:
         """Bind a delivery to another rule set; decode it again, if this decodes otherwise, and route it."""
         if rules.decode is not item.rules.decode:
+            message = item.delivery.message
+            if rules.claims is not None and rules.claims.refers(message):
+                message = await rules.claims.resolve(message)
             if rules.prepare is not None:
-                await rules.prepare([item.delivery.message])
-            envelope = rules.decode(item.delivery.message, item.delivery.position)
+                await rules.prepare([message])
+            envelope = rules.decode(message, item.delivery.position)
             item.decoded(envelope, None)
         item.bind(rules)
         return envelope, await self._route(rules.routes, envelope)

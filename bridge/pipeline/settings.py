@@ -89,6 +89,24 @@ class EnginePort:
     moving: MovingPort | None = None
 
 
+class Claims(Protocol):
+    """Protocol of the messages of a source whose payload lies elsewhere.
+
+    size: bytes that one payload may have.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def refers(self, message: Message) -> bool:
+        """True when the message may have a reference in the place of its payload. Raises: MessageError."""
+        ...
+
+    async def resolve(self, message: Message) -> Message:
+        """Message with its payload. Raises: MessageError, ClaimStoreUnavailable."""
+        ...
+
+
 class Routes(Protocol):
     """Protocol of a source's compiled rules. portioned: routing a message may take long."""
 

@@ -11,7 +11,15 @@ import structlog
 
 from bridge.brokers.base import Broker, Partition, PausableSubscription, SubscribeOptions, Subscription
 from bridge.brokers.positions import MovableSubscription, Move, Moved, Place
-from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
+from bridge.core.errors import (
+    BrokerUnavailable,
+    ClaimStoreUnavailable,
+    ClockSkew,
+    LockLost,
+    MessageError,
+    RegistryUnavailable,
+    kept,
+)
 from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
@@ -445,9 +453,14 @@ class SourcePipeline:
                 await self.unloading.load(item)
             self.unloading.leave(item)
             message = item.delivery.message
+            if item.rules.claims is not None and item.rules.claims.refers(message):
+                message = await item.rules.claims.resolve(message)
             if item.rules.prepare is not None and message.unreadable is None:
                 await item.rules.prepare([message])
-        except (BrokerUnavailable, RegistryUnavailable) as away:
+        except MessageError as failure:
+            item.decoded(None, kept(failure))
+            return True
+        except (BrokerUnavailable, ClaimStoreUnavailable, RegistryUnavailable) as away:
             if (reason := self._stop_reason(item)) is not None:
                 self._settler.abandon_head(lane, item, reason)
             else:

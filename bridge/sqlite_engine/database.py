@@ -14,17 +14,20 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineUnavailable
+from bridge.large_payloads.reference import Reference, is_reference
 from bridge.sqlite_engine.hub.calls import Calls
 from bridge.sqlite_engine.hub.completions import Completions
 from bridge.sqlite_engine.hub.grouping import OperationGroup
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, LEAVING, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.payload_sweep import PayloadSweep
 from bridge.sqlite_engine.hub.recovery import recover
 from bridge.sqlite_engine.hub.removal import Purges, Retention
 from bridge.sqlite_engine.hub.working_set import Kind, Operation
 from bridge.sqlite_engine.hub.writer import Writer
 from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItems, record_of
+from bridge.sqlite_engine.model.payload_fields import of_call, of_completion
 from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, invalid_argument, precondition, unavailable
 from bridge.sqlite_engine.model.values import Empty, text
 from bridge.sqlite_engine.options import DatabaseOptions
@@ -36,6 +39,9 @@ from bridge.sqlite_engine.storage.store import Store
 from bridge.system import private
 
 logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 300.0
+"""Seconds between two searches for files of large payloads to which nothing refers."""
 
 Put = Callable[[Operation], None]
 """Function that takes an operation for the writer."""
@@ -104,6 +110,8 @@ class Database:
         self.spans = None if self.hub.tracing is None else KeptSpans(self.path, self.hub, self.writer.submit)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
+        period = min(SWEEP_SECONDS, max(1.0, options.payload_age))
+        self._sweep = PayloadSweep(self.hub, self.writer.submit, options.payload_age, period)
         self._reader = Reader(self.path, self.path.stem, payloads, options.rules.index)
         self._warmup = IndexWarmup(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
@@ -152,6 +160,7 @@ class Database:
             for item in self.running.read():
                 self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
         self._retention.start()
+        self._sweep.start()
         self._warmup.start()
 
     def _count(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
@@ -168,6 +177,7 @@ class Database:
             return
         self._open = False
         self._retention.stop()
+        self._sweep.stop()
         self._warmup.stop()
         for loop in list(self._groups):
             self.end_group(loop)
@@ -191,7 +201,7 @@ class Database:
             raise unavailable("The engine is not running")
         operation = self._writes.get(method)
         if operation is not None:
-            self._check_size(method, request)
+            self._check_request(method, request)
             (put or self.writer.put)(Operation(Kind.CALL, operation, (request,), reply))
             return DEFERRED
         if method in self._completed:
@@ -201,7 +211,7 @@ class Database:
             return immediate(request)
         deferrable = self._deferrable.get(method)
         if deferrable is not None:
-            self._check_size(method, request)
+            self._check_request(method, request)
             (put or self.writer.put)(Operation(Kind.CALL, deferrable, (request, reply), reply))
             return DEFERRED
         question = self._questions.get(method)
@@ -278,6 +288,27 @@ class Database:
             raise precondition("This task hub is a daemon's own: to empty it, stop the daemon and delete its file")
         self.hub.empty()
 
+    def _check_request(self, method: str, request: Any) -> None:
+        """Refuse a request that is too large, or whose payload has no file any more. Raises: Rejection."""
+        self._check_size(method, request)
+        payload = of_call(request)
+        if payload is not None and is_reference(payload.value):
+            self._check_files([payload.value])
+
+    def _check_files(self, texts: Iterable[str]) -> None:
+        for given in texts:
+            if is_reference(given):
+                try:
+                    name = Reference.parse(given).name
+                except ValueError as error:
+                    raise invalid_argument(f"A large payload: {error}") from None
+                try:
+                    is_there = self.hub.files.touch(name)
+                except OSError as error:
+                    raise unavailable(f"The file of a large payload cannot be used: {error.strerror}") from error
+                if not is_there:
+                    raise unavailable("The file of a large payload is gone; send the request again")
+
     def _check_size(self, method: str, request: Any) -> None:
         size = request.ByteSize()
         if size > self.options.max_request:
@@ -348,6 +379,11 @@ class Database:
         if kind == ENTITY and request.HasField("failureDetails"):
             # The worker itself failed, not an operation: workers request another attempt in this way.
             logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
+            return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
+        try:
+            self._check_files(of_completion(method, request))
+        except Rejection as refusal:
+            logger.warning("A result of a worker is not taken: %s", refusal)
             return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
         return Operation(name, operation, (lease, request), subject=lease)
 

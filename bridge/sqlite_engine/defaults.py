@@ -28,3 +28,12 @@ LOST_WORKERS = 5
 
 INDEX_RECORDS = 100_000
 """Records of each kind in the index."""
+
+PAYLOAD_AGE = 300.0
+"""Seconds after which the file of a large payload is removed when nothing refers to it."""
+
+LARGE_PAYLOAD = 64 * 1024
+"""Bytes above which a payload lies in a file of its own, where such files are kept."""
+
+MAX_PAYLOAD = 64 * 1024 * 1024
+"""Bytes of the largest payload in a file of its own."""

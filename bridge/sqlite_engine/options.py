@@ -11,6 +11,7 @@ from bridge.sqlite_engine.defaults import (
     INDEX_RECORDS,
     LOST_WORKERS,
     MAX_REQUEST,
+    PAYLOAD_AGE,
     UNREAD_BYTES,
     UNREAD_EVENTS,
 )
@@ -178,6 +179,8 @@ class DatabaseOptions:
     """Worker processes that may die while they run one work item and nothing else. 0 disables the limit."""
     keyring: Keyring | None = None
     """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
+    payload_age: float = PAYLOAD_AGE
+    """Seconds after which the file of a large payload is removed when nothing refers to it."""
     lost_rest: float = 1.0
     """First pause in seconds of work that was lost twice; the pause doubles each time."""
     rules: HostRules = field(default_factory=HostRules)

@@ -98,6 +98,11 @@ PROOFS: tuple[Proof, ...] = (
     ),
     _slow("hostile", ("bridge",), "tests/hostile", kafka=True),
     _slow("schemas", ("bridge/codecs/confluent",), "tests/codecs", "tests/registry"),
+    _slow(
+        "payloads",
+        ("bridge/large_payloads", "bridge/engines", "bridge/sqlite_engine", "bridge/workflow"),
+        "tests/large_payloads",
+    ),
     _slow("upgrade", ("bridge",), "tests/upgrade"),
 )  # fmt: skip
 

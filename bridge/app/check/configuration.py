@@ -19,6 +19,7 @@ from bridge.app.check.workflows import unknown_names
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
     build_access,
+    build_claims,
     build_decoder,
     build_engine,
     build_router,
@@ -151,6 +152,7 @@ def inspect(
         own = [*decoding.compiled, *(() if router is None else router.compiled)]
         problems += costly(own, loaded.config.sources[source].limits, loaded.locate)
         compiled += own
+        _collect(partial(build_claims, loaded, source), problems)
         if decoder is not None and router is not None:
             decoders[source], routers[source] = decoder, router
     unread: list[Problem] = []

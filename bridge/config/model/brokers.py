@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
+from bridge.config.model.claims import TargetClaimConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusTargetConfig
 from bridge.config.model.tls import ProtectedTlsConfig
 from bridge.config.model.types import Duration, Entity, Integer, Model, Name, Size
@@ -217,6 +218,15 @@ class TargetConfig(Model):
         30.0, gt=0, description="Deadline of one publish; afterwards the activity fails and is retried."
     )
     servicebus: ServiceBusTargetConfig | None = Field(None, description="Settings of Service Bus targets.")
+    claim_check: TargetClaimConfig | None = Field(
+        None, description="Store for large payloads, to which messages then refer; null: none."
+    )
+
+    @model_validator(mode="after")
+    def _check_claims(self) -> TargetConfig:
+        if self.claim_check is not None and self.codec in ("avro", "protobuf"):
+            raise ValueError(f"`claim_check` needs another codec than `{self.codec}`")
+        return self
 
     @property
     def address(self) -> str:

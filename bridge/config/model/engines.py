@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from bridge.config.model.encryption import EncryptionConfig
+from bridge.config.model.payloads import PayloadsConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Address, Duration, Integer, Model, Size
 from bridge.core.system_names import PREFIX
@@ -127,6 +128,9 @@ class EngineBase(Model):
         description="Encryption of payloads at rest: of the whole file of an embedded engine, and of waiting "
         "messages on a scheduler; null: none.",
     )
+    payloads: PayloadsConfig | None = Field(
+        None, description="Store of large inputs, events and results; null: the engine itself holds all of them."
+    )
 
 
 class EmbeddedEngineConfig(EngineBase):
@@ -182,6 +186,12 @@ class EmbeddedEngineConfig(EngineBase):
         ge=1,
         description="Maximum number of connections to `listen`; further ones are closed at once.",
     )
+
+    @model_validator(mode="after")
+    def _check_store(self) -> EmbeddedEngineConfig:
+        if self.payloads is not None and self.payloads.store.type != "files":
+            raise ValueError("`payloads` of an embedded engine lie in `files`; `blob` is for a scheduler")
+        return self
 
     @model_validator(mode="after")
     def _check_processes(self) -> EmbeddedEngineConfig:
@@ -241,6 +251,12 @@ class SchedulerEngineConfig(EngineBase):
     retention: Duration | None = Field(
         None, description="Retention policy of the scheduler, which `bridge check` compares."
     )
+
+    @model_validator(mode="after")
+    def _check_store(self) -> SchedulerEngineConfig:
+        if self.payloads is not None and self.payloads.store.type != "blob":
+            raise ValueError("`payloads` of a scheduler need `store: {type: blob, ...}`: other machines read them too")
+        return self
 
     @model_validator(mode="after")
     def _check_processes(self) -> SchedulerEngineConfig:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from bridge.config.model.claims import ClaimCheckConfig
 from bridge.config.model.routes import FunctionName, MatchKey, MatchValue
 from bridge.config.model.servicebus import ServiceBusSourceConfig, Sessions
 from bridge.config.model.types import (
@@ -305,6 +306,9 @@ class SourceConfig(Model):
     ordering_domain: Name | None = Field(
         None, description="Sources of one domain share the order of equal keys, within one process."
     )
+    claim_check: ClaimCheckConfig | None = Field(
+        None, description="Payloads that lie elsewhere, with a reference in the message; null: none."
+    )
     schema_file: str | None = Field(
         None,
         alias="schema",
@@ -341,6 +345,15 @@ class SourceConfig(Model):
     )
     kafka: KafkaSourceConfig | None = Field(None, description="Settings of Kafka sources.")
     servicebus: ServiceBusSourceConfig | None = Field(None, description="Settings of Service Bus sources.")
+
+    @model_validator(mode="after")
+    def _check_claims(self) -> SourceConfig:
+        if self.claim_check is not None and ("{{" in self.ordering or self.limits.per is not None):
+            raise ValueError(
+                "`claim_check` needs `ordering: key`, `partition` or `none`, and no `limits.per`: payloads are fetched "
+                "after the order of a message is known"
+            )
+        return self
 
     @property
     def only_types(self) -> bool:

@@ -30,9 +30,11 @@ from bridge.engines.grpc_channel import (
     worker_channel,
 )
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.large_payloads import ClientConverter, FilePayloadStore, file_settings
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote_channel import RemoteChannel
 from bridge.engines.worker.sdk_log import quiet_logger
+from bridge.large_payloads.files import PayloadFiles
 from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
@@ -94,6 +96,8 @@ class EmbeddedEngine:
         self._keys = keys
         self._lineage_records = lineage_records
         self._tracing = tracing
+        self._payloads = file_settings(config.payloads, directory / FILE)
+        self._store = FilePayloadStore(self._payloads)
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._worker_socket: WorkerSocket | None = None
@@ -195,9 +199,12 @@ class EmbeddedEngine:
                 before=BEFORE if self._tracing is None else BEFORE_TRACING,
             )
             sdk = AsyncTaskHubGrpcClient(
-                channel=self._channel, logger=quiet_logger(f"{self.name}.client"), emit_trace_spans=False
+                channel=self._channel,
+                logger=quiet_logger(f"{self.name}.client"),
+                data_converter=ClientConverter(),
+                emit_trace_spans=False,
             )
-            self._client = EngineClient(sdk)
+            self._client = EngineClient(sdk, self._store)
         else:
             self._attach()
 
@@ -223,7 +230,7 @@ class EmbeddedEngine:
             max_cached_bytes=self._config.cache_bytes,
             max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
-            rules=BridgeRules(),
+            rules=BridgeRules(PayloadFiles(Path(self._payloads.directory))),
             index=self._lineage_records is not None,
             index_records=self._lineage_records or 1,
             tracing=self._tracing,
@@ -292,9 +299,12 @@ class EmbeddedEngine:
         options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False).to_grpc_options()
         self._channel = RemoteChannel(lambda: grpc.aio.insecure_channel(target, options), self._config.timeout)
         sdk = AsyncTaskHubGrpcClient(
-            channel=self._channel, logger=quiet_logger(f"{self.name}.client"), emit_trace_spans=False
+            channel=self._channel,
+            logger=quiet_logger(f"{self.name}.client"),
+            data_converter=ClientConverter(),
+            emit_trace_spans=False,
         )
-        self._client = EngineClient(sdk)
+        self._client = EngineClient(sdk, self._store)
 
     async def stop(self) -> None:
         client, self._client = self._client, None
@@ -377,6 +387,7 @@ class EmbeddedEngine:
             sessions=self._config.sessions > 0,
             memory_limit=worker.memory_limit,
             versions=worker.versions,
+            payloads=self._payloads,
         )
         return WorkerProcesses(
             self._database, number, settings, limits, workflows, command, monitor=monitor, figures=figures
@@ -403,6 +414,7 @@ class EmbeddedEngine:
             "logger": quiet_logger(f"{self.name}.worker"),
             "concurrency_options": concurrency(own, workflows),
             "data_converter": data_converter,
+            "store": self._store,
             "resiliency_options": GrpcWorkerResiliencyOptions(
                 silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
             ),
@@ -480,7 +492,13 @@ class EmbeddedEngine:
 
         config, own = self._config, self._config.worker
         settings = ProcessSettings(
-            self.name, (), "", threads=threads(own, workflows), sessions=config.sessions > 0, versions=own.versions
+            self.name,
+            (),
+            "",
+            threads=threads(own, workflows),
+            sessions=config.sessions > 0,
+            versions=own.versions,
+            payloads=self._payloads,
         )
 
         def make(running: SlotRecord, outbox: Outbox, stats: WorkerStats) -> ProcessWorker:

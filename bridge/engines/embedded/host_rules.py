@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import structlog
+
 from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
+from bridge.core.errors import EngineError
 from bridge.core.instance_protocol import may_replace, started_by
 from bridge.core.lineage.records import COMMAND_RECORD, DEAD_LETTER_RECORD, ordering_keys, stored_ids
-from bridge.core.origin import ids_of, index_ids, read_origin
+from bridge.core.origin import Unwrapped, ids_of, index_ids, may_be_wrapped, read_origin
 from bridge.core.system_names import (
     DEAD_LETTER,
     EARLY_MESSAGES,
@@ -23,8 +26,12 @@ from bridge.core.system_names import (
     target_id,
 )
 from bridge.engines.sagas import declared_name, is_name, saga_end
+from bridge.large_payloads.files import PayloadFiles
+from bridge.large_payloads.reference import is_reference, payload_head
 from bridge.sqlite_engine.options import HostRules, Record
 from bridge.sqlite_engine.storage.counts import OTHER
+
+log = structlog.get_logger("bridge.engine")
 
 _PUBLISHED = re.compile(r'\s*\{\s*"target"\s*:\s*"[^"\\]*"\s*,\s*"id"\s*:\s*"([^"\\]*)"')
 """Beginning of the input of the publish activity, as `bridge.workflow.publish` makes it."""
@@ -55,24 +62,40 @@ class BridgeRules(HostRules):
         return entity_name.startswith(PREFIX)
 
     def may_replace(self, earlier: str, later: str) -> bool:
-        return may_replace(read_origin(earlier), read_origin(later))
+        return may_replace(self._content(earlier), self._content(later))
 
     def is_repeated_start(self, earlier: str, later: str) -> bool:
-        return started_by(read_origin(earlier), read_origin(later).origin)
+        return started_by(self._content(earlier), self._content(later).origin)
 
     def is_accepted_once(self, event_name: str) -> bool:
         return answered_by(event_name) is not None
 
     def is_repeated_event(self, earlier: str, later: str) -> bool:
-        first, again = read_origin(earlier).origin, read_origin(later).origin
+        first, again = self._content(earlier).origin, self._content(later).origin
         return first is not None and again is not None and first.key == again.key
 
     def trace_of(self, event: str) -> str | None:
-        origin = read_origin(event).origin
+        origin = self._content(event).origin
         return None if origin is None or origin.trace is None else origin.trace.traceparent
 
-    def __init__(self) -> None:
+    def __init__(self, files: PayloadFiles | None = None) -> None:
+        """Create the rules. files: large payloads of the engine; None where there are none."""
         self._sagas: set[str] = set()
+        self._files = files
+
+    def _content(self, text: str) -> Unwrapped:
+        """Origin and inbox of an input or event. A large one is read whole only where its head has not all of them."""
+        if not is_reference(text):
+            return read_origin(text)
+        head = payload_head(text)
+        found = read_origin(head)
+        if found.origin is not None or self._files is None or not may_be_wrapped(head):
+            return found
+        try:
+            return read_origin(self._files.restore(text))
+        except EngineError as error:
+            log.warning(f"the origin of a message cannot be read: {error}", action="payload")
+            return found
 
     def saga_of(self, input_: str) -> str | None:
         found = declared_name(input_)
@@ -100,12 +123,13 @@ class BridgeRules(HostRules):
         return self.ids_of_event(given)
 
     def ids_of_event(self, given: str) -> Iterable[str]:
-        found = ids_of(given)
+        found = ids_of(payload_head(given))
         return () if found is None else index_ids(*found)
 
     def ids_of_activity(self, activity: str, given: str) -> Iterable[str]:
         if activity != PUBLISH_ACTIVITY:
             return ()
+        given = payload_head(given)
         found = _PUBLISHED.match(given)
         id_ = _object(given).get("id") if found is None else found[1]
         return (id_,) if isinstance(id_, str) else ()
@@ -129,7 +153,7 @@ class BridgeRules(HostRules):
     def record_of_operation(self, entity_id: str, operation: str, given: str) -> Record | None:
         if entity_id.startswith(f"@{PREFIX}"):
             return None
-        origin = read_origin(given).origin
+        origin = self._content(given).origin
         if origin is None:
             return None
         body = {

@@ -225,6 +225,10 @@ class PooledWorker(MonitoredWorker, SessionWorker):
             pool.stop()
         self.deferred.wait()
 
+    @property
+    def answers_block(self) -> bool:
+        return self.payloads.are_stored
+
     def steps(self, token: Any) -> Steps:
         return Steps(functools.partial(self._begin, token), self._end)
 

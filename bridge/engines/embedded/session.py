@@ -7,6 +7,7 @@ used only when the history continues exactly where the session stopped, and is d
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import OrderedDict
@@ -182,6 +183,11 @@ class SessionWorker(InProcessWorker):
             self.count_session_replay()
         super().run_turn(request, stub, token)
 
+    @property
+    def answers_block(self) -> bool:
+        """True when sending a response may wait, and must not happen in the event loop of the activities."""
+        return False
+
     def steps(self, token: Any) -> Steps:
         """Record of the steps of an activity in the event loop."""
         return Steps(_nothing, _nothing)
@@ -216,6 +222,12 @@ class SessionWorker(InProcessWorker):
                     response.result.value = encoded
             except Exception as failure:
                 response.failureDetails.CopyFrom(self.failure_details_of(failure))
+            if self.answers_block:
+                asyncio.get_running_loop().run_in_executor(None, answer)
+            else:
+                answer()
+
+        def answer() -> None:
             try:
                 self._complete(name, response, stub)
             finally:

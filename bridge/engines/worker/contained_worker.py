@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.payload import PayloadStore
 
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected
+from bridge.engines.large_payloads import RestoringConverter, WorkerPayloads
 from bridge.engines.remote_limits import WorkItemFlow
 from bridge.engines.sdk_internals import OpenWorker, batch_of
 from bridge.engines.worker.containment import (
@@ -24,6 +27,7 @@ from bridge.engines.worker.containment import (
 from bridge.engines.worker.failures import failure_details, shorten, type_name
 from bridge.engines.worker.items import EngineGreeting, HeldItems, Item
 from bridge.sqlite_engine.hub.leases import DRAINING, LEAVING
+from bridge.sqlite_engine.model.payload_fields import of_actions, of_batch
 
 logger = logging.getLogger("bridge.engines.containment")
 
@@ -32,6 +36,10 @@ HOLD_SECONDS = 5.0
 
 Such an engine goes on sending work, which nobody else gets meanwhile.
 """
+
+
+STORE_SECONDS = 1.0
+"""Pause before a work item goes back to the engine because the store of large payloads does not answer."""
 
 
 class Load:
@@ -109,6 +117,7 @@ class ContainedWorker(OpenWorker):
         flow: WorkItemFlow | None = None,
         greeting: EngineGreeting | None = None,
         stats: WorkerStats | None = None,
+        store: PayloadStore | None = None,
         **options: Any,
     ) -> None:
         """Create the worker. options: those of the SDK's worker.
@@ -117,13 +126,16 @@ class ContainedWorker(OpenWorker):
         flow: flow of work items from a remote engine.
         greeting: tells if the engine takes back the work of a stopping worker; None for one that does not.
         stats: counts to which this worker adds; None for counts of its own.
+        store: store of large payloads; None stores none.
         """
         super().__init__(**options)
         self.running = running
         self._stats = WorkerStats() if stats is None else stats
         self.flow = flow
         self.greeting = EngineGreeting() if greeting is None else greeting
-        self.replace_converter(ContainedConverter(self.converter))
+        self.payloads = WorkerPayloads(store)
+        """Large payloads of this worker's work items."""
+        self.replace_converter(ContainedConverter(RestoringConverter(self.converter, self.payloads)))
         self._load: Load | None = Load()
         """Load of the single pool of the SDK's worker; None where a subclass has pools of its own."""
         self._begin: Callable[[str], None] = self._begun
@@ -263,14 +275,14 @@ class ContainedWorker(OpenWorker):
     def run_turn(self, request: Any, stub: Any, token: Any) -> None:
         answers = _Answers(stub, self, request)
         self._begin(token)
+        self.payloads.begin()
         self.count_replay(request)
         try:
             super().run_turn(request, answers, token)
         except BaseException as error:
-            failed = pb.OrchestratorAction(id=-1)
-            failed.completeOrchestration.orchestrationStatus = pb.ORCHESTRATION_STATUS_FAILED
-            failed.completeOrchestration.failureDetails.CopyFrom(failure_details(error))
-            response = pb.OrchestratorResponse(instanceId=request.instanceId, actions=[failed], completionToken=token)
+            response = pb.OrchestratorResponse(
+                instanceId=request.instanceId, actions=[_failed(error)], completionToken=token
+            )
             answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {request.instanceId}")
         finally:
             self._end()
@@ -279,6 +291,7 @@ class ContainedWorker(OpenWorker):
     def run_activity(self, request: Any, stub: Any, token: Any) -> Future[None] | None:
         answers = _Answers(stub, self, request)
         self._begin(token)
+        self.payloads.begin()
         try:
             return super().run_activity(request, answers, token)
         except BaseException as error:
@@ -297,6 +310,7 @@ class ContainedWorker(OpenWorker):
     def run_entity_batch(self, request: Any, stub: Any, token: Any) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, which fails alone."""
         answers = _Answers(stub, self, request)
+        self.payloads.begin()
         request, infos = batch_of(request)
         whole = pb.EntityBatchResult(completionToken=token, operationInfos=infos)
         if request.HasField("entityState"):
@@ -358,6 +372,14 @@ def stuck_pool(name: str, threads: int, waiting: int, after: float) -> str:
     return f"all {threads} threads for {name} have been busy for {after:g} s or more, and {waiting} items wait"
 
 
+def _failed(error: BaseException) -> pb.OrchestratorAction:
+    """Action that fails an orchestration."""
+    failed = pb.OrchestratorAction(id=-1)
+    failed.completeOrchestration.orchestrationStatus = pb.ORCHESTRATION_STATUS_FAILED
+    failed.completeOrchestration.failureDetails.CopyFrom(failure_details(error))
+    return failed
+
+
 def _log_failure(error: BaseException, what: str) -> None:
     logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
 
@@ -376,13 +398,53 @@ class _Answers:
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
         self._worker.inspect_turn(self._request, response)
+        try:
+            self._store(of_actions(response.actions), response.instanceId)
+        except EngineRejected as error:
+            response = pb.OrchestratorResponse(
+                instanceId=response.instanceId, actions=[_failed(error)], completionToken=response.completionToken
+            )
+        except EngineOutage as error:
+            request = pb.AbandonOrchestrationTaskRequest(completionToken=response.completionToken)
+            return self._return("AbandonTaskOrchestratorWorkItem", request, error)
         return self._stub.CompleteOrchestratorTask(response)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
+        try:
+            self._store([("", response.result)] if response.HasField("result") else (), response.instanceId)
+        except EngineRejected as error:
+            response.ClearField("result")
+            response.failureDetails.CopyFrom(failure_details(error))
+        except EngineOutage as error:
+            request = pb.AbandonActivityTaskRequest(completionToken=response.completionToken)
+            return self._return("AbandonTaskActivityWorkItem", request, error)
         if response.HasField("failureDetails"):
             self._worker.inspect_activity(response)
         return self._stub.CompleteActivityTask(response)
+
+    def CompleteEntityTask(self, result: pb.EntityBatchResult) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        try:
+            self._store(of_batch(result), self._request.instanceId)
+        except EngineError as error:
+            # An operation whose result is too large has changed the state already: the batch must not count.
+            request = pb.AbandonEntityTaskRequest(completionToken=result.completionToken)
+            return self._return("AbandonTaskEntityWorkItem", request, error)
+        return self._stub.CompleteEntityTask(result)
+
+    def _store(self, fields: Iterable[tuple[str, Any]], instance_id: str) -> None:
+        """Store the large payloads of a response. Raises: EngineRejected, EngineOutage."""
+        payloads = self._worker.payloads
+        if payloads.outage is not None:
+            raise payloads.outage
+        payloads.store(fields, instance_id)
+
+    def _return(self, method: str, request: Any, error: EngineError) -> Any:
+        """Give the work item back to the engine after a pause: the store of large payloads does not answer."""
+        logger.warning("A work item goes back to the engine: %s", error)
+        time.sleep(STORE_SECONDS)
+        return getattr(self._stub, method)(request)
 
     def __getattr__(self, name: str) -> Any:
         self._is_answered = True

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.sqlite_engine.hub.leases import Lease
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.instance import FAILED, Instance, InstanceCache
 from bridge.sqlite_engine.model.reply import Reply
 from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.storage.references import References
 from bridge.sqlite_engine.storage.store import Store
 from bridge.sqlite_engine.storage.transaction import Transaction
 
@@ -106,7 +108,11 @@ class WorkingSet:
 
     def __init__(self, store: Store, options: DatabaseOptions) -> None:
         self.store = store
-        self.tx = Transaction(store.connection, store.payloads)
+        self.files = PayloadFiles(directory_of(store.path))
+        """Files of large payloads."""
+        self.tx = Transaction(
+            store.connection, store.payloads, References(store.connection, store.payloads, self.files)
+        )
         self.instances = InstanceCache(options.max_cached_instances, options.max_cached_bytes)
         self.clock = options.clock
         self.now = self.clock.now()

@@ -243,6 +243,8 @@ class Writer:
 
     def _committed(self, answers: list[tuple[Reply, Any]]) -> None:
         hub = self._hub
+        if released := hub.tx.take_unreferenced():
+            hub.files.remove(released)
         timer = hub.tx.take_next_timer()
         if timer is not None and (self._next_timer is None or timer < self._next_timer):
             self._next_timer = timer

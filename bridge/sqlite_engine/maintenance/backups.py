@@ -14,8 +14,10 @@ from pathlib import Path
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
+from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.sqlite_engine.maintenance.process_files import FileLock, lock_descriptor, record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
+from bridge.sqlite_engine.storage import references
 from bridge.sqlite_engine.storage.schema import check_keys, connect, recognize
 from bridge.system import private
 
@@ -45,6 +47,8 @@ class Restored:
 def backup(path: Path, target: Path, *, force: bool = False, progress: Progress | None = None) -> int:
     """Copy the engine's file as of one commit, while the engine may run. Returns the size of the copy in bytes.
 
+    The large payloads of that commit are copied to the directory beside the copy (`directory_of`).
+
     The copy gets its name when it is complete, and is readable by its owner only.
 
     force: replace an existing `target`.
@@ -58,13 +62,14 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
         if not recognize(source, path):
             raise EngineMisconfigured(f"{path}: is empty; there is nothing to back up")
         try:
-            with _partial(target) as partial:
+            with PayloadFiles(directory_of(path)).held(), _partial(target) as partial:
                 # An open transaction keeps the copy at one commit. Without it SQLite restarts the copy at each commit
                 # of the engine, and never finishes under load.
                 source.execute("BEGIN")
                 source.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 _copy(source, partial, progress)
                 size = partial.stat().st_size
+                _copy_payloads(partial, path, target)
                 _name(partial, target, force)
         except OSError as error:
             raise TargetRefused(f"{target}: cannot be written: {error.strerror}") from error
@@ -99,7 +104,7 @@ def restore(
     fresh = path.with_name(f".{path.name}.restoring")
     try:
         _remove(fresh)
-        problems = _take(source, fresh, progress, keyring, decrypts)
+        problems = _take(source, fresh, path, progress, keyring, decrypts)
         return Restored(problems=problems) if problems else Restored(kept=_swap(fresh, path))
     except OSError as error:
         raise EngineUnavailable(f"{path}: cannot be restored: {error.strerror}") from error
@@ -172,6 +177,16 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -
         copy.execute("PRAGMA journal_mode=DELETE")
 
 
+def _copy_payloads(database: Path, source: Path, target: Path) -> None:
+    """Give `target` the large payloads of `source` to which this database refers.
+
+    Missing ones were lost before: the copy is as complete as its original. Raises: OSError, sqlite3.Error.
+    """
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as found:
+        names = references.names(found)
+    PayloadFiles(directory_of(source)).copy_to(PayloadFiles(directory_of(target)), names)
+
+
 def _name(partial: Path, target: Path, force: bool) -> None:
     """Rename the file to its target. Raises: OSError, TargetRefused when the name was taken meanwhile."""
     if force:
@@ -189,8 +204,12 @@ def _name(partial: Path, target: Path, force: bool) -> None:
     _settle(target.parent)
 
 
-def _take(source: Path, fresh: Path, progress: Progress | None, keyring: Keyring | None, decrypts: bool) -> list[str]:
+def _take(
+    source: Path, fresh: Path, path: Path, progress: Progress | None, keyring: Keyring | None, decrypts: bool
+) -> list[str]:
     """Copy the backup beside the engine's file, check the copy, and return its problems.
+
+    The large payloads of a backup without problems are copied to those of `path`.
 
     Raises: EngineUnavailable, EngineMisconfigured, OSError, sqlite3.Error.
     """
@@ -210,9 +229,11 @@ def _take(source: Path, fresh: Path, progress: Progress | None, keyring: Keyring
         raise EngineUnavailable(f"{source}: cannot be copied: {error}") from error
     except sqlite3.DatabaseError as error:
         return [f"the file is damaged: {error}"]
-    problems = check(fresh, keyring, decrypts=decrypts)
+    problems = check(fresh, keyring, decrypts=decrypts, payloads=directory_of(source))
     if not problems:
         _fold(fresh)
+        # Into the engine's own directory, before the file: whichever file is there after a crash has its payloads
+        _copy_payloads(fresh, source, path)
     return problems
 
 
@@ -234,6 +255,8 @@ def _swap(fresh: Path, path: Path) -> Path | None:
         except sqlite3.DatabaseError:
             pass
         _keep(path, aside)
+        with suppress(sqlite3.DatabaseError):  # too damaged to name its payloads
+            _copy_payloads(aside, path, aside)
     for ending in _BESIDE:
         left = path.with_name(path.name + ending)
         if left.exists():

@@ -17,7 +17,7 @@ from bridge.encryption import HEAD, Keyring
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.maintenance.upkeep import opened, vacuum
 from bridge.sqlite_engine.storage.payloads import COLUMNS, Column, Payloads, row_of
-from bridge.sqlite_engine.storage.schema import ENCRYPTED, VERSION, check_keys, record_key
+from bridge.sqlite_engine.storage.schema import ENCRYPTED, check_keys, record_key, set_flag
 
 PLAIN = ""
 """Key id of values that are not encrypted."""
@@ -148,7 +148,7 @@ def _forget_keys(connection: sqlite3.Connection, keyring: Keyring) -> None:
             connection.execute("DELETE FROM cipher_keys WHERE fingerprint=?", (fingerprint,))
     if not needed:
         connection.execute("DROP TABLE cipher_keys")
-    connection.execute(f"PRAGMA user_version={VERSION | (ENCRYPTED if needed else 0)}")
+    set_flag(connection, ENCRYPTED, is_set=bool(needed))
     connection.execute("COMMIT")
 
 

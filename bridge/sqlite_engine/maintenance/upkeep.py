@@ -11,14 +11,17 @@ from typing import Any, TextIO
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring, is_sealed
+from bridge.large_payloads.files import PayloadFiles, directory_of
+from bridge.large_payloads.reference import is_reference
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.model.instance import FINISHED
-from bridge.sqlite_engine.storage import counts
+from bridge.sqlite_engine.model.values import StringValue
+from bridge.sqlite_engine.storage import counts, references
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
     EVENTS,
@@ -74,9 +77,12 @@ _TEXTS = (
 )
 
 
-def check(path: Path, keyring: Keyring | None = None, *, decrypts: bool = True) -> list[str]:
+def check(
+    path: Path, keyring: Keyring | None = None, *, decrypts: bool = True, payloads: Path | None = None
+) -> list[str]:
     """Check the file; return its problems, one sentence each. The engine may run.
 
+    payloads: directory with the large payloads; None for the one beside the file.
     decrypts: False to leave encrypted values unread; then no key is needed.
     Raises: EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer version, not an engine's file, or a
     required key is missing).
@@ -88,7 +94,7 @@ def check(path: Path, keyring: Keyring | None = None, *, decrypts: bool = True) 
             return [f"the file is no database, or is damaged at its beginning: {error.__cause__}"]
         raise
     try:
-        payloads = Payloads(keyring)
+        columns = Payloads(keyring)
         problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
         for table, query in _ORPHANS.items():
             count = connection.execute(query).fetchone()[0]
@@ -96,9 +102,10 @@ def check(path: Path, keyring: Keyring | None = None, *, decrypts: bool = True) 
                 problems.append(f"{table}: {count} rows belong to nothing")
         problems += counts.differences(connection)
         for query, column, message in _BLOBS:
-            problems += _unreadable(connection, query, column, message, payloads, decrypts)
+            problems += _unreadable(connection, query, column, message, columns, decrypts)
         for query, text in _TEXTS if decrypts else ():
-            problems += _undecryptable(connection, query, text, payloads)
+            problems += _undecryptable(connection, query, text, columns)
+        problems += _missing(connection, PayloadFiles(payloads or directory_of(path)))
         return problems
     except sqlite3.Error as error:
         return [f"the file is damaged: {error}"]
@@ -118,6 +125,17 @@ def _unreadable(
             yield f"{owner}: a stored {message.DESCRIPTOR.name} cannot be decrypted"
         except DecodeError:
             yield f"{owner}: a stored {message.DESCRIPTOR.name} cannot be read"
+
+
+def _missing(connection: sqlite3.Connection, files: PayloadFiles) -> Iterator[str]:
+    for name in references.names(connection):
+        if files.has(name):
+            continue
+        owners = connection.execute("SELECT owner FROM payload_references WHERE name=?", (name,)).fetchall()
+        for (owner,) in owners:
+            found = connection.execute("SELECT id FROM instances WHERE key=?", (owner,)).fetchone()
+            id_ = owner if found is None else found[0]
+            yield f"{id_}: the file of a large payload is missing: {files.path_of(name)}"
 
 
 def _undecryptable(connection: sqlite3.Connection, query: str, column: Column, payloads: Payloads) -> Iterator[str]:
@@ -152,7 +170,7 @@ def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:
     Raises: EngineUnavailable, EngineMisconfigured (also when a required key is missing).
     """
     connection = opened(path, lambda found: check_keys(found, path, keyring))
-    payloads = Payloads(keyring)
+    payloads, files = Payloads(keyring), PayloadFiles(directory_of(path))
     written = 0
     try:
         for row in connection.execute(f"SELECT {INSTANCE_COLUMNS} FROM instances ORDER BY key"):  # noqa: S608 -- ours
@@ -160,9 +178,9 @@ def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:
             chunks = connection.execute("SELECT chunk, events FROM history WHERE key=? ORDER BY chunk", (instance.key,))
             events = [event for chunk, blob in chunks for event in payloads.events(blob, (instance.key, chunk))]
             record = {
-                "state": MessageToDict(instance.state(True)),
+                "state": MessageToDict(_restored(instance.state(True), files)),
                 "finished": instance.status in FINISHED,
-                "history": [MessageToDict(event) for event in events],
+                "history": [MessageToDict(_restored(event, files)) for event in events],
             }
             out.write(json.dumps(record) + "\n")
             written += 1
@@ -173,6 +191,19 @@ def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:
     finally:
         connection.close()
     return written
+
+
+def _restored(message: Message, files: PayloadFiles) -> Message:
+    """Message with its large payloads in the place of their references. Raises: EngineError."""
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for each in value if descriptor.is_repeated and not descriptor.message_type.GetOptions().map_entry else [value]:
+            if isinstance(each, StringValue) and is_reference(each.value):
+                each.value = files.restore(each.value)
+            elif isinstance(each, Message):
+                _restored(each, files)
+    return message
 
 
 def vacuum(connection: sqlite3.Connection) -> None:

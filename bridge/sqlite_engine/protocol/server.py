@@ -220,8 +220,8 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio s
 class _Registration:
     """Server, as generated code registers methods with it: workers' responses are parsed however deep failures nest.
 
-    The answer to Hello tells workers that this engine takes back the work of a stopping worker. Protobuf reads a limited
-    depth. An interceptor that changes handlers would cost each call its time.
+    Protobuf reads a limited depth. The answer to Hello tells workers that this engine takes back the work of a stopping
+    worker. An interceptor that changes handlers would cost each call its time.
     """
 
     def __init__(self, server: Any) -> None:

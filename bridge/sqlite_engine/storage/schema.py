@@ -166,6 +166,23 @@ ENCRYPTED = 0x100
 Program versions that cannot read such values refuse the file as a newer one.
 """
 
+LARGE_PAYLOADS = 0x200
+"""Flag in the schema version of SQLite's header once the file refers to payloads in other files."""
+
+_FLAGS = ENCRYPTED | LARGE_PAYLOADS
+
+REFERENCES = (
+    """
+    -- Files of large payloads, by the key of the instance or the id of the entity whose messages refer to them.
+    CREATE TABLE IF NOT EXISTS payload_references (
+        owner NOT NULL,
+        name  TEXT NOT NULL,
+        PRIMARY KEY (owner, name)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX IF NOT EXISTS payload_references_name ON payload_references (name)",
+)
+
 KEYS = """
     -- Keys that encrypted values of this file need. A fingerprint says nothing about its key.
     CREATE TABLE IF NOT EXISTS cipher_keys (
@@ -240,13 +257,13 @@ def recognize(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, int, bool]:
-    """Read the version, ENCRYPTED or 0, and True when the file has no tables.
+    """Read the version, the flags beside it, and True when the file has no tables.
 
     Raises: EngineMisconfigured, sqlite3.DatabaseError.
     """
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    encrypted = found & ENCRYPTED
-    version = found - encrypted
+    flags = found & _FLAGS
+    version = found - flags
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if application != APPLICATION_ID and tables:
@@ -256,7 +273,7 @@ def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, int, bo
             f"{path}: was written by a newer version (schema {version}, this program knows up to {VERSION}); "
             "upgrade the program, or name another path"
         )
-    return version, encrypted, not tables
+    return version, flags, not tables
 
 
 _VERSIONS = (
@@ -273,7 +290,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     EngineUnavailable when it cannot be written.
     """
     try:
-        version, encrypted, empty = _recognize(connection, path)
+        version, flags, empty = _recognize(connection, path)
         if empty:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=WAL")
@@ -284,7 +301,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         for step in range(version, VERSION):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id={APPLICATION_ID}; "
-                f"PRAGMA user_version={(step + 1) | encrypted}; COMMIT"
+                f"PRAGMA user_version={(step + 1) | flags}; COMMIT"
             )
         connection.execute(_VERSIONS)
     except sqlite3.DatabaseError as error:
@@ -331,12 +348,18 @@ def record_key(connection: sqlite3.Connection, path: Path, keyring: Keyring | No
             "INSERT OR REPLACE INTO cipher_keys (fingerprint, id) VALUES (?, ?)",
             (keyring.fingerprint, keyring.current.id),
         )
-        connection.execute(f"PRAGMA user_version={VERSION | ENCRYPTED}")
+        set_flag(connection, ENCRYPTED)
         connection.execute("COMMIT")
     except sqlite3.DatabaseError as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise _translated(path, "prepared", error) from error
+
+
+def set_flag(connection: sqlite3.Connection, flag: int, *, is_set: bool = True) -> None:
+    """Set or clear a flag beside the schema version, in the open transaction. Raises: sqlite3.Error."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    connection.execute(f"PRAGMA user_version={(found | flag) if is_set else (found & ~flag)}")
 
 
 def is_file_fault(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -78,6 +79,11 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, payloads: Payloads | None = None) -> None:
         self.connection = connection
         self.payloads = payloads or Payloads()
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return Path(self.connection.execute("SELECT file FROM pragma_database_list WHERE name='main'").fetchone()[0])
 
     def next_key(self) -> int:
         return self._next("SELECT max(key) FROM instances")

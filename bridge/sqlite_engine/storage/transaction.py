@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -25,8 +25,10 @@ from bridge.sqlite_engine.storage.payloads import (
     START,
     STATE,
     TIMER,
+    Column,
     Payloads,
 )
+from bridge.sqlite_engine.storage.references import References
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
 from bridge.sqlite_engine.storage.statements import KeyStatement, Statement
 
@@ -67,6 +69,7 @@ _INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUE
 # Columns of payloads, by position
 _INSERTED = {14: START, 15: OUTPUT, 16: CUSTOM_STATUS, 17: FAILURE}
 _UPDATED = {7: OUTPUT, 8: CUSTOM_STATUS, 9: FAILURE}
+_REFERRING = {14: START, 15: OUTPUT}
 _RUNNING = {6: CUSTOM_STATUS, 7: FAILURE}
 _DELETE_BY_KEY = {
     table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
@@ -87,9 +90,10 @@ class Transaction:
     A changed instance or entity is recorded once, however often it changes. Its row is made by `flush`.
     """
 
-    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads, references: References) -> None:
         self._connection = connection
         self._payloads = payloads
+        self._references = references
         self._begun = False
         self._next_timer: int | None = None
         self._counts = Counts(connection)
@@ -111,6 +115,7 @@ class Transaction:
         self._gone_by_key: dict[str, list[int]] = {}
         self._gone_by_seq: dict[str, list[int]] = {}
         self._spans: list[bytes] = []
+        self._references.clear()
         self._dirty = False
 
     def touch(self) -> None:
@@ -158,6 +163,7 @@ class Transaction:
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
         """Append a chunk of events to the history, as number `instance.chunks`; return its size in bytes."""
         blob = _chunk(events)
+        self._references.add(instance.key, blob)
         self._chunks.append((instance.key, instance.chunks, blob))
         self.change(instance)
         return len(blob)
@@ -174,7 +180,9 @@ class Transaction:
     # Messages
 
     def put(self, seq: int, instance: Instance, event: pb.HistoryEvent) -> None:
-        self._inbox.append((seq, instance.key, event.SerializeToString()))
+        message = event.SerializeToString()
+        self._references.add(instance.key, message)
+        self._inbox.append((seq, instance.key, message))
         self._dirty = True
 
     def add_task(self, task: Task) -> None:
@@ -220,7 +228,9 @@ class Transaction:
         self._dirty = True
 
     def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
-        self._operations.append((seq, entity.id, event.SerializeToString()))
+        message = event.SerializeToString()
+        self._references.add(entity.id, message)
+        self._operations.append((seq, entity.id, message))
         self._dirty = True
 
     def change_operation(self, seq: int, event: pb.HistoryEvent) -> None:
@@ -310,24 +320,38 @@ class Transaction:
         deleted = gone.pop("instances", None)
         if deleted:
             _DELETE_BY_KEY["instances"].run(connection, deleted)
+            self._references.remove(deleted)
         if self.created:
             created = [_inserted(instance) for instance in self.created.values()]
+            for row in created:
+                self._refer(row, 0, _REFERRING)
             _INSERT_INSTANCE.run(connection, stored(created, _INSERTED))
         if running:
             _UPDATE_RUNNING.run(connection, stored([_still_running(each) for each in running], _RUNNING))
         if others:
-            _UPDATE_INSTANCE.run(connection, stored([_updated(each) for each in others], _UPDATED))
+            updated = [_updated(each) for each in others]
+            for row in updated:
+                self._refer(row, 0, {7: OUTPUT})
+            _UPDATE_INSTANCE.run(connection, stored(updated, _UPDATED))
         if self._generations:
             rows = [(i.key, i.execution, i.version, i.start.SerializeToString()) for i in self._generations.values()]
+            for row in rows:
+                self._refer(row, 0, {3: START})
             _UPDATE_GENERATION.run(connection, stored(rows, {3: START}))
         if self._chunks:
             _INSERT_HISTORY.run(connection, stored(self._chunks, {2: EVENTS}, (0, 1)))
         if self._inbox:
             _INSERT_INBOX.run(connection, stored(self._inbox, {2: INBOX}))
         if self._tasks:
-            _INSERT_TASK.run(connection, stored([_task_row(task) for task in self._tasks], {6: REQUEST}))
+            tasks = [_task_row(task) for task in self._tasks]
+            for row in tasks:
+                self._refer(row, 1, {6: REQUEST})
+            _INSERT_TASK.run(connection, stored(tasks, {6: REQUEST}))
         if self._timers:
-            _INSERT_TIMER.run(connection, stored([_timer_row(timer) for timer in self._timers], {5: TIMER}))
+            timers = [_timer_row(timer) for timer in self._timers]
+            for row in timers:
+                self._refer(row, 4 if row[3] is None else 3, {5: TIMER})
+            _INSERT_TIMER.run(connection, stored(timers, {5: TIMER}))
         if self._entities:
             rows_ = [(e.id, e.state, e.section, e.owner, e.modified_at) for e in self._entities.values()]
             _UPSERT_ENTITY.run(connection, stored(rows_, {1: STATE}))
@@ -349,6 +373,10 @@ class Transaction:
             _DELETE_BY_KEY[table].run(connection, keys)
         for table, seqs in self._gone_by_seq.items():
             _DELETE_BY_SEQ[table].run(connection, seqs)
+        self._references.write()
+        self._references.review(self._generations)
+        self._references.review(self._entities)
+        self._references.remove(self._gone_entities)
         self._counts.write()
         self._clear()
 
@@ -360,6 +388,7 @@ class Transaction:
         for table in (*_DELETE_BY_KEY, *others):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
         self._counts.wipe()
+        self._references.wipe()
         self._next_timer = None
 
     def commit(self) -> bool:
@@ -382,6 +411,26 @@ class Transaction:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._begun = False
+        self._references.rollback()
+
+    def take_unreferenced(self) -> list[str]:
+        """Files of large payloads to which nothing refers since the last commit."""
+        return self._references.take_released()
+
+    def select_unreferenced(self, names: Iterable[str]) -> list[str]:
+        """Select the files of large payloads to which nothing refers."""
+        self.flush()
+        return self._references.unreferenced(names)
+
+    def _refer(self, row: tuple[object, ...], owner: int, columns: Mapping[int, Column]) -> None:
+        """Record the references in the columns of payloads of a row. owner: position of the key or id."""
+        of = row[owner]
+        assert isinstance(of, int | str)
+        for position in columns:
+            value = row[position]
+            if value is not None:
+                assert isinstance(value, bytes | str)
+                self._references.add(of, value)
 
 
 def _inserted(i: Instance) -> tuple[object, ...]:

@@ -19,6 +19,7 @@ from bridge.engines.embedded.processes.framing import Item
 from bridge.engines.embedded.processes.messages import Kind, split_work, turn_done
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.session import Session
+from bridge.engines.large_payloads import FilePayloadStore
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest, TurnResponse
 from bridge.system.slots import ThreadSlots
 
@@ -121,6 +122,15 @@ class ChannelStub(PoolStub):
     def CompleteEntityTask(self, result: pb.EntityBatchResult) -> None:  # noqa: N802 -- the protocol's name
         self._put((Kind.ENTITY_DONE, result.SerializeToString()))
 
+    def AbandonTaskOrchestratorWorkItem(self, request: pb.AbandonOrchestrationTaskRequest) -> None:  # noqa: N802 -- the protocol's name
+        self._put((Kind.RETURNED, request.completionToken.encode()))
+
+    def AbandonTaskActivityWorkItem(self, request: pb.AbandonActivityTaskRequest) -> None:  # noqa: N802 -- the protocol's name
+        self._put((Kind.RETURNED, request.completionToken.encode()))
+
+    def AbandonTaskEntityWorkItem(self, request: pb.AbandonEntityTaskRequest) -> None:  # noqa: N802 -- the protocol's name
+        self._put((Kind.RETURNED, request.completionToken.encode()))
+
 
 class SlotRecord:
     """Record of the tokens that threads of this process run, in memory that the daemon reads."""
@@ -145,7 +155,12 @@ class ProcessWorker(PooledWorker):
     def __init__(self, settings: ProcessSettings, running: SlotRecord, outbox: Outbox, **options: Any) -> None:
         sessions = sys.maxsize if settings.sessions else 0  # the daemon limits them
         super().__init__(
-            activity_threads=settings.threads, sessions=sessions, session_bytes=sys.maxsize, running=running, **options
+            store=None if settings.payloads is None else FilePayloadStore(settings.payloads),
+            activity_threads=settings.threads,
+            sessions=sessions,
+            session_bytes=sys.maxsize,
+            running=running,
+            **options,
         )
         self.session_type = ChildSession
         self._begin, self._end = running.begin, running.end

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from bridge import __version__
+from bridge.engines.large_payloads import FileSettings
 
 SLOT = 64
 """Bytes of the slot of a thread, for the token that it runs."""
@@ -30,6 +31,7 @@ class ProcessSettings:
     a new interpreter.
     stuck_after, threads, versions: as in the configuration of workers. sessions: False when every turn replays.
     memory_limit: bytes of data without the stacks of threads; None for no limit.
+    payloads: store of large payloads; None for none.
     trace_endpoint, trace_sample: receiver of the spans of instrumented user code, and the sampled part; None for none.
     """
 
@@ -50,6 +52,7 @@ class ProcessSettings:
     own_packages: tuple[str, ...] = ()
     trace_endpoint: str | None = None
     trace_sample: float | None = None
+    payloads: FileSettings | None = None
 
     def document(self) -> dict[str, Any]:
         """Settings as JSON types."""
@@ -66,6 +69,8 @@ class ProcessSettings:
             for name, value in document.items()
             if name != "version"
         }
+        payloads = values["payloads"]
+        values["payloads"] = None if payloads is None else FileSettings(**payloads)
         values["log_levels"] = tuple((name, level) for name, level in values["log_levels"])
         return cls(**values)
 

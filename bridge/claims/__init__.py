@@ -1,0 +1,1 @@
+"""Claim checks: messages that carry a reference to their payload, which lies elsewhere."""

@@ -1,0 +1,199 @@
+"""Fetch of payloads by reference: bounded in size and time, from allowed places only.
+
+A name may resolve to another address than its owner means to show. Addresses of the machine itself and of its link
+(which cloud metadata services use) are refused, and private ones unless `private` allows them; the address that was
+checked is the one that is connected to. Redirects are followed to allowed places only, and proxies of the environment
+are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import re
+import socket
+from pathlib import Path
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from bridge.claims.allowed import AllowedPlaces, Place
+from bridge.config.model.claims import ClaimCheckConfig
+from bridge.core.errors import ClaimDamaged, ClaimDenied, ClaimNotFound, ClaimStoreUnavailable, ClaimTooLarge
+from bridge.system.addresses import is_loopback
+from bridge.system.files import FileProblem, FileTooLarge, read_file
+
+MOST_REDIRECTS = 3
+
+_BLOCK = 1 << 16
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NOT_NOW = frozenset({408, 425, 429})
+
+
+class RefusedAddress(OSError):
+    """Reason why the address of a host is not connected to, as a sentence."""
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolver that refuses the addresses to which no payload should lead. private: allow private ones."""
+
+    def __init__(self, *, private: bool) -> None:
+        self._private = private
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Addresses of a host. Raises: RefusedAddress when one of them is refused; OSError."""
+        found = await self._inner.resolve(host, port, family)
+        for each in found:
+            if not is_allowed_address(each["host"], private=self._private):
+                raise RefusedAddress(
+                    "the host of the reference resolves to an address of this machine, its link or a private network"
+                )
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def is_allowed_address(text: str, *, private: bool) -> bool:
+    """True for an address that a host of a reference may have."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            address = inner
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return False
+    return address.is_global or (private and address.is_private and not address.is_reserved)
+
+
+class Fetcher:
+    """Fetches the payloads of one source. limit: largest payload in bytes."""
+
+    def __init__(self, config: ClaimCheckConfig, limit: int) -> None:
+        """Prepare the fetcher. Raises: ValueError for a prefix that is none."""
+        self._allowed = AllowedPlaces(config.allow)
+        self._limit = limit
+        self._seconds = config.timeout
+        self._private = config.private
+
+    async def fetch(self, reference: str, digest: str | None = None) -> bytes:
+        """Fetch a payload. digest: its SHA-256 as hexadecimal digits; None: it is not checked.
+
+        Raises: ClaimDenied, ClaimNotFound, ClaimTooLarge, ClaimDamaged (messages that can never succeed);
+        ClaimStoreUnavailable (an outage).
+        """
+        place, prefix = self._allowed.check(reference)
+        if digest is not None and not _DIGEST.fullmatch(digest):
+            raise ClaimDamaged("the digest of the payload is not 64 hexadecimal digits (SHA-256)")
+        if place.scheme == "file":
+            found = await asyncio.to_thread(self._read, place, prefix)
+        else:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    found = await self._download(place)
+            except TimeoutError:
+                raise ClaimStoreUnavailable(
+                    f"{place.host} did not send the payload within {self._seconds:g} s (`claim_check.timeout`)"
+                ) from None
+        if digest is not None:
+            actual = await asyncio.to_thread(lambda: hashlib.sha256(found).hexdigest())
+            if not hmac.compare_digest(actual, digest.lower()):
+                raise ClaimDamaged("the payload has another digest than the message states")
+        return found
+
+    def _read(self, place: Place, prefix: Place) -> bytes:
+        path = Path(place.path)
+        try:
+            # Links may lead elsewhere: both ends are compared as they are on the disk
+            real, root = path.resolve(strict=True), Path(prefix.path).resolve(strict=True)
+        except FileNotFoundError:
+            raise ClaimNotFound("there is no file at the place of the reference") from None
+        except (OSError, RuntimeError) as error:
+            raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
+        if not real.is_relative_to(root):
+            raise ClaimDenied("the file of the reference is a link out of the places that `claim_check.allow` names")
+        try:
+            return read_file(real, self._limit)
+        except FileTooLarge:
+            raise self._too_large() from None
+        except (FileNotFoundError, IsADirectoryError, FileProblem) as error:
+            raise ClaimNotFound(f"there is no readable file at the place of the reference: {_cause(error)}") from None
+        except PermissionError:
+            raise ClaimDenied("the file of the reference cannot be read by the user of the daemon") from None
+        except OSError as error:
+            raise ClaimStoreUnavailable(f"the file of the reference cannot be read: {_cause(error)}") from error
+
+    async def _download(self, place: Place) -> bytes:
+        # A literal loopback address is connected to because the configuration names it
+        resolver = None if is_loopback(place.host.strip("[]")) else CheckedResolver(private=self._private)
+        connector = aiohttp.TCPConnector(resolver=resolver, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._seconds)
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            trust_env=False,
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session:
+            for _ in range(MOST_REDIRECTS + 1):
+                try:
+                    async with session.get(place.url, allow_redirects=False) as answer:
+                        if answer.status not in _REDIRECTS:
+                            return await self._body(answer, place)
+                        target = answer.headers.get("Location", "")
+                except aiohttp.ClientConnectorError as error:
+                    if isinstance(error.os_error, RefusedAddress):
+                        raise ClaimDenied(str(error.os_error)) from None
+                    raise ClaimStoreUnavailable(f"{place.host} cannot be reached ({type(error).__name__})") from None
+                except (aiohttp.ClientError, OSError) as error:
+                    raise ClaimStoreUnavailable(f"{place.host} does not answer ({type(error).__name__})") from None
+                place = self._redirected(place, target)
+            raise ClaimDenied(f"the place of the payload redirects more than {MOST_REDIRECTS} times")
+
+    def _redirected(self, place: Place, target: str) -> Place:
+        if target.startswith("/") and not target.startswith("//"):
+            target = f"{place.url[: -len(place.path) - (len(place.query) + 1 if place.query else 0)]}{target}"
+        found, _ = self._allowed.check(target)
+        if found.scheme != place.scheme or (found.host != place.host and is_loopback(found.host.strip("[]"))):
+            raise ClaimDenied("the place of the payload redirects to another scheme, or to this machine")
+        return found
+
+    async def _body(self, answer: aiohttp.ClientResponse, place: Place) -> bytes:
+        status = answer.status
+        if status in (404, 410):
+            raise ClaimNotFound(f"{place.host} has no such payload ({status})")
+        if status >= 500 or status in _NOT_NOW:
+            raise ClaimStoreUnavailable(f"{place.host} answers {status}")
+        if status != 200:
+            raise ClaimDenied(f"{place.host} refuses the payload ({status})")
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise ClaimDamaged(f"{place.host} sends the payload in an encoding that was not asked for")
+        if (answer.content_length or 0) > self._limit:
+            raise self._too_large()
+        blocks: list[bytes] = []
+        size = 0
+        async for block in answer.content.iter_chunked(_BLOCK):
+            size += len(block)
+            if size > self._limit:
+                raise self._too_large()
+            blocks.append(block)
+        return b"".join(blocks)
+
+    def _too_large(self) -> ClaimTooLarge:
+        return ClaimTooLarge(f"the payload has more than the {self._limit} bytes that limits.max_payload allows")
+
+
+def _cause(error: Exception) -> str:
+    return (
+        (getattr(error, "strerror", None) or type(error).__name__) if isinstance(error, OSError) else "a loop of links"
+    )

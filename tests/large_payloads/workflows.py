@@ -1,0 +1,56 @@
+"""Workflows that pass large values on in each way in which workflows can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durabletask import entities, task
+
+
+def grow(ctx: task.ActivityContext, text: str) -> str:
+    return text + "."
+
+
+def flow(ctx: task.OrchestrationContext, text: str) -> Any:
+    """Pass the text through an activity, an event, an entity and a child; answer with all of it."""
+    ctx.set_custom_status("waits")
+    grown = yield ctx.call_activity("grow", input=text)
+    event = yield ctx.wait_for_external_event("more")
+    kept = yield ctx.call_entity(entities.EntityInstanceId("keeper", ctx.instance_id), "keep", event)
+    return (yield ctx.call_sub_orchestrator("child", input=[grown, kept], instance_id=f"{ctx.instance_id}-child"))
+
+
+def child(ctx: task.OrchestrationContext, texts: list[str]) -> Any:
+    grown = yield ctx.call_activity("grow", input=texts[1])
+    return [*texts, grown]
+
+
+def generations(ctx: task.OrchestrationContext, given: list[Any]) -> Any:
+    """Continue as new with another large value each time, and keep an event that no generation reads."""
+    left, text = given
+    grown = yield ctx.call_activity("grow", input=text)
+    if left:
+        ctx.continue_as_new([left - 1, grown], save_events=True)
+        return None
+    return grown
+
+
+def too_large(ctx: task.OrchestrationContext, size: int) -> Any:
+    return (yield ctx.call_activity("make", input=size))
+
+
+def returns(ctx: task.OrchestrationContext, size: int) -> str:
+    return "x" * size
+
+
+def make(ctx: task.ActivityContext, size: int) -> str:
+    return "x" * size
+
+
+class Keeper(entities.DurableEntity):
+    def keep(self, text: str) -> str:
+        self.set_state(len(text))
+        return text
+
+
+Keeper.__name__ = "keeper"
