@@ -19,6 +19,7 @@ from bridge.sqlite_engine.model.instance import FAILED, Instance, InstanceCache
 from bridge.sqlite_engine.model.reply import Reply
 from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.storage.ends import EndRecorder
 from bridge.sqlite_engine.storage.store import Store
 from bridge.sqlite_engine.storage.transaction import Transaction
 
@@ -106,7 +107,9 @@ class WorkingSet:
 
     def __init__(self, store: Store, options: DatabaseOptions) -> None:
         self.store = store
-        self.tx = Transaction(store.connection, store.payloads)
+        self.ends = None if options.ends is None else EndRecorder(store.connection, options.ends)
+        """Recorder of the ends of instances; None where none are announced."""
+        self.tx = Transaction(store.connection, store.payloads, self.ends)
         self.instances = InstanceCache(options.max_cached_instances, options.max_cached_bytes)
         self.clock = options.clock
         self.now = self.clock.now()
