@@ -104,7 +104,7 @@ brokers:
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
   bus: {type: servicebus, namespace: "${SB_NAMESPACE:-shop}"}
-  hooks: {type: webhook, url: "https://ops.example.com/bridge", token: "${WEBHOOK_TOKEN:-}"}
+  hooks: {type: webhook, url: "https://ops.example.com/bridge", token: "${WEBHOOK_TOKEN:-none}"}
 
 registries:
   main: {url: "https://schemas.example.com", username: bridge, password: "${REGISTRY_PASSWORD:-}"}

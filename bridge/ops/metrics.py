@@ -318,13 +318,13 @@ _TRACES: tuple[Row[TraceStats], ...] = (
         _one(lambda it: it.waiting["engine"])),
 )  # fmt: skip
 _EVENTS: tuple[Row[EventStats], ...] = (
-    Row(_GAUGE, "bridge_event_target_up", "1 while the target of lifecycle events takes them.", (),
+    Row(_GAUGE, "bridge_lifecycle_target_up", "1 while the target of lifecycle events takes them.", (),
         _one(lambda it: it.away is None)),
-    Row(_COUNTER, "bridge_events_published", "Lifecycle events that were published, by kind.", ("kind",),
+    Row(_COUNTER, "bridge_lifecycle_events_published", "Lifecycle events that were published, by kind.", ("kind",),
         _by_word(lambda it: it.published)),
-    Row(_COUNTER, "bridge_events_dropped", "Lifecycle events that were not published, by reason.", ("reason",),
+    Row(_COUNTER, "bridge_lifecycle_events_dropped", "Lifecycle events that were not published, by reason.", ("reason",),
         _by_word(lambda it: it.dropped)),
-    Row(_GAUGE, "bridge_events_waiting", "Lifecycle events that are not published yet, by place.", ("place",),
+    Row(_GAUGE, "bridge_lifecycle_events_waiting", "Lifecycle events that are not published yet, by place.", ("place",),
         _by_word(lambda it: it.waiting)),
 )  # fmt: skip
 _JOBS: tuple[Row[JobStats], ...] = (

@@ -16,7 +16,12 @@ from tests.docs.document import DOCUMENTS, ROOT, Block, blocks
 
 BASE = {
     "engine": {"type": "embedded"},
-    "brokers": {"local": {"type": "local"}, "bus": {"type": "servicebus", "namespace": "shop"}},
+    "brokers": {
+        "local": {"type": "local"},
+        "bus": {"type": "servicebus", "namespace": "shop"},
+        "hooks": {"type": "webhook", "url": "https://ops.example.com/bridge"},
+    },
+    "targets": {"ops": {"broker": "hooks"}},
     "sources": {
         name: {"broker": "local", "topics": [name], "no_match": "dead_letter"}
         for name in ("orders", "payments", "refunds")
@@ -82,6 +87,7 @@ def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], 
 @pytest.mark.parametrize(("document", "block"), _each("yaml"))
 def test_configuration(document: str, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POD_IP", "10.0.0.1")
+    monkeypatch.setenv("WEBHOOK_SECRET", f"whsec_{'A' * 32}")
     if block.mark == "kubernetes":
         given = yaml.safe_load(block.text)
         assert given.get("kind") or given["readinessProbe"]["httpGet"]["path"] == "/readyz"

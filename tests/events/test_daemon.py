@@ -115,14 +115,14 @@ async def test_events_wait_for_their_target(tmp_path: Path, receiver: WebhookRec
         await eventually(lambda: lifecycle.events.away is not None, "the target is away")
         assert lifecycle.events.waiting == {"memory": 0, "engine": 1}
         metrics = (await fixture.daemon.watch.scrape()).decode()
-        assert "bridge_event_target_up 0.0" in metrics
-        assert 'bridge_events_waiting{place="engine"} 1.0' in metrics
+        assert "bridge_lifecycle_target_up 0.0" in metrics
+        assert 'bridge_lifecycle_events_waiting{place="engine"} 1.0' in metrics
         receiver.status = 204
         await eventually(lambda: receiver.events("failed"), "the event")
         await eventually(lambda: lifecycle.events.waiting["engine"] == 0, "an empty backlog")
         metrics = (await fixture.daemon.watch.scrape()).decode()
-        assert "bridge_event_target_up 1.0" in metrics
-        assert 'bridge_events_published_total{kind="instance.failed"} 1.0' in metrics
+        assert "bridge_lifecycle_target_up 1.0" in metrics
+        assert 'bridge_lifecycle_events_published_total{kind="instance.failed"} 1.0' in metrics
 
 
 async def test_an_event_that_is_refused_is_counted_and_holds_no_other(

@@ -25,6 +25,7 @@ CONFIG: dict[str, Any] = {
     "workflows": ["flows"],
     "brokers": {"local": {"type": "local"}},
     "targets": {"results": {"broker": "local", "topic": "results"}},
+    "events": {"target": "results"},
     "sources": {
         "shop": {"limits": {"per": "{{ payload.id }}"}},
         "stock": {"quarantine": {}},
