@@ -322,7 +322,7 @@ _EVENTS: tuple[Row[EventStats], ...] = (
         _one(lambda it: it.away is None)),
     Row(_COUNTER, "bridge_lifecycle_events_published", "Lifecycle events that were published, by kind.", ("kind",),
         _by_word(lambda it: it.published)),
-    Row(_COUNTER, "bridge_lifecycle_events_dropped", "Lifecycle events that were not published, by reason.", ("reason",),
+    Row(_COUNTER, "bridge_lifecycle_events_dropped", "Lifecycle events that were dropped, by reason.", ("reason",),
         _by_word(lambda it: it.dropped)),
     Row(_GAUGE, "bridge_lifecycle_events_waiting", "Lifecycle events that are not published yet, by place.", ("place",),
         _by_word(lambda it: it.waiting)),

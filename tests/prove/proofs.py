@@ -90,6 +90,10 @@ PROOFS: tuple[Proof, ...] = (
     _slow("hostile", ("bridge",), "tests/hostile", kafka=True),
     _slow("schemas", ("bridge/codecs/confluent",), "tests/codecs", "tests/registry"),
     _slow("upgrade", ("bridge",), "tests/upgrade"),
+    _slow(
+        "interop", ("bridge/engines", "bridge/sqlite_engine", "bridge/core", "docs/samples",
+        "tests/engines/foreign/toolchain.py"), "tests/samples",
+    ),
 )  # fmt: skip
 
 

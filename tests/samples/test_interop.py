@@ -1,4 +1,4 @@
-"""Samples of docs/samples: workers in other languages, a service that publishes, an existing Durable Task application."""
+"""Samples of docs/samples: workers in other languages, a service that publishes, an adopted application."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def instance(directory: Path, id_: str) -> dict[str, Any]:
 
 def completed(directory: Path, id_: str) -> Any:
     """Output of an instance, once it is completed."""
-    eventually_blocking(
-        lambda: instance(directory, id_).get("status") == "COMPLETED", f"{id_} is completed", poll=0.5
-    )
+    eventually_blocking(lambda: instance(directory, id_).get("status") == "COMPLETED", f"{id_} is completed", poll=0.5)
     return instance(directory, id_)["output"]
 
 
@@ -95,8 +93,8 @@ def test_a_worker_in_another_language(language: str, tmp_path: Path) -> None:
 
 
 def posted(url: str, body: Any) -> int:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 -- the test's own
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 -- the test's own
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         return int(answer.status)
 
 
@@ -154,15 +152,17 @@ def test_an_existing_application_is_adopted(tmp_path: Path) -> None:
         lines = bridge("topic", "read", "local/ops", "-c", "engine.yaml", "--json", cwd=directory, expect=None)
         return [json.loads(line)["body"]["type"] for line in lines.splitlines()]
 
-    with DaemonProcess(directory, "-c", "engine.yaml", env=environment):
-        with program([sys.executable, "app.py", "work"], directory, **address):
-            app("start", "1", "100")
-            app("decide", "1", "yes")
-            assert '"approved": true' in shown("1", "COMPLETED")
-            app("start", "2", "-1")
-            shown("2", "FAILED")
-            app("start", "3", "100")
-            eventually_blocking(lambda: kinds() == ["io.durable-bridge.instance.failed.v1"], "the event", poll=0.5)
+    with (
+        DaemonProcess(directory, "-c", "engine.yaml", env=environment),
+        program([sys.executable, "app.py", "work"], directory, **address),
+    ):
+        app("start", "1", "100")
+        app("decide", "1", "yes")
+        assert '"approved": true' in shown("1", "COMPLETED")
+        app("start", "2", "-1")
+        shown("2", "FAILED")
+        app("start", "3", "100")
+        eventually_blocking(lambda: kinds() == ["io.durable-bridge.instance.failed.v1"], "the event", poll=0.5)
     with DaemonProcess(directory, "-c", "rules.yaml", env=environment):
         # The instance of step 1 goes on, with the decision of a message
         publish(directory, "rules.yaml", "requests", "m-1", "expense.decided", {"id": "3", "approved": False})

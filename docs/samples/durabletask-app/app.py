@@ -27,7 +27,8 @@ def work() -> None:
 def main(command: str, *given: str) -> None:
     """Run one command."""
     if command == "work":
-        return work()
+        work()
+        return
     client = TaskHubGrpcClient(host_address=ADDRESS)
     id_ = f"approval-{given[0]}"
     if command == "start":
@@ -35,7 +36,7 @@ def main(command: str, *given: str) -> None:
     elif command == "decide":
         client.raise_orchestration_event(id_, "decided", data={"approved": given[1] == "yes"})
     state = client.get_orchestration_state(id_)
-    print(state.runtime_status.name, state.serialized_output or "")
+    print("unknown" if state is None else f"{state.runtime_status.name} {state.serialized_output or ''}")
 
 
 if __name__ == "__main__":
