@@ -94,7 +94,7 @@ class LifecycleEvents:
     @property
     def dropped(self) -> Mapping[str, int]:
         """Events that were not published, by reason."""
-        return self._dropped | Counter({"backlog": sum(store.dropped for store in self._stores)})
+        return {**self._dropped, "backlog": sum(store.dropped for store in self._stores)}
 
     @property
     def waiting(self) -> Mapping[str, int]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import aiohttp
 
-from bridge import __version__
 from bridge.brokers.base import Features, Listener, Positions, SubscribeOptions, Subscription
 from bridge.brokers.webhook.request import content_of, id_of, retry_after, signature_headers
 from bridge.brokers.webhook.security import context_of
@@ -40,7 +39,7 @@ class WebhookBroker:
         self._resolve = resolve
         self._keys = [signing_key(each) for each in (config.secret, config.former_secret) if each is not None]
         self._headers = {name: value.get_secret_value() for name, value in config.headers.items()}
-        self._headers["user-agent"] = f"durable-bridge/{__version__}"
+        self._headers["user-agent"] = "durable-bridge"
         if config.token is not None:
             self._headers["authorization"] = f"Bearer {config.token.get_secret_value()}"
         self._session: aiohttp.ClientSession | None = None
