@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ def recorder_of(file: Path, most: int = 3) -> tuple[sqlite3.Connection, EndRecor
         connection.execute("BEGIN")
         recorder.delete(position)
         connection.execute("COMMIT")
+        recorder.committed()
 
     return connection, recorder, KeptEnds(file, recorder, confirm)
 
@@ -46,6 +48,7 @@ def commit(connection: sqlite3.Connection, recorder: EndRecorder, *ends: Any) ->
         recorder.add(each, 7)
     recorder.write()
     connection.execute("COMMIT")
+    recorder.committed()
 
 
 def test_wanted_ends_are_kept_until_they_are_confirmed(file: Path) -> None:
@@ -79,8 +82,14 @@ def test_a_rolled_back_end_is_not_kept(file: Path) -> None:
     recorder.add(end("a"), 7)
     recorder.write()
     recorder.add(end("b"), 7)
-    connection.execute("ROLLBACK")
     recorder.rollback()
+    connection.execute("ROLLBACK")
     commit(connection, recorder, end("c"))
     assert [text for _, text in kept.read(0, 10)] == ["c 7"]
     assert kept.waiting == 1
+
+
+def test_an_end_that_cannot_be_described_is_counted(file: Path) -> None:
+    connection, recorder, kept = recorder_of(file)
+    commit(connection, recorder, SimpleNamespace(instance_id="x"), end("a"))
+    assert (kept.waiting, kept.dropped) == (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from bridge.sqlite_engine.model.instance import Finish
 from bridge.sqlite_engine.options import EndsOptions
 from bridge.sqlite_engine.storage.schema import ENDS, connect
+
+logger = logging.getLogger(__name__)
 
 
 class EndRecorder:
@@ -23,16 +26,24 @@ class EndRecorder:
         self._connection = connection
         self._options = options
         self._added: list[str] = []
+        self._change = 0
+        """Rows that the open transaction has written, less those that it has deleted."""
         connection.execute(ENDS)
         self.kept = int(connection.execute("SELECT count(*) FROM ends").fetchone()[0])
         self.dropped = 0
 
     def add(self, end: Finish, at: int) -> None:
         """Record an end if the program wants it. at: its time in microseconds."""
-        text = self._options.describe(end, at)
+        try:
+            text = self._options.describe(end, at)
+        except Exception:
+            # The end itself must not fail with its description
+            logger.exception("The end of %s cannot be described", end.instance_id)
+            self.dropped += 1
+            return
         if text is None:
             return
-        if self.kept + len(self._added) >= self._options.most:
+        if self.kept + self._change + len(self._added) >= self._options.most:
             self.dropped += 1
         else:
             self._added.append(text)
@@ -41,17 +52,22 @@ class EndRecorder:
         """Write the recorded ends, in the open transaction. Raises: sqlite3.Error."""
         if self._added:
             self._connection.executemany("INSERT INTO ends (body) VALUES (?)", [(each,) for each in self._added])
-            self.kept += len(self._added)
+            self._change += len(self._added)
             self._added.clear()
 
+    def committed(self) -> None:
+        """Count the changes of the transaction."""
+        self.kept += self._change
+        self._change = 0
+
     def rollback(self) -> None:
-        """Forget the ends of the transaction."""
+        """Forget the changes of the transaction."""
         self._added.clear()
-        self.kept = int(self._connection.execute("SELECT count(*) FROM ends").fetchone()[0])
+        self._change = 0
 
     def delete(self, position: int) -> None:
         """Delete the ends up to a position, in the open transaction. Raises: sqlite3.Error."""
-        self.kept -= self._connection.execute("DELETE FROM ends WHERE seq <= ?", (position,)).rowcount
+        self._change -= self._connection.execute("DELETE FROM ends WHERE seq <= ?", (position,)).rowcount
 
 
 class KeptEnds:

@@ -381,6 +381,8 @@ class Transaction:
             return False
         self._connection.execute("COMMIT")
         self._begun = False
+        if self._ends is not None:
+            self._ends.committed()
         return True
 
     def take_finished(self) -> list[Finish]:
