@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: docs docs/demo.svg sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade check bench lock clean help
+.PHONY: docs docs/demo.svg sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -118,6 +118,9 @@ prove-payloads: .venv/dev ## sagas of 50 MB on both kinds of engine, and blob st
 
 prove-upgrade: .venv/dev ## a daemon of an older build beside one of today's; needs the history of the repository
 	$(BIN)/python -m tests.prove.dates run upgrade
+
+prove-interop: .venv/dev ## the samples in docs/samples that need other languages or packages: Java with Maven, Go, Node.js, FastAPI
+	$(BIN)/python -m tests.prove.dates run interop
 
 check: .venv/dev ## format, lint, types, layers, words, age of the proofs
 	$(BIN)/ruff format --check .

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from bridge.replay.store import ReplayStore
     from bridge.routing import Router
     from bridge.routing.cel.expression import Compiler
-    from bridge.sqlite_engine.options import TracingOptions
+    from bridge.sqlite_engine.options import EndsOptions, TracingOptions
     from bridge.system.tls import TlsFiles
     from bridge.waiting.replays import ReplayReports
 
@@ -150,11 +150,19 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
-def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptions | None = None) -> Engine:
+def build_engine(
+    loaded: Loaded,
+    name: str,
+    *,
+    host: bool,
+    tracing: TracingOptions | None = None,
+    ends: EndsOptions | None = None,
+) -> Engine:
     """Create an engine, not started.
 
     host: run an embedded engine in this process; else connect to the running one.
     tracing: settings of the spans of workflows; None: none are made.
+    ends: settings of the ends of instances that an embedded engine keeps for announcements; None: it keeps none.
     Raises: ConfigError.
     """
     config = loaded.config.engines[name]
@@ -165,7 +173,7 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
         records = None if lineage.index == "off" else lineage.records
         index = lineage_options(lineage) if lineage.index == "all" else None
         keys = partial(read_keyring, loaded, name)
-        return create_engine(name, config, loaded.base, host, keys, records, tracing, index)
+        return create_engine(name, config, loaded.base, host, keys, records, tracing, index, ends)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -189,6 +197,7 @@ def create_engine(
     lineage_records: int | None = None,
     tracing: TracingOptions | None = None,
     index: LineageOptions | None = None,
+    ends: EndsOptions | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
@@ -198,12 +207,13 @@ def create_engine(
     lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
     tracing: settings of the spans that an embedded engine makes.
     index: settings of a remote engine's lineage index; None: it has none.
+    ends: settings of the ends of instances that an embedded engine keeps for announcements.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
         from bridge.engines.embedded.engine import EmbeddedEngine
 
-        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records, tracing)
+        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records, tracing, ends)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 

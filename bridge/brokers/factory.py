@@ -14,10 +14,13 @@ from typing import Any
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
 from bridge.brokers.local.diagnosis import diagnose as diagnose_local
+from bridge.brokers.webhook import WebhookBroker
+from bridge.brokers.webhook.diagnosis import diagnose as diagnose_webhook
 from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable, SourceConfig
 from bridge.config.model.types import check_entity, check_topic
+from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.core.bytetext import text_of
 from bridge.core.diagnosis import Examiner
 from bridge.core.message import Message
@@ -40,6 +43,8 @@ def create(name: str, config: BrokerConfig, resolve: Callable[[str, str], Path])
             from bridge.brokers.servicebus import ServiceBusBroker
 
             return ServiceBusBroker(name, config, resolve)
+        case WebhookBrokerConfig():
+            return WebhookBroker(name, config, resolve)
 
 
 async def diagnose(
@@ -67,11 +72,13 @@ async def diagnose(
             from bridge.brokers.servicebus.diagnosis import diagnose as diagnose_servicebus
 
             return await diagnose_servicebus(name, config, resolve, sources, targets, examiner)
+        case WebhookBrokerConfig():
+            return await diagnose_webhook(name, config, resolve, examiner)
 
 
 def extra_of(config: BrokerConfig) -> str | None:
     """Extra of the package that has the client library of a broker; None if the broker needs none."""
-    return None if isinstance(config, LocalBrokerConfig) else config.type
+    return None if isinstance(config, LocalBrokerConfig | WebhookBrokerConfig) else config.type
 
 
 def is_cluster(config: BrokerConfig) -> bool:
@@ -110,6 +117,8 @@ def subscribe_options(broker: BrokerConfig, source: SourceConfig) -> SubscribeOp
                 sessions=source.sessions,
                 servicebus=settings,
             )
+        case WebhookBrokerConfig():
+            raise AssertionError("`bridge check` refuses sources on a webhook")
 
 
 def _unreadable(source: SourceConfig, *, stops: bool) -> UnreadablePolicy:
@@ -148,6 +157,8 @@ def has_amqp_headers(broker: BrokerConfig | None, source: SourceConfig) -> bool:
 
 def check_destination(broker: BrokerConfig, name: str) -> None:
     """Check the name of a topic or queue to publish to. Raises: ValueError."""
+    if isinstance(broker, WebhookBrokerConfig):
+        raise ValueError("a webhook has no topics: workflows publish to it through a target")
     check_entity(name) if isinstance(broker, ServiceBusBrokerConfig) else check_topic(name)
 
 

@@ -6,6 +6,7 @@ The checks work on the valid part of the configuration. Their problems are thus 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from bridge.config.model.routes import EngineMoveConfig, RouteConfig, WaitMissin
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import check_topic
+from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.config.partial_config import Partial
 from bridge.config.yaml.node import Path
 from bridge.core.errors import Locate, Problem
@@ -45,6 +47,7 @@ class Checks:
         yield from self._waits()
         yield from self._routes()
         yield from self._candidate()
+        yield from self._events()
         if not self.partial.is_given(("sources",), ("routes",)):
             return
         if not names["sources"]:
@@ -62,6 +65,24 @@ class Checks:
             )
         elif rules.candidate is not None and rules.share == 0 and self.partial.is_given(("rules", "share")):
             yield self.warning(("rules", "share"), "the candidate decides about no message; write a share like `5%`")
+
+    def _events(self) -> Iterator[Problem]:
+        """Problems of lifecycle events: their target, and sources that read them."""
+        config = self.partial.config
+        if config.events is None or not self.partial.is_given(("events",)):
+            return
+        path: Path = ("events", "target")
+        yield from self.reference(path, "target", config.events.target)
+        target = config.targets.get(config.events.target)
+        if target is None or not self.partial.is_given(("targets", config.events.target)):
+            return
+        for name, source in config.sources.items():
+            if source.broker == target.broker and _reads(source, target.address):
+                what = (
+                    f"the source `{name}` reads the events from `{target.address}`: its own dead letters and failed "
+                    "instances make further events; use another topic, or a rule that ignores these types"
+                )
+                yield self.warning(path, what, "C026")
 
     def warning(self, path: Path, what: str, code: str = "C020") -> Problem:
         """Create a problem that does not prevent the use of the configuration."""
@@ -91,6 +112,8 @@ class Checks:
         if isinstance(broker, ServiceBusBrokerConfig):
             if queue == topic:
                 yield self.clash(path, "write either `queue` or `topic`")
+        elif isinstance(broker, WebhookBrokerConfig):
+            yield from self._foreign(path, target, broker, ("topic", "queue", "servicebus"))
         elif broker is not None:
             yield from self._foreign(path, target, broker, ("queue", "servicebus"))
             if not topic:
@@ -105,6 +128,9 @@ class Checks:
         if isinstance(broker, ServiceBusBrokerConfig):
             yield from self._foreign(path, source, broker, _LOG_KEYS, "`queue`, or `topic` and `subscription`")
             yield from self._bus_source(path, source)
+        elif isinstance(broker, WebhookBrokerConfig):
+            what = f"the broker `{source.broker}` is a webhook, which is for targets: nothing can be read from it"
+            yield self.clash((*path, "broker"), what)
         elif broker is not None:
             local = ("kafka",) if broker.type == "local" else ()
             yield from self._foreign(path, source, broker, (*_BUS_KEYS, *local), "`topics`")
@@ -301,3 +327,11 @@ class Checks:
             if source not in read:
                 what = "no route reads this source: `no_match` decides about all its messages"
                 yield self.warning(("sources", source), what)
+
+
+def _reads(source: SourceConfig, address: str) -> bool:
+    """True when a source reads from a topic or queue."""
+    pattern = source.kafka.pattern if source.kafka is not None else None
+    return address in (*source.origins, source.entrance) or (
+        pattern is not None and re.fullmatch(pattern, address) is not None
+    )

@@ -15,6 +15,7 @@ from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.config.model_fields import models_in
 from bridge.config.yaml.node import Node, ScalarNode, find
 from bridge.core.errors import Locate, Problem
@@ -248,6 +249,14 @@ RULES: tuple[Rule, ...] = (
         ("issuer",),
         lambda oidc: _is_far_plain(oidc.jwks_url or oidc.issuer),
         "whoever can change the network can issue tokens; use https",
+    ),
+    Rule(
+        "S018",
+        "webhook_without_tls",
+        WebhookBrokerConfig,
+        ("url",),
+        lambda webhook: _is_far_plain(webhook.url),
+        "events and credentials are sent unencrypted; use https",
     ),
 )
 """Rules for all insecure settings except secrets written in a file, which apply to every model."""

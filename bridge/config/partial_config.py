@@ -35,7 +35,11 @@ _REQUIRED = ("name", "command")
 _KEPT = ("type", "orchestration", "saga", "instance_id", "registry")
 """Keys that checks need, kept in an entry whose keys do not fit together."""
 
-_COMPLETED = {"kafka": {"bootstrap_servers": "none:1"}, "servicebus": {"namespace": "none"}}
+_COMPLETED = {
+    "kafka": {"bootstrap_servers": "none:1"},
+    "servicebus": {"namespace": "none"},
+    "webhook": {"url": "https://none"},
+}
 """Required keys of a broker by type, beside `type`."""
 
 

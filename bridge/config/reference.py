@@ -26,6 +26,7 @@ from bridge.config.model import (
     servicebus,
     sources,
     tls,
+    webhook,
 )
 from bridge.config.model import bridge as model
 from bridge.config.model.types import (
@@ -105,6 +106,7 @@ brokers:
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
   bus: {type: servicebus, namespace: "${SB_NAMESPACE:-shop}"}
+  hooks: {type: webhook, url: "https://ops.example.com/bridge", token: "${WEBHOOK_TOKEN:-none}"}
 
 registries:
   main: {url: "https://schemas.example.com", username: bridge, password: "${REGISTRY_PASSWORD:-}"}
@@ -112,6 +114,7 @@ registries:
 targets:
   order-results: {broker: local, topic: order-results}
   refund-results: {broker: bus, queue: refund-results}
+  ops: {broker: hooks}
 
 sources:
   payments:
@@ -150,6 +153,10 @@ routes:
     from: refunds
     raise_event: {instance_id: "refund-{{ payload.id }}", name: arrived}
 
+events:
+  target: ops
+  kinds: [instance.failed, dead_letter.new_cause, source.stuck]
+
 rules:
   candidate: new/
   share: 5%
@@ -174,6 +181,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
         servicebus.ServiceBusBrokerConfig, servicebus.ServiceBusSasConfig, servicebus.ServiceBusTlsConfig,
+        webhook.WebhookBrokerConfig, webhook.WebhookRetryConfig, webhook.WebhookTlsConfig,
     ),
     "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
     "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig,
@@ -187,8 +195,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
         routes.RouteConfig, routes.EngineMoveConfig, routes.RouteLimitsConfig, routes.RoutePerConfig,
-        routes.ScheduleConfig, routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig, routes.CancelConfig,
-        routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
+        routes.ScheduleConfig, routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig,
+        routes.CancelConfig, routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
         routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
     ),
     "ops": (
@@ -198,6 +206,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
         model.DeadLettersConfig, model.JobsConfig,
     ),
+    "events": (model.EventsConfig,),
     "rules": (model.RulesConfig, model.FallbackConfig),
     "check": (check.CheckConfig, check.IgnoreWarningConfig),
 }  # fmt: skip
@@ -211,6 +220,8 @@ _HEADINGS = {
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
     brokers.KafkaSaslConfig: "sasl", servicebus.ServiceBusBrokerConfig: "type: servicebus",
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
+    webhook.WebhookBrokerConfig: "type: webhook", webhook.WebhookRetryConfig: "retry of webhook",
+    webhook.WebhookTlsConfig: "tls of webhook",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
     routes.EngineMoveConfig: "engine: {start: ..., find: ...}",
@@ -230,7 +241,7 @@ _HEADINGS = {
     access.BrowserSessionsConfig: "http.access.sessions", access.OidcLoginConfig: "http.access.oidc.login",
     model.ControlConfig: "control", model.ReloadConfig: "reload",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
-    model.RulesConfig: "", model.FallbackConfig: "fallback",
+    model.EventsConfig: "", model.RulesConfig: "", model.FallbackConfig: "fallback",
     check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
     model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters", model.JobsConfig: "jobs",
 }  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "retention")
+AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "webhook", "retention")
 """Areas of checks, in the order of the results."""
 
 

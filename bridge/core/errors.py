@@ -38,6 +38,7 @@
         BrokerUnavailable          reconnect with back-off, never settle
         PublishFailed              the activity fails; the engine's retry policy applies
           TargetRefused            the topic or queue accepts nothing: a person has to act
+          PublishRefused           the receiver refuses this message for good; the activity fails without a retry
         LockLost                   do not settle: the message is redelivered
         PartitionRevoked           do not settle: another member owns the partition
         SettlementRefused          do not settle: the broker's delivery limit ends the redeliveries
@@ -441,6 +442,13 @@ class TargetRefused(PublishFailed):
     """The topic or queue accepts no message at all: it does not exist, is disabled, or denies access."""
 
 
+@wire_name("bridge.errors.PublishRefused")
+class PublishRefused(PublishFailed):
+    """The receiver refuses this message for good. No retry can help."""
+
+    reason = "publish_refused"
+
+
 @wire_name("bridge.errors.UnknownTarget")
 class UnknownTarget(PublishFailed):
     """A workflow publishes to a target that the configuration does not have. No retry can help."""
@@ -455,6 +463,7 @@ FINAL_FAILURES = frozenset(
     {
         WORKER_LOST,
         UnknownTarget.__name__,
+        PublishRefused.__name__,
         "ActivityNotRegisteredError",
         "OrchestratorNotRegisteredError",
         "EntityNotRegisteredError",

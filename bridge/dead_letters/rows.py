@@ -76,6 +76,14 @@ class Summary:
             self.last = self.last if time is None else time
             self.offset, self.detail = offset, detail
 
+    def join(self, other: Summary) -> None:
+        """Add other dead letters with the same facts."""
+        self.count += other.count
+        if other.first is not None:
+            self.first = other.first if self.first is None else min(self.first, other.first)
+        if other.last is not None and (self.last is None or other.last >= self.last):
+            self.last, self.offset, self.detail = other.last, other.offset, other.detail
+
 
 @dataclass(slots=True)
 class Rows:

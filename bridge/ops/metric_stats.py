@@ -389,6 +389,24 @@ class TraceStats(Protocol):
     def losses(self) -> Mapping[str, int]: ...
 
 
+class EventStats(Protocol):
+    """Publication of lifecycle events.
+
+    away: cause why the target takes none; None while it does.
+    published: events by kind. dropped: events that were not published, by reason.
+    waiting: events in `memory`, and in the files of engines (`engine`).
+    """
+
+    @property
+    def away(self) -> str | None: ...
+    @property
+    def published(self) -> Mapping[str, int]: ...
+    @property
+    def dropped(self) -> Mapping[str, int]: ...
+    @property
+    def waiting(self) -> Mapping[str, int]: ...
+
+
 class ReloadStats(Protocol):
     """Version of the configuration in use, and the reloads since the process started.
 

@@ -24,6 +24,7 @@ from bridge.ops.metric_stats import (
     DeadLetterStats,
     EngineStats,
     EngineUsage,
+    EventStats,
     HistogramLike,
     JobStats,
     LimitStats,
@@ -320,6 +321,16 @@ _TRACES: tuple[Row[TraceStats], ...] = (
     Row(_GAUGE, "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", (),
         _one(lambda it: it.waiting["engine"])),
 )  # fmt: skip
+_EVENTS: tuple[Row[EventStats], ...] = (
+    Row(_GAUGE, "bridge_lifecycle_target_up", "1 while the target of lifecycle events takes them.", (),
+        _one(lambda it: it.away is None)),
+    Row(_COUNTER, "bridge_lifecycle_events_published", "Lifecycle events that were published, by kind.", ("kind",),
+        _by_word(lambda it: it.published)),
+    Row(_COUNTER, "bridge_lifecycle_events_dropped", "Lifecycle events that were dropped, by reason.", ("reason",),
+        _by_word(lambda it: it.dropped)),
+    Row(_GAUGE, "bridge_lifecycle_events_waiting", "Lifecycle events that are not published yet, by place.", ("place",),
+        _by_word(lambda it: it.waiting)),
+)  # fmt: skip
 _JOBS: tuple[Row[JobStats], ...] = (
     Row(_GAUGE, "bridge_jobs", "Jobs by kind and state.", ("kind", "state"), _by_words(lambda it: it.jobs)),
     Row(_COUNTER, "bridge_job_items", "Results of items of jobs.", ("kind", "result"), _by_words(lambda it: it.items)),
@@ -376,6 +387,7 @@ class Metrics:
         *,
         jobs: JobStats | None = None,
         traces: TraceStats | None = None,
+        events: EventStats | None = None,
         dead_letters: DeadLetterStats | None = None,
         candidate: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("", {}),
         budgets: Sequence[BudgetStats] = (),
@@ -397,6 +409,7 @@ class Metrics:
         refused: refused connections, by port and cause.
         jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
+        events: publication of lifecycle events; None where none are configured.
         dead_letters: open dead letters; None where no source is consumed.
         candidate: version of the candidate for the rules, and its counts.
         budgets: limits of the actions of the engines that have one.
@@ -418,6 +431,7 @@ class Metrics:
         )
         self._jobs = jobs
         self._traces = traces
+        self._events = events
         self._dead_letters = dead_letters
         self._readiness = readiness
         self._collector = process
@@ -476,6 +490,8 @@ class Metrics:
             yield _read(_DEAD_LETTERS, (), (), self._dead_letters)
         if self._traces is not None:
             yield _read(_TRACES, (), (), self._traces)
+        if self._events is not None:
+            yield _read(_EVENTS, (), (), self._events)
         yield _read(_PROCESS, (), (), self._process)
 
     def _families(self, figures: Sequence[_Figures]) -> Iterator[Metric]:
@@ -551,6 +567,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_WORKFLOWS, ()),
     (_DEAD_LETTERS, ()),
     (_TRACES, ()),
+    (_EVENTS, ()),
     (_PROCESS, ()),
 )
 

@@ -269,6 +269,12 @@ def _needs_person(kind: str, part: Mapping[str, Any]) -> bool:
     return part["seconds"] >= OUTAGE_SECONDS or any("/" in cause for cause in part["held_by"])
 
 
+def next_of_source(state: str, name: str) -> str:
+    """Command that shows or changes the state of a source."""
+    command = _NEXT.get(("source", state))
+    return "bridge sources list" if command is None else command(name)
+
+
 def _next_command(kind: str, part: Mapping[str, Any]) -> str:
     if (kind, part["state"]) == ("sagas", SagaState.FAILED):
         # The detail names the outcomes that the configuration asks for

@@ -7,7 +7,8 @@ import concurrent.futures
 import difflib
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,6 +61,32 @@ class PublishTarget:
     claims: Claims | None = None
 
 
+def _event(request: Mapping[str, Any], target: PublishTarget) -> Event:
+    return Event(
+        id=request["id"],
+        source=target.source,
+        type=request["type"],
+        data=request.get("data"),
+        subject=request.get("subject"),
+        time=request.get("time"),
+        extensions=request.get("extensions") or {},
+        headers=request.get("headers") or {},
+        key=request.get("key"),
+    )
+
+
+def _message(request: Mapping[str, Any], target: PublishTarget, event: Event) -> Message:
+    """Message of a request. Blocks where the target has claim checks. Raises: BridgeError."""
+    encoded = target.codec.encode(event)
+    message = replace(
+        encoded if target.claims is None else target.claims.apply(event, encoded),
+        partition_key=request.get("partition_key"),
+        enqueue_at=request.get("enqueue_at"),
+        time_to_live=request.get("time_to_live"),
+    )
+    return target.shape(message)
+
+
 class Publishing:
     """Publishes to the configured targets. Call it from any thread but the event loop's."""
 
@@ -94,47 +121,56 @@ class Publishing:
         activity fails, and the engine's retry policy applies); DecodeError or SchemaError when the data cannot be
         written in the target's format.
         """
-        name = request["target"]
+        name = str(request["target"])
+        target = self._target(name)
+        event = _event(request, target)
+        began = time.time_ns()
+        end = time.monotonic() + target.timeout
+        with self._counted(name, target):
+            if isinstance(target.codec, PreparedCodec):
+                self._wait(target.codec.prepare_encode(event), end)
+            self._wait(target.broker.publish(target.topic, [_message(request, target, event)]), end)
+        if self._tracing is not None:
+            self._tracing.sent(event, name, target.topic, target.system, began)
+        if self._on_published is not None:
+            self._on_published(request)
+        return event.id
+
+    async def publish(self, request: Mapping[str, Any]) -> None:
+        """Publish a small request of the daemon itself, on the event loop. Raises: as a call."""
+        name = str(request["target"])
+        target = self._target(name)
+        event = _event(request, target)
+        with self._counted(name, target):
+            async with asyncio.timeout(target.timeout):
+                if isinstance(target.codec, PreparedCodec):
+                    await target.codec.prepare_encode(event)
+                if target.claims is None:
+                    message = _message(request, target, event)
+                else:
+                    message = await asyncio.to_thread(_message, request, target, event)
+                await target.broker.publish(target.topic, [message])
+
+    def _target(self, name: str) -> PublishTarget:
+        """Target of a name. Raises: UnknownTarget."""
         target = self._targets.get(name)
         if target is None:
             self.failed[UNKNOWN] += 1
-            raise UnknownTarget(self._unknown(str(name)))
-        event = Event(
-            id=request["id"],
-            source=target.source,
-            type=request["type"],
-            data=request.get("data"),
-            subject=request.get("subject"),
-            time=request.get("time"),
-            extensions=request.get("extensions") or {},
-            headers=request.get("headers") or {},
-            key=request.get("key"),
-        )
-        began = time.time_ns()
-        end = time.monotonic() + target.timeout
+            raise UnknownTarget(self._unknown(name))
+        return target
+
+    @contextmanager
+    def _counted(self, name: str, target: PublishTarget) -> Iterator[None]:
+        """Count a publication and its failure. Raises: BrokerUnavailable in place of a timeout."""
         try:
-            if isinstance(target.codec, PreparedCodec):
-                self._wait(target.codec.prepare_encode(event), end)
-            encoded = target.codec.encode(event)
-            message = replace(
-                encoded if target.claims is None else target.claims.apply(event, encoded),
-                partition_key=request.get("partition_key"),
-                enqueue_at=request.get("enqueue_at"),
-                time_to_live=request.get("time_to_live"),
-            )
-            self._wait(target.broker.publish(target.topic, [target.shape(message)]), end)
-        except concurrent.futures.TimeoutError as error:
+            yield
+        except TimeoutError as error:
             self.failed[name] += 1
             raise BrokerUnavailable(f"{name}: not confirmed within {target.timeout:g} s") from error
         except Exception:
             self.failed[name] += 1
             raise
         self.published[name] += 1
-        if self._tracing is not None:
-            self._tracing.sent(event, name, target.topic, target.system, began)
-        if self._on_published is not None:
-            self._on_published(request)
-        return event.id
 
     def _unknown(self, name: str) -> str:
         shown = name if len(name) <= NAME_LIMIT else f"{name[:NAME_LIMIT]}..."

@@ -32,6 +32,7 @@ from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, invalid
 from bridge.sqlite_engine.model.values import Empty, text
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.counts import count_all, is_counted
+from bridge.sqlite_engine.storage.ends import KeptEnds
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
 from bridge.sqlite_engine.storage.schema import SPANS, check_keys, connect, prepare, record_key
@@ -59,6 +60,8 @@ class Database:
         self._lock = FileLock(path)
         self.spans: KeptSpans | None = None
         """Spans that were not sent yet; None where traces are off."""
+        self.ends: KeptEnds | None = None
+        """Ends of instances that were not announced yet; None where none are."""
         self._connection: sqlite3.Connection | None = None
         self._open = False
         self.running: RunningItems | None = None
@@ -108,6 +111,12 @@ class Database:
         self._completions = Completions(self.hub, self._calls)
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
         self.spans = None if self.hub.tracing is None else KeptSpans(self.path, self.hub, self.writer.submit)
+        if self.hub.ends is not None:
+            self.ends = KeptEnds(
+                self.path,
+                self.hub.ends,
+                lambda position: self.writer.submit(self.hub.tx.delete_ends, position, kind=Kind.PURGE),
+            )
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         period = min(SWEEP_SECONDS, max(1.0, options.payload_age))
@@ -183,8 +192,9 @@ class Database:
             self.end_group(loop)
         self.writer.stop()
         self._reader.stop()
-        if self.spans is not None:
-            self.spans.close()
+        for kept in (self.spans, self.ends):
+            if kept is not None:
+                kept.close()
         if self.running is not None:
             self.running.close()
         if self._connection is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from bridge.encryption import Keyring
 from bridge.sqlite_engine.defaults import (
@@ -155,6 +156,19 @@ class TracingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EndsOptions:
+    """Settings of the ends of instances that the file keeps until the program has announced them.
+
+    describe: text of a `Finish` at a time in microseconds, without payload; None for an end that is not kept. It runs
+    in the writer's thread.
+    most: ends that the file keeps; further ones are dropped.
+    """
+
+    describe: Callable[[Any, int], str | None]
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseOptions:
     """Limits and settings of a task hub. Sizes are in bytes."""
 
@@ -190,3 +204,5 @@ class DatabaseOptions:
     """Records of each kind that the index keeps."""
     tracing: TracingOptions | None = None
     """Spans of workflows; None: none are made."""
+    ends: EndsOptions | None = None
+    """Ends of instances that the program announces; None: none are kept."""

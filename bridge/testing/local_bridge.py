@@ -351,8 +351,20 @@ def _isolated(loaded: Loaded, directory: Path) -> Loaded:
     """Configuration with brokers of the test's own, and a free port."""
     config = loaded.config
     brokers = {name: LocalBrokerConfig(type="local", path=str(directory / name)) for name in config.brokers}
+    # A webhook has no topic; the test's log needs one
+    targets = {
+        name: target if target.address else target.model_copy(update={"topic": name})
+        for name, target in config.targets.items()
+    }
     http = config.ops.http.model_copy(update={"port": 0})
     return replace(
         loaded,
-        config=config.model_copy(update={"brokers": brokers, "ops": config.ops.model_copy(update={"http": http})}),
+        config=config.model_copy(
+            update={
+                "brokers": brokers,
+                "targets": targets,
+                "events": None,
+                "ops": config.ops.model_copy(update={"http": http}),
+            }
+        ),
     )

@@ -259,6 +259,20 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Lifecycle events",
+        (
+            Panel("Events", (
+                (_rate("bridge_lifecycle_events_published_total", "kind", "{I}"), "{{kind}}"),
+                (_rate("bridge_lifecycle_events_dropped_total", "instance, reason", "{I}"),
+                 "{{instance}} dropped: {{reason}}"),
+            ), "ops", text="Only where `events` is configured."),
+            Panel("Target", (("bridge_lifecycle_target_up{I}", "{{instance}}"),), text="1 while it takes events."),
+            Panel("Events that wait", (
+                ("sum by (instance, place) (bridge_lifecycle_events_waiting{I})", "{{instance}} in {{place}}"),
+            )),
+        ),
+    ),
+    (
         "Memory",
         (
             Panel("Memory of the processes", (

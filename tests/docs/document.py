@@ -15,7 +15,8 @@ Conventions for writers of documentation:
   `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML,
   `<!-- values -->` values of the Helm chart.
 - ```mermaid is a diagram. It contains no semicolon, because Mermaid ends a statement there.
-- ```python must compile. `<!-- from: PATH -->`: every part between lines of `...` must occur in that file.
+- ```python must compile. `<!-- from: PATH -->`: every part between lines of `...` must occur in that file; also for
+  ```yaml, and always for ```java, ```go and ```javascript.
 """
 
 from __future__ import annotations

@@ -16,7 +16,12 @@ from tests.docs.document import DOCUMENTS, ROOT, Block, blocks
 
 BASE = {
     "engine": {"type": "embedded"},
-    "brokers": {"local": {"type": "local"}, "bus": {"type": "servicebus", "namespace": "shop"}},
+    "brokers": {
+        "local": {"type": "local"},
+        "bus": {"type": "servicebus", "namespace": "shop"},
+        "hooks": {"type": "webhook", "url": "https://ops.example.com/bridge"},
+    },
+    "targets": {"ops": {"broker": "hooks"}},
     "sources": {
         name: {"broker": "local", "topics": [name], "no_match": "dead_letter"}
         for name in ("orders", "payments", "refunds")
@@ -34,6 +39,10 @@ SAGAS = {
     "routes": [{"name": "answers", "from": "answers", "reply": {}}],
 }
 """Configuration that completes a snippet with sagas."""
+
+
+OTHERS = ("java", "go", "javascript")
+"""Languages of the samples in `docs/samples`, which tests run."""
 
 
 def _each(language: str) -> list[object]:
@@ -82,6 +91,7 @@ def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], 
 @pytest.mark.parametrize(("document", "block"), _each("yaml"))
 def test_configuration(document: str, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POD_IP", "10.0.0.1")
+    monkeypatch.setenv("WEBHOOK_SECRET", f"whsec_{'A' * 32}")
     if block.mark == "kubernetes":
         given = yaml.safe_load(block.text)
         assert given.get("kind") or given["readinessProbe"]["httpGet"]["path"] == "/readyz"
@@ -92,6 +102,10 @@ def test_configuration(document: str, block: Block, tmp_path: Path, monkeypatch:
         return
     if block.mark in ("wrong", "right"):
         return  # tests/docs/test_check_page.py
+    if block.mark == "from":
+        assert _parts_of_the_file(block)
+        assert not check([ROOT / block.name], imports=False).errors
+        return
     if block.mark == "file" and block.name.startswith("tests/"):
         return  # fixtures of `bridge test`, which the commands of the page run
     report = check(*_written(document, block, tmp_path), imports=False)
@@ -111,10 +125,22 @@ def test_code(document: str, block: Block) -> None:
     if block.mark != "from":
         compile(block.text, document, "exec")
         return
-    code = (ROOT / block.name).read_text()
-    for part in block.text.split("...\n"):
-        assert part in code, f"{block.name} has no longer:\n{part}"
+    for part in _parts_of_the_file(block):
         compile(_function(part), document, "exec")
+
+
+@pytest.mark.parametrize(("document", "block"), [each for name in OTHERS for each in _each(name)])
+def test_code_of_other_languages(document: str, block: Block) -> None:
+    assert _parts_of_the_file(block)
+
+
+def _parts_of_the_file(block: Block) -> list[str]:
+    """Parts between lines of `...`, each of which the file must have."""
+    code = (ROOT / block.name).read_text()
+    parts = block.text.split("...\n")
+    for part in parts:
+        assert part in code, f"{block.name} has no longer:\n{part}"
+    return parts
 
 
 def _function(part: str) -> str:
@@ -126,8 +152,9 @@ def _function(part: str) -> str:
 def test_every_block_is_of_a_known_kind() -> None:
     known = {
         "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file", "samples"},
-        "python": {"", "file", "from"},
-        "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "values", "wrong", "right"},
+        "python": {"", "file", "from"}, **{key: {"from"} for key in OTHERS},
+        "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "values", "wrong", "right",
+                 "from"},
     }  # fmt: skip
     for document in DOCUMENTS:
         for block in blocks(document):

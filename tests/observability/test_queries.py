@@ -25,6 +25,7 @@ CONFIG: dict[str, Any] = {
     "workflows": ["flows"],
     "brokers": {"local": {"type": "local"}},
     "targets": {"results": {"broker": "local", "topic": "results"}},
+    "events": {"target": "results"},
     "sources": {
         "shop": {"limits": {"per": "{{ payload.id }}"}},
         "stock": {"quarantine": {}},
@@ -286,7 +287,8 @@ def test_panels_lie_side_by_side() -> None:
 
 def test_each_part_of_the_daemon_has_a_row() -> None:
     assert [row for row, _ in dashboard.ROWS] == [
-        "Health", "Flow", "Lag", "Latency", "Dead letters", "Early and quarantine", "Engines", "Traces", "Memory",
+        "Health", "Flow", "Lag", "Latency", "Dead letters", "Early and quarantine", "Engines", "Traces",
+        "Lifecycle events", "Memory",
     ]  # fmt: skip
     assert {each["name"] for each in dashboard.dashboard()["templating"]["list"]} >= {"source", "engine"}
 

@@ -104,6 +104,10 @@ PROOFS: tuple[Proof, ...] = (
         "tests/large_payloads",
     ),
     _slow("upgrade", ("bridge",), "tests/upgrade"),
+    _slow(
+        "interop", ("bridge/engines", "bridge/sqlite_engine", "bridge/core", "docs/samples",
+        "tests/engines/foreign/toolchain.py"), "tests/samples",
+    ),
 )  # fmt: skip
 
 

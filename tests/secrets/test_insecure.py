@@ -124,6 +124,11 @@ EXAMPLES: dict[tuple[str, str], tuple[str, list[Any], list[Any]]] = {
             {"host": "0.0.0.0", "tls": TLS, "access": {"oidc": OIDC}},
         ],
     ),
+    ("webhook_without_tls", "WebhookBrokerConfig"): (
+        "brokers",
+        [{"type": "webhook", "url": "http://ops.example/bridge"}],
+        [{"type": "webhook", "url": "https://ops.example/"}, {"type": "webhook", "url": "http://localhost:8080/x"}],
+    ),
     ("identity_provider_without_tls", "OidcConfig"): (
         "ops",
         [

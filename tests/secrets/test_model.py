@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import types
@@ -24,6 +25,7 @@ BASES: dict[str, dict[str, Any]] = {
     "local": {"type": "local"},
     "kafka": {"type": "kafka", "bootstrap_servers": "localhost:9092"},
     "servicebus": {"type": "servicebus", "namespace": "n"},
+    "webhook": {"type": "webhook", "url": "https://localhost"},
 }
 """Smallest entries by `type`, to which one secret at a time is added."""
 
@@ -35,6 +37,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "RegistryConfig.password": {"username": "u", "url": "https://localhost"},
     "RegistryConfig.token": {"url": "https://localhost"},
     "RegistryTlsConfig.key_password": {},
+    "WebhookBrokerConfig.former_secret": {"secret": f"whsec_{'A' * 32}"},
     "OidcLoginConfig.client_secret": {"url": "https://bridge.example", "client_id": "page"},
 }
 """Other settings that a secret requires."""
@@ -48,6 +51,7 @@ PLAIN = {
     "RegistryTlsConfig.key": "names a file",
     "ServerTlsConfig.key": "names a file",
     "ClientTlsConfig.key": "names a file",
+    "WebhookTlsConfig.key": "names a file",
     "ServiceBusBrokerConfig.credential": "names a kind of identity",
     "SchedulerEngineConfig.credential": "names a kind of identity",
     "BlobStoreConfig.credential": "names a kind of identity",
@@ -123,8 +127,14 @@ def planted(path: Path_, name: str, value: str) -> dict[str, Any]:
     if name == "ServiceBusBrokerConfig.connection_string":
         del entry["namespace"]
         value = f"Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey={value}"
-    entry[rest[-1]] = value
+    entry[rest[-1]] = {"X-Key": value} if name == "WebhookBrokerConfig.headers" else value
     return config
+
+
+def formed(name: str, secret: str) -> str:
+    """Secret in the form that its setting requires."""
+    is_key = name in ("WebhookBrokerConfig.secret", "WebhookBrokerConfig.former_secret")
+    return f"whsec_{base64.b64encode(secret.encode()).decode()}" if is_key else secret
 
 
 def test_the_walk_finds_the_secrets() -> None:
@@ -137,10 +147,10 @@ def test_the_walk_finds_the_secrets() -> None:
 def test_a_secret_is_never_shown(tmp_path: Path, path: Path_, name: str, from_environment: bool) -> None:
     """A secret in the file, or in a variable with an unobtrusive name, is not shown by --print, repr, str, hash or
     dump."""
-    given = "${HARMLESS}" if from_environment else SECRET
+    given = "${HARMLESS}" if from_environment else formed(name, SECRET)
     file = tmp_path / "bridge.yaml"
     file.write_text(json.dumps(planted(path, name, given)))
-    loaded = load([file], environ={"HARMLESS": SECRET})
+    loaded = load([file], environ={"HARMLESS": formed(name, SECRET)})
     shown = [loaded.effective(), repr(loaded), repr(loaded.config), str(loaded.config), repr(loaded.document)]
     shown += [loaded.config.model_dump_json(), str(loaded.config.model_dump())]
     assert not leaks("\n".join(shown[:4] + shown[5:]), SECRET)
@@ -148,8 +158,9 @@ def test_a_secret_is_never_shown(tmp_path: Path, path: Path_, name: str, from_en
     if from_environment:
         assert not leaks(loaded.effective(), SECRET)
     # The version must not allow guesses to be verified
-    file.write_text(json.dumps(planted(path, name, given.replace(SECRET, SECRET + "x"))))
-    assert load([file], environ={"HARMLESS": SECRET + "x"}).version == loaded.version
+    other = "${HARMLESS}" if from_environment else formed(name, SECRET + "x")
+    file.write_text(json.dumps(planted(path, name, other)))
+    assert load([file], environ={"HARMLESS": formed(name, SECRET + "x")}).version == loaded.version
 
 
 @pytest.mark.parametrize(("path", "name"), SECRETS, ids=lambda each: each if isinstance(each, str) else ".".join(each))

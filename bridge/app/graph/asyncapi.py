@@ -13,12 +13,15 @@ from pydantic.errors import PydanticUserError
 
 from bridge.app.composition import subscribe_options
 from bridge.app.graph.flow import publications, saga_commands
+from bridge.app.lifecycle.data import schema
 from bridge.config.model.brokers import KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.model.routes import RouteConfig
 from bridge.config.model.sources import SourceConfig
+from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
+from bridge.core.lifecycle import EventKind
 from bridge.engines.workflows import Workflows
 from bridge.system.files import read_file
 
@@ -67,6 +70,9 @@ class _Builder:
         for name, source in self._config.sources.items():
             self._source(name, source)
         published = self._published()
+        events = self._config.events
+        if events is not None and events.target in self._config.targets:
+            published.setdefault(events.target, {}).update({kind.type: None for kind in events.kinds})
         for name, target in self._config.targets.items():
             self._target(name, target, published.get(name, {}))
         components = {"messages": self._messages, "schemas": self._schemas}
@@ -111,10 +117,11 @@ class _Builder:
         messages = {}
         for type_ in types or {"": None}:
             key = self._key(f"{name}.{type_ or 'message'}")
-            payload = self._target_schema(name, target)
+            payload = self._event_schema(type_) or self._target_schema(name, target)
             self._messages[key] = _message(type_ or f"message to {name}", target.codec, payload, type_)
             messages[self._key(type_ or "message")] = key
-        channel = self._channel(target.broker, target.address, messages)
+        # The path of a webhook may be secret
+        channel = self._channel(target.broker, target.address or "/", messages)
         self._operations[f"publish.{self._key(name)}"] = {
             "action": "send",
             "channel": _reference("channels", channel),
@@ -166,6 +173,11 @@ class _Builder:
         schema = self._read(("targets", name, "schemas", "file"), target.schemas.file)
         self._schemas[key] = {"schemaFormat": "application/vnd.apache.avro+json;version=1.9.0", "schema": schema}
         return _reference("components", "schemas", key)
+
+    def _event_schema(self, type_: str) -> Document | None:
+        """Schema of the data of a lifecycle event; None for the type of another message."""
+        kind = next((each for each in EventKind if each.type == type_), None)
+        return None if kind is None else self._schema(f"events.{kind}", schema(kind))
 
     def _file(self, path: tuple[str | int, ...], file: str, name: str) -> Document:
         schema = self._read(path, file)
@@ -273,6 +285,8 @@ def _server(broker: Any) -> Document:
         return {"host": broker.hosts[0], "protocol": "kafka-secure" if secure else "kafka"}
     if isinstance(broker, LocalBrokerConfig):
         return {"host": "localhost", "protocol": "durable-bridge-local"}
+    if isinstance(broker, WebhookBrokerConfig):
+        return {"host": broker.host, "protocol": "https" if broker.is_https else "http"}
     host = broker.endpoint or broker.namespace
     if host is None and broker.connection_string is not None:
         found = re.search(r"Endpoint=sb://([^/;]+)", broker.connection_string.get_secret_value(), re.IGNORECASE)

@@ -12,7 +12,7 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded, state_engine
 from bridge.quarantine.orphaned import quarantine_engine
 
-RESTART = ("engines", "brokers", "registries", "workflows.modules", "ops")
+RESTART = ("engines", "brokers", "registries", "workflows.modules", "events", "ops")
 """Sections whose changes need a restart, apart from some of an engine."""
 
 _LIVE_OF_ENGINE = frozenset(

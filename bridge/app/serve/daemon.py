@@ -38,6 +38,7 @@ from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
+from bridge.app.serve.lifecycle import Lifecycle, ends_options
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.live import Live
 from bridge.app.serve.pauses import pause_watch
@@ -94,6 +95,10 @@ START_SECONDS = 30.0
 """Seconds for which the sources wait for the first start of the worker processes."""
 
 
+EVENTS_SECONDS = 2.0
+"""Longest time of a stop for lifecycle events that are in memory."""
+
+
 class Daemon:
     """One process of the bridge. Call `start`, then `wait`, then `stop`.
 
@@ -135,7 +140,10 @@ class Daemon:
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
-            {name: build_engine(loaded, name, host=intake, tracing=spans) for name in config.engines}
+            {
+                name: build_engine(loaded, name, host=intake, tracing=spans, ends=ends_options(config.events, name))
+                for name in config.engines
+            }
             if engines is None
             else engines
         )
@@ -219,10 +227,24 @@ class Daemon:
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
-        self.dead_letters = (
-            DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
-        )
         self.jobs = JobFigures(self.engines, self.own.job_entities)
+        self.lifecycle = (
+            None
+            if config.events is None
+            else Lifecycle(config.events, daemon_id(os.getpid()), self.publishing, self.jobs)
+        )
+        """Lifecycle events; None where none are configured."""
+        self.dead_letters = (
+            DeadLetterCounter(
+                loaded,
+                self.brokers,
+                self.engines,
+                keeps_files=engines is None,
+                on_count=_nothing if self.lifecycle is None else self.lifecycle.observe_causes,
+            )
+            if intake
+            else None
+        )
         self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
         self.limits = list(self.admission.limits.values())
         """Limits of routes, as metrics have them."""
@@ -250,6 +272,8 @@ class Daemon:
             dead_letters=self.dead_letters,
             stuck_after=config.ops.stuck_after,
             reloads=self.reloads,
+            events=None if self.lifecycle is None else self.lifecycle.events,
+            on_readiness=_nothing if self.lifecycle is None else self.lifecycle.observe_sources,
         )
         http = config.ops.http
         if not intake and "port" not in http.model_fields_set:
@@ -359,6 +383,8 @@ class Daemon:
             self._opened.append(engine)
             if self.tracing is not None and isinstance(engine, EmbeddedEngine) and engine.spans is not None:
                 self.tracing.add_store(engine.spans)
+            if self.lifecycle is not None:
+                self.lifecycle.add_engine(engine)
             finishes = self.finishes[engine.name]
             if not watch_finishes(engine, finishes.add):
                 self.monitors[engine.name].report_ends(finishes.add_one)
@@ -369,6 +395,8 @@ class Daemon:
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
+        if self.lifecycle is not None:
+            self.lifecycle.start()
         await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self.runs_worker)
         for name, engine in self.engines.items():
             try:
@@ -572,6 +600,8 @@ class Daemon:
         if self.tracing is not None:
             # Before the engines: they keep the spans that are not sent
             await closed(asyncio.to_thread(self.tracing.stop, 5.0))
+        if self.lifecycle is not None:
+            await closed(self.lifecycle.stop(min(EVENTS_SECONDS, max(0.1, left()))))
         await closed(self.replays.stop())
         for part in reversed(self._opened):
             await closed(part.stop())
@@ -594,6 +624,8 @@ class Daemon:
     def _failed(self, engine: str, end: Finish) -> None:
         """Log and count a failure, from any thread."""
         self.failures[engine].add(end)
+        if self.lifecycle is not None:
+            self.lifecycle.failed(engine, end)
         self.canary.ended(engine, end)
 
     def _stored(self) -> int:
@@ -633,6 +665,10 @@ class Daemon:
             + "".join(f" in {len(each.views())} processes" for each in self._processes.values()),
             action="worker",
         )
+
+
+def _nothing(_: object) -> None:
+    """Listener where there is none."""
 
 
 def _log_unknown_name(engine: str, found: UnknownName) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -43,6 +43,10 @@ _REASONS = 100
 _OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
 
 
+Causes = Mapping[Place, Mapping[Facts, Summary]]
+"""Open dead letters by their place and facts."""
+
+
 class DeadLetterCounter:
     """Counts the open dead letters of a daemon's sources. Implements `bridge.ops.metrics.DeadLetterStats`.
 
@@ -50,9 +54,22 @@ class DeadLetterCounter:
     """
 
     def __init__(
-        self, loaded: Loaded, brokers: Mapping[str, Broker], engines: Mapping[str, Engine], *, keeps_files: bool = True
+        self,
+        loaded: Loaded,
+        brokers: Mapping[str, Broker],
+        engines: Mapping[str, Engine],
+        *,
+        keeps_files: bool = True,
+        on_count: Callable[[Causes], None] = lambda _: None,
     ) -> None:
-        """Create the counter. keeps_files: cache the facts of dead letters in the state directory."""
+        """Create the counter.
+
+        keeps_files: cache the facts of dead letters in the state directory.
+        on_count: called after each count.
+        """
+        self._on_count = on_count
+        self._causes: dict[Place, dict[Facts, Summary]] = {}
+        """Open dead letters by their facts."""
         self._loaded = loaded
         self._brokers = dict(brokers)
         self._engines = engines
@@ -160,9 +177,10 @@ class DeadLetterCounter:
         if loaded is not self._loaded:
             return
         for gone in self._open.keys() - set(existing):
-            for part in (self._rows, self._open, self._oldest, self._missing, self._tried):
+            for part in (self._rows, self._causes, self._open, self._oldest, self._missing, self._tried):
                 part.pop(gone, None)
         self._counted = time.time()
+        self._on_count(self._causes)
         self._known = {
             name
             for name in self._loaded.config.sources
@@ -186,15 +204,20 @@ class DeadLetterCounter:
         rows = await self._reader.read(broker, place.topic, self._rows.get(place), check=check)
         found: Counter[tuple[str, str, str]] = Counter()
         oldest: dict[str, float] = {}
+        causes: dict[Facts, Summary] = {}
         for facts, summary in await asyncio.to_thread(self._sums, place, rows, states):
             if (source := facts.source if facts.source is not None else place.owners[0]) not in place.owners:
                 continue  # another bridge shares the topic
             found[source, self._reason(facts), self._route(facts)] += summary.count
+            if facts in causes:
+                causes[facts].join(summary)
+            else:
+                causes[facts] = replace(summary)
             if summary.first is not None:
                 oldest[source] = min(oldest.get(source, math.inf), summary.first)
         if loaded is not self._loaded:
             return
-        self._open[place], self._oldest[place] = found, oldest
+        self._open[place], self._oldest[place], self._causes[place] = found, oldest, causes
         await self._forget(place, rows, states)
         if isinstance(broker, CompletingBroker):
             await self._complete(broker, place, rows, states)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,12 @@ class JobFigures:
         for entities in self._entities.values():
             found.update(entities.items.copy())
         return found
+
+    def records(self) -> Iterator[tuple[str, JobRecord]]:
+        """Records of all engines, as last read, with the name of their engine."""
+        for engine, records in self._records.items():
+            for record in records.values():
+                yield engine, record
 
     def document(self, engine: str) -> list[dict[str, Any]]:
         """Unfinished jobs of an engine as JSON types."""

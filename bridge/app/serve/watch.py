@@ -31,7 +31,7 @@ from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProc
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
-from bridge.ops.metric_stats import DeadLetterStats, ReloadStats, TraceStats, WaitingStats
+from bridge.ops.metric_stats import DeadLetterStats, EventStats, ReloadStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Document, NamedRates, Rates
 from bridge.pipeline.action_budget import ActionBudget
@@ -331,6 +331,8 @@ class Watch:
         canary: Canary,
         stuck_after: float,
         reloads: ReloadStats,
+        events: EventStats | None = None,
+        on_readiness: Callable[[Readiness], None] = lambda _: None,
     ) -> None:
         self.phase = DaemonState.STARTING
         self.was_ready = asyncio.Event()
@@ -347,6 +349,7 @@ class Watch:
         self._omitted = omitted
         self._orphaned = orphaned
         self._canary = canary
+        self._on_readiness = on_readiness
         self._stuck = stuck
         self._processes = processes
         self._health = Health(stuck_after)
@@ -373,6 +376,7 @@ class Watch:
             process=ProcessCollector(registry=None),
             version=__version__,
             reloads=reloads,
+            events=events,
         )
 
     def health(self) -> Readiness:
@@ -436,6 +440,7 @@ class Watch:
         first = _FIRST_CHECK_SECONDS
         while True:
             readiness = self.health()
+            self._on_readiness(readiness)
             for source in self._sources:
                 source.sample(time.monotonic())
             self._published.sample(time.monotonic(), self._publishing.published.copy())

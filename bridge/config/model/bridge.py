@@ -16,6 +16,7 @@ from bridge.config.model.sagas import SagaConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Share, Size
+from bridge.core.lifecycle import EventKind
 from bridge.sqlite_engine.defaults import INDEX_RECORDS
 from bridge.system import log_defaults
 
@@ -275,6 +276,23 @@ class RulesConfig(Model):
     fallback: FallbackConfig = Field(FallbackConfig(), description="End of the candidate after failures.")
 
 
+class EventsConfig(Model):
+    """Lifecycle events: facts for people and other systems, without payload, as CloudEvents."""
+
+    target: Name = Field(description="Target of `targets` to which the events are published.")
+    kinds: tuple[EventKind, ...] = Field((*EventKind,), min_length=1, description="Kinds of events; all by default.")
+    buffer: Integer = Field(
+        1000, ge=1, le=1_000_000, description="Events in memory that are not published yet; further ones are dropped."
+    )
+    backlog: Integer = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="Ends of instances that an embedded engine keeps until they are published; further ones are "
+        "dropped.",
+    )
+
+
 def _workflows(value: Any) -> Any:
     return {"modules": value} if isinstance(value, list | tuple) else value
 
@@ -307,6 +325,7 @@ class BridgeConfig(Model):
     routes: tuple[RouteConfig, ...] = Field(
         (), description="Rules in the order of their evaluation (file name, then position); the first match wins."
     )
+    events: EventsConfig | None = Field(None, description="Lifecycle events; null: none are published.")
     rules: RulesConfig = Field(RulesConfig(), description="Candidate for the rules.")
     ops: OpsConfig = Field(OpsConfig(), description="Settings for the operation of the daemon.")
     check: CheckConfig = Field(CheckConfig(), description="Settings of `bridge check`.")

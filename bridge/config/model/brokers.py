@@ -11,6 +11,7 @@ from bridge.config.model.claims import TargetClaimConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusTargetConfig
 from bridge.config.model.tls import ProtectedTlsConfig
 from bridge.config.model.types import Duration, Entity, Integer, Model, Name, Size
+from bridge.config.model.webhook import WebhookBrokerConfig
 
 
 class LocalBrokerConfig(Model):
@@ -161,7 +162,9 @@ class KafkaBrokerConfig(Model):
         return self
 
 
-BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBrokerConfig, Field(discriminator="type")]
+BrokerConfig = Annotated[
+    LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBrokerConfig | WebhookBrokerConfig, Field(discriminator="type")
+]
 """Configuration of a broker of any type."""
 
 
@@ -207,7 +210,7 @@ class TargetConfig(Model):
     """A logical destination to which activities publish."""
 
     broker: Name = Field(description="Name of a broker of `brokers`.")
-    topic: Entity | None = Field(None, description="Topic to publish to.")
+    topic: Entity | None = Field(None, description="Topic to publish to; a webhook has none.")
     queue: Entity | None = Field(None, description="Queue to publish to, on Service Bus.")
     codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes", "avro", "protobuf"] = Field(
         "cloudevents", description="Format of published messages; `cloudevents` is the structured form."
@@ -230,5 +233,5 @@ class TargetConfig(Model):
 
     @property
     def address(self) -> str:
-        """Name of the topic or queue on the broker."""
+        """Name of the topic or queue on the broker; empty on a webhook."""
         return self.topic or self.queue or ""

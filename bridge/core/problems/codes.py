@@ -66,6 +66,7 @@ _TABLE = (
     Code("C023", "warning", "a saga step that waits without limit"),
     Code("C024", "warning", "a file of tokens or keys that cannot be read"),
     Code("C025", "warning", "a move to another engine that skips a step"),
+    Code("C026", "warning", "lifecycle events that a source reads"),
     Code(SUPPRESSION, "warning", "a suppression that is not valid"),
     # Rules
     Code("R001", "error", "an expression that does not compile"),
@@ -118,6 +119,7 @@ _TABLE = (
     Code("S015", "warning", "a secret in a file"),
     Code("S016", "warning", "tokens over HTTP"),
     Code("S017", "warning", "an identity provider over HTTP"),
+    Code("S018", "warning", "a webhook over HTTP"),
     # Workflow code
     Code("W001", "error", "a name that workflow code uses and nothing has"),
 )

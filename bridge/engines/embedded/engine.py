@@ -56,8 +56,9 @@ if TYPE_CHECKING:
     from bridge.engines.workflows import Workflows
     from bridge.sqlite_engine.database import Database
     from bridge.sqlite_engine.hub.kept_spans import KeptSpans
-    from bridge.sqlite_engine.options import TracingOptions
+    from bridge.sqlite_engine.options import EndsOptions, TracingOptions
     from bridge.sqlite_engine.protocol.server import Guard, Server
+    from bridge.sqlite_engine.storage.ends import KeptEnds
 
 _DAY_SECONDS = 86_400
 
@@ -70,6 +71,7 @@ class EmbeddedEngine:
     keys: keys of the file's encryption, read when the engine starts.
     lineage_records: limit of the records in the lineage index; None: no index is written.
     tracing: settings of the spans of workflows; None: none are made.
+    ends: settings of the ends of instances that are announced; None: none are.
     """
 
     durable = True
@@ -88,6 +90,7 @@ class EmbeddedEngine:
         keys: Keys = no_keys,
         lineage_records: int | None = None,
         tracing: TracingOptions | None = None,
+        ends: EndsOptions | None = None,
     ) -> None:
         self.name = name
         self._config = config
@@ -98,6 +101,7 @@ class EmbeddedEngine:
         self._tracing = tracing
         self._payloads = file_settings(config.payloads, directory / FILE)
         self._store = FilePayloadStore(self._payloads)
+        self._ends = ends
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._worker_socket: WorkerSocket | None = None
@@ -146,6 +150,11 @@ class EmbeddedEngine:
     def spans(self) -> KeptSpans | None:
         """Spans of workflows that were not sent yet; None where none are made."""
         return None if self._database is None else self._database.spans
+
+    @property
+    def ends(self) -> KeptEnds | None:
+        """Ends of instances that were not announced yet; None where this process keeps none."""
+        return None if self._database is None else self._database.ends
 
     async def instance_counts(self) -> InstanceCounts | None:
         """Counts in the engine's file, whichever process hosts the engine."""
@@ -234,6 +243,7 @@ class EmbeddedEngine:
             index=self._lineage_records is not None,
             index_records=self._lineage_records or 1,
             tracing=self._tracing,
+            ends=self._ends,
         )
         database = Database(self._directory / FILE, options)
         database.start()

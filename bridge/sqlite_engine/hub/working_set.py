@@ -20,6 +20,7 @@ from bridge.sqlite_engine.model.instance import FAILED, Instance, InstanceCache
 from bridge.sqlite_engine.model.reply import Reply
 from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.storage.ends import EndRecorder
 from bridge.sqlite_engine.storage.references import References
 from bridge.sqlite_engine.storage.store import Store
 from bridge.sqlite_engine.storage.transaction import Transaction
@@ -110,9 +111,10 @@ class WorkingSet:
         self.store = store
         self.files = PayloadFiles(directory_of(store.path))
         """Files of large payloads."""
-        self.tx = Transaction(
-            store.connection, store.payloads, References(store.connection, store.payloads, self.files)
-        )
+        self.ends = None if options.ends is None else EndRecorder(store.connection, options.ends)
+        """Recorder of the ends of instances; None where none are announced."""
+        references = References(store.connection, store.payloads, self.files)
+        self.tx = Transaction(store.connection, store.payloads, references, self.ends)
         self.instances = InstanceCache(options.max_cached_instances, options.max_cached_bytes)
         self.clock = options.clock
         self.now = self.clock.now()

@@ -28,6 +28,7 @@ from bridge.sqlite_engine.model.instance import (
     last_failure,
 )
 from bridge.sqlite_engine.options import HostRules
+from bridge.sqlite_engine.storage.ends import EndRecorder
 from bridge.sqlite_engine.storage.payloads import CUSTOM_STATUS, START, Payloads
 from bridge.sqlite_engine.storage.statements import Statement
 
@@ -62,8 +63,10 @@ _FEW = 2
 class Counts:
     """Changes of the counts in the current transaction. A finished instance is also kept for `take_finished`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, ends: EndRecorder | None = None) -> None:
+        """Create the counts. ends: recorder of the ends; None where none are announced."""
         self._connection = connection
+        self._ends = ends
         self._changes: dict[tuple[int, CountKey], int] = {}
         self._finished: list[Finish] = []
         self._day = 0
@@ -136,9 +139,13 @@ class Counts:
             self._day_keys.add(key)
         self._add(day, key, 1)
         self._finished.append(finish)
+        if self._ends is not None:
+            self._ends.add(finish, at)
 
     def write(self) -> None:
         """Write the changes, in the open transaction. Raises: sqlite3.Error."""
+        if self._ends is not None:
+            self._ends.write()
         if not self._changes:
             return
         rows = [(day, *key, number) for (day, key), number in self._changes.items() if number]
@@ -164,6 +171,8 @@ class Counts:
         self._changes.clear()
         self._finished.clear()
         self._day = 0
+        if self._ends is not None:
+            self._ends.rollback()
 
 
 def is_counted(connection: sqlite3.Connection) -> bool:

@@ -201,6 +201,14 @@ SPANS = """
     )
 """
 
+ENDS = """
+    -- Ends of instances that were not announced yet. Their table exists once lifecycle events were configured.
+    CREATE TABLE IF NOT EXISTS ends (
+        seq  INTEGER PRIMARY KEY AUTOINCREMENT,
+        body TEXT NOT NULL
+    )
+"""
+
 PAGE_BYTES = 16384
 """Page size of new files, in bytes.
 

@@ -13,6 +13,7 @@ from bridge.sqlite_engine.model.instance import FAILED, FINISHED, Finish, Instan
 from bridge.sqlite_engine.model.wire import repeated
 from bridge.sqlite_engine.model.work import Task, Timer, with_pauses
 from bridge.sqlite_engine.storage.counts import Counts
+from bridge.sqlite_engine.storage.ends import EndRecorder
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
     EVENTS,
@@ -90,13 +91,21 @@ class Transaction:
     A changed instance or entity is recorded once, however often it changes. Its row is made by `flush`.
     """
 
-    def __init__(self, connection: sqlite3.Connection, payloads: Payloads, references: References) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        payloads: Payloads,
+        references: References,
+        ends: EndRecorder | None = None,
+    ) -> None:
+        """Create the collector. ends: recorder of the ends; None where none are announced."""
         self._connection = connection
+        self._ends = ends
         self._payloads = payloads
         self._references = references
         self._begun = False
         self._next_timer: int | None = None
-        self._counts = Counts(connection)
+        self._counts = Counts(connection, ends)
         self._clear()
 
     def _clear(self) -> None:
@@ -257,6 +266,15 @@ class Transaction:
         self.flush()
         self._connection.execute(f"DELETE FROM spans WHERE {where}", (value,))  # noqa: S608 -- conditions are ours
 
+    # Ends
+
+    def delete_ends(self, position: int) -> None:
+        """Delete the kept ends up to a position."""
+        if self._ends is not None:
+            self._dirty = True
+            self.flush()
+            self._ends.delete(position)
+
     # Index
 
     def index_instance(self, instance: Instance, hashes: Iterable[int]) -> None:
@@ -398,6 +416,8 @@ class Transaction:
             return False
         self._connection.execute("COMMIT")
         self._begun = False
+        if self._ends is not None:
+            self._ends.committed()
         return True
 
     def take_finished(self) -> list[Finish]:

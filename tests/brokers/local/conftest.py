@@ -13,3 +13,8 @@ async def harness(tmp_path: Path) -> AsyncIterator[LocalHarness]:
     harness = LocalHarness(tmp_path)
     yield harness
     await harness.stop()
+
+
+@pytest.fixture
+def publisher(harness: LocalHarness) -> LocalHarness:
+    return harness

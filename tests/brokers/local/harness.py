@@ -8,6 +8,7 @@ from pathlib import Path
 from bridge.brokers.base import Features
 from bridge.brokers.local import LocalBroker
 from bridge.config.model.brokers import LocalBrokerConfig
+from tests.brokers.consumer import ORDERS, Assignments, take
 
 NEVER = "1d"
 """Commit interval longer than any test: only flush, revoke and close commit."""
@@ -38,6 +39,11 @@ class LocalHarness:
         for name in ("log.db", "log.db-wal"):
             shutil.copy(self.directory / name, copy / name)
         self.directory = copy
+
+    async def arrived(self, count: int) -> list[bytes]:
+        """Bodies of the first `count` messages of the topic orders."""
+        deliveries = await take(await (await self.broker()).subscribe(ORDERS, Assignments()), count)
+        return [delivery.message.body or b"" for delivery in deliveries]
 
     async def create_topic(self, name: str, partitions: int) -> None:
         await (await self.broker()).create_topic(name, partitions)

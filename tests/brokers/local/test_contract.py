@@ -3,6 +3,7 @@ from __future__ import annotations
 from tests.brokers.contract import BrokerContract
 from tests.brokers.group_contract import GroupContract
 from tests.brokers.position_contract import PositionContract
+from tests.brokers.publisher_contract import PublisherContract
 from tests.brokers.reading_contract import ReadingContract
 
 
@@ -19,4 +20,8 @@ class TestLocalReading(ReadingContract):
 
 
 class TestLocalPositions(PositionContract):
+    pass
+
+
+class TestLocalPublishing(PublisherContract):
     pass

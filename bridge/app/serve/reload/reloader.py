@@ -123,6 +123,8 @@ class Reloader:
                 plan = await self._plan()
             except ReloadRefused as refused:
                 daemon.reloads.refuse(str(refused))
+                if daemon.lifecycle is not None:
+                    daemon.lifecycle.refused(before, by, refused.problems)
                 log.error(
                     f"the reload is refused, the configuration {before} stays in use: {refused}",
                     action="reload", result=Result.REFUSED, by=by, config=before, problems=list(refused.problems),
@@ -145,6 +147,8 @@ class Reloader:
                 routes={each.route: str(each.change) for each in plan.changes.routes},
             )  # fmt: skip
             if plan.changes.any:
+                if daemon.lifecycle is not None:
+                    daemon.lifecycle.reloaded(before, plan.loaded.version, by, plan.changes)
                 for problem in plan.warnings:
                     log.warning(str(problem), action="check")
             return answer

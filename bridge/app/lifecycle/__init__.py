@@ -1,0 +1,1 @@
+"""Lifecycle events: their data, the facts that lead to them, and their publication."""
