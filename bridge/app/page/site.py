@@ -174,6 +174,7 @@ def environment(assets: Mapping[str, str]) -> Environment:
         finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     made.filters |= FILTERS
     made.globals |= {
