@@ -26,9 +26,9 @@ from demo.shop import Shop, ShopFailed
 from demo.story import choose, picture, tell
 from demo.tally import Tally, differences
 
-START = 30.0
+START = 120.0
 """Seconds until the daemon must be ready."""
-DEADLINE = 100.0
+DEADLINE = 300.0
 """Seconds until all messages must be settled."""
 PACE = 0.012
 """Seconds between two messages."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -41,7 +40,7 @@ def _row(number: int) -> Row:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """File of an engine with a second between the instances. Of the unfinished ones, only the oldest compensates."""
     path = tmp_path_factory.mktemp("engine") / "engine.db"
     with closing(connect(path)) as connection:
@@ -67,7 +66,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             hub.tx.commit()
             hub.forget()
             hub.instances.clear()
-    yield path
+    return path
 
 
 def _all(path: Path, wanted: Wanted, limit: int, most_parts: int = 1_000) -> list[list[str]]:
