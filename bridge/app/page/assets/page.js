@@ -24,6 +24,16 @@ function replace(region, fresh) {
   if (focused >= 0) fresh.querySelectorAll("a, button, summary, [tabindex]")[focused]?.focus({ preventScroll: true });
 }
 
+// A region that has appeared stands behind, or before, a neighbour that both pages have
+function insert(fresh) {
+  const known = (each) => each.id && document.getElementById(each.id);
+  let before = fresh.previousElementSibling, behind = fresh.nextElementSibling;
+  while (before && !known(before)) before = before.previousElementSibling;
+  while (behind && !known(behind)) behind = behind.nextElementSibling;
+  if (before) known(before).after(document.adoptNode(fresh));
+  else if (behind) known(behind).before(document.adoptNode(fresh));
+}
+
 // Answers that a person asks for once, because they cost the daemon more
 const ONCE = ["check", "plan"];
 
@@ -42,9 +52,13 @@ export async function refresh() {
     if (answer.status === 401) { location.reload(); return; }
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const region of regions()) {
+    const before = regions();
+    // The last one first: each is placed beside a neighbour that was there before
+    for (const each of [...fresh.querySelectorAll("[data-live][id]")].reverse()) if (!document.getElementById(each.id)) insert(each);
+    for (const region of before) {
       const found = fresh.getElementById(region.id);
       if (found) replace(region, found);
+      else if (!isEdited(region) && !region.querySelector("details[open] form")) region.remove();
     }
     lost.hidden = true;
   } catch (error) {
