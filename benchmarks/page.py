@@ -109,7 +109,7 @@ def _instance(hub: TaskHub, number: int) -> None:
 
 
 def _saga(status: str, is_failure: bool) -> str:
-    document = {
+    document: dict[str, object] = {
         "saga": "purchase", "status": status,
         "steps": {"stock": status if is_failure else "completed", "pay": "refused" if is_failure else "completed"},
     }  # fmt: skip

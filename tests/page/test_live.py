@@ -88,3 +88,13 @@ async def test_parts_of_an_open_page_appear_and_disappear(browser: Browser, shop
             await expect(page.locator(each)).to_have_count(0, timeout=30_000)
         await expect(page.locator("#head + #actions + #timeline")).to_be_visible()
         await shop.client.terminate_orchestration("order-later")
+
+
+async def test_an_open_page_says_when_its_thing_is_gone(browser: Browser, shop: Shop) -> None:
+    await shop.client.schedule_new_orchestration("delivery", input={"id": "gone"}, instance_id="delivery-gone")
+    await shop.client.wait_for_orchestration_completion("delivery-gone", timeout=60)
+    async with opened(browser) as page:
+        await page.goto(f"{shop.open}/instances/delivery-gone")
+        await shop.client.purge_orchestration("delivery-gone")
+        await expect(page.locator("#lost")).to_contain_text("The daemon answers 404 Not Found since", timeout=30_000)
+        await expect(page.locator("#history")).to_be_visible()

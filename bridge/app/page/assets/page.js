@@ -50,7 +50,7 @@ export async function refresh() {
   try {
     const answer = await fetch(here(), { cache: "no-store", redirect: "error", signal: AbortSignal.timeout(SILENT) });
     if (answer.status === 401) { location.reload(); return; }
-    if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
+    if (!answer.ok) throw new Error(`The daemon answers ${answer.status} ${answer.statusText}`.trim(), { cause: answer.status });
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     const before = regions();
     // The last one first: each is placed beside a neighbour that was there before
@@ -64,7 +64,8 @@ export async function refresh() {
   } catch (error) {
     const shown = lost.dataset.since ?? new Date().toLocaleTimeString();
     if (lost.hidden) lost.dataset.since = shown;
-    lost.textContent = `No answer of the daemon since ${lost.dataset.since}: this page shows what was known then. It tries again.`;
+    const what = error.cause ? error.message : "No answer of the daemon";
+    lost.textContent = `${what} since ${lost.dataset.since}: this page shows what was known then. It tries again.`;
     lost.hidden = false;
   } finally {
     running = false;
