@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: docs docs/demo.svg sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop check bench lock clean help
+.PHONY: docs docs/demo.svg screenshots sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -40,6 +40,9 @@ demo: .venv/runtime ## a shop on embedded parts: one order step by step, then a 
 
 docs/demo.svg: .venv/runtime ## the picture in README.md, from a real run of the demo; renew it when the story changes
 	$(BIN)/python -m demo --picture $@
+
+screenshots: .venv/dev ## the pictures of the page in README.md and docs/page.md, from a real shop, with Chromium; look at each of them
+	$(BIN)/python -m docs.site.screenshots
 
 test: .venv/dev ## the tests, in about 10 minutes on 2 processors
 	$(PYTEST)

@@ -10,6 +10,7 @@ import pkgutil
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def main() -> int:
     measured = machine()
     for name in names() if chosen.name == "all" else [chosen.name]:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        found = importlib.import_module(f"benchmarks.{name}").run()
+        with redirect_stdout(sys.stderr):  # logs
+            found = importlib.import_module(f"benchmarks.{name}").run()
         figures |= {f"{name}.{figure}": value for figure, value in found.items()} if chosen.name == "all" else found
     if chosen.page is not None:
         fill(chosen.page, figures, measured)

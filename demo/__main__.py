@@ -26,9 +26,9 @@ from demo.shop import Shop, ShopFailed
 from demo.story import choose, picture, tell
 from demo.tally import Tally, differences
 
-START = 30.0
+START = 120.0
 """Seconds until the daemon must be ready."""
-DEADLINE = 100.0
+DEADLINE = 300.0
 """Seconds until all messages must be settled."""
 PACE = 0.012
 """Seconds between two messages."""
@@ -52,9 +52,10 @@ It has all rights, and ends with the shop.
 
 [bold]On the page[/bold]
   Overview      what the shop does, and what needs a person
-  Messages      search for a message, and read the decision about it
-  Dead letters  open a group, check it, and replay it
-  Instances     choose an order: its timeline, history and messages
+  Messages      type {order}, click Find, then the message of its start: the decision about it
+  Instances     type {order} into "Id begins with", click Filter, then the order: its timeline
+  Dead letters  click the example of "payload.total is not of type", then "Edit and replay…": write 12.5 for "twelve"
+  Jobs          what became of that replay
 
 [bold]In another terminal[/bold]
   export BRIDGE_URL={url} BRIDGE_TOKEN={token}
@@ -83,12 +84,14 @@ def main(*, keep: bool = False, lines: list[Line] | None = None, file: Path | No
         with shop:
             observed = _run(shop, lines, expected, console)
             as_expected = not differences(expected, observed)
-            if as_expected and (order := choose(shop.instances())) is not None:
+            instances = shop.instances() if as_expected else []
+            if (order := choose(instances)) is not None:
                 tell(order, console)
                 if file is not None:
                     file.write_text(picture(order), encoding="utf-8")
             if keep and as_expected:
-                _stay(shop, console)
+                shown = order or next(each for each in instances if each["name"] == "order_saga")
+                _stay(shop, console, shown["instance_id"])
             elif as_expected:
                 console.print("Dead letters: group them, check a fixed rule, restart with it, replay.")
                 expected.work, observed.work = expect_work(expected), shop.work(START)
@@ -115,9 +118,9 @@ def main(*, keep: bool = False, lines: list[Line] | None = None, file: Path | No
     return 0
 
 
-def _stay(shop: Shop, console: Console) -> None:
-    """Leave the shop open until Ctrl-C. Raises: ShopFailed when its daemon ends."""
-    console.print(VISIT.format(url=shop.url, token=shop.token), highlight=False, soft_wrap=True)
+def _stay(shop: Shop, console: Console, order: str) -> None:
+    """Leave the shop open until Ctrl-C. order: instance to look at. Raises: ShopFailed when its daemon ends."""
+    console.print(VISIT.format(url=shop.url, token=shop.token, order=order), highlight=False, soft_wrap=True)
     try:
         while True:
             shop.check()

@@ -196,8 +196,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "routes": (
         routes.RouteConfig, routes.EngineMoveConfig, routes.RouteLimitsConfig, routes.RoutePerConfig,
         routes.ScheduleConfig, routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig,
-        routes.CancelConfig, routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
-        routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
+        routes.CancelConfig, routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig,
+        routes.SignalEntityConfig, routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,

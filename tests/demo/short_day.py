@@ -1,4 +1,4 @@
-"""`make demo KEEP=1` with the first messages of the day only."""
+"""`make demo KEEP=1` with the first messages of the day only, and the one that the page is to repair."""
 
 from __future__ import annotations
 
@@ -12,4 +12,5 @@ MESSAGES = 12
 if __name__ == "__main__":
     day = load()
     first = next(number for number, line in enumerate(day) if "act" in line or line.get("wait"))
-    sys.exit(main(keep=True, lines=day[: min(MESSAGES, first)]))
+    broken = next(line for line in day if line.get("event", {}).get("data", {}).get("total") == "twelve")
+    sys.exit(main(keep=True, lines=[*day[: min(MESSAGES, first)], broken]))

@@ -163,7 +163,7 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
     """Shop whose instances have started, and ended except for those that wait."""
     tokens = Tokens(directory / "tokens")
     async with running(directory, CONFIG, FLOWS) as daemon:
-        open_, web = _web(daemon, Access()), _web(daemon, tokens.access)
+        open_, web = web_of(daemon, Access()), web_of(daemon, tokens.access)
         await open_.start()
         await web.start()
         try:
@@ -193,7 +193,7 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
             await open_.stop()
 
 
-def _web(daemon: DaemonFixture, access: Access) -> Web:
+def web_of(daemon: DaemonFixture, access: Access) -> Web:
     """Ops port of a daemon, for more requests per second than a person makes."""
     served = daemon.daemon
     return Web(

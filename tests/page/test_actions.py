@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.kit.waiting import eventually
-from tests.page.browser import opened
+from tests.page.browser import opened, violations
 from tests.page.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -184,3 +184,31 @@ async def test_a_reader_gets_no_form_that_changes_something(shop: Shop, path: st
                 text = await response.text()
                 assert response.status == 200
                 assert ("/do/" in text) is (offered and path != "/jobs"), path
+
+
+async def test_a_source_is_paused_and_a_limit_ended_on_the_overview(browser: Browser, shop: Shop) -> None:
+    headers = {"Authorization": f"Bearer {shop.token('operator')}"}
+    sent = {"rate": 5.0, "seconds": 600.0}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{shop.url}/api/v1/limits/deliver:set", json=sent) as response,
+    ):
+        assert response.status == 200, await response.text()
+    async with opened(browser, token=shop.token("operator")) as page:
+        await page.goto(f"{shop.url}/")
+        limit = page.locator("#limits tr", has_text="deliver")
+        await expect(limit).to_contain_text("5/s")
+        assert await violations(page) == []
+        await limit.get_by_role("button", name="End").click()
+        await expect(page.locator("#limits")).to_have_count(0)
+        source = page.locator("#sums tr", has_text="approvals")
+        await source.locator("summary", has_text="Pause").click()
+        await source.get_by_label("Reason").fill("a look at the page")
+        await source.get_by_role("button", name="Pause").click()
+        await expect(page.get_by_text("Source approvals is paused.")).to_be_visible()
+        await expect(source.locator(".badge").first).to_have_text("paused")
+        await source.get_by_role("button", name="Resume").click()
+        await expect(source.locator(".badge").first).not_to_have_text("paused")
+    async with opened(browser, token=shop.token("reader")) as page:
+        await page.goto(f"{shop.url}/")
+        await expect(page.locator("#sums form")).to_have_count(0)

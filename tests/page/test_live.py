@@ -57,3 +57,44 @@ async def test_an_open_page_changes_with_its_daemon_and_survives_it(browser: Bro
         await expect(lost).to_contain_text("No answer of the daemon since")
         async with served(shop, port):
             await expect(lost).to_be_hidden(timeout=30_000)
+
+
+async def test_an_open_instance_shows_what_changes_no_count(browser: Browser, shop: Shop) -> None:
+    async with opened(browser) as page:
+        await page.goto(f"{shop.open}/instances/approval-1")
+        await shop.client.raise_orchestration_event("approval-1", "note-of-a-person")
+        await expect(page.locator("#history")).to_contain_text("note-of-a-person", timeout=30_000)
+
+
+async def test_parts_of_an_open_page_appear_and_disappear(browser: Browser, shop: Shop) -> None:
+    """The failure of an instance has a part of its own; a list of jobs and its actions come with the first job."""
+    await shop.client.schedule_new_orchestration("approval", input={}, instance_id="order-later")
+    await shop.client.wait_for_orchestration_start("order-later")
+    async with opened(browser, token=shop.token("admin", True)) as page:
+        await page.goto(f"{shop.url}/instances/order-later")
+        await expect(page.locator("#timeline")).to_be_visible()
+        await expect(page.locator("#saga")).to_have_count(0)
+        await shop.client.terminate_orchestration("order-later")
+        await shop.client.wait_for_orchestration_completion("order-later", timeout=60)
+        await shop.client.purge_orchestration("order-later")
+        await shop.client.schedule_new_orchestration("order", input={"id": "poor"}, instance_id="order-later")
+        order = [("#cause", "#saga"), ("#saga", "#timeline")]
+        for first, second in order:
+            await expect(page.locator(f"{first} + {second}")).to_be_visible(timeout=30_000)
+        await shop.client.wait_for_orchestration_completion("order-later", timeout=60)
+        await shop.client.purge_orchestration("order-later")
+        await shop.client.schedule_new_orchestration("approval", input={}, instance_id="order-later")
+        for each in ("#cause", "#saga"):
+            await expect(page.locator(each)).to_have_count(0, timeout=30_000)
+        await expect(page.locator("#head + #actions + #timeline")).to_be_visible()
+        await shop.client.terminate_orchestration("order-later")
+
+
+async def test_an_open_page_says_when_its_thing_is_gone(browser: Browser, shop: Shop) -> None:
+    await shop.client.schedule_new_orchestration("delivery", input={"id": "gone"}, instance_id="delivery-gone")
+    await shop.client.wait_for_orchestration_completion("delivery-gone", timeout=60)
+    async with opened(browser) as page:
+        await page.goto(f"{shop.open}/instances/delivery-gone")
+        await shop.client.purge_orchestration("delivery-gone")
+        await expect(page.locator("#lost")).to_contain_text("The daemon answers 404 Not Found since", timeout=30_000)
+        await expect(page.locator("#history")).to_be_visible()

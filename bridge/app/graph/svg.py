@@ -178,9 +178,13 @@ def _document(flow: Flow, places: Mapping[str, Box], live: Mapping[str, Live]) -
         boxes = [places[node.id] for node in flow.nodes if node.engine == engine]
         yield _engine(title, boxes)
     leaving, arriving = Counter(edge.start for edge in flow.edges), Counter(edge.end for edge in flow.edges)
+    labelled: set[tuple[str, str]] = set()
     for edge in flow.edges:
         fans_in = arriving[edge.end] > leaving[edge.start]
-        yield _edge(edge, places[edge.start], places[edge.end], fans_in=fans_in)
+        # Two edges with one label, to one node, would have it twice in nearly the same place
+        place = edge.start if fans_in else edge.end, edge.label
+        yield _edge(edge, places[edge.start], places[edge.end], fans_in=fans_in, has_label=place not in labelled)
+        labelled.add(place)
     for node in flow.nodes:
         yield _box(node, places[node.id], live.get(node.id, Live()))
     yield "</svg>"
@@ -219,7 +223,7 @@ def _box(node: Node, box: Box, live: Live) -> str:
     return f"<a href={quoteattr(live.link)}>{drawn}</a>" if live.link else drawn
 
 
-def _edge(edge: Edge, start: Box, end: Box, *, fans_in: bool) -> str:
+def _edge(edge: Edge, start: Box, end: Box, *, fans_in: bool, has_label: bool) -> str:
     """Edge with its label. fans_in: more edges meet at its end than part at its start, where the label is then."""
     dashes = ' stroke-dasharray="5 4"' if edge.is_side else ""
     if start.x == end.x:  # a source and its dead letters
@@ -246,7 +250,7 @@ def _edge(edge: Edge, start: Box, end: Box, *, fans_in: bool) -> str:
         (start, end, start.x + start.width + 8, "start") if fans_in else (end, start, end.x - 8, "end")
     )
     y = near.middle + (far.middle - near.middle) * 0.06 - 4
-    label = _text(x, y, edge.label, 21, color="#37474f", size=10, anchor=anchor, halo=3)
+    label = _text(x, y, edge.label, 21, color="#37474f", size=10, anchor=anchor, halo=3) if has_label else ""
     return f'<g class="edge"><title>{escape(printable(edge.label))}</title>{line}{label}</g>'
 
 

@@ -109,6 +109,8 @@ class Scene:
     open: returns the running engine of a name.
     caller: asks for it.
     in_flight: returns messages in flight in a daemon; None outside of one.
+    elsewhere: returns messages in flight in the other daemons of the configuration, and the number of those that do not
+    answer; None outside of a daemon.
     problems: checks the configuration; imports no code.
     reload: reloads the configuration of a daemon, or with True plans it only, for a person of this name; None outside
     of one.
@@ -120,6 +122,7 @@ class Scene:
     engine: Callable[[], Awaitable[Engine]]
     caller: Caller
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
+    elsewhere: Callable[[str], Awaitable[tuple[Sequence[Mapping[str, Any]], int]]] | None = None
     problems: Callable[[], Sequence[Problem]] = tuple
     reload: Reload | None = None
     open: Callable[[str], Awaitable[Engine]] | None = None

@@ -239,12 +239,19 @@ async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
 
 
 async def _trace(scene: Scene, given: TraceMessage) -> Any:
+    silent = 0
+
     async def in_flight(id_: str) -> Sequence[Answer]:
-        return [of_in_flight(each) for each in (scene.in_flight(id_) if scene.in_flight is not None else ())]
+        nonlocal silent
+        known = [*(() if scene.in_flight is None else scene.in_flight(id_))]
+        if scene.elsewhere is not None:
+            more, missing = await scene.elsewhere(id_)
+            known, silent = [*known, *more], max(silent, missing)
+        return [of_in_flight(each) for each in known]
 
     tracer = MessageTracer(scene.loaded, await tracer_of(scene, given.engine), in_flight)
     found = await tracer.find(given.message, Scope(search=given.search))
-    return asdict(found) | {"started_by": sorted(found.started_by)}
+    return asdict(found) | {"started_by": sorted(found.started_by), "silent": silent}
 
 
 async def _audit(scene: Scene, given: ListAudit) -> Any:

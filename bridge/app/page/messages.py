@@ -258,6 +258,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "decision": await _decision(visit, wanted),
         "waiting": [] if trace["answers"] else await _waiting(visit, wanted),
         "verdicts": VERDICTS,
+        "base": f"{visit.loaded.base}/",
         "mark": mark,
         "short": short,
     }

@@ -54,6 +54,8 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     too_large = chosen is None and len(found.nodes) > MOST_NODES
     return {
         "status": status,
+        "own": status["daemons"][0],
+        "states": _states(status),
         "needs": [_need(each) for each in status["problems"]],
         "picture": None if too_large else Markup(svg(found, _live(found, status))),  # noqa: S704 - the drawing escapes
         "parts_of_flow": len(found.nodes),
@@ -79,7 +81,21 @@ def _need(problem: Mapping[str, Any]) -> Mapping[str, Any]:
 def _balance(source: Document) -> Mapping[str, Any]:
     """Sums of one source: received = outcomes + abandoned + in flight."""
     parts = sum(source["outcomes"].values()) + source["abandoned"] + source["in_flight"]
-    return {**source, "difference": source["received"] - parts}
+    return {**source, "difference": source["received"] - parts, "elsewhere": _elsewhere(source)}
+
+
+def _elsewhere(part: Document) -> Sequence[Document]:
+    """Daemons in which a part has another state than the most urgent one."""
+    return [each for each in part["daemons"] if each["state"] != part["state"]]
+
+
+def _states(status: Document) -> Mapping[str, Sequence[tuple[str, str]]]:
+    """Names and states of the sources of each daemon."""
+    found: dict[str, list[tuple[str, str]]] = {each["id"]: [] for each in status["daemons"]}
+    for source in status["sources"]:
+        for each in source["daemons"]:
+            found.setdefault(each["daemon"], []).append((source["name"], each["state"]))
+    return found
 
 
 def _engine(engine: Document) -> Mapping[str, Any]:
@@ -87,6 +103,7 @@ def _engine(engine: Document) -> Mapping[str, Any]:
     early, quarantined = engine["early"] or {"messages": None}, engine["quarantined"]
     return {
         **engine,
+        "elsewhere": _elsewhere(engine),
         "open": sum(each["count"] for each in counts["instances"] if each["status"] not in _FINISHED),
         "ended": sum(each["count"] for each in counts["instances"] if each["status"] in _FINISHED),
         "failed": sum(counts["failed"].values()),

@@ -18,7 +18,7 @@ from bridge.app.operations.operations import BY_NAME
 from bridge.app.page import actions
 from bridge.app.page.formats import FILTERS
 from bridge.app.page.login import Login
-from bridge.app.page.visit import Page, Picture, Visit, address, place
+from bridge.app.page.visit import AllDaemons, Page, Picture, Visit, address, place, this_daemon
 from bridge.config.source import Loaded
 from bridge.core.bytetext import printable
 from bridge.ops.access import Unauthenticated
@@ -66,8 +66,15 @@ NEXT: Mapping[str, str] = {
 class Site:
     """Pages of one daemon."""
 
-    def __init__(self, pages: Sequence[Page], routes: Sequence[Route], loaded: Callable[[], Loaded]) -> None:
+    def __init__(
+        self,
+        pages: Sequence[Page],
+        routes: Sequence[Route],
+        loaded: Callable[[], Loaded],
+        all_daemons: AllDaemons = this_daemon,
+    ) -> None:
         """Create the site. routes: of the API. loaded: returns the configuration in use."""
+        self._all_daemons = all_daemons
         self._pages = pages
         self._routes = {(route.method, route.path): route for route in routes}
         self._loaded = loaded
@@ -105,7 +112,8 @@ class Site:
     async def _page(self, page: Page, authenticate: Authenticate, request: web.Request) -> web.StreamResponse:
         caller = await authenticate(request)
         query = {name: request.query[name] for name in request.query}
-        visit = Visit(self._loaded(), caller, self._routes, request.rel_url.raw_path, dict(request.match_info), query)
+        path, parts = request.rel_url.raw_path, dict(request.match_info)
+        visit = Visit(self._loaded(), caller, self._routes, path, parts, query, self._all_daemons)
         found = await page.read(visit)
         if isinstance(found, Picture):
             headers = {"Content-Disposition": f'attachment; filename="{found.name}.svg"'}
@@ -174,6 +182,7 @@ def environment(assets: Mapping[str, str]) -> Environment:
         finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     made.filters |= FILTERS
     made.globals |= {

@@ -11,6 +11,15 @@ from bridge.app.operations.operations import BY_NAME
 from bridge.config.source import Loaded
 from bridge.ops.access import Caller
 from bridge.ops.api import Route
+from bridge.ops.status import Document
+
+AllDaemons = Callable[[Loaded, Document], Awaitable[Document]]
+"""Returns the status of all daemons of a configuration. The second argument is the status of this daemon."""
+
+
+async def this_daemon(loaded: Loaded, own: Document) -> Document:
+    """Status of one daemon alone, see `AllDaemons`."""
+    return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,7 @@ class Visit:
     path: str
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    all_daemons: AllDaemons = this_daemon
 
     async def ask(self, name: str, /, **given: Any) -> Any:
         """Perform an operation that reads, as the API does. Parameters that are None or empty are left out.
@@ -38,9 +48,9 @@ class Visit:
         sent = {each: value for each, value in given.items() if value not in (None, "", ())}
         return await self.routes[operation.method, operation.path].answer(sent, self.caller, None)
 
-    async def status(self) -> Any:
-        """Status of the daemon."""
-        return await self.routes["GET", "status"].answer({}, self.caller, None)
+    async def status(self) -> Document:
+        """Status of all daemons that this one knows."""
+        return await self.all_daemons(self.loaded, await self.routes["GET", "status"].answer({}, self.caller, None))
 
     def can(self, name: str) -> bool:
         """True if the role of the caller allows an operation."""

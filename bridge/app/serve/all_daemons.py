@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +22,10 @@ from bridge.ops.control import DIRECTORY, near, sockets
 from bridge.ops.status import Document, merge
 from bridge.system.processes import is_stopped
 
+PAGE_SECONDS = 0.1
+"""Seconds that a page waits for the answers of other daemons."""
+_KEPT = 2.0
+"""Seconds for which one answer of another daemon serves all pages."""
 _LARGEST = 64 * 1024 * 1024
 """Bytes of the longest answer that is read."""
 
@@ -29,11 +35,17 @@ async def of_all_daemons(loaded: Loaded, own: Document) -> Document:
 
     The others on this machine are asked. Those that are only registered on the engine did not answer.
     """
+    return _with_own(own, await answers_of_sockets(loaded))
+
+
+Asked = tuple[str, str, "Document | Exception"]
+"""Name of a daemon, next command, and its answer or the reason for none."""
+
+
+def _with_own(own: Document, others: Iterable[Asked]) -> Document:
+    """Merge the status of a daemon, of others, and of those that are only registered on its engine."""
     [me] = own["daemons"]
-    asked: list[tuple[str, str, Document | Exception]] = [
-        (me["id"], "", own),
-        *(each for each in await answers_of_sockets(loaded) if each[0] != me["id"]),
-    ]
+    asked: list[Asked] = [(me["id"], "", own), *(each for each in others if each[0] != me["id"])]
     names = {name for name, _, _ in asked}
     for peer in me["peers"]:
         if peer["id"] not in names:
@@ -42,22 +54,86 @@ async def of_all_daemons(loaded: Loaded, own: Document) -> Document:
     return merged(asked)
 
 
-async def answers_of_sockets(loaded: Loaded) -> list[tuple[str, str, Document | Exception]]:
-    """Name, next command, and answer or error, of each daemon with a control socket in the state directory."""
+async def answers_of_sockets(loaded: Loaded) -> list[Asked]:
+    """Answers of the daemons with a control socket in the state directory."""
     paths = sockets(state.state_directory(loaded) / DIRECTORY)
     answers = await asyncio.gather(*(ask(path) for path in paths))
-    found: list[tuple[str, str, Document | Exception]] = []
-    for path, answer in zip(paths, answers, strict=True):
-        if not isinstance(answer, ConnectionRefusedError):  # left by a killed daemon
-            pid = path.name.partition("-")[0]
-            command = f"ps -p {pid} -o stat,etime,args"
-            if isinstance(answer, TimeoutError) and is_stopped(pid):
-                answer, command = (
-                    ValueError(f"no answer within {FIND_SECONDS:g} s; process {pid} is frozen by a signal"),
-                    f"kill -CONT {pid}",
-                )
-            found.append((daemon_id(int(pid)) if pid.isdecimal() else path.name, command, answer))
+    found = (_asked(path, answer) for path, answer in zip(paths, answers, strict=True))
+    return [each for each in found if each is not None]
+
+
+def _asked(path: Path, answer: Document | Exception, waited: float = FIND_SECONDS) -> Asked | None:
+    """Answer of the daemon behind a socket; None for a socket that a killed daemon has left. waited: seconds."""
+    if isinstance(answer, ConnectionRefusedError):
+        return None
+    pid = pid_of(path)
+    command = f"ps -p {pid} -o stat,etime,args"
+    if isinstance(answer, TimeoutError) and is_stopped(pid):
+        answer = ValueError(f"no answer within {waited:g} s; process {pid} is frozen by a signal")
+        command = f"kill -CONT {pid}"
+    return _id_of(path), command, answer
+
+
+def _id_of(path: Path) -> str:
+    pid = pid_of(path)
+    return daemon_id(int(pid)) if pid.isdecimal() else path.name
+
+
+def _id_in(own: Document) -> str:
+    found: str = own["daemons"][0]["id"]
     return found
+
+
+def pid_of(path: Path) -> str:
+    """Process id of the daemon that listens at a control socket."""
+    return path.name.partition("-")[0]
+
+
+class OtherDaemons:
+    """Last answers of the other daemons on this machine, for pages, which must not wait for a frozen one."""
+
+    def __init__(self) -> None:
+        self._asking: dict[Path, asyncio.Task[Document | Exception]] = {}
+        self._known: dict[Path, tuple[float, Document | Exception]] = {}
+        """Answers with the monotonic times of their arrival."""
+
+    async def status(self, loaded: Loaded, own: Document) -> Document:
+        """Status of all daemons, see `of_all_daemons`; of a daemon that does not answer at once, the last known one.
+
+        own: status of this daemon.
+        """
+        paths = [path for path in sockets(state.state_directory(loaded) / DIRECTORY) if _id_of(path) != _id_in(own)]
+        for path in self._known.keys() - {*paths}:
+            del self._known[path]  # the daemon has ended
+        asking = [task for path in paths if (task := self._ask(path)) is not None]
+        if asking:
+            await asyncio.wait(asking, timeout=PAGE_SECONDS)
+        found = (_asked(path, self._answer(path), PAGE_SECONDS) for path in paths)
+        return _with_own(own, [each for each in found if each is not None])
+
+    def _ask(self, path: Path) -> asyncio.Task[Document | Exception] | None:
+        """Request to a daemon that is under way; None while its last answer is new."""
+        task = self._asking.get(path)
+        if task is not None and not task.done():
+            return task
+        if path in self._known and time.monotonic() - self._known[path][0] < _KEPT:
+            return None
+        if is_stopped(pid_of(path)):
+            return None
+        task = self._asking[path] = asyncio.create_task(ask(path))
+        task.add_done_callback(lambda done: self._keep(path, done))
+        return task
+
+    def _keep(self, path: Path, done: asyncio.Task[Document | Exception]) -> None:
+        del self._asking[path]
+        if not done.cancelled():
+            self._known[path] = time.monotonic(), done.result()
+
+    def _answer(self, path: Path) -> Document | Exception:
+        if is_stopped(pid_of(path)):
+            return TimeoutError()
+        at, answer = self._known.get(path, (-math.inf, TimeoutError()))
+        return answer if time.monotonic() - at < FIND_SECONDS + _KEPT else ValueError("it has not answered yet")
 
 
 def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:

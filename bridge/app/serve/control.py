@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen, located
 from bridge.app.operations.client import FIND_SECONDS, Call, ask_over, each_of, send, while_alive
 from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, instance_of, keyed, perform
-from bridge.app.serve.all_daemons import of_all_daemons
+from bridge.app.serve.all_daemons import of_all_daemons, pid_of
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
@@ -32,12 +33,16 @@ from bridge.ops.api import PREFIX, STATUS, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near, sockets
 from bridge.ops.status import Document
+from bridge.system.processes import is_stopped
 from bridge.system.tasks import cancelled
 
 if TYPE_CHECKING:
     from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
+
+OTHERS_SECONDS = 1.0
+"""Seconds for what other daemons add to the answer of one."""
 
 
 def routes(
@@ -66,11 +71,17 @@ def routes(
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
 
+    async def elsewhere(message: str) -> tuple[Sequence[Mapping[str, Any]], int]:
+        asked = await ask_daemons(
+            in_use(), "messages.show", {"message": message}, OTHERS_SECONDS, but=str(os.getpid())
+        )  # fmt: skip
+        return [each for answer in asked.answers for each in answer or ()], asked.silent
+
     async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         now, tried = in_use(), candidate()
         opened = partial(located, now, operation.engine_of(now, given), instance_of(operation, given), engine)
         scene = Scene(
-            now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload(), engine,
+            now, opened, caller, partial(in_flight, sources), elsewhere, partial(_problems, now), reload(), engine,
             None if tried is None else tried.version, held,
         )  # fmt: skip
         return await perform(operation, keyed(operation, given, caller.actor, key), scene)
@@ -209,15 +220,22 @@ class DaemonAnswers:
     silent: int
 
 
-async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
-    """Ask every running daemon of the state directory. Raises: InvalidCommand."""
+async def ask_daemons(
+    loaded: Loaded, name: str, given: Mapping[str, Any], seconds: float = FIND_SECONDS, but: str = ""
+) -> DaemonAnswers:
+    """Ask every running daemon of the state directory. but: process id of one that is not asked.
+
+    Raises: InvalidCommand.
+    """
     operation = _operations()[name]
 
     async def asked(path: Path) -> Any:
-        async with asyncio.timeout(FIND_SECONDS):
+        if is_stopped(pid_of(path)):
+            raise TimeoutError
+        async with asyncio.timeout(seconds):
             return await _ask(path, operation, given)
 
-    found = sockets(state.state_directory(loaded) / DIRECTORY)
+    found = [each for each in sockets(state.state_directory(loaded) / DIRECTORY) if pid_of(each) != but]
     results = await asyncio.gather(*(asked(path) for path in found), return_exceptions=True)
     silent = 0
     answers = []

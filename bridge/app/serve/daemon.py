@@ -32,6 +32,7 @@ from bridge.app.page.site import Site
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
+from bridge.app.serve.all_daemons import OtherDaemons
 from bridge.app.serve.canary import Canary
 from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
@@ -324,7 +325,7 @@ class Daemon:
             self.streams,
             access,
             largest_body(loaded),
-            Site(PAGES, self.routes, lambda: self.loaded),
+            Site(PAGES, self.routes, lambda: self.loaded, OtherDaemons().status),
             build_sessions(loaded, access),
         )
 

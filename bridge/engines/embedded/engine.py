@@ -38,7 +38,7 @@ from bridge.large_payloads.files import PayloadFiles
 from bridge.sqlite_engine.maintenance.inspection import read_newest
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
-from bridge.sqlite_engine.storage.listing import Listed, Wanted
+from bridge.sqlite_engine.storage.listing import ListPart, Wanted
 from bridge.system import private
 from bridge.system.processes import is_stopped
 from bridge.system.tls import TlsFiles
@@ -165,7 +165,7 @@ class EmbeddedEngine:
         versions = await asyncio.to_thread(counts.read_versions, file)
         return replace(_summed(rows), versions={(name, version): number for name, version, number in versions})
 
-    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> Sequence[Listed] | None:
+    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> ListPart | None:
         """See `ListingEngine.newest_instances`."""
         path = self._directory / FILE
         return await asyncio.to_thread(lambda: read_newest(path, self._keys(), wanted, limit, before, SAGA))

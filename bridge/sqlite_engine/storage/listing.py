@@ -16,9 +16,13 @@ from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
 from bridge.sqlite_engine.storage.store import instance_of, unreadable_instance
 
 _REPORTED = f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END"
+_CREATED = "created_at >= ? AND created_at < ?"
+_END_OF_TIME = 1 << 62
 _AFTER_ALL = "\U0010ffff"
 _FEW = 5_000
-"""Matches up to which an index on statuses is faster than a walk from the newest instance."""
+"""Matches up to which an index on statuses or times is faster than a walk from the newest instance."""
+MOST_LOOKED_AT = 20_000
+"""Instances whose custom status is searched for one part of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,14 @@ class Listed:
     outcome: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ListPart:
+    """Part of a list. before: position from which the next part begins; None after the last instance."""
+
+    listed: list[Listed]
+    before: int | None
+
+
 def newest(
     connection: sqlite3.Connection,
     payloads: Payloads,
@@ -56,16 +68,20 @@ def newest(
     limit: int,
     before: int | None = None,
     declared: str = "",
-) -> list[Listed]:
+) -> ListPart:
     """At most `limit` instances, the newest first, without inputs and outputs.
 
+    A search in custom statuses ends after `MOST_LOOKED_AT` instances; the part may then have fewer than `limit`.
     before: position of the last instance of the part before. declared: orchestration whose instances are known by the
     name of their saga only.
     """
     where, values = _conditions(wanted, declared)
     expected, statuses = _expected(connection, wanted, declared)
     if not expected:
-        return []
+        return ListPart([], None)
+    if _are_few_created(connection, wanted):
+        where.append(f"key IN (SELECT key FROM instances INDEXED BY instances_created WHERE {_CREATED})")  # noqa: S608 -- fixed parts
+        values += _created(wanted)
     if expected <= _FEW and statuses <= FINISHED:
         marks = ",".join("?" * len(statuses))
         where.append(
@@ -78,12 +94,32 @@ def newest(
     if before is not None:
         where.append("key < ?")
         values.append(before)
+    condition = " AND ".join(where) or "1"
+    end = None
+    if wanted.status_text:
+        end = _end_of_search(connection, condition, values)
+        searched = [] if end is None else [("key >= ?", end)]
+        texts = (("(typeof(custom_status) = 'blob' OR instr(custom_status, ?))", text) for text in wanted.status_text)
+        for part, value in (*searched, *texts):
+            condition += f" AND {part}"
+            values.append(value)
     rows = connection.execute(
-        f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE {' AND '.join(where) or '1'} ORDER BY key DESC LIMIT ?",  # noqa: S608 -- fixed parts
-        (*values, min(limit, expected)),
+        f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE {condition} ORDER BY key DESC LIMIT ?",  # noqa: S608 -- fixed parts
+        (*values, min(limit + 1, expected)),
     )
-    found = (_instance(row, payloads) for row in rows)
-    return [Listed(each.key, each.state(False), each.saga, each.outcome) for each in found]
+    found = [_instance(row, payloads) for row in rows]
+    if len(found) > limit:
+        end = found[limit - 1].key
+    return ListPart([Listed(each.key, each.state(False), each.saga, each.outcome) for each in found[:limit]], end)
+
+
+def _end_of_search(connection: sqlite3.Connection, condition: str, values: Sequence[Any]) -> int | None:
+    """Position of the last instance that a search may look at; None when it may look at all."""
+    row = connection.execute(
+        f"SELECT key FROM instances WHERE {condition} ORDER BY key DESC LIMIT 1 OFFSET ?",  # noqa: S608 -- fixed parts
+        (*values, MOST_LOOKED_AT - 1),
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _conditions(wanted: Wanted, declared: str) -> tuple[list[str], list[Any]]:
@@ -101,14 +137,28 @@ def _conditions(wanted: Wanted, declared: str) -> tuple[list[str], list[Any]]:
     if wanted.prefix:
         where.append("key IN (SELECT key FROM instances WHERE id >= ? AND id < ?)")
         values += [wanted.prefix, wanted.prefix + _AFTER_ALL]
-    for value, sign in ((wanted.created_from, ">="), (wanted.created_to, "<")):
-        if value is not None:
-            where.append(f"created_at {sign} ?")
-            values.append(value)
-    for text in wanted.status_text:
-        where.append("(typeof(custom_status) = 'blob' OR instr(custom_status, ?))")
-        values.append(text)
+    if wanted.created_from is not None or wanted.created_to is not None:
+        # The sign keeps SQLite from the index, where it would sort all that it finds
+        where.append("+created_at >= ? AND +created_at < ?")
+        values += _created(wanted)
     return where, values
+
+
+def _created(wanted: Wanted) -> tuple[int, int]:
+    """Limits of the time of creation."""
+    first, end = wanted.created_from, wanted.created_to
+    return 0 if first is None else first, _END_OF_TIME if end is None else end
+
+
+def _are_few_created(connection: sqlite3.Connection, wanted: Wanted) -> bool:
+    """True when few instances were created in the time of a filter."""
+    if wanted.created_from is None and wanted.created_to is None:
+        return False
+    count: int = connection.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM instances INDEXED BY instances_created WHERE {_CREATED} LIMIT ?)",  # noqa: S608 -- fixed parts
+        (*_created(wanted), _FEW + 1),
+    ).fetchone()[0]
+    return count <= _FEW
 
 
 def _expected(connection: sqlite3.Connection, wanted: Wanted, declared: str) -> tuple[int, frozenset[int]]:

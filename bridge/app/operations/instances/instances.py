@@ -31,7 +31,7 @@ from bridge.engines.errors import details_of
 from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
-from bridge.sqlite_engine.storage.listing import Listed, Wanted
+from bridge.sqlite_engine.storage.listing import Listed, ListPart, Wanted
 
 _CURSORS = "instances"
 """Name of the list in its cursors."""
@@ -175,13 +175,13 @@ class Instances:
         tag or a time of completion; other engines list all instances. Raises: InvalidCommand for a malformed cursor.
         """
         before = place_of(_CURSORS, cursor, (int,), (str, str))
-        listed = None
+        part = None
         if before is None or len(before) == 1:  # a place in the list of the engine
-            listed = await self._newest(filter_, limit + 1, None if before is None else int(before[0]), status_text)
-        if listed is not None:
-            found = [_listed(each) for each in listed]
-            more = cursor_at(_CURSORS, (listed[limit - 1].key,)) if len(listed) > limit else None
-            return found[:limit], more
+            part = await self._newest(filter_, limit, None if before is None else int(before[0]), status_text)
+        if part is not None:
+            return [_listed(each) for each in part.listed], (
+                None if part.before is None else cursor_at(_CURSORS, (part.before,))
+            )
         everything = [one for one in await self.list(filter_, payloads=False) if _is_before(one, before)]
         shown = everything[:limit]
         more = cursor_at(_CURSORS, (shown[-1].created_at, shown[-1].instance_id)) if len(everything) > limit else None
@@ -189,7 +189,7 @@ class Instances:
 
     async def _newest(
         self, filter_: Filter, limit: int, before: int | None, status_text: tuple[str, ...]
-    ) -> Sequence[Listed] | None:
+    ) -> ListPart | None:
         if (
             not isinstance(self._engine, ListingEngine)
             or filter_.tags

@@ -114,7 +114,11 @@ async def _list(scene: Scene, given: ListSagas) -> Any:
         text += [f'"{COMPENSATING}"'] if given.states == (COMPENSATING,) else []
         filter_ = Filter(statuses=_OPEN)
     else:
-        filter_ = Filter(outcomes=given.states, name=given.saga)
+        # A completed saga has no failed step
+        outcomes = tuple(each for each in given.states if given.step is None or each != "completed")
+        if not outcomes:
+            return {"sagas": [], "next": None}
+        filter_ = Filter(outcomes=outcomes, name=given.saga)
     part, more = await Instances(await scene.engine()).page(filter_, given.limit, given.cursor, tuple(text))
     found = [each for one in part if (each := saga_of(one)) is not None and _is_wanted(each, given)]
     return {"sagas": [_document(each) for each in found], "next": more}

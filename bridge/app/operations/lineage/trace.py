@@ -102,6 +102,7 @@ class Found:
     index_bounded: rows may be missing at any time, beyond the bounds of the index.
     more: number of further instances that the index names, which were not read.
     behind: message that was traced instead of the dead letter or publication at the position that was asked for.
+    silent: number of daemons that did not answer; their messages in flight are unknown.
     """
 
     by: Literal["instance", "message", "undelivered", "nothing"]
@@ -117,6 +118,7 @@ class Found:
     index_bounded: bool = False
     more: int = 0
     behind: Behind | None = None
+    silent: int = 0
 
     def add(self, answers: Iterable[Answer]) -> Found:
         """The same result with further answers."""

@@ -24,6 +24,16 @@ function replace(region, fresh) {
   if (focused >= 0) fresh.querySelectorAll("a, button, summary, [tabindex]")[focused]?.focus({ preventScroll: true });
 }
 
+// A region that has appeared stands behind, or before, a neighbour that both pages have
+function insert(fresh) {
+  const known = (each) => each.id && document.getElementById(each.id);
+  let before = fresh.previousElementSibling, behind = fresh.nextElementSibling;
+  while (before && !known(before)) before = before.previousElementSibling;
+  while (behind && !known(behind)) behind = behind.nextElementSibling;
+  if (before) known(before).after(document.adoptNode(fresh));
+  else if (behind) known(behind).before(document.adoptNode(fresh));
+}
+
 // Answers that a person asks for once, because they cost the daemon more
 const ONCE = ["check", "plan"];
 
@@ -40,17 +50,22 @@ export async function refresh() {
   try {
     const answer = await fetch(here(), { cache: "no-store", redirect: "error", signal: AbortSignal.timeout(SILENT) });
     if (answer.status === 401) { location.reload(); return; }
-    if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
+    if (!answer.ok) throw new Error(`The daemon answers ${answer.status} ${answer.statusText}`.trim(), { cause: answer.status });
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const region of regions()) {
+    const before = regions();
+    // The last one first: each is placed beside a neighbour that was there before
+    for (const each of [...fresh.querySelectorAll("[data-live][id]")].reverse()) if (!document.getElementById(each.id)) insert(each);
+    for (const region of before) {
       const found = fresh.getElementById(region.id);
       if (found) replace(region, found);
+      else if (!isEdited(region) && !region.querySelector("details[open] form")) region.remove();
     }
     lost.hidden = true;
   } catch (error) {
     const shown = lost.dataset.since ?? new Date().toLocaleTimeString();
     if (lost.hidden) lost.dataset.since = shown;
-    lost.textContent = `No answer of the daemon since ${lost.dataset.since}: this page shows what was known then. It tries again.`;
+    const what = error.cause ? error.message : "No answer of the daemon";
+    lost.textContent = `${what} since ${lost.dataset.since}: this page shows what was known then. It tries again.`;
     lost.hidden = false;
   } finally {
     running = false;
