@@ -182,8 +182,9 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
         routes.RouteConfig, routes.EngineMoveConfig, routes.RouteLimitsConfig, routes.RoutePerConfig,
-        routes.ScheduleConfig, routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig, routes.CancelConfig,
-        routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
+        routes.ScheduleConfig, routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig,
+        routes.CancelConfig, routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig,
+        routes.SignalEntityConfig,
         routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
     ),
     "ops": (
