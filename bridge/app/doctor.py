@@ -8,12 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from bridge.app.check.capabilities import refusals
 from bridge.app.check.configuration import inspect
 from bridge.app.composition import build_broker, build_engine, read_keyring
 from bridge.app.extras import needed_extras
@@ -28,6 +29,7 @@ from bridge.config.source import Loaded
 from bridge.core.diagnosis import AREAS, Answer, Verdict, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError
 from bridge.engines import diagnosis
+from bridge.engines.capabilities import Capability
 from bridge.system import disk
 from bridge.system.package import DISTRIBUTION, install_extra
 from bridge.system.threads import in_thread
@@ -150,7 +152,11 @@ async def _engine(loaded: Loaded, name: str, examiner: _Examiner) -> None:
         directory = _plain(loaded.base / config.path)
         await diagnosis.embedded(name, config, directory, keys, engine, examiner)
     else:
-        await diagnosis.scheduler(name, config, engine, examiner)
+
+        def refused(lacking: Collection[Capability]) -> list[str]:
+            return [each.what for each in refusals(loaded, {name: lacking})]
+
+        await diagnosis.scheduler(name, config, engine, examiner, refused)
 
 
 async def _broker(loaded: Loaded, name: str, examiner: _Examiner, kept: dict[str, float]) -> None:

@@ -36,10 +36,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
-from bridge.core.errors import EngineError, InstanceNotFound
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected, InstanceNotFound
 from bridge.core.histogram import SECONDS, Histogram
 from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
+from bridge.engines.capabilities import ALL, Capability, answers, is_unimplemented, is_unknown_method
 from bridge.engines.errors import translate
 from bridge.engines.large_payloads import ClientPayloads
 from bridge.engines.remote_channel import Call
@@ -133,6 +134,8 @@ class EngineClient:
         self._payloads = None if payloads is None else ClientPayloads(payloads)
         self.requests: dict[tuple[str, str], Histogram] = {}
         """Durations of requests by command and result: `ok`, or the reason of the error."""
+        self.lacking = ALL
+        """Capabilities that the engine does not have, as far as `learn` has found out."""
 
     async def _call(self, command: str, call: Coroutine[Any, Any, T], what: str) -> T:
         """Await a call of the SDK's client, and count it. what: the call, for the error.
@@ -198,6 +201,34 @@ class EngineClient:
             await self.get_orchestration_state(PROBE_ID, fetch_payloads=False, what=what)
         except InstanceNotFound:
             return
+
+    async def learn(self) -> None:
+        """Find out which capabilities the engine lacks, by reads of an instance and an entity that do not exist.
+
+        Raises: EngineOutage.
+        """
+        lacking = set()
+        if not await answers(self.get_entity(EntityInstanceId("bridge.probe", PROBE_ID), include_state=False)):
+            lacking.add(Capability.ENTITIES)
+        query = pb.QueryInstancesRequest(
+            query=pb.InstanceQuery(instanceIdPrefix=StringValue(value=PROBE_ID), maxInstanceCount=1)
+        )
+        if not await answers(self._call("list", stub_of(self._sdk).QueryInstances(query), "list instances")):
+            lacking.add(Capability.QUERIES)
+        try:
+            await self.get_protocol_history(PROBE_ID)
+        except EngineError as error:
+            if is_unimplemented(error):
+                lacking.add(Capability.HISTORIES)
+                if is_unknown_method(error):
+                    # Filters came to the protocol after histories
+                    lacking.add(Capability.FILTERS)
+            elif isinstance(error, EngineOutage):
+                raise
+        self.lacking = frozenset(lacking)
+
+    def _has_entities(self) -> bool:
+        return Capability.ENTITIES not in self.lacking
 
     async def server_time(self) -> float | None:
         """Time of the engine in seconds since 1970, from the date of an answer; None for an engine that sends none."""
@@ -502,6 +533,8 @@ class EngineClient:
         what: str | None = None,
     ) -> None:
         """Send an operation; return when the engine has accepted it."""
+        if not self._has_entities():
+            raise EngineRejected(f"{what or f'signal {operation_name!r} to {entity}'}: the engine has no entities")
 
         async def send() -> None:
             stored = await self._stored(input, str(entity))
@@ -513,6 +546,8 @@ class EngineClient:
         self, entity: EntityInstanceId, include_state: bool = True, *, what: str | None = None
     ) -> EntityMetadata | None:
         """Read an entity; None while it has no state."""
+        if not self._has_entities():
+            return None
         return await self._call("get_entity", self._sdk.get_entity(entity, include_state), what or f"look at {entity}")
 
     async def find_entity(
@@ -530,6 +565,8 @@ class EngineClient:
     async def get_all_entities(
         self, query: EntityQuery | None = None, *, what: str = "list entities"
     ) -> list[EntityMetadata]:
+        if not self._has_entities():
+            return []
         with one_response():
             return await self._call("list_entities", self._sdk.get_all_entities(query), what)
 
@@ -561,6 +598,9 @@ class EngineClient:
 
         The SDK's own method collects all pages before it returns.
         """
+
+        if not self._has_entities():
+            return
 
         async def read() -> None:
             token: StringValue | None = None
@@ -605,6 +645,8 @@ class EngineClient:
     async def _entity_page(
         self, wanted: EntityFilter, token: str | None, size: int, what: str
     ) -> tuple[Sequence[pb.EntityMetadata], str | None]:
+        if not self._has_entities():
+            return [], None
         former = None if token is None else StringValue(value=token)
         query = pb.EntityQuery(
             instanceIdStartsWith=StringValue(value=wanted.prefix) if wanted.prefix else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineCon
 from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning
 from bridge.core.errors import EngineDenied, EngineError, EngineMisconfigured, EngineUnavailable, InstanceNotFound
 from bridge.engines.base import Engine
+from bridge.engines.capabilities import Capability
 from bridge.engines.client import PROBE_ID
 from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.keyrings import Keys
@@ -90,8 +92,18 @@ async def _file(file: Path, path: str, keys: Keys, seconds: float) -> Answer:
         return problem(f"{file}: {error.strerror}", f"give this user access, or name another `{path}`")
 
 
-async def scheduler(name: str, config: SchedulerEngineConfig, engine: Engine, examiner: Examiner) -> None:
-    """Check a scheduler. engine: not started."""
+async def scheduler(
+    name: str,
+    config: SchedulerEngineConfig,
+    engine: Engine,
+    examiner: Examiner,
+    refused: Callable[[Collection[Capability]], Sequence[str]],
+) -> None:
+    """Check a scheduler.
+
+    engine: not started.
+    refused: rules that it cannot keep, by the capabilities that it lacks.
+    """
     subject = f"engine {name}"
     where = f"engines.{name}"
     denied: list[str] = []
@@ -135,6 +147,17 @@ async def scheduler(name: str, config: SchedulerEngineConfig, engine: Engine, ex
             return problem(f"reading is allowed, writing is not ({error}): the role {ROLE} is missing", grant)
         return ok("reading and writing are allowed")
 
+    async def capabilities() -> Answer:
+        lacking = engine.client.lacking
+        if problems := refused(lacking):
+            return problem("; ".join(problems), "change these rules, or name another engine in them")
+        if lacking:
+            return warning(
+                f"the engine has no {' and no '.join(sorted(lacking))}; no rule needs them, but some commands do",
+                "docs/engines.md#other-self-hosted-engines",
+            )
+        return ok("entities, queries, histories and work-item filters")
+
     async def clock() -> Answer:
         sent = time.time()
         there = await engine.client.server_time()
@@ -149,7 +172,7 @@ async def scheduler(name: str, config: SchedulerEngineConfig, engine: Engine, ex
             "chronyc makestep    # or correct the clock with the NTP client of this machine",
         )
 
-    names = ("task hub", "role", "clock")
+    names = ("task hub", "role", "capabilities", "clock")
     try:
         first = await examiner.check(subject, "reachable", reachable)
         if first.verdict is not Verdict.OK:
@@ -165,6 +188,7 @@ async def scheduler(name: str, config: SchedulerEngineConfig, engine: Engine, ex
                 examiner.record(subject, check, not_checked(hub.detail))
             return
         await examiner.check(subject, "role", may_write)
+        await examiner.check(subject, "capabilities", capabilities)
         await examiner.check(subject, "clock", clock)
     finally:
         await engine.stop()

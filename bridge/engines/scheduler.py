@@ -107,6 +107,7 @@ class SchedulerEngine:
         self._config = config
         self._host_address, self._secure = parse_endpoint(config.endpoint)
         self._credentials: Credentials | None = None
+        self._has_learned = False
         self._client: EngineClient | None = None
         self._store: BlobPayloadStore | None = None
         self._sweep: asyncio.Task[None] | None = None
@@ -232,8 +233,11 @@ class SchedulerEngine:
             await held.close()
 
     async def probe(self) -> None:
-        """Check that the engine answers. Raises: EngineError."""
+        """Check that the engine answers; learn its capabilities when it answers first. Raises: EngineError."""
         await self.client.probe(f"engine {self.name!r} at {self._host_address}")
+        if not self._has_learned:
+            await self.client.learn()
+            self._has_learned = True
 
     @property
     def client(self) -> EngineClient:

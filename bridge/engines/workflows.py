@@ -14,8 +14,8 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -57,6 +57,19 @@ class Workflows:
     entities: Mapping[str, Callable[..., Any] | type[Any]] = field(default_factory=dict)
     external: frozenset[str] = frozenset()
     publishers: bool = False
+
+    def joined(self, others: Iterable[Workflows]) -> Workflows:
+        """These workflows with those of others, for one worker."""
+        found = self
+        for each in others:
+            found = replace(
+                found,
+                orchestrators={**found.orchestrators, **each.orchestrators},
+                activities={**found.activities, **each.activities},
+                entities={**found.entities, **each.entities},
+                external=found.external | each.external,
+            )
+        return found
 
     def knows(self, kind: Kind, name: str) -> bool:
         """True when this or another worker runs the name. The bridge's own names are always known."""

@@ -25,6 +25,8 @@ class Gatekeeper(grpc.ServerInterceptor):
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.refused_methods: set[str] = set()
         """Methods that are refused for lack of a permission."""
+        self.unimplemented: frozenset[str] = frozenset()
+        """Methods that the protocol of the server does not have."""
         self.date: str | None = None
         """Date in the first metadata of answers, as HTTP servers send it."""
 
@@ -36,6 +38,8 @@ class Gatekeeper(grpc.ServerInterceptor):
             refusal = (grpc.StatusCode.UNAUTHENTICATED, "no valid token")
         if details.method.rpartition("/")[2] in self.refused_methods:
             refusal = (grpc.StatusCode.PERMISSION_DENIED, "no access")
+        if details.method.rpartition("/")[2] in self.unimplemented:
+            refusal = (grpc.StatusCode.UNIMPLEMENTED, "unknown method for service TaskHubSidecarService")
         handler = continuation(details)
         if refusal is None:
             return handler if self.date is None or handler.response_streaming else self._dated(handler, self.date)

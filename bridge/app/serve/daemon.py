@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from bridge.app.candidate import candidate_rules, load_candidate
+from bridge.app.check.capabilities import refusals
 from bridge.app.codecs import build_registries
 from bridge.app.composition import (
     build_access,
@@ -57,9 +58,10 @@ from bridge.app.tracing import build_metrics_export, build_tracing, span_options
 from bridge.app.worker_process import user_workflows
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded, state_engine
-from bridge.core.errors import BridgeError, ConfigError, EngineOutage
+from bridge.core.errors import BridgeError, ConfigError, EngineMisconfigured, EngineOutage, Problem
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
+from bridge.engines.capabilities import Capability
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes.supervisor import WorkerProcesses
@@ -151,7 +153,7 @@ class Daemon:
         self.brokers: Mapping[str, Broker] = (
             {name: build_broker(loaded, name) for name in config.brokers} if brokers is None else brokers
         )
-        self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
+        self.breakers = {name: Breaker(name, partial(self._probe, engine)) for name, engine in self.engines.items()}
         loop = asyncio.get_running_loop()
         keys = {
             name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
@@ -329,6 +331,16 @@ class Daemon:
             build_sessions(loaded, access),
         )
 
+    def refusals(self, loaded: Loaded, names: Iterable[str]) -> list[Problem]:
+        """Problems with the rules of a configuration that these engines cannot keep, as far as they are known."""
+        return refusals(loaded, {name: self.engines[name].client.lacking for name in names})
+
+    async def _probe(self, engine: Engine) -> None:
+        """Check that an engine answers, and can keep the rules in use. Raises: EngineOutage."""
+        await engine.probe()
+        if refused := self.refusals(self.loaded, [engine.name]):
+            raise EngineMisconfigured("; ".join(problem.what for problem in refused))
+
     def _target(self, engine: Engine, answers: AnswerExecutor) -> EnginePort:
         """Engine as the pipelines use it."""
         early = self.early[engine.name]
@@ -405,6 +417,8 @@ class Daemon:
             except EngineOutage as error:
                 log.warning(f"engine {name} does not answer", action="hold", engine=name, detail=str(error))
                 self.breakers[name].trip(error)
+            if refused := self.refusals(self.loaded, [name]):
+                raise ConfigError(refused)
         if self.runs_worker:
             self._start_workers()
             for processes in self._processes.values():
@@ -655,7 +669,11 @@ class Daemon:
                 self._processes[name] = processes
                 self._workers.append((name, processes))
                 self._loads.add(name, users, processes)
-            for group in self.own.groups(here, name):
+            groups: Sequence[Workflows] = self.own.groups(here, name)
+            if Capability.FILTERS in engine.client.lacking:
+                # Such an engine gives work to any worker
+                groups = [groups[0].joined(groups[1:])]
+            for group in groups:
                 worker = engine.worker(group, DataConverter(), self.monitors[name])
                 worker.start()
                 self._workers.append((name, worker))

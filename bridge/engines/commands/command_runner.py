@@ -14,6 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.commands import (
     Cancel,
     Command,
+    OnFinished,
     RaiseEvent,
     Resume,
     ScheduleOrchestration,
@@ -45,6 +46,7 @@ from bridge.core.instance_protocol import (
 from bridge.core.lineage.records import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
+from bridge.engines.capabilities import Capability
 from bridge.engines.commands.cancel_grace import start_cancel_grace
 from bridge.engines.commands.instance_reader import InstanceReader, PreviousRun
 from bridge.engines.commands.moving import StartsElsewhere
@@ -380,6 +382,12 @@ class _Run:
         self._known = replace(self._known, state=snapshot.state, started_by_it=snapshot.started_by_it)
 
     async def _search(self) -> None:
+        if Capability.HISTORIES in self._engine.client.lacking:
+            if getattr(self._command, "on_finished", None) is not OnFinished.IGNORE:
+                what = f"{self._what}: the instance is {self._status}, and the engine has no histories that show"
+                raise EngineRejected(f"{what} if it received the message")
+            self._known = replace(self._known, held=False)
+            return
         event = _event(self._command)
         past = self._past = await self._reader.search(self._what, self._id, self._origin, event)
         # An instance that is gone since the look is searched for again

@@ -35,6 +35,7 @@ class DryRunClient(EngineClient):
 
     def __init__(self, real: EngineClient) -> None:
         super().__init__(real.sdk)
+        self.lacking = real.lacking
         self.actions: list[str] = []
         self._started: dict[str, OrchestrationState] = {}
 

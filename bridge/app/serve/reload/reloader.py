@@ -186,6 +186,8 @@ class Reloader:
             raise ReloadRefused(
                 [f"{key} has changed, which needs a restart of the daemon" for key in found.restart], found
             )
+        if refused := daemon.refusals(loaded, daemon.engines):
+            raise ReloadRefused([str(each) for each in refused], found)
         try:
             plan = await asyncio.to_thread(self._compiled, loaded, candidate, found, report.problems)
             plan = replace(plan, schemas=schemas)
