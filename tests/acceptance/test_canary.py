@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from confluent_kafka import Producer
 from bridge.app.connection import attached
 from bridge.config.source import load
 from tests.acceptance.test_status import PARTITIONS, Topic, topic
+from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
 __all__ = ["topic"]
@@ -71,22 +71,20 @@ def outputs(directory: Path) -> dict[str, list[int]]:
 
 @pytest.fixture
 def daemons(tmp_path: Path, topic: tuple[str, Topic]) -> Iterator[tuple[DaemonProcess, ...]]:
-    with ExitStack() as stack:
-        (tmp_path / "engine").mkdir()
-        (tmp_path / "new").mkdir()
-        (tmp_path / "canary_flows.py").write_text(FLOWS)
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
-        stack.enter_context(engine)
-        config = CONFIG.format(engine=engine.url, kafka=topic[0], topic=topic[1].name)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "canary_flows.py").write_text(FLOWS)
+
+    def configure(engine: str) -> None:
+        config = CONFIG.format(engine=engine, kafka=topic[0], topic=topic[1].name)
         (tmp_path / "bridge.yaml").write_text(config)
         # The candidate fails for the late messages of each key
         candidate = config.replace(
             "    start_or_raise:", "    when: payload.n < 3 || payload.no_such > 0\n    start_or_raise:"
         )
         (tmp_path / "new" / "bridge.yaml").write_text(candidate)
-        found = tuple(stack.enter_context(DaemonProcess(tmp_path, log=f"{number}.log")) for number in range(3))
+
+    with three_daemons(tmp_path, configure, PARTITIONS) as found:
         for each in found:
-            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
             each.wait(lambda each=each: "decides about 50%" in each.log.read_text(), "the record of the candidate")  # type: ignore[misc]  # mypy cannot infer it
         yield found
 

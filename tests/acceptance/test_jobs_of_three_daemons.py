@@ -15,6 +15,7 @@ from bridge.app.connection import attached
 from bridge.app.operations.instances.instances import Filter, Instances, Start
 from bridge.config.source import load
 from bridge.core.system_names import job_instance_id
+from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import eventually_blocking
 
@@ -58,10 +59,9 @@ def test_a_job_goes_on_without_a_frozen_or_killed_daemon(tmp_path: Path) -> None
     async def events(instances: Instances) -> list[str]:
         return [type(event).__name__ for event in await instances.history(job_instance_id(job))]
 
-    (tmp_path / "engine").mkdir()
     (tmp_path / "frozen_job_flows.py").write_text(FLOWS)
     with ExitStack() as stack:
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
+        engine = engine_process(tmp_path)
         stack.enter_context(engine)
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine.url))
         daemons = [stack.enter_context(DaemonProcess(tmp_path, log=f"daemon-{n}.log")) for n in range(3)]

@@ -21,6 +21,7 @@ import pytest
 
 from bridge.core.message import Message
 from tests.acceptance.channel import LocalChannel
+from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
@@ -132,11 +133,10 @@ class Load(threading.Thread):
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.prove)])
 def test_reloads_lose_and_double_nothing(tmp_path: Path, kills: int) -> None:
     rng = random.Random(kills)
-    (tmp_path / "engine").mkdir()
     (tmp_path / "reload_journal.py").write_text(FLOWS)
     arguments = ["-c", "mounted/bridge.yaml"]
     with (
-        DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine") as engine,
+        engine_process(tmp_path) as engine,
         LocalChannel(tmp_path / "log") as channel,
     ):
         mounted = Mounted(tmp_path / "mounted", engine.url, channel.broker)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
@@ -52,7 +53,7 @@ def test_all_but_the_frozen_one_reload(tmp_path: Path) -> None:
             file.write_text(file.read_text().replace(old, new))
 
     with ExitStack() as stack:
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
+        engine = engine_process(tmp_path)
         stack.enter_context(engine)
         for file in files:
             file.write_text(CONFIG.format(engine=engine.url))

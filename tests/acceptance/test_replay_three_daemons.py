@@ -21,6 +21,7 @@ from bridge.core.system_names import replay_key
 from bridge.replay.store import ReplayStore
 from tests.acceptance.replays import by_state, items, record
 from tests.kafka.server import ThreadedServer
+from tests.kit.fleet import three_daemons
 from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
 
 PARTITIONS, COUNT = 6, 12
@@ -64,17 +65,15 @@ def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_pat
     admin = AdminClient({"bootstrap.servers": server.bootstrap})
     for made in admin.create_topics([NewTopic("orders", PARTITIONS, 1), NewTopic("orders.dlq", 2, 1)]).values():
         made.result()
-    (tmp_path / "engine").mkdir()
     (tmp_path / "replay_flows.py").write_text(FLOWS)
+
+    def configure(engine: str) -> None:
+        (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine, kafka=server.bootstrap))
+
     with ExitStack() as stack:
         stack.callback(server.stop)
-        engine = stack.enter_context(
-            DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
-        )
-        (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine.url, kafka=server.bootstrap))
-        frozen, *others = daemons = [stack.enter_context(DaemonProcess(tmp_path)) for _ in range(3)]
-        for each in daemons:
-            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
+        daemons = stack.enter_context(three_daemons(tmp_path, configure, PARTITIONS))
+        frozen, *others = daemons
         producer = Producer({"bootstrap.servers": server.bootstrap})
         for number in range(COUNT):
             for key in range(PARTITIONS):

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.brokers.kafka.harness import unique
+from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
 PARTITIONS = 6
@@ -85,15 +85,12 @@ def daemons(
     tmp_path: Path, topic: Topic, broker: str, request: pytest.FixtureRequest
 ) -> Iterator[tuple[DaemonProcess, ...]]:
     """Three daemons with two partitions each that have settled all messages, and the engine behind a port."""
-    with ExitStack() as stack:
-        (tmp_path / "engine").mkdir()
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
-        stack.enter_context(engine)
-        where = f'{{type: scheduler, endpoint: "{engine.url}"}}'
+
+    def write(engine: str) -> None:
+        where = f'{{type: scheduler, endpoint: "{engine}"}}'
         configure(tmp_path, topic, broker, request, engine=where, session=getattr(request, "param", "60s"))
-        found = tuple(stack.enter_context(DaemonProcess(tmp_path, log=f"{number}.log")) for number in range(3))
-        for each in found:
-            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
+
+    with three_daemons(tmp_path, write, PARTITIONS) as found:
         topic.publish(SENT)
         found[0].wait(lambda: sum(each.settled() for each in found) == SENT, "all messages")
         found[0].wait(lambda: {each["lag"] for each in lags(tmp_path)} == {0}, "their commits")

@@ -8,7 +8,6 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.brokers.kafka.harness import unique
+from tests.kit.fleet import engine_process, three_daemons
 from tests.kit.processes import DaemonProcess, run_bridge
 from tests.kit.waiting import TIMEOUT
 
@@ -58,15 +58,11 @@ def topic(bootstrap: str) -> tuple[str, Topic]:
 @pytest.fixture
 def daemons(tmp_path: Path, topic: tuple[str, Topic]) -> Iterator[tuple[DaemonProcess, ...]]:
     """Three daemons with two partitions each, and the engine behind a port."""
-    with ExitStack() as stack:
-        (tmp_path / "engine").mkdir()
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
-        stack.enter_context(engine)
-        config = CONFIG.format(engine=engine.url, kafka=topic[0], topic=topic[1].name)
-        (tmp_path / "bridge.yaml").write_text(config)
-        found = tuple(stack.enter_context(DaemonProcess(tmp_path, log=f"{number}.log")) for number in range(3))
-        for each in found:
-            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
+
+    def configure(engine: str) -> None:
+        (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine, kafka=topic[0], topic=topic[1].name))
+
+    with three_daemons(tmp_path, configure, PARTITIONS) as found:
         yield found
         for each in found:
             if each.runs:
@@ -145,8 +141,7 @@ def test_sums_over_daemons_of_which_one_is_frozen(
 def test_lag_in_records_and_seconds_also_while_the_engine_is_away(tmp_path: Path, topic: tuple[str, Topic]) -> None:
     """Records of which none can be executed: the oldest one has its age, while the source is held."""
     kafka, records = topic
-    (tmp_path / "engine").mkdir()
-    with DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine") as engine:
+    with engine_process(tmp_path) as engine:
         config = CONFIG.format(engine=engine.url, kafka=kafka, topic=records.name)
         route = 'routes: [{name: start, from: orders, schedule: {orchestration: x, instance_id: "{{ payload.id }}"}}]\n'
         (tmp_path / "bridge.yaml").write_text(config + "workflows: {external: [x]}\n" + route)

@@ -6,13 +6,13 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.test_status import PARTITIONS, Topic, topic
+from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
 __all__ = ["topic"]
@@ -160,15 +160,11 @@ RATE = 12
 @pytest.fixture
 def daemons(tmp_path: Path, topic: tuple[str, Topic]) -> Iterator[tuple[DaemonProcess, ...]]:
     """Three daemons with two partitions each, and the engine behind a port."""
-    with ExitStack() as stack:
-        (tmp_path / "engine").mkdir()
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
-        stack.enter_context(engine)
-        config = THREE.format(engine=engine.url, kafka=topic[0], topic=topic[1].name)
-        (tmp_path / "bridge.yaml").write_text(config)
-        found = tuple(stack.enter_context(DaemonProcess(tmp_path, log=f"{number}.log")) for number in range(3))
-        for each in found:
-            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
+
+    def configure(engine: str) -> None:
+        (tmp_path / "bridge.yaml").write_text(THREE.format(engine=engine, kafka=topic[0], topic=topic[1].name))
+
+    with three_daemons(tmp_path, configure, PARTITIONS) as found:
         yield found
 
 

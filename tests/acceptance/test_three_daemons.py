@@ -7,7 +7,6 @@ import json
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.kafka.server import ThreadedServer
+from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge
 
 LIMIT = 10
@@ -85,14 +85,12 @@ def test_a_person_ends_the_limit_for_all_daemons_also_for_one_that_is_frozen(
     tmp_path: Path, topics: tuple[str, Topics]
 ) -> None:
     kafka, topic = topics
-    (tmp_path / "engine").mkdir()
-    with ExitStack() as stack:
-        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
-        stack.enter_context(engine)
-        (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine.url, kafka=kafka, limit=LIMIT))
-        frozen, killed, lives = daemons = [stack.enter_context(DaemonProcess(tmp_path)) for _ in range(3)]
-        for each in daemons:
-            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
+
+    def configure(engine: str) -> None:
+        (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine, kafka=kafka, limit=LIMIT))
+
+    with three_daemons(tmp_path, configure, PARTITIONS) as daemons:
+        frozen, killed, lives = daemons
         topic.publish(3 * LIMIT + LEFT)
         for each in daemons:
             each.wait(lambda each=each: states(each) == {"probing"}, "probing")  # type: ignore[misc]  # mypy cannot infer it

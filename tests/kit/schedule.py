@@ -118,10 +118,15 @@ def _processor_seconds() -> float:
     used = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     running = 0
     for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            try:
-                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended
-                continue
+        for child in _read(task / "children").split():
+            fields = _read(Path(f"/proc/{child}/stat")).rpartition(")")[2].split()
             running += sum(map(int, fields[11:15]))
     return sum(each.ru_utime + each.ru_stime for each in used) + running / os.sysconf("SC_CLK_TCK")
+
+
+def _read(path: Path) -> str:
+    """Text of a file of a thread or process; empty after its end."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
