@@ -125,7 +125,7 @@ def _function(part: str) -> str:
 
 def test_every_block_is_of_a_known_kind() -> None:
     known = {
-        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file", "samples"},
+        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "dockerfile": {""}, "json": {"file", "samples"},
         "python": {"", "file", "from"},
         "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "values", "wrong", "right"},
     }  # fmt: skip
