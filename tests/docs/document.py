@@ -14,6 +14,7 @@ Conventions for writers of documentation:
   `<!-- wrong: CODE -->` and `<!-- right: CODE -->` mark a configuration with and without a message of `bridge check`.
   `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML,
   `<!-- values -->` values of the Helm chart.
+- ```dockerfile passes the linter of the images (`make deploy-check`).
 - ```mermaid is a diagram. It contains no semicolon, because Mermaid ends a statement there.
 - ```python must compile. `<!-- from: PATH -->`: every part between lines of `...` must occur in that file; also for
   ```yaml, and always for ```java, ```go and ```javascript.

@@ -151,7 +151,7 @@ def _function(part: str) -> str:
 
 def test_every_block_is_of_a_known_kind() -> None:
     known = {
-        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file", "samples"},
+        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "dockerfile": {""}, "json": {"file", "samples"},
         "python": {"", "file", "from"}, **{key: {"from"} for key in OTHERS},
         "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "values", "wrong", "right",
                  "from"},
