@@ -175,7 +175,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
         engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
-        payloads.PayloadsConfig, payloads.FilesStoreConfig, payloads.BlobStoreConfig,
+        payloads.FilePayloadsConfig, payloads.FilesStoreConfig, payloads.BlobPayloadsConfig, payloads.BlobStoreConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -185,7 +185,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
     "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig,
-        claims.TargetClaimConfig, claims.TargetFilesConfig,
+        claims.TargetClaimConfig, claims.TargetFilesConfig, claims.TargetBlobConfig,
     ),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.SourcePerConfig,
@@ -230,7 +230,10 @@ _HEADINGS = {
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
     claims.ClaimCheckConfig: "claim_check", claims.TargetClaimConfig: "claim_check of a target",
     claims.TargetFilesConfig: "claim_check.store of type: files",
-    payloads.PayloadsConfig: "payloads", payloads.FilesStoreConfig: "payloads.store of type: files",
+    payloads.FilePayloadsConfig: "payloads of type: embedded",
+    payloads.BlobPayloadsConfig: "payloads of type: scheduler",
+    claims.TargetBlobConfig: "claim_check.store of type: blob",
+    payloads.FilesStoreConfig: "payloads.store of type: files",
     payloads.BlobStoreConfig: "payloads.store of type: blob",
     sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",

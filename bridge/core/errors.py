@@ -7,8 +7,10 @@
         DecodeError                the body is not what the codec expects
           TooManyValues            the body decodes to more values than allowed
           DecodedTooLarge          the body decodes to more bytes than allowed
-        ClaimError                 the payload to which the message refers cannot be taken
-          ClaimDenied, ClaimNotFound, ClaimTooLarge, ClaimDamaged
+        ClaimDenied                the payload's place is not allowed, or refuses it
+        ClaimNotFound              there is no payload at the place of the reference
+        ClaimTooLarge              the payload has too many bytes
+        ClaimDamaged               the payload is not the one that the message means
         SchemaError                the payload breaks its JSON Schema
         ExpressionError            an expression failed at run time
         ExpressionCost             an expression may cost too much for this message
@@ -186,36 +188,29 @@ class DecodedTooLarge(DecodeError):
     reason = "decoded_too_large"
 
 
-@wire_name("bridge.errors.ClaimError")
-class ClaimError(MessageError):
-    """The payload to which the message refers cannot be taken."""
-
-    reason = "claim_error"
-
-
 @wire_name("bridge.errors.ClaimDenied")
-class ClaimDenied(ClaimError):
+class ClaimDenied(MessageError):
     """The reference is at no allowed place, or the place refuses the payload."""
 
     reason = "claim_denied"
 
 
 @wire_name("bridge.errors.ClaimNotFound")
-class ClaimNotFound(ClaimError):
+class ClaimNotFound(MessageError):
     """There is no payload at the place of the reference."""
 
     reason = "claim_not_found"
 
 
 @wire_name("bridge.errors.ClaimTooLarge")
-class ClaimTooLarge(ClaimError):
+class ClaimTooLarge(MessageError):
     """The payload has more bytes than `limits.max_payload` allows."""
 
     reason = "claim_too_large"
 
 
 @wire_name("bridge.errors.ClaimDamaged")
-class ClaimDamaged(ClaimError):
+class ClaimDamaged(MessageError):
     """The payload is not the one that the message means."""
 
     reason = "claim_damaged"

@@ -30,7 +30,8 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContainerClient
 from durabletask.payload import LargePayloadStorageOptions, PayloadStore
 
-from bridge.config.model.payloads import BlobStoreConfig, PayloadsConfig
+from bridge.config.model.claims import TargetBlobConfig
+from bridge.config.model.payloads import BlobPayloadsConfig, BlobStoreConfig
 from bridge.core.errors import EngineDenied, EngineError, LargePayloadLost, PayloadStoreUnavailable
 from bridge.engines.azure_access import synchronous_credential
 from bridge.engines.client import EngineClient
@@ -54,10 +55,9 @@ _PAGE = 500
 class BlobPayloadStore(PayloadStore):
     """Store of one container. Methods may be called from any thread. Every method raises EngineError."""
 
-    def __init__(self, config: PayloadsConfig) -> None:
+    def __init__(self, config: BlobPayloadsConfig) -> None:
         """Create the store without connecting. Raises: ValueError when the account cannot be used."""
         store = config.store
-        assert isinstance(store, BlobStoreConfig)
         self._max = config.max
         self._name = store.container
         self._options = LargePayloadStorageOptions(config.above, sys.maxsize, enable_compression=True)
@@ -164,7 +164,7 @@ class BlobPayloadStore(PayloadStore):
                 return None
 
 
-def _connected(config: BlobStoreConfig) -> ContainerClient:
+def _connected(config: BlobStoreConfig | TargetBlobConfig) -> ContainerClient:
     """Client of the container. Raises: ValueError when the account cannot be used."""
     bounds: dict[str, Any] = {
         "retry_total": _RETRIES,
@@ -174,7 +174,7 @@ def _connected(config: BlobStoreConfig) -> ContainerClient:
         "connection_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
     }
-    if config.connection_string is not None:
+    if isinstance(config, BlobStoreConfig) and config.connection_string is not None:
         return ContainerClient.from_connection_string(
             config.connection_string.get_secret_value(), config.container, **bounds
         )
@@ -183,7 +183,7 @@ def _connected(config: BlobStoreConfig) -> ContainerClient:
     return ContainerClient(config.account_url, config.container, credential=credential, **bounds)
 
 
-def claim_store(config: BlobStoreConfig) -> Callable[[str, bytes], str]:
+def claim_store(config: BlobStoreConfig | TargetBlobConfig) -> Callable[[str, bytes], str]:
     """Function that stores a payload under a name and returns its address. Raises: ValueError.
 
     The function raises BridgeError.

@@ -20,7 +20,7 @@ from durabletask.payload import LargePayloadStorageOptions, PayloadStore, deexte
 from durabletask.serialization import DataConverter, JsonDataConverter
 from google.protobuf.message import Message
 
-from bridge.config.model.payloads import PayloadsConfig
+from bridge.config.model.payloads import FilePayloadsConfig
 from bridge.core.errors import EngineOutage, LargePayloadLost
 from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.large_payloads.reference import MARK, is_reference
@@ -48,7 +48,7 @@ class FileSettings:
     max: int = MAX_PAYLOAD
 
 
-def file_settings(config: PayloadsConfig | None, file: Path) -> FileSettings:
+def file_settings(config: FilePayloadsConfig | None, file: Path) -> FileSettings:
     """Settings of the store beside an engine's file."""
     if config is None:
         return FileSettings(str(directory_of(file)))

@@ -19,7 +19,7 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.payloads import PayloadsConfig
+from bridge.config.model.payloads import BlobPayloadsConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
@@ -179,7 +179,7 @@ class SchedulerEngine:
     def _tls(self) -> Any:
         return self._certificates or grpc.ssl_channel_credentials()
 
-    def _open_store(self, config: PayloadsConfig) -> BlobPayloadStore:
+    def _open_store(self, config: BlobPayloadsConfig) -> BlobPayloadStore:
         """Store of large payloads. Raises: EngineMisconfigured."""
         try:
             from bridge.engines.blob_payloads import BlobPayloadStore

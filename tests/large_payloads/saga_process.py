@@ -15,7 +15,7 @@ from typing import Any
 from durabletask import task
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.config.model.payloads import PayloadsConfig
+from bridge.config.model.payloads import BlobPayloadsConfig, FilePayloadsConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
@@ -60,20 +60,15 @@ def workflows(gate_file: Path) -> Workflows:
     return Workflows({"order": order}, activities)
 
 
-def payloads(connection: str | None) -> PayloadsConfig:
-    store: dict[str, Any] = {"type": "files"}
-    if connection is not None:
-        store = {"type": "blob", "connection_string": connection, "container": "fifty"}
-    return PayloadsConfig.model_validate({"store": store, "max": MAX})
-
-
 def embedded(directory: Path, *, host: bool) -> EmbeddedEngine:
-    config = EmbeddedEngineConfig(type="embedded", payloads=payloads(None), timeout=TIMEOUT)
+    config = EmbeddedEngineConfig(type="embedded", payloads=FilePayloadsConfig(max=MAX), timeout=TIMEOUT)
     return EmbeddedEngine("default", config, directory, host=host)
 
 
 def remote(endpoint: str, connection: str) -> SchedulerEngine:
-    config = SchedulerEngineConfig(type="scheduler", endpoint=endpoint, payloads=payloads(connection), timeout=TIMEOUT)
+    store = {"type": "blob", "connection_string": connection, "container": "fifty"}
+    payloads = BlobPayloadsConfig.model_validate({"store": store, "max": MAX})
+    config = SchedulerEngineConfig(type="scheduler", endpoint=endpoint, payloads=payloads, timeout=TIMEOUT)
     return SchedulerEngine("default", config)
 
 

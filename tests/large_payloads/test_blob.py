@@ -17,7 +17,7 @@ from durabletask.extensions.azure_blob_payloads import BlobPayloadStoreOptions
 from bridge.claims.publish import PublishedClaims
 from bridge.codecs.cloudevents.codec import CloudEventsCodec
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.payloads import BlobStoreConfig, PayloadsConfig
+from bridge.config.model.payloads import BlobPayloadsConfig, BlobStoreConfig
 from bridge.core.errors import EngineDenied, LargePayloadLost, LargePayloadRefused, PayloadStoreUnavailable
 from bridge.core.message import Event
 from bridge.engines.blob_payloads import BlobPayloadStore, claim_store, sweep_once
@@ -49,9 +49,9 @@ def sidecar(tmp_path: Path) -> Iterator[Sidecar]:
     found.close()
 
 
-def payloads_of(storage: Storage, container: str, **changes: Any) -> PayloadsConfig:
+def payloads_of(storage: Storage, container: str, **changes: Any) -> BlobPayloadsConfig:
     store = {"type": "blob", "connection_string": storage.connection_string, "container": container}
-    return PayloadsConfig.model_validate({"store": store, "max": 1_000_000, **changes})
+    return BlobPayloadsConfig.model_validate({"store": store, "max": 1_000_000, **changes})
 
 
 def names_in(storage: Storage, container: str) -> list[str]:
@@ -61,7 +61,7 @@ def names_in(storage: Storage, container: str) -> list[str]:
 
 @asynccontextmanager
 async def working(
-    sidecar: Sidecar, payloads: PayloadsConfig, dispatch: str = "direct"
+    sidecar: Sidecar, payloads: BlobPayloadsConfig, dispatch: str = "direct"
 ) -> AsyncIterator[SchedulerEngine]:
     config = SchedulerEngineConfig.model_validate(
         {"type": "scheduler", "endpoint": sidecar.endpoint, "dispatch": dispatch, "payloads": payloads}
@@ -136,7 +136,7 @@ def test_lost_large_and_refused_payloads_are_errors_without_secrets(storage: Sto
         store.download("blob:v1:errors:cut")
     wrong = storage.connection_string.replace("Eby8", "AAAA")
     store_ = {"type": "blob", "connection_string": wrong, "container": "errors"}
-    denied = BlobPayloadStore(PayloadsConfig.model_validate({"store": store_}))
+    denied = BlobPayloadStore(BlobPayloadsConfig.model_validate({"store": store_}))
     with pytest.raises(EngineDenied) as caught:
         denied.download(token)
     assert "AAAA" not in str(caught.value)

@@ -15,7 +15,7 @@ from durabletask.client import OrchestrationStatus
 
 from bridge.app.serve.worker_processes import MODULE
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.config.model.payloads import PayloadsConfig
+from bridge.config.model.payloads import FilePayloadsConfig
 from bridge.core.errors import EngineRejected, LargePayloadLost, LargePayloadRefused
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
@@ -30,7 +30,7 @@ from tests.kit.waiting import TIMEOUT, eventually
 ROOT = Path(__file__).parents[2]
 NAMES = ("tests.large_payloads.workflows",)
 SIZE = 300_000
-CONFIG = EmbeddedEngineConfig(type="embedded", payloads=PayloadsConfig(max=1_000_000))
+CONFIG = EmbeddedEngineConfig(type="embedded", payloads=FilePayloadsConfig(max=1_000_000))
 WAYS = ("direct", "protocol", "processes", "attached", "attached_protocol")
 
 

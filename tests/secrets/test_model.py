@@ -55,6 +55,7 @@ PLAIN = {
     "ServiceBusBrokerConfig.credential": "names a kind of identity",
     "SchedulerEngineConfig.credential": "names a kind of identity",
     "BlobStoreConfig.credential": "names a kind of identity",
+    "TargetBlobConfig.credential": "names a kind of identity",
     "AccessConfig.tokens": "names a file, which has digests only",
     "ServiceBusTargetConfig.key": "says what becomes of a message's key",
     "OpsConfig.secrets_dir": "names a directory",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bridge.config.model.payloads import BlobStoreConfig
+from bridge.config.model.payloads import AzureCredential, ContainerName
 from bridge.config.model.types import Duration, Model, Size
 
 AttributeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")]
@@ -50,10 +50,22 @@ class TargetFilesConfig(Model):
     directory: str = Field(min_length=1, description="Directory of the payloads, relative to the configuration file.")
 
 
+class TargetBlobConfig(Model):
+    """Container of Azure Blob Storage for the payloads of a target; needs the extra `blob`."""
+
+    type: Literal["blob"] = Field(description="Kind of store.")
+    account_url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.-]+(:[0-9]+)?/?$")] = Field(
+        description="Address of the account, `https://NAME.blob.core.windows.net`."
+    )
+    container: ContainerName = Field(description="Container of the payloads; made when it is missing.")
+    credential: AzureCredential = Field("default", description="Credential of the account.")
+    client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
+
+
 class TargetClaimConfig(Model):
     """Large payloads of a target go to a store, and its messages have a reference to them."""
 
-    store: Annotated[TargetFilesConfig | BlobStoreConfig, Field(discriminator="type")] = Field(
+    store: Annotated[TargetFilesConfig | TargetBlobConfig, Field(discriminator="type")] = Field(
         description="Place of the payloads: `files` of a directory, or `blob` storage."
     )
     above: Size = Field(262144, ge=1024, description="Size of a body above which its payload goes to the store.")

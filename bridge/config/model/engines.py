@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from bridge.config.model.encryption import EncryptionConfig
-from bridge.config.model.payloads import PayloadsConfig
+from bridge.config.model.payloads import BlobPayloadsConfig, FilePayloadsConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Address, Duration, Integer, Model, Size
 from bridge.core.system_names import PREFIX
@@ -128,9 +128,6 @@ class EngineBase(Model):
         description="Encryption of payloads at rest: of the whole file of an embedded engine, and of waiting "
         "messages on a scheduler; null: none.",
     )
-    payloads: PayloadsConfig | None = Field(
-        None, description="Store of large inputs, events and results; null: the engine itself holds all of them."
-    )
 
 
 class EmbeddedEngineConfig(EngineBase):
@@ -139,6 +136,9 @@ class EmbeddedEngineConfig(EngineBase):
     type: Literal["embedded"] = Field(description="Kind of engine.")
     path: str = Field(
         ".bridge/engine", description="Directory of the engine's file and socket, relative to the config file."
+    )
+    payloads: FilePayloadsConfig | None = Field(
+        None, description="Store of large inputs, events and results; null: the engine itself holds all of them."
     )
     retention: Duration | None = Field(
         604800.0, description="Time that finished instances are kept; null: without limit."
@@ -186,12 +186,6 @@ class EmbeddedEngineConfig(EngineBase):
         ge=1,
         description="Maximum number of connections to `listen`; further ones are closed at once.",
     )
-
-    @model_validator(mode="after")
-    def _check_store(self) -> EmbeddedEngineConfig:
-        if self.payloads is not None and self.payloads.store.type != "files":
-            raise ValueError("`payloads` of an embedded engine lie in `files`; `blob` is for a scheduler")
-        return self
 
     @model_validator(mode="after")
     def _check_processes(self) -> EmbeddedEngineConfig:
@@ -248,15 +242,12 @@ class SchedulerEngineConfig(EngineBase):
         None,
         description="TLS to an https endpoint; null: the system's trusted authorities, without a client certificate.",
     )
+    payloads: BlobPayloadsConfig | None = Field(
+        None, description="Store of large inputs, events and results; null: the engine itself holds all of them."
+    )
     retention: Duration | None = Field(
         None, description="Retention policy of the scheduler, which `bridge check` compares."
     )
-
-    @model_validator(mode="after")
-    def _check_store(self) -> SchedulerEngineConfig:
-        if self.payloads is not None and self.payloads.store.type != "blob":
-            raise ValueError("`payloads` of a scheduler need `store: {type: blob, ...}`: other machines read them too")
-        return self
 
     @model_validator(mode="after")
     def _check_processes(self) -> SchedulerEngineConfig:

@@ -9,6 +9,9 @@ from pydantic import Field, SecretStr, StringConstraints, model_validator
 from bridge.config.model.types import Model, Size
 from bridge.sqlite_engine import defaults
 
+ContainerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
+AzureCredential = Literal["default", "managed_identity", "workload_identity", "environment", "cli"]
+
 
 class FilesStoreConfig(Model):
     """Files in a directory beside the file of an embedded engine."""
@@ -26,12 +29,10 @@ class BlobStoreConfig(Model):
     connection_string: SecretStr | None = Field(
         None, description="Connection string of the account, instead of `account_url`."
     )
-    container: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")] = Field(
+    container: ContainerName = Field(
         "durabletask-payloads", description="Container of the payloads; made when it is missing."
     )
-    credential: Literal["default", "managed_identity", "workload_identity", "environment", "cli"] = Field(
-        "default", description="Credential for `account_url`."
-    )
+    credential: AzureCredential = Field("default", description="Credential for `account_url`.")
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
 
     @model_validator(mode="after")
@@ -43,15 +44,9 @@ class BlobStoreConfig(Model):
         return self
 
 
-StoreConfig = Annotated[FilesStoreConfig | BlobStoreConfig, Field(discriminator="type")]
+class PayloadsBase(Model):
+    """Settings of large payloads that every engine has."""
 
-
-class PayloadsConfig(Model):
-    """Large payloads: inputs, events and results that lie beside the engine, with a reference in their place."""
-
-    store: StoreConfig = Field(
-        FilesStoreConfig(), description="Place of the payloads: `files` beside an embedded engine, or `blob` storage."
-    )
     above: Size = Field(
         defaults.LARGE_PAYLOAD, ge=1024, description="Size as JSON above which a payload goes to the store."
     )
@@ -60,7 +55,19 @@ class PayloadsConfig(Model):
     )
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> PayloadsConfig:
+    def _check_sizes(self) -> PayloadsBase:
         if self.above >= self.max:
             raise ValueError("`above` is smaller than `max`")
         return self
+
+
+class FilePayloadsConfig(PayloadsBase):
+    """Large payloads beside an embedded engine: inputs, events and results, with a reference in their place."""
+
+    store: FilesStoreConfig = Field(FilesStoreConfig(), description="Place of the payloads.")
+
+
+class BlobPayloadsConfig(PayloadsBase):
+    """Large payloads of a scheduler: inputs, events and results, with a reference in their place."""
+
+    store: BlobStoreConfig = Field(description="Place of the payloads, which all machines reach.")
