@@ -103,7 +103,7 @@ def test_a_part_of_the_audit_reads_its_lines_only(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("a") as file:
         file.writelines(json.dumps(line(number)) + "\n" for number in range(1, MANY))
     size = (tmp_path / FILE).stat().st_size
-    middle: list[Place] | None = [Place(*newest([copy], Wanted(), 1).next[0])._replace(offset=size // 2)]  # type: ignore[index]  # it is one of many lines
+    middle: list[Place] | None = [Place(*newest([copy], Wanted(), 1).next[0])._replace(offset=size // 2)]
     for places in (None, middle):
         before = _read_bytes()
         assert len(newest([copy], Wanted(), LIMIT, places).lines) == LIMIT
