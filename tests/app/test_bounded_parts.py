@@ -24,7 +24,7 @@ from bridge.engines.base import Engine
 from bridge.ops import trail
 from bridge.ops.access import Caller
 from bridge.ops.audit import user
-from bridge.ops.trail import FILE, Place, Trail
+from bridge.ops.trail import FILE, Trail
 from tests.app.test_cursors import CONFIG, FLOWS, Lists
 from tests.kit.daemon import running
 
@@ -103,8 +103,9 @@ def test_a_part_of_the_audit_reads_its_lines_only(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("a") as file:
         file.writelines(json.dumps(line(number)) + "\n" for number in range(1, MANY))
     size = (tmp_path / FILE).stat().st_size
-    middle: list[Place] | None = [Place(*newest([copy], Wanted(), 1).next[0])._replace(offset=size // 2)]  # type: ignore[index]  # it is one of many lines
-    for places in (None, middle):
+    second = newest([copy], Wanted(), 1).next
+    assert second is not None
+    for places in (None, [second[0]._replace(offset=size // 2)]):
         before = _read_bytes()
         assert len(newest([copy], Wanted(), LIMIT, places).lines) == LIMIT
         assert _read_bytes() - before < 200_000 < size / 20

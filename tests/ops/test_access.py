@@ -125,10 +125,11 @@ async def test_a_claim_that_is_too_long_for_a_token_is_named(provider: Provider)
 
 async def test_clocks_that_differ_by_less_than_a_minute(provider: Provider) -> None:
     oidc, now = access(provider), int(time.time())
-    claims: dict[str, Any]
-    for claims in ({"exp": now - 30}, {"nbf": now + 30}, {"iat": now + 30}):
+    good: tuple[dict[str, Any], ...] = ({"exp": now - 30}, {"nbf": now + 30}, {"iat": now + 30})
+    for claims in good:
         assert (await caller(oidc, provider.token(**claims))).role == "operator"
-    for claims in ({"exp": now - 90}, {"nbf": now + 90}):
+    bad: tuple[dict[str, Any], ...] = ({"exp": now - 90}, {"nbf": now + 90})
+    for claims in bad:
         with pytest.raises(Unauthenticated):
             await caller(oidc, provider.token(**claims))
 
