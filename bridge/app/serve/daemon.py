@@ -633,7 +633,7 @@ class Daemon:
                 self._processes[name] = processes
                 self._workers.append((name, processes))
             groups: Sequence[Workflows] = self.own.groups(here, name)
-            if Capability.FILTERS in engine.client.lacking:
+            if Capability.PROTOCOL in engine.client.lacking:
                 # Such an engine gives work to any worker
                 groups = [groups[0].joined(groups[1:])]
             for group in groups:
