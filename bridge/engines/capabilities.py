@@ -20,8 +20,11 @@ class Capability(StrEnum):
     """Lists of instances."""
     HISTORIES = "histories"
     """Histories of instances. They show what a finished instance has received."""
-    FILTERS = "work-item filters"
-    """Work items only for workers that can run them."""
+    PROTOCOL = "the current protocol"
+    """Protocol with work items only for workers that can run them, delayed starts, versions and tags of instances.
+
+    An older one accepts these settings of a start and ignores them.
+    """
 
 
 ALL = frozenset[Capability]()

@@ -221,8 +221,7 @@ class EngineClient:
             if is_unimplemented(error):
                 lacking.add(Capability.HISTORIES)
                 if is_unknown_method(error):
-                    # Filters came to the protocol after histories
-                    lacking.add(Capability.FILTERS)
+                    lacking.add(Capability.PROTOCOL)
             elif isinstance(error, EngineOutage):
                 raise
         self.lacking = frozenset(lacking)

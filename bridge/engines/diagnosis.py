@@ -153,10 +153,10 @@ async def scheduler(
             return problem("; ".join(problems), "change these rules, or name another engine in them")
         if lacking:
             return warning(
-                f"the engine has no {' and no '.join(sorted(lacking))}; no rule needs them, but some commands do",
+                f"the engine lacks {', '.join(sorted(lacking))}; no rule needs them, but some commands do",
                 "docs/engines.md#other-self-hosted-engines",
             )
-        return ok("entities, queries, histories and work-item filters")
+        return ok(", ".join(Capability))
 
     async def clock() -> Answer:
         sent = time.time()

@@ -144,6 +144,8 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
         return UnreadEventsFull(f"{what}: {details[0].lower()}{details[1:]}")
     if code is Code.RESOURCE_EXHAUSTED and any(words in lowered for words in _TOO_LARGE):
         kind = EngineRejected
+    elif code is Code.UNKNOWN and "already exists" in lowered:
+        kind, code = InstanceAlreadyExists, Code.ALREADY_EXISTS  # servers in Go
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")

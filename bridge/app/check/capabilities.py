@@ -57,6 +57,11 @@ def _of_route(route: RouteConfig, *, signed: bool) -> Iterator[tuple[Path, str, 
         yield (word,), f"`{word}` without `on_finished: ignore`", Capability.HISTORIES
     if existing is OnExisting.RESTART:
         yield (word, "on_existing"), "`on_existing: restart`", Capability.HISTORIES
+    if word in ("suspend", "resume"):
+        yield (word,), f"`{word}`", Capability.PROTOCOL
+    for member in ("start_at", "delay", "version", "tags"):
+        if word in ("schedule", "start_or_raise") and getattr(command, member, None):
+            yield (word, member), f"`{member}`", Capability.PROTOCOL
     limits = route.limits
     if limits is not None and (limits.running or (limits.per is not None and limits.per.running)):
         yield ("limits",), "`limits` with `running`", Capability.QUERIES

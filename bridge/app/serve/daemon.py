@@ -670,7 +670,7 @@ class Daemon:
                 self._workers.append((name, processes))
                 self._loads.add(name, users, processes)
             groups: Sequence[Workflows] = self.own.groups(here, name)
-            if Capability.FILTERS in engine.client.lacking:
+            if Capability.PROTOCOL in engine.client.lacking:
                 # Such an engine gives work to any worker
                 groups = [groups[0].joined(groups[1:])]
             for group in groups:

@@ -35,7 +35,7 @@ class Server:
         return f"http://{self.address}"
 
     def start(self) -> None:
-        command = [str(self._program), "-listen", self.address, *self._store]
+        command = [str(self._program), "-listen", self.address, "-lock", "5s", *self._store]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         host, _, port = self.address.partition(":")

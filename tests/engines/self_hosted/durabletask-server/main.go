@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"time"
 
 	"github.com/microsoft/durabletask-go/backend"
 	"github.com/microsoft/durabletask-go/backend/postgres"
@@ -22,15 +23,19 @@ func main() {
 	database := flag.String("postgres-database", "postgres", "its database")
 	user := flag.String("postgres-user", "postgres", "its user")
 	password := flag.String("postgres-password", "", "password of the user")
+	lock := flag.Duration("lock", 2*time.Minute, "time after which the work of a crashed server is given to another worker")
 	connections := flag.Uint("postgres-connections", 8, "connections to it")
 	flag.Parse()
 
 	logger := backend.DefaultLogger()
 	var store backend.Backend
 	if *host == "" {
-		store = sqlite.NewSqliteBackend(sqlite.NewSqliteOptions(*file), logger)
+		options := sqlite.NewSqliteOptions(*file)
+		options.OrchestrationLockTimeout, options.ActivityLockTimeout = *lock, *lock
+		store = sqlite.NewSqliteBackend(options, logger)
 	} else {
 		options := postgres.NewPostgresOptions(*host, uint16(*port), *database, *user, *password)
+		options.OrchestrationLockTimeout, options.ActivityLockTimeout = *lock, *lock
 		options.PgOptions.MaxConns = int32(*connections)
 		store = postgres.NewPostgresBackend(options, logger)
 	}
