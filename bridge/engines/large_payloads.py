@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from durabletask.payload import LargePayloadStorageOptions, PayloadStore, deexternalize_payloads_async
 from durabletask.serialization import DataConverter, JsonDataConverter
@@ -26,10 +26,7 @@ from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.large_payloads.reference import MARK, is_reference
 from bridge.sqlite_engine.defaults import MAX_PAYLOAD
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Found = TypeVar("Found", bound="DataclassInstance")
+Found = TypeVar("Found")
 
 _SYSTEM_IDS = ("@bridge.", "bridge:")
 """Beginnings of the ids of the bridge's own entities and orchestrations, whose messages the engine's rules read."""
@@ -141,12 +138,13 @@ class ClientPayloads:
 
     async def restored(self, found: Found) -> Found:
         """Dataclass of the SDK with the payloads in the place of their references. Raises: EngineError."""
+        state: Any = found
         values = {
             field.name: (await self._store.download_async(value)).decode()
-            for field in dataclasses.fields(found)
-            if isinstance(value := getattr(found, field.name), str) and self._store.is_known_token(value)
+            for field in dataclasses.fields(state)
+            if isinstance(value := getattr(state, field.name), str) and self._store.is_known_token(value)
         }
-        return dataclasses.replace(found, **values) if values else found
+        return dataclasses.replace(state, **values) if values else found
 
     async def purged(self, instance_id: str) -> None:
         """Delete the payloads of a purged instance, unless the engine itself does. Raises: EngineError."""
