@@ -54,7 +54,7 @@ WITHIN = range(10**9, 10**10), range(10**12, 10**13), range(10**15, 10**16), ran
 NO_TIMES = {"stamp", "state"}
 """Members whose numbers are no times: `stamp` numbers the moves of a partition; `state` is stored
 by an entity."""
-ELSEWHERE = {"canary.show", "config.diff"}
+ELSEWHERE = {"canary.list", "canary.show", "config.diff"}
 """Operations on a candidate for the rules: `tests/cli/test_canary.py`."""
 KNOWN: dict[str, Any] = {
     "instance_id": "order-1", "entity": "counter", "key": "k", "source": "orders", "message": "orders/3@1",
