@@ -59,7 +59,7 @@ class Workflows:
     publishers: bool = False
 
     def joined(self, others: Iterable[Workflows]) -> Workflows:
-        """Workflows of this value and of others, for one worker."""
+        """Join with other workflows, for one worker."""
         found = self
         for each in others:
             found = replace(

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ class Server:
 def server(store: str, directory: Path) -> Iterator[Server]:
     """Yield a running server with an empty store. Raises: ToolMissing."""
     program = tool(_MODULE, ".")
-    with postgres(directory) if store == "postgres" else _sqlite(directory) as options:
+    with postgres() if store == "postgres" else _sqlite(directory) as options:
         made = Server(program, options, directory / "server.log")
         made.start()
         try:
@@ -71,16 +72,17 @@ def _sqlite(directory: Path) -> Iterator[list[str]]:
 
 
 @contextmanager
-def postgres(directory: Path) -> Iterator[list[str]]:
+def postgres() -> Iterator[list[str]]:
     """Run a PostgreSQL server on loopback, and yield the options of the server for it. Raises: ToolMissing."""
-    data, port, binaries = directory / "postgres", free_port(), _binaries()
+    # PostgreSQL does not run as root, and the directories of pytest are for root only
+    with tempfile.TemporaryDirectory(prefix="bridge-postgres-") as directory:
+        yield from _postgres(Path(directory))
+
+
+def _postgres(data: Path) -> Iterator[list[str]]:
+    port, binaries = free_port(), _binaries()
     user = "postgres" if os.geteuid() == 0 else None
-    data.mkdir()
     if user is not None:
-        # PostgreSQL does not run as root, and the directories of pytest are for root only
-        for parent in (data, *data.parents):
-            if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 1:
-                parent.chmod(parent.stat().st_mode | 0o011)
         shutil.chown(data, user, pwd.getpwnam(user).pw_gid)
     run = {"user": user, "cwd": "/", "check": True, "stdout": subprocess.DEVNULL, "env": {**os.environ, "LC_ALL": "C"}}
     subprocess.run([binaries / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync"], **run)  # type: ignore[call-overload]  # the options are of several types
