@@ -52,24 +52,18 @@ from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
-from bridge.app.serve.worker_loads import WorkerLoads
 from bridge.app.serve.worker_processes import build_processes
+from bridge.app.serve.workers import Workers, build_monitors
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
-from bridge.app.worker_process import user_workflows
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineMisconfigured, EngineOutage, Problem
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
-from bridge.engines.capabilities import Capability
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.embedded.processes.supervisor import WorkerProcesses
 from bridge.engines.source_entities import EnginePaces
-from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.finishes import Finishes
-from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
 from bridge.ops.api import LIVE, Stream
@@ -90,12 +84,8 @@ from bridge.pipeline.tracing import PublishTracing
 from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.sqlite_engine.model.instance import Finish
 from bridge.system.tasks import cancelled
-from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
-
-START_SECONDS = 30.0
-"""Seconds for which the sources wait for the first start of the worker processes."""
 
 
 EVENTS_SECONDS = 2.0
@@ -137,9 +127,6 @@ class Daemon:
         config = loaded.config
         self.loaded = loaded
         self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
-        self._may_use_processes = workflows is None and engines is None
-        self._log_levels = log_levels or {}
-        self._processes: dict[str, WorkerProcesses] = {}
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
@@ -207,24 +194,31 @@ class Daemon:
             loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
             self._read_decisions,
         )  # fmt: skip
-        self.monitors = {
-            name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
-            for name in self.engines
-        }
+        self.monitors = build_monitors(self.engines)
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
         self.finishes = {
             name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
             for name in self.failures
         }
-        self._workers: list[tuple[str, RunningWorker]] = []
-        self._loads = WorkerLoads()
+        endpoint = None if self.tracing is None else self.tracing.endpoint
+        self.workers = Workers(
+            self.engines,
+            self.workflows,
+            self.own,
+            self.monitors,
+            lambda engine, users: (
+                build_processes(loaded, engine, users, self.monitors[engine.name], log_levels or {}, endpoint)
+                if workflows is None and engines is None
+                else None
+            ),
+        )
         self.engine_of = self._engines_of_routes()
         self.figures = InstanceFigures(
             self.engines,
             self.finishes,
             self.monitors,
-            lambda: self._workers,
+            lambda: self.workers.running,
             self.sources,
             self.engine_of,
             config.ops.unready_on,
@@ -267,8 +261,8 @@ class Daemon:
             budgets=tuple(self.budgets.values()),
             orphaned=self.orphaned.readings,
             canary=self.canary,
-            stuck=self._stuck if worker else None,
-            processes=lambda name: self._processes.get(name),
+            stuck=self.workers.stuck if worker else None,
+            processes=self.workers.processes.get,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
             traces=self.tracing,
@@ -312,7 +306,7 @@ class Daemon:
             lambda: self.loaded,
             lambda: self._reload,
             lambda: self.candidate,
-            self._loads.of,
+            self.workers.load,
         )
         taps = Taps(lambda: self.loaded, self.decisions)
         live = Live(self.status.document, taps)
@@ -420,10 +414,7 @@ class Daemon:
             if refused := self.refusals(self.loaded, [name]):
                 raise ConfigError(refused)
         if self.runs_worker:
-            self._start_workers()
-            for processes in self._processes.values():
-                # A process that cannot start makes the daemon unready, with the reason
-                await asyncio.to_thread(processes.has_started.wait, START_SECONDS)
+            await self.workers.start()
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
@@ -607,9 +598,7 @@ class Daemon:
 
         await closed(*(source.drain(left() * 0.6) for source in self.sources))
         self.own.stop_jobs()
-        stopped = await closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
-        for processes in self._processes.values():
-            processes.kill()
+        [stopped] = await closed(self.workers.stop(left))
         await closed(self.admission.stop())
         await closed(*(breaker.stop() for breaker in self.breakers.values()))
         if self.tracing is not None:
@@ -625,16 +614,11 @@ class Daemon:
             failures.report(last=True)
         await closed(*(registry.close() for registry in (self.registries or {}).values()))
         await closed(self.web.stop())
-        self._workers.clear()
-        return all(clean is True for clean in stopped)
+        return stopped is True
 
     def _refused(self) -> dict[str, Mapping[str, int]]:
         """Refused connections by port and cause."""
         return {"ops": self.web.refused} | ({} if self.channel is None else {"control": self.channel.refused})
-
-    def _stuck(self, engine: str) -> list[str]:
-        """Descriptions of the worker thread pools of an engine that cannot work."""
-        return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
     def _failed(self, engine: str, end: Finish) -> None:
         """Log and count a failure, from any thread."""
@@ -647,75 +631,9 @@ class Daemon:
         stored = (Outcome.EARLY, Outcome.QUARANTINED)
         return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in stored)
 
-    def _start_workers(self) -> None:
-        users = user_workflows(self.workflows)
-        for name, engine in self.engines.items():
-            here = users
-            processes = (
-                build_processes(
-                    self.loaded,
-                    engine,
-                    users,
-                    self.monitors[name],
-                    self._log_levels,
-                    None if self.tracing is None else self.tracing.endpoint,
-                )
-                if self._may_use_processes
-                else None
-            )
-            if processes is not None:
-                here = Workflows(external=self.workflows.external)
-                processes.start()
-                self._processes[name] = processes
-                self._workers.append((name, processes))
-                self._loads.add(name, users, processes)
-            groups: Sequence[Workflows] = self.own.groups(here, name)
-            if Capability.PROTOCOL in engine.client.lacking:
-                # Such an engine gives work to any worker
-                groups = [groups[0].joined(groups[1:])]
-            for group in groups:
-                worker = engine.worker(group, DataConverter(), self.monitors[name])
-                worker.start()
-                self._workers.append((name, worker))
-                self._loads.add(name, group, worker)
-        log.info(
-            f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
-            f"{len(self.workflows.entities)} entities"
-            + "".join(f" in {len(each.views())} processes" for each in self._processes.values()),
-            action="worker",
-        )
-
 
 def _nothing(_: object) -> None:
     """Listener where there is none."""
-
-
-def _log_unknown_name(engine: str, found: UnknownName) -> None:
-    if found.kind == "target":
-        what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
-    else:
-        what = f"calls the {found.kind} {found.name[:100]!r}, but no worker registers it"
-        remedy = "correct the name, or list it under `workflows.external` where another worker runs it"
-    log.error(
-        f"{found.orchestration} {found.instance_id} {what}; {remedy}",
-        action="unknown_name",
-        engine=engine,
-        orchestration=found.orchestration,
-        instance=found.instance_id,
-        kind=found.kind,
-    )
-
-
-def _log_incompatible(engine: str, found: IncompatibleInstance) -> None:
-    log.error(
-        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran; nothing was "
-        f"compensated. Restore the previous code, then run `bridge instances rewind {found.instance_id}`",
-        action="incompatible",
-        engine=engine,
-        orchestration=found.orchestration,
-        instance=found.instance_id,
-        detail=found.error,
-    )
 
 
 async def closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
