@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from durabletask.entities import EntityInstanceId
 
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.message import Message
+from bridge.core.system_names import EARLY_MESSAGES, target_key
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.kit.waiting import eventually
 
@@ -23,6 +25,9 @@ KINDS = ("embedded to embedded", "embedded to scheduler", "scheduler to schedule
 
 OLD, FIRST, MOVED, NEW = "old", "{start: old, find: [new, old]}", "{start: new, find: [new, old]}", "new"
 """Engines of all routes, in the order of a move."""
+
+STARTS = ("placed", "opened", "replaced", "revived")
+"""Kinds of messages that may start an instance."""
 
 FLOWS = """
 from durabletask import entities, task
@@ -156,7 +161,15 @@ class Runs:
             return next((name for name, count in self.outcomes().items() if count > before.get(name, 0)), "")
 
         outcome: str = await eventually(changed, lambda: f"an outcome of {kind} {id_}")
+        if kind in STARTS:
+            # Until a worker has processed the notification of a start, later messages of the instance wait behind it
+            await eventually(lambda: self._is_notified(id_), f"the notification of order-{id_}")
         return outcome
+
+    async def _is_notified(self, id_: str) -> bool:
+        entity = EntityInstanceId(EARLY_MESSAGES, target_key(f"order-{id_}"))
+        found = [await engine.client.find_entity(entity) for engine in self.daemon.engines.values()]
+        return not any(each is not None and each.backlog_queue_size for each in found)
 
     def outcomes(self) -> dict[str, int]:
         ledgers = [source.ledger for source in self.daemon.sources]

@@ -90,7 +90,7 @@ def _postgres(data: Path) -> Iterator[list[str]]:
     start = [binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start"]
     subprocess.run(start, **run)  # type: ignore[call-overload]  # the options are of several types
     try:
-        yield ["-postgres", "127.0.0.1", "-postgres-port", str(port)]
+        yield ["-postgres", "127.0.0.1", "-postgres-port", str(port), "-postgres-connections", "1"]
     finally:
         subprocess.run([binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]  # the options are of several types
 
