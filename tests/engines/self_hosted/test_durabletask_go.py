@@ -76,7 +76,7 @@ class TestContract(EngineContract):
 
     @pytest.mark.parametrize("harness", ["sqlite"], indirect=True)
     async def test_fan_out(self, harness: EngineFixture) -> None:
-        """With PostgreSQL the server loses results of parallel activities: docs/engines.md warns of it."""
+        """With PostgreSQL such an instance did not end: docs/engines.md warns of it."""
         await super().test_fan_out(harness)
 
 
