@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: docs docs/demo.svg screenshots sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop check bench lock clean help
+.PHONY: docs docs/demo.svg screenshots sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop prove-self-hosted check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -100,6 +100,9 @@ endif
 
 prove-reload: .venv/dev ## reloads under load, with a broken file, without the engine, and with kills
 	$(BIN)/python -m tests.prove.dates run reload
+
+prove-self-hosted: .venv/dev ## the engine contract and an order saga on the server of durabletask-go; needs Go and PostgreSQL
+	$(BIN)/python -m tests.prove.dates run self-hosted
 
 prove-workers: .venv/dev ## a hundred kills of worker processes, supervised and joined, and deaths by their own code
 	$(BIN)/python -m tests.prove.dates run workers

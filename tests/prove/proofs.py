@@ -34,6 +34,7 @@ _KILLED = (
 
 
 _DEATHS = "tests/engines/processes/test_random_kills.py"
+_SELF_HOSTED = "tests/engines/self_hosted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,11 @@ class Proof:
 
 
 def _slow(
-    name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False, without: str = ""
+    name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False, without: Sequence[str] = ()
 ) -> Proof:
-    """Create a proof of the slow tests in these folders, run by `make prove-NAME`. without: file of another proof."""
+    """Create a proof of the slow tests in these folders, run by `make prove-NAME`. without: tests of other proofs."""
     parallel = ("-n", str(processes), "--dist", "loadfile") if processes else ()
-    omitted = ("--ignore", without) if without else ()
+    omitted = [f"--ignore={each}" for each in without]
     return Proof(name, f"make prove-{name}", (*covers, *tests), (*parallel, *omitted, "-m", "prove", *tests), kafka)
 
 
@@ -81,8 +82,10 @@ PROOFS: tuple[Proof, ...] = (
         "tests/servicebus", processes=2,
     ),
     _slow(
-        "engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine", without=_DEATHS,
+        "engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine",
+        without=(_DEATHS, _SELF_HOSTED),
     ),
+    _slow("self-hosted", ("bridge/engines", _SELF_HOSTED), _SELF_HOSTED),
     _slow("workers", ("bridge/engines", "bridge/sqlite_engine"), _DEATHS),
     _slow(
         "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/sqlite_engine", *_WAITING,

@@ -14,7 +14,7 @@ from tests.engines.contract import EngineContract, EngineFixture, harness
 from tests.engines.self_hosted.server import STORES, server
 from tests.kit.go_tools import ToolMissing
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.prove, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="harness", params=STORES)

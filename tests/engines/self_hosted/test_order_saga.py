@@ -16,6 +16,8 @@ from tests.kit.daemon import DaemonFixture, headers, running
 from tests.kit.go_tools import ToolMissing
 from tests.kit.waiting import eventually
 
+pytestmark = pytest.mark.prove
+
 FLOWS = """
 from datetime import timedelta
 
