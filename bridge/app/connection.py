@@ -12,7 +12,6 @@ from bridge.config.source import Loaded
 from bridge.core.commands import Suspend
 from bridge.core.origin import unwrap
 from bridge.engines.base import Engine
-from bridge.routing.moves import MovingRoutes
 from bridge.system.clock import stamp as stamp
 
 T = TypeVar("T")
@@ -55,6 +54,8 @@ def searched(loaded: Loaded, name: str | None) -> Sequence[str]:
 
     Raises: LookupError when unknown.
     """
+    from bridge.routing.moves import MovingRoutes  # the library of CEL takes its time
+
     moving = MovingRoutes(loaded.config.routes).moving if name is None else frozenset[str]()
     first = chosen(loaded, name)
     return [first, *(each for each in loaded.config.engines if each in moving and each != first)]
@@ -68,6 +69,8 @@ async def located(
     instance_id: of the request, not validated; None when it names none.
     Raises: LookupError when the name is unknown, EngineError.
     """
+    from bridge.routing.moves import MovingRoutes  # the library of CEL takes its time
+
     engines = MovingRoutes(loaded.config.routes).of_instance(instance_id) if isinstance(instance_id, str) else None
     if name is not None or engines is None:
         return await opened(name)

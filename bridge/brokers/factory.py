@@ -14,8 +14,6 @@ from typing import Any
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
 from bridge.brokers.local.diagnosis import diagnose as diagnose_local
-from bridge.brokers.webhook import WebhookBroker
-from bridge.brokers.webhook.diagnosis import diagnose as diagnose_webhook
 from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable, SourceConfig
@@ -44,6 +42,8 @@ def create(name: str, config: BrokerConfig, resolve: Callable[[str, str], Path])
 
             return ServiceBusBroker(name, config, resolve)
         case WebhookBrokerConfig():
+            from bridge.brokers.webhook import WebhookBroker
+
             return WebhookBroker(name, config, resolve)
 
 
@@ -73,6 +73,8 @@ async def diagnose(
 
             return await diagnose_servicebus(name, config, resolve, sources, targets, examiner)
         case WebhookBrokerConfig():
+            from bridge.brokers.webhook.diagnosis import diagnose as diagnose_webhook
+
             return await diagnose_webhook(name, config, resolve, examiner)
 
 

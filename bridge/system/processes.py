@@ -7,7 +7,16 @@ from pathlib import Path
 
 def is_stopped(pid: str) -> bool:
     """True when a signal has frozen the process. False where the system does not report it."""
+    return _state(pid) in ("T", "t")
+
+
+def is_running(pid: str) -> bool:
+    """True for a process that has not ended. False where the system does not report it."""
+    return _state(pid) not in ("", "X", "Z")
+
+
+def _state(pid: str) -> str:
     try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
-        return False
+        return ""

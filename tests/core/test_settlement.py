@@ -56,7 +56,13 @@ def made(kind: type[errors.BridgeError]) -> errors.BridgeError:
 @pytest.mark.parametrize("kind", every_error())
 def test_no_outage_is_ever_dead_lettered_or_completed(kind: type[errors.BridgeError], command: object) -> None:
     settlement = decide(made(kind), command, 10_000, 1e9, POLICY)  # type: ignore[arg-type]
-    outages = errors.EngineOutage | errors.BrokerUnavailable | errors.RegistryUnavailable | errors.ClockSkew
+    outages = (
+        errors.EngineOutage
+        | errors.BrokerUnavailable
+        | errors.RegistryUnavailable
+        | errors.ClaimStoreUnavailable
+        | errors.ClockSkew
+    )
     outage = issubclass(kind, outages)
     assert isinstance(settlement, Hold) is outage
 

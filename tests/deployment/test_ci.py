@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_step_runs_once() -> None:
     script = (ROOT / ".ci/run").read_text()
     steps = re.findall(r"^make (.+)$", script, re.MULTILINE)
-    assert steps == ["check", "docs", "deploy-check", "demo", "test", "prove-engine", "prove-upgrade"]
+    assert steps == ["check", "docs", "deploy-check", "demo", "test", "prove-engine", "prove-upgrade", "prove-interop"]
     assert script.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in script
 

@@ -154,7 +154,7 @@ def test_every_block_is_of_a_known_kind() -> None:
         "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "dockerfile": {""}, "json": {"file", "samples"},
         "python": {"", "file", "from"}, **{key: {"from"} for key in OTHERS},
         "yaml": {"", "file", "append", "overlay", "in", "kubernetes", "values", "wrong", "right",
-                 "from"},
+                 "former", "from"},
     }  # fmt: skip
     for document in DOCUMENTS:
         for block in blocks(document):

@@ -58,6 +58,8 @@ class Slow:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
+        if not callable(method):
+            return method
 
         async def call(*args: Any, **named: Any) -> Any:
             await asyncio.sleep(self._chance.random() * 0.01)

@@ -68,26 +68,26 @@ async def test_an_open_instance_shows_what_changes_no_count(browser: Browser, sh
 
 async def test_parts_of_an_open_page_appear_and_disappear(browser: Browser, shop: Shop) -> None:
     """The failure of an instance has a part of its own; a list of jobs and its actions come with the first job."""
-    await shop.client.schedule_new_orchestration("approval", input={}, instance_id="order-later")
-    await shop.client.wait_for_orchestration_start("order-later")
+    await shop.client.schedule_new_orchestration("approval", input={}, instance_id="live-later")
+    await shop.client.wait_for_orchestration_start("live-later")
     async with opened(browser, token=shop.token("admin", True)) as page:
-        await page.goto(f"{shop.url}/instances/order-later")
+        await page.goto(f"{shop.url}/instances/live-later")
         await expect(page.locator("#timeline")).to_be_visible()
         await expect(page.locator("#saga")).to_have_count(0)
-        await shop.client.terminate_orchestration("order-later")
-        await shop.client.wait_for_orchestration_completion("order-later", timeout=60)
-        await shop.client.purge_orchestration("order-later")
-        await shop.client.schedule_new_orchestration("order", input={"id": "poor"}, instance_id="order-later")
+        await shop.client.terminate_orchestration("live-later")
+        await shop.client.wait_for_orchestration_completion("live-later", timeout=60)
+        await shop.client.purge_orchestration("live-later")
+        await shop.client.schedule_new_orchestration("order", input={"id": "poor"}, instance_id="live-later")
         order = [("#cause", "#saga"), ("#saga", "#timeline")]
         for first, second in order:
             await expect(page.locator(f"{first} + {second}")).to_be_visible(timeout=30_000)
-        await shop.client.wait_for_orchestration_completion("order-later", timeout=60)
-        await shop.client.purge_orchestration("order-later")
-        await shop.client.schedule_new_orchestration("approval", input={}, instance_id="order-later")
+        await shop.client.wait_for_orchestration_completion("live-later", timeout=60)
+        await shop.client.purge_orchestration("live-later")
+        await shop.client.schedule_new_orchestration("approval", input={}, instance_id="live-later")
         for each in ("#cause", "#saga"):
             await expect(page.locator(each)).to_have_count(0, timeout=30_000)
         await expect(page.locator("#head + #actions + #timeline")).to_be_visible()
-        await shop.client.terminate_orchestration("order-later")
+        await shop.client.terminate_orchestration("live-later")
 
 
 async def test_an_open_page_says_when_its_thing_is_gone(browser: Browser, shop: Shop) -> None:

@@ -40,7 +40,7 @@ from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.storage import counts
 from bridge.sqlite_engine.storage.listing import ListPart, Wanted
 from bridge.system import private
-from bridge.system.processes import is_stopped
+from bridge.system.processes import is_running, is_stopped
 from bridge.system.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     from bridge.sqlite_engine.storage.ends import KeptEnds
 
 _DAY_SECONDS = 86_400
+
+HOST_SECONDS = 10.0
+"""Longest wait of a process that attaches itself for a host that has the file and does not accept connections yet."""
+
+PROBE_SECONDS = 0.2
+"""Pause between attempts meanwhile: the lock of a file has no event."""
 
 
 class EmbeddedEngine:
@@ -338,18 +344,26 @@ class EmbeddedEngine:
             if self._client is None:
                 raise EngineUnavailable(f"engine {self.name!r} is not started")
             return
-        try:
-            await self.client.probe(f"engine {self.name!r} at {self._directory / SOCKET}")
-        except EngineUnavailable as error:
-            pid = FileLock(self._directory / FILE).holder()
-            if pid is not None and is_stopped(pid):
-                raise EngineUnavailable(
-                    f"engine {self.name!r} does not answer: its process {pid} is frozen by a signal; `kill -CONT {pid}`"
-                ) from error
-            raise EngineUnavailable(
-                f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` with this "
-                "configuration, or check the engine's `path`"
-            ) from error
+        end = time.monotonic() + HOST_SECONDS
+        while True:
+            try:
+                await self.client.probe(f"engine {self.name!r} at {self._directory / SOCKET}")
+            except EngineUnavailable as error:
+                pid = FileLock(self._directory / FILE).holder()
+                if pid is not None and is_stopped(pid):
+                    raise EngineUnavailable(
+                        f"engine {self.name!r} does not answer: its process {pid} is frozen by a signal; "
+                        f"`kill -CONT {pid}`"
+                    ) from error
+                # A host that starts, or is too busy to accept a connection in time, has the file already
+                if pid is None or not is_running(pid) or time.monotonic() >= end:
+                    raise EngineUnavailable(
+                        f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` with "
+                        "this configuration, or check the engine's `path`"
+                    ) from error
+            else:
+                return
+            await asyncio.sleep(PROBE_SECONDS)
 
     @property
     def client(self) -> EngineClient:
