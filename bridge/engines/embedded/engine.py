@@ -358,8 +358,8 @@ class EmbeddedEngine:
                 # A host that starts, or is too busy to accept a connection in time, has the file already
                 if pid is None or not is_running(pid) or time.monotonic() >= end:
                     raise EngineUnavailable(
-                        f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` with "
-                        "this configuration, or check the engine's `path`"
+                        f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` "
+                        "with this configuration, or check the engine's `path`"
                     ) from error
             else:
                 return
