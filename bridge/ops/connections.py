@@ -16,8 +16,11 @@ from bridge.config.model.bridge import ConnectionsConfig
 
 _log = logging.getLogger("bridge.sdk.http")
 _log.addFilter(
-    # aiohttp reports each request that is no HTTP as an error with a traceback: any caller could fill the log
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    # aiohttp reports each request that is no HTTP, and each damaged body that nobody has read, as an error with a
+    # traceback: any caller could fill the log
+    lambda record: (
+        not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError))
+    )
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
