@@ -23,6 +23,8 @@ _log.addFilter(
     )
 )
 
+LONGEST_LINE = 128 * 1024
+"""Bytes of the first line of a request: a list of a thousand ids fits into its query."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,6 +40,7 @@ class Connections:
             shutdown_timeout=1.0,
             keepalive_timeout=limits.idle_timeout,
             logger=_log,
+            max_line_size=LONGEST_LINE,
         )
         self.limits = limits
         self._open: dict[Any, _Connection] = {}

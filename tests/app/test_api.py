@@ -300,6 +300,16 @@ async def test_a_request_for_no_operation_is_told_its_next_step(
         assert (response.status, (await response.json(content_type=None))["detail"]) == (status, text)
 
 
+async def test_a_thousand_ids_fit_into_a_request(loaded: Loaded, http: aiohttp.ClientSession) -> None:
+    ids = [("ids", f"orders.dead-letters/{number % 16}@{1_000_000 + number}") for number in range(1_000)]
+    async with (
+        asyncio.timeout(TIMEOUT),
+        served(loaded) as url,
+        http.get(f"{url}dead-letters:match", params=ids) as response,
+    ):
+        assert response.status == 200, await response.text()
+
+
 async def test_a_damaged_or_too_large_body_is_refused_and_fills_no_log(
     loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
