@@ -21,7 +21,8 @@ from bridge.ops.api import TooManyRequests
 from bridge.ops.audit import Denied
 from bridge.system.addresses import is_loopback
 
-TOKEN_HINT = "Next: set BRIDGE_TOKEN, or name a file with --token-file"  # noqa: S105 - a sentence
+TOKEN_NEXT = "set BRIDGE_TOKEN, or name a file with --token-file"  # noqa: S105 - a sentence
+TOKEN_HINT = f"Next: {TOKEN_NEXT}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.operations.client import FIND_SECONDS
-from bridge.app.remote import Address
-from bridge.app.serve.all_daemons import answers_of_sockets, ask, merged
+from bridge.app.remote import TOKEN_NEXT, Address
+from bridge.app.serve.all_daemons import TokenRefused, answers_of_sockets, ask, merged
 from bridge.app.serve.jobs import open_jobs
 from bridge.app.serve.status import counts_document, waiting_document
 from bridge.brokers.base import BacklogBroker
@@ -29,10 +29,17 @@ DIRECT_SECONDS = 15.0
 
 
 async def by_address(places: Sequence[Address]) -> Document:
-    """Status of the daemons behind these addresses of ops ports. Raises: InvalidCommand for an unreadable `ca`."""
-    answers = await asyncio.gather(*(ask(place) for place in places))
+    """Status of the daemons behind these addresses of ops ports. One address: of all daemons that its daemon knows.
+
+    Raises: InvalidCommand for an unreadable `ca`.
+    """
+    answers = await asyncio.gather(*(ask(place, of_all=len(places) == 1) for place in places))
     found = zip(places, answers, strict=True)
-    return merged((place.url, f"curl --max-time 5 {place.url}/healthz", answer) for place, answer in found)
+    return merged((place.url, _next(place, answer), answer) for place, answer in found)
+
+
+def _next(place: Address, answer: Document | Exception) -> str:
+    return TOKEN_NEXT if isinstance(answer, TokenRefused) else f"curl --max-time 5 {place.url}/healthz"
 
 
 async def by_configuration(loaded: Loaded) -> Document:

@@ -347,7 +347,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response = await handler(request)
     except web.HTTPException as refusal:
         text = refusal.text if refusal.status in (400, 408, 415) else None
-        response = problem(refusal.status, refusal.reason.lower().replace(" ", "_"), text or refusal.reason)
+        response = problem(refusal.status, refusal.reason.lower().replace(" ", "_"), text or _detail(request, refusal))
         if "Allow" in refusal.headers:
             response.headers["Allow"] = refusal.headers["Allow"]
     except (BridgeError, LookupError) as error:
@@ -362,11 +362,27 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
                 response.headers["Retry-After"] = str(max(1, round(error.seconds + 0.5)))
             elif isinstance(error, TooManyStreams):
                 response.headers["Retry-After"] = "10"
+    except web.RequestPayloadError:
+        response = problem(400, "bad_request", "the body is damaged: its length or its encoding is not as announced")
+        response.force_close()  # no further request can be read from the connection
     except Exception:
         response = _bug(request)
     if not response.prepared:
         response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _detail(request: web.Request, refusal: web.HTTPException) -> str:
+    """Cause and next step of a refusal by aiohttp."""
+    match refusal:
+        case web.HTTPNotFound():
+            return f"nothing is at this path; {PREFIX}openapi.json lists all operations"
+        case web.HTTPMethodNotAllowed():
+            return f"{request.method[:20]} is not allowed here; use {' or '.join(sorted(refusal.allowed_methods))}"
+        case web.HTTPRequestEntityTooLarge():
+            return f"the body is larger than {request.client_max_size:,} bytes; send a smaller one"
+        case _:
+            return refusal.reason
 
 
 def _bug(request: web.Request) -> web.Response:

@@ -16,10 +16,15 @@ from bridge.config.model.bridge import ConnectionsConfig
 
 _log = logging.getLogger("bridge.sdk.http")
 _log.addFilter(
-    # aiohttp reports each request that is no HTTP as an error with a traceback: any caller could fill the log
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    # aiohttp reports each request that is no HTTP, and each damaged body that nobody has read, as an error with a
+    # traceback: any caller could fill the log
+    lambda record: (
+        not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError))
+    )
 )
 
+LONGEST_LINE = 128 * 1024
+"""Bytes of the first line of a request: a list of a thousand ids fits into its query."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -35,6 +40,7 @@ class Connections:
             shutdown_timeout=1.0,
             keepalive_timeout=limits.idle_timeout,
             logger=_log,
+            max_line_size=LONGEST_LINE,
         )
         self.limits = limits
         self._open: dict[Any, _Connection] = {}

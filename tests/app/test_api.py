@@ -285,6 +285,53 @@ async def test_a_caller_that_asks_too_often_waits(loaded: Loaded, tokens: Tokens
             assert int(response.headers["Retry-After"]) > 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "nothing", 404, "nothing is at this path; /api/v1/openapi.json lists all operations"),
+        ("DELETE", "engines", 405, "DELETE is not allowed here; use GET"),
+        ("GET", "instances:terminate", 405, "GET is not allowed here; use POST"),
+    ],
+)
+async def test_a_request_for_no_operation_is_told_its_next_step(
+    loaded: Loaded, http: aiohttp.ClientSession, method: str, path: str, status: int, text: str
+) -> None:
+    async with served(loaded) as url, asyncio.timeout(TIMEOUT), http.request(method, url + path) as response:
+        assert (response.status, (await response.json(content_type=None))["detail"]) == (status, text)
+
+
+async def test_a_thousand_ids_fit_into_a_request(loaded: Loaded, http: aiohttp.ClientSession) -> None:
+    ids = [("ids", f"orders.dead-letters/{number % 16}@{1_000_000 + number}") for number in range(1_000)]
+    async with (
+        asyncio.timeout(TIMEOUT),
+        served(loaded) as url,
+        http.get(f"{url}dead-letters:match", params=ids) as response,
+    ):
+        assert response.status == 200, await response.text()
+
+
+async def test_a_damaged_or_too_large_body_is_refused_and_fills_no_log(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, kind = "instances:terminate", {"Content-Type": "application/json"}
+    damaged = kind | {"Content-Encoding": "gzip", "Connection": "close"}
+
+    async def sent(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+        async with asyncio.timeout(TIMEOUT), http.post(url + place, data=body, headers=headers) as response:
+            assert response.content_type == "application/problem+json"
+            return response.status, (await response.json(content_type=None))["detail"]
+
+    async with served(loaded, tokens.access) as url:
+        operator = tokens.header("operator")
+        text = "the body is damaged: its length or its encoding is not as announced"
+        assert await sent(url, b'{"reason": "no gzip"}', damaged | operator) == (400, text)
+        assert (await sent(url, b'{"reason": "no gzip"}', damaged))[0] == 401
+        most = largest_body(loaded)
+        answer = await sent(url, b" " * (most + 1), kind | operator)
+        assert answer == (413, f"the body is larger than {most:,} bytes; send a smaller one")
+    assert [each for each in caplog.records if each.exc_info] == []
+
+
 async def test_a_lone_surrogate_is_refused_outside_of_payloads(
     loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
 ) -> None:

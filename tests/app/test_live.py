@@ -13,7 +13,7 @@ import pytest
 
 from bridge.app.serve import live as live_module
 from bridge.app.serve.live import MOST_CHANGES, Live
-from bridge.app.serve.tap import Taps
+from bridge.app.serve.tap import TAP, Taps
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
@@ -113,7 +113,8 @@ async def served(
     taps = Taps(configuration, decisions)
     live = Live(status, taps, tick=0.01, beat=0.05)
     http = HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000), **settings)
-    web = Web(http, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, None, (), [Stream(LIVE, live.events)], access)
+    streams = [Stream(LIVE, live.events), Stream(TAP, taps.events)]
+    web = Web(http, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, None, (), streams, access)
     await web.start()
     try:
         yield web, decisions
@@ -285,6 +286,10 @@ async def test_messages_come_with_the_same_stream(tmp_path: Path) -> None:
     async with served(status, loaded=loaded) as (web, decisions):
         refused = await Reader.open(web.port, f"/api/v1/{LIVE}?tap=%7B%22payload%22%3Atrue%7D")
         assert (await refused.status())[0] == 403
+        for path in (f"{LIVE}?source=orders", f"{TAP}?source=orders"):
+            unknown = await Reader.open(web.port, f"/api/v1/{path}")
+            assert (await unknown.status())[0] == 422
+            unknown.close()
         reader = await Reader.open(web.port, f"/api/v1/{LIVE}?tap=%7B%7D")
         assert (await reader.status())[0] == 200
         assert json.loads((await reader.named("tap"))["data"])["counts"]["settled"] == 0

@@ -73,12 +73,12 @@ async def test_a_group_is_tried_and_replayed_to_its_end(browser: Browser, shop: 
         await page.locator(f"a[href*='group={group}']").first.click()
         await expect(page.locator("#group")).to_contain_text("instance_not_found")
         await page.get_by_role("link", name="Would a replay work now?").click()
-        await expect(page.get_by_text("0 of 3 that were tried would be executed")).to_be_visible()
+        await expect(page.get_by_text("0 of 3 that were tried would succeed")).to_be_visible()
         for number in range(3):
             id_ = f"late-{name}-{number}"
             await shop.client.schedule_new_orchestration("approval", input=None, instance_id=id_)
         await page.get_by_role("link", name="Would a replay work now?").click()
-        await expect(page.get_by_text("3 of 3 that were tried would be executed")).to_be_visible()
+        await expect(page.get_by_text("3 of 3 that were tried would succeed")).to_be_visible()
         await page.locator("summary", has_text="Replay 3").click()
         form = page.locator("form[action='/do/dlq.replay']")
         await form.get_by_label("100", exact=True).check()
@@ -89,6 +89,8 @@ async def test_a_group_is_tried_and_replayed_to_its_end(browser: Browser, shop: 
         await shown(page, page.locator("#jobs tr", has_text="done").filter(has_text="3 succeeded"), javascript)
         await expect(page.locator("#jobs")).to_contain_text("the instances are there now")
         await shown(page, page.locator("#group", has_text="no open dead letters"), javascript)
+        await expect(page.locator("#head")).to_contain_text("0 open")
+        await expect(page.locator("#actions summary")).to_have_count(0)
         await page.locator("#jobs a").first.click()
         await expect(page.locator("#items tbody tr")).to_have_count(3)
         await page.locator("#items a").first.click()

@@ -87,3 +87,15 @@ async def test_live_regions_follow_the_daemon_and_say_when_it_is_gone(browser: B
             f"import('{await page.locator('script').get_attribute('src')}').then(each => each.refresh())"
         )
         await expect(page.get_by_text("No answer of the daemon")).to_be_hidden()
+
+
+@pytest.mark.parametrize("path", ["/dead-letters", "/audit"])
+async def test_the_menu_is_whole_on_a_small_desk(browser: Browser, shop: Shop, path: str) -> None:
+    async with opened(browser) as page:
+        await page.set_viewport_size({"width": 1280, "height": 720})
+        await page.goto(shop.url + path)
+        await page.get_by_label("Token").fill(shop.token("admin", payloads=True))
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("button", name="Log out")).to_be_visible()
+        hidden = await page.locator("header nav").evaluate("menu => menu.scrollWidth - menu.clientWidth")
+        assert hidden <= 0, "the last entries of the menu are cut off"

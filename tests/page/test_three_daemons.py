@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import time
@@ -17,7 +18,7 @@ from playwright.async_api import Browser, expect
 
 from bridge.app.operations.client import FIND_SECONDS
 from tests.kafka.server import ThreadedServer
-from tests.kit.processes import DaemonProcess
+from tests.kit.processes import DaemonProcess, run_bridge
 from tests.page.browser import opened, violations
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -77,7 +78,7 @@ def _partitions(daemon: DaemonProcess) -> list[str]:
 
 @pytest.mark.timeout(240)
 async def test_the_page_adds_up_all_daemons_and_says_which_one_is_silent(
-    browser: Browser, daemons: tuple[DaemonProcess, ...]
+    browser: Browser, daemons: tuple[DaemonProcess, ...], tmp_path: Path
 ) -> None:
     frozen, other, own = daemons
     of_frozen, of_other = await asyncio.to_thread(lambda: [_partitions(each) for each in (frozen, other)])
@@ -101,6 +102,9 @@ async def test_the_page_adds_up_all_daemons_and_says_which_one_is_silent(
         await expect(page.locator("#needs")).to_contain_text(f"process {frozen.pid} is frozen by a signal")
         await expect(page.locator("#needs")).to_contain_text(f"kill -CONT {frozen.pid}")
         await expect(rows.filter(has_text="no answer")).to_contain_text(f"/{frozen.pid}")
+        status = ("status", "--url", own.url, "-o", "json")
+        found = json.loads((await asyncio.to_thread(run_bridge, *status, cwd=tmp_path)).stdout)
+        assert (found["asked"], found["answered"]) == (3, 2), "the command line asks one address for all daemons, too"
         assert await violations(page) == []
         began = time.monotonic()
         await page.reload()

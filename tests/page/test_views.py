@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from bridge.app.page import dead_letters, jobs, messages, sparkline, waiting
+from bridge.app.page import dead_letters, jobs, messages, overview, sparkline, waiting
 from bridge.app.page.visit import Visit
 from bridge.core.errors import InvalidCommand
 
@@ -128,3 +128,18 @@ def test_items_of_jobs_lead_to_their_pages() -> None:
     for bad in ("-1", "x", "1e9", "9" * 10, "²"):
         with pytest.raises(InvalidCommand, match="offset"):
             jobs.offset_of(visit(offset=bad))
+
+
+def test_an_engine_that_counts_no_instances_has_unknown_numbers() -> None:
+    of_scheduler: dict[str, Any] = {"counts": None, "early": None, "quarantined": None, "state": "up", "daemons": []}
+    shown = overview._engine(of_scheduler)
+    assert {shown[name] for name in ("open", "ended", "failed", "undone")} == {None}, "0 would say that none runs"
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 dead letter"), (2, "2 dead letters")])
+def test_a_source_with_its_dead_letters(count: int, text: str) -> None:
+    source = {
+        "name": "orders", "state": "idle", "received_per_second": 0.0, "lag": None, "oldest_seconds": None,
+        "dead_letters_open": {"count": count},
+    }  # fmt: skip
+    assert overview._of_source(source).text.split(" · ")[-1] == text

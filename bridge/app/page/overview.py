@@ -99,17 +99,25 @@ def _states(status: Document) -> Mapping[str, Sequence[tuple[str, str]]]:
 
 
 def _engine(engine: Document) -> Mapping[str, Any]:
-    counts = engine["counts"] or {"instances": [], "failed": {}, "sagas": []}
     early, quarantined = engine["early"] or {"messages": None}, engine["quarantined"]
     return {
         **engine,
         "elsewhere": _elsewhere(engine),
+        **_numbers(engine["counts"]),
+        "early_messages": early["messages"],
+        "quarantined_messages": None if quarantined is None else sum(each["messages"] for each in quarantined),
+    }
+
+
+def _numbers(counts: Document | None) -> Mapping[str, int | None]:
+    """Instances of an engine by state. counts: None where the engine does not count them, and no number is known."""
+    if counts is None:
+        return dict.fromkeys(("open", "ended", "failed", "undone"))
+    return {
         "open": sum(each["count"] for each in counts["instances"] if each["status"] not in _FINISHED),
         "ended": sum(each["count"] for each in counts["instances"] if each["status"] in _FINISHED),
         "failed": sum(counts["failed"].values()),
         "undone": sum(each["count"] for each in counts["sagas"] if each["outcome"] == "compensation_failed"),
-        "early_messages": early["messages"],
-        "quarantined_messages": None if quarantined is None else sum(each["messages"] for each in quarantined),
     }
 
 
@@ -161,7 +169,8 @@ def _of_source(source: Document) -> Live:
         behind = f" ({age(source['oldest_seconds'])})" if source["oldest_seconds"] else ""
         parts.append(f"lag {number(source['lag'])}{behind}")
     if (dead_letters := source.get("dead_letters_open")) and dead_letters["count"]:
-        parts.append(f"{number(dead_letters['count'])} dead letters")
+        count = dead_letters["count"]
+        parts.append(f"{number(count)} dead letter{'' if count == 1 else 's'}")
     return Live(" · ".join(parts), tone(state), address("/dead-letters", source=source["name"]))
 
 

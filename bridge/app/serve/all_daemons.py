@@ -14,7 +14,7 @@ import aiohttp
 
 from bridge.app import state
 from bridge.app.operations.client import FIND_SECONDS
-from bridge.app.remote import TOKEN_HINT, Address, not_trusted
+from bridge.app.remote import Address, not_trusted
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.ops.api import PREFIX, STATUS
@@ -28,6 +28,10 @@ _KEPT = 2.0
 """Seconds for which one answer of another daemon serves all pages."""
 _LARGEST = 64 * 1024 * 1024
 """Bytes of the longest answer that is read."""
+
+
+class TokenRefused(ValueError):
+    """A daemon does not accept the token of a request for its status."""
 
 
 async def of_all_daemons(loaded: Loaded, own: Document) -> Document:
@@ -147,12 +151,15 @@ def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:
     return merge(documents, silent)
 
 
-async def ask(place: Address | Path) -> Document | Exception:
-    """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine."""
+async def ask(place: Address | Path, *, of_all: bool = False) -> Document | Exception:
+    """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine.
+
+    of_all: the daemon answers for all daemons that it knows, and waits for one that is frozen.
+    """
     try:
-        async with asyncio.timeout(FIND_SECONDS):
+        async with asyncio.timeout(2 * FIND_SECONDS if of_all else FIND_SECONDS):
             if isinstance(place, Address):
-                return await _get(place.url, place.connector, place.headers)
+                return await _get(place.url, place.connector, place.headers, "?daemons=all" if of_all else "")
             with near(place) as short:
                 return await _get("http://localhost", aiohttp.UnixConnector(short), {})
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
@@ -165,15 +172,15 @@ async def ask(place: Address | Path) -> Document | Exception:
         return ValueError("the answer is not a status of this version")
 
 
-async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str]) -> Document:
-    """Raises: OSError, ClientError; ValueError for an answer that is no status."""
+async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str = "") -> Document:
+    """Raises: OSError, ClientError; TokenRefused; ValueError for an answer that is no status."""
     async with (
         aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,
-        session.get(f"{base}{PREFIX}{STATUS}", allow_redirects=False) as response,
+        session.get(f"{base}{PREFIX}{STATUS}{query}", allow_redirects=False) as response,
     ):
         text = await response.content.read(_LARGEST)
         if response.status in (401, 403):
-            raise ValueError(f"HTTP {response.status}: the daemon does not accept the token. {TOKEN_HINT}")
+            raise TokenRefused(f"HTTP {response.status}: the daemon does not accept the token")
         if response.status != 200:
             raise ValueError(f"HTTP {response.status}; is this the ops port of a daemon of this version?")
         found = json.loads(text)

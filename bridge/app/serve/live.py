@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.app.serve.tap import Taps
+from bridge.core.errors import InvalidCommand
 from bridge.ops.access import Caller
 from bridge.ops.api import LAST, Event
 from bridge.ops.status import Document
@@ -77,6 +78,8 @@ class Live:
 
         given: `tap` has options of a tap, for settled messages too. Raises: InvalidCommand, Denied.
         """
+        if unknown := given.keys() - {"tap", LAST}:
+            raise InvalidCommand(f"live: there is no parameter `{min(unknown)[:100]}` (known: tap)")
         place = _Place(self._number_of(str(given.get(LAST, ""))))
         async with self._reading():
             if "tap" in given:

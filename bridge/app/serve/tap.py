@@ -20,6 +20,7 @@ from bridge.core.commands import Decision
 from bridge.core.errors import ConfigError, ExpressionError, InvalidCommand, Problem
 from bridge.core.states import Outcome
 from bridge.ops.access import Caller
+from bridge.ops.api import LAST, TooManyStreams
 from bridge.ops.audit import Denied
 from bridge.pipeline.decisions import DecisionListeners, SettledDelivery
 from bridge.routing import command_names
@@ -96,11 +97,13 @@ class Taps:
 
     async def events(self, given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[bytes, None]:
         """Events for one reader: counts each second, and the messages between them. Raises: InvalidCommand, Denied."""
+        if unknown := given.keys() - {"options", LAST}:
+            raise InvalidCommand(f"tap: there is no parameter `{min(unknown)[:100]}` (known: options)")
         options = TapOptions.parse(str(given.get("options", "{}")))
         if not caller.payloads and (options.payload or options.where is not None):
             raise Denied("tap: a payload, and a condition on it, need the right to read payloads")
         if self._open >= MOST_TAPS:
-            raise InvalidCommand(f"tap: {MOST_TAPS} readers watch this daemon already; end one of them")
+            raise TooManyStreams(f"tap: {MOST_TAPS} readers watch this daemon already; end one of them")
         tap = Tap(options, self._in_use, daemon_id(os.getpid()))
         self._open += 1
         remove = self._decisions.add(tap.take)
