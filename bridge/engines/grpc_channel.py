@@ -25,6 +25,9 @@ PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", def
 HEADERS_SECONDS = 1.0
 """Seconds for which the headers of calls are kept."""
 
+CONNECT_SECONDS = 5
+"""Time that an attempt to connect has. gRPC takes it from the shortest pause between attempts."""
+
 RECONNECT_SECONDS = 1.0
 """Longest pause between two attempts to connect to an engine."""
 
@@ -101,7 +104,7 @@ def _options(
         max_send_message_length=-1 if send is None else send,
         raw_options=[
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
             ("grpc.max_reconnect_backoff_ms", int(reconnect_seconds * 1000)),
             ("grpc.enable_http_proxy", int(proxy)),
             # A new channel is a new connection
