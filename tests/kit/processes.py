@@ -175,7 +175,7 @@ class DaemonProcess:
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a page of the ops port."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=TIMEOUT) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as answer:
             return answer.code, answer.read().decode()

@@ -162,7 +162,7 @@ async def test_a_stopping_database_keeps_what_waits(tmp_path: Path) -> None:
 async def test_concurrent_calls_of_a_server_share_their_commits(database: Database, tmp_path: Path) -> None:
     server = Server(AioSidecarService(database), [f"unix:{tmp_path}/s"])
     server.start()
-    calls, callers = 400, 40
+    calls, callers = 2000, 200
     left = iter(range(calls))
     try:
         async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
