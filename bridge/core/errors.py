@@ -197,7 +197,7 @@ class ClaimDenied(MessageError):
 
 @wire_name("bridge.errors.ClaimNotFound")
 class ClaimNotFound(MessageError):
-    """There is no payload at the place of the reference."""
+    """The place of the reference has no payload."""
 
     reason = "claim_not_found"
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.working_set import Kind
-from bridge.sqlite_engine.storage.schema import connect
+from bridge.sqlite_engine.storage.reader import FileReader
 
 _ROWS = 64
 """Rows that are read at once. A row has the spans of one transaction."""
@@ -25,13 +22,10 @@ class KeptSpans:
 
     def __init__(self, path: Path, hub: TaskHub, submit: Callable[..., None]) -> None:
         assert hub.tracing is not None
-        self._path = path
         self._hub = hub
         self._tracing = hub.tracing
         self._submit = submit
-        self._lock = threading.Lock()
-        self._reader: sqlite3.Connection | None = None
-        self._closed = False
+        self._reader = FileReader(path)
         self._measure()
 
     @property
@@ -46,7 +40,9 @@ class KeptSpans:
         """Last position, number of spans, and about `limit` bytes of spans behind a position; the position itself when
         there are none. Raises: OSError when the engine is closed or cannot be read.
         """
-        rows = self._query("SELECT seq, number, spans FROM spans WHERE seq > ? ORDER BY seq LIMIT ?", after, _ROWS)
+        rows = self._reader.query(
+            "SELECT seq, number, spans FROM spans WHERE seq > ? ORDER BY seq LIMIT ?", after, _ROWS
+        )
         position, number, size = after, 0, 0
         found: list[bytes] = []
         for seq, count, spans in rows:
@@ -64,7 +60,7 @@ class KeptSpans:
         """Drop the spans that are older."""
         before = time.time_ns() // 1000 - int(seconds * 1_000_000)
         try:
-            oldest = self._query("SELECT at FROM spans ORDER BY seq LIMIT 1")
+            oldest = self._reader.query("SELECT at FROM spans ORDER BY seq LIMIT 1")
         except OSError:
             return
         if oldest and oldest[0][0] < before:
@@ -72,22 +68,7 @@ class KeptSpans:
 
     def close(self) -> None:
         """Close the connection of the reader."""
-        with self._lock:
-            self._closed = True
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
-
-    def _query(self, query: str, *values: int) -> list[Any]:
-        with self._lock:
-            if self._closed:
-                raise OSError("the engine is closed")
-            try:
-                if self._reader is None:
-                    self._reader = connect(self._path)
-                return self._reader.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise OSError(f"{self._path}: cannot be read: {error}") from error
+        self._reader.close()
 
     # In the writer's thread
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from bridge.sqlite_engine.model.instance import Finish
 from bridge.sqlite_engine.options import EndsOptions
-from bridge.sqlite_engine.storage.schema import ENDS, connect
+from bridge.sqlite_engine.storage.reader import FileReader
+from bridge.sqlite_engine.storage.schema import ENDS
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,9 @@ class KeptEnds:
 
     def __init__(self, path: Path, recorder: EndRecorder, confirm: Callable[[int], None]) -> None:
         """Create the reader. confirm: deletes the ends up to a position, soon."""
-        self._path = path
+        self._reader = FileReader(path)
         self._recorder = recorder
         self.confirm = confirm
-        self._lock = threading.Lock()
-        self._reader: sqlite3.Connection | None = None
-        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -97,21 +94,8 @@ class KeptEnds:
 
     def read(self, after: int, limit: int) -> list[tuple[int, str]]:
         """Position and text of the next ends behind a position. Raises: OSError when the file cannot be read."""
-        with self._lock:
-            if self._closed:
-                raise OSError("the engine is closed")
-            try:
-                if self._reader is None:
-                    self._reader = connect(self._path)
-                query = "SELECT seq, body FROM ends WHERE seq > ? ORDER BY seq LIMIT ?"
-                return self._reader.execute(query, (after, limit)).fetchall()
-            except sqlite3.Error as error:
-                raise OSError(f"{self._path}: cannot be read: {error}") from error
+        return self._reader.query("SELECT seq, body FROM ends WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
-            self._closed = True
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+        self._reader.close()
