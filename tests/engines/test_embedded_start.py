@@ -20,6 +20,10 @@ CONFIG = EmbeddedEngineConfig(type="embedded")
 
 
 async def test_a_host_that_starts_is_waited_for(tmp_path: Path) -> None:
+    # The first start of a process imports the server, which takes seconds from a cold disk
+    host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await host.start()
+    await host.stop()
     lock = FileLock(tmp_path / FILE)
     guest = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await guest.start()

@@ -159,7 +159,27 @@ async def test_a_stopping_database_keeps_what_waits(tmp_path: Path) -> None:
     assert getattr(error, "code", None) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_concurrent_calls_of_a_server_share_their_commits(database: Database, tmp_path: Path) -> None:
+class RecordedGroups(Database):
+    """Database that counts the groups of its servers and the operations in them."""
+
+    groups = operations = 0
+
+    def group(self, loop: asyncio.AbstractEventLoop) -> OperationGroup:
+        found = self._groups.get(loop)
+        if found is None:
+            found = self._groups[loop] = OperationGroup(loop, self._counted)
+        return found
+
+    def _counted(self, operations: list[Operation]) -> None:
+        self.groups += 1
+        self.operations += len(operations)
+        self.writer.put_all(operations)
+
+
+async def test_calls_of_a_server_reach_the_writer_in_groups(tmp_path: Path) -> None:
+    """No call goes past the groups, and no group takes more than one commit."""
+    database = RecordedGroups(tmp_path / "hub.db")
+    database.start()
     server = Server(AioSidecarService(database), [f"unix:{tmp_path}/s"])
     server.start()
     calls, callers = 2000, 200
@@ -177,4 +197,6 @@ async def test_concurrent_calls_of_a_server_share_their_commits(database: Databa
             commits = database.writer.commits - before
     finally:
         server.stop()
-    assert calls / commits > 4
+        await asyncio.to_thread(database.stop)
+    assert database.operations == calls
+    assert commits <= database.groups < calls

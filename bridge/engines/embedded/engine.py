@@ -15,7 +15,7 @@ import grpc.aio
 from durabletask.client import AsyncTaskHubGrpcClient
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.errors import EngineMisconfigured, EngineUnavailable
+from bridge.core.errors import EngineMisconfigured, EngineTimeout, EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
@@ -348,22 +348,24 @@ class EmbeddedEngine:
         while True:
             try:
                 await self.client.probe(f"engine {self.name!r} at {self._directory / SOCKET}")
-            except EngineUnavailable as error:
+            except (EngineUnavailable, EngineTimeout) as error:
                 pid = FileLock(self._directory / FILE).holder()
                 if pid is not None and is_stopped(pid):
                     raise EngineUnavailable(
                         f"engine {self.name!r} does not answer: its process {pid} is frozen by a signal; "
                         f"`kill -CONT {pid}`"
                     ) from error
-                # A host that starts, or is too busy to accept a connection in time, has the file already
-                if pid is None or not is_running(pid) or time.monotonic() >= end:
-                    raise EngineUnavailable(
-                        f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` "
-                        "with this configuration, or check the engine's `path`"
-                    ) from error
-            else:
-                return
-            await asyncio.sleep(PROBE_SECONDS)
+                # A host that starts, or is too busy to answer in time, has the file already
+                if pid is not None and is_running(pid) and time.monotonic() < end:
+                    await asyncio.sleep(PROBE_SECONDS)
+                    continue
+                if isinstance(error, EngineTimeout):
+                    raise
+                raise EngineUnavailable(
+                    f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` "
+                    "with this configuration, or check the engine's `path`"
+                ) from error
+            return
 
     @property
     def client(self) -> EngineClient:
