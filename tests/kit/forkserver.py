@@ -30,9 +30,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import BaseModel
+
 ROOT = Path(__file__).parents[2]
-PRELOADED = ("bridge.app", "bridge.cli")
-"""Packages whose modules are all imported; brokers and codecs with SDKs of their own are not below them."""
+PRELOADED = ("bridge.app", "bridge.brokers", "bridge.cli", "bridge.codecs")
+"""Packages whose modules are all imported, with the SDKs of brokers and codecs."""
 
 _HEADER = 8
 _STREAMS = 3
@@ -248,8 +250,16 @@ def _preload() -> None:
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, name + "."):
             importlib.import_module(module.name)
+    _build(BaseModel)
     gc.freeze()
     gc.enable()
+
+
+def _build(model: type[BaseModel]) -> None:
+    """Build the validators of all models below one, which a process otherwise does at its first use of a model."""
+    for each in model.__subclasses__():
+        each.model_rebuild()
+        _build(each)
 
 
 def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
