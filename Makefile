@@ -9,13 +9,17 @@ export PYTHONDONTWRITEBYTECODE :=
 WORKERS ?= 6
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
+# Together all tests but the slow proofs
+SHORT := not prove and not chart and not long
+LONG := long and not prove and not chart
+
 # One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.
 QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test_contract.py \
   tests/brokers/servicebus/test_contract.py tests/engines/test_embedded.py tests/engines/test_scheduler_contract.py tests/app/test_lineage_index.py
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: docs docs/demo.svg screenshots sbom audit-deps deploy-check manifests matrix demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop prove-self-hosted check bench lock clean help
+.PHONY: docs docs/demo.svg screenshots sbom audit-deps deploy-check manifests matrix demo test test-long quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop prove-self-hosted check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -44,17 +48,20 @@ docs/demo.svg: .venv/runtime ## the picture in README.md, from a real run of the
 screenshots: .venv/dev ## the pictures of the page in README.md and docs/page.md, from a real shop, with Chromium; look at each of them
 	$(BIN)/python -m docs.site.screenshots
 
-test: .venv/dev ## the tests, in about 10 minutes on 2 processors
-	$(PYTEST)
+test: .venv/dev ## the tests but the long ones, in 5 minutes on 2 processors
+	$(PYTEST) -m "$(SHORT)"
+
+test-long: .venv/dev ## the tests of daemons and other processes that are killed, frozen or cut off, and of whole documents, in 10 minutes
+	$(PYTEST) -m "$(LONG)"
 
 quick: WORKERS = 4
 quick: .venv/dev ## the rooms without I/O, each contract once and one daemon, in a minute; Kafka is the small test server
-	KAFKA_TEST_SERVER=1 $(PYTEST) $(wildcard $(QUICK))
+	KAFKA_TEST_SERVER=1 $(PYTEST) -m "$(SHORT)" $(wildcard $(QUICK))
 
-costs: .venv/dev ## the tests, with a measurement of each file in tests/kit/costs.json, by which `make test` distributes them
+costs: .venv/dev ## all tests, with a measurement of each file in tests/kit/costs.json, by which `make test` and `make test-long` distribute them
 	$(PYTEST) --costs
 
-coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
+coverage: .venv/dev ## all tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
 	@mkdir -p .cache/coverage
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) -m "not prove and not chart and not measured"
@@ -64,7 +71,7 @@ coverage: .venv/dev ## the tests with the share of lines and branches of bridge/
 search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
 	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) -m "hypothesis and not prove and not chart" || exit 1; done
 
-newest: .venv/dev ## the tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
+newest: .venv/dev ## all tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
 	$(BIN)/python -m tests.newest $(TESTS)
 
 prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and all slow proofs

@@ -11,6 +11,8 @@ import pytest
 
 from tests.kit.processes import DaemonProcess
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 def waits(ctx, _):
     data = yield ctx.wait_for_external_event("go")

@@ -36,6 +36,8 @@ from tests.kit.processes import sidecar
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from durabletask import task
 

@@ -12,6 +12,8 @@ import pytest
 from bridge.core.canary import selected
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded, path: engine.db}
 workflows: {external: [old_flow, new_flow]}

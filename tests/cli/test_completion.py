@@ -12,6 +12,8 @@ import pytest
 
 from tests.kit.processes import bridge, run_bridge
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded, path: engine.db}
 brokers: {local: {type: local, path: local}}

@@ -19,6 +19,8 @@ from bridge.ops.trail import Trail
 from tests.app.project import CONFIG, write_project
 from tests.kit.processes import DaemonProcess, run_bridge
 
+pytestmark = pytest.mark.long
+
 PORT = "ops: {http: {port: 0}, log: {level: error}}\n"
 
 

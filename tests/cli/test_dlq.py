@@ -18,6 +18,8 @@ from bridge.core.message import Message, Position
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded}
 workflows: [flows]

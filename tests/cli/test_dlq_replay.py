@@ -14,6 +14,8 @@ from tests.cli.test_dlq import CONFIG, FIXED, FLOWS, publish, read
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 SCHEMA = {"type": "object", "properties": {"total": {"type": "number"}}}
 
 

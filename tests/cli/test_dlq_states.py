@@ -13,6 +13,8 @@ import pytest
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded}
 workflows: [flows]

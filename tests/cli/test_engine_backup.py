@@ -15,6 +15,8 @@ from tests.app.project import write_project
 from tests.cli.test_engine import bridge, client, serving, work, worker
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.long
+
 
 class Load:
     """Load that starts orchestrations and raises their events until it is stopped."""

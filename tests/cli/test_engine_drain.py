@@ -14,6 +14,8 @@ from tests.app.two_engines import FIRST, MOVED, NEW, OLD, Runs, TwoEngines, two_
 from tests.kit.processes import bridge, run_bridge
 from tests.kit.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def it(tmp_path: Path) -> AsyncIterator[TwoEngines]:

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from bridge.cli import root
 from tests.kit.processes import run_bridge
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

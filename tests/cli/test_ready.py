@@ -16,6 +16,8 @@ from tests.kit.forkserver import fork_server
 from tests.kit.processes import DaemonProcess, run_bridge
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 
+pytestmark = pytest.mark.long
+
 
 def lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

@@ -12,6 +12,8 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded}
 workflows: {external: [order]}

@@ -22,6 +22,8 @@ from tests.kafka.certificates import Authority
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from datetime import timedelta
 

@@ -14,6 +14,8 @@ from aiohttp import web
 
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded}
 brokers: {local: {type: local}}

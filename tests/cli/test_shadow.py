@@ -22,6 +22,8 @@ from tests.kit.forkserver import fork_server
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually, eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded, path: engine.db}
 workflows: {external: [ship]}

@@ -25,6 +25,8 @@ from tests.kit.processes import DaemonProcess, run_bridge
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 from tests.ops.test_status import assert_command
 
+pytestmark = pytest.mark.long
+
 MORE = """
 ops: {http: {port: 0}, log: {level: error}}
 """

@@ -20,6 +20,8 @@ from tests.kit.forkserver import ForkedProcess, fork_server
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded, path: engine.db}
 brokers: {local: {type: local, path: local}}

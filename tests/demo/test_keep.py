@@ -7,11 +7,15 @@ import signal
 import tomllib
 import urllib.request
 
+import pytest
+
 from bridge.config.source import load
 from demo import shop
 from tests.kit.forkserver import ROOT
 from tests.kit.processes import ModuleProcess
 from tests.kit.waiting import TIMEOUT
+
+pytestmark = pytest.mark.long
 
 
 def test_the_shop_stays_open_until_it_is_closed() -> None:

@@ -16,6 +16,8 @@ from tests.kafka.server import ThreadedServer
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import emulator
 
+pytestmark = pytest.mark.long
+
 ON_KAFKA = "docs/tutorials/kafka-json.md"
 ON_SERVICE_BUS = "docs/tutorials/servicebus-sessions.md"
 ON_SERVERS = (ON_KAFKA, ON_SERVICE_BUS)

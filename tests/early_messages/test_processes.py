@@ -12,6 +12,8 @@ from tests.early_messages.child import EVENTS
 from tests.kit.processes import ModuleProcess
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from bridge.workflow import wait_for_message
 from durabletask import task

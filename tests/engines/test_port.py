@@ -21,7 +21,7 @@ from tests.kit.waiting import TIMEOUT, eventually_blocking
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
 GOOD = (("authorization", f"Bearer {TOKEN}"),)
 MIB = 1024 * 1024
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 
 class Engine(DaemonProcess):

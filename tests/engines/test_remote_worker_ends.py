@@ -14,6 +14,8 @@ import pytest
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {{type: scheduler, endpoint: "http://{address}", dispatch: {dispatch}}}
 workflows: [flows]

@@ -12,6 +12,8 @@ import pytest
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded, worker: {versions: ["1", ""]}}
 workflows: [flows]

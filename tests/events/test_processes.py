@@ -17,6 +17,8 @@ from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import eventually_blocking
 from tests.kit.webhook import WebhookReceiver
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: ENGINE
 brokers:

@@ -22,6 +22,8 @@ from tests.kit.forkserver import ForkedProcess, fork_server
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 PORT = "ops: {http: {port: 0}, log: {level: info}}\n"
 KILLS = 5
 

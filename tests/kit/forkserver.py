@@ -1,7 +1,7 @@
 """Processes of the `bridge` command, forked from one that has imported it.
 
 `python -m bridge` spends most of a second of processor time on imports, and a test run starts hundreds of them. Each
-test process therefore keeps one server that has imported the command and forks it per start. A forked process runs the
+test process therefore keeps one server that has imported the bridge and forks it per start. A forked process runs the
 entry point of `bridge`, or after `-m` a module of the tests, with the arguments, directory, environment and standard
 streams of the request. It takes signals and ends like any other process.
 """
@@ -30,10 +30,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[2]
-PRELOADED = ("bridge.app", "bridge.cli")
-"""Packages whose modules are all imported; brokers and codecs with SDKs of their own are not below them."""
+from pydantic import BaseModel
 
+import bridge
+
+ROOT = Path(__file__).parents[2]
 _HEADER = 8
 _STREAMS = 3
 
@@ -244,12 +245,20 @@ class _Server:
 
 def _preload() -> None:
     gc.disable()
-    for name in PRELOADED:
-        package = importlib.import_module(name)
-        for module in pkgutil.walk_packages(package.__path__, name + "."):
+    for module in pkgutil.walk_packages(bridge.__path__, "bridge."):
+        if module.name != "bridge.__main__":
             importlib.import_module(module.name)
+    importlib.import_module("uvloop")  # the daemon imports it at its start
+    _build(BaseModel)
     gc.freeze()
     gc.enable()
+
+
+def _build(model: type[BaseModel]) -> None:
+    """Build the validators of all models below one, which a process otherwise does at its first use of a model."""
+    for each in model.__subclasses__():
+        each.model_rebuild()
+        _build(each)
 
 
 def _run(request: dict[str, Any], streams: Sequence[int]) -> int:

@@ -16,7 +16,7 @@ from tests.docs.document import ROOT, anchors
 from tests.kit.go_tools import ToolMissing
 from tests.observability.tool import promtool
 
-pytestmark = pytest.mark.timeout(580)  # the first run builds promtool
+pytestmark = [pytest.mark.long, pytest.mark.timeout(580)]  # the first run builds promtool
 
 RULES = ROOT / "deploy/observability/alerts.yaml"
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]

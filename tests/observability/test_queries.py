@@ -20,6 +20,8 @@ from tests.kit.processes import DaemonProcess, bridge
 from tests.observability.test_alerts import CASES, GROUPS
 from tests.wire import users
 
+pytestmark = pytest.mark.long
+
 CONFIG: dict[str, Any] = {
     "engine": {"type": "embedded"},
     "workflows": ["flows"],

@@ -13,6 +13,10 @@ from tests.page.browser import BrowserMissing, launched
 from tests.page.shop import Shop, open_shop
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.long)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """Browser; the test is skipped on a machine without one."""

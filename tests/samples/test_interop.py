@@ -21,6 +21,8 @@ from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 
+pytestmark = pytest.mark.long
+
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 
 prove = [pytest.mark.prove, pytest.mark.timeout(600)]

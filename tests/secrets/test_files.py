@@ -14,6 +14,8 @@ import pytest
 from bridge.system.files import FileProblem, check_file, read_file
 from tests.kit.processes import bridge
 
+pytestmark = pytest.mark.long
+
 ENDLESS = ("/dev/zero", "pipe", "huge", "link", "loop")
 
 

@@ -19,7 +19,7 @@ from tests.secrets.planting import HEADER, KEY, PAYLOAD, SECRET, body, leaks, li
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 FLOWS = '''
 """Workflows that fail with the payload in their error."""

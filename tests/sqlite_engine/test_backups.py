@@ -24,6 +24,8 @@ from tests.kit.protocol_client import ProtocolClient, activity, call, complete, 
 from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
 
+pytestmark = pytest.mark.long
+
 
 def held(path: Path) -> set[str]:
     """Return the instances that an engine finds in the file."""

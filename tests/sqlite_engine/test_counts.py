@@ -35,6 +35,8 @@ from tests.sqlite_engine import crash_child
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_crash import Acknowledged, wait_for_mark
 
+pytestmark = pytest.mark.long
+
 IDS = ["a", "b", "c", "a:child"]
 SAGA = {"format": 1, "definition": {"name": "checkout", "steps": []}, "input": {"definition": {"name": "payload"}}}
 

@@ -21,6 +21,8 @@ from tests.kit.waiting import eventually_blocking
 from tests.sqlite_engine import crash_child
 from tests.sqlite_engine.crash_child import EVENTS, call, expected, worker_for
 
+pytestmark = pytest.mark.long
+
 KILLS = 25
 
 

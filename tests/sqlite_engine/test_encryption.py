@@ -47,6 +47,8 @@ from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_entity import calling, entities
 
+pytestmark = pytest.mark.long
+
 OLD, NEW, OTHER = (Key(name, bytes([number]) * 32) for number, name in enumerate(("old", "new", "other"), 1))
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
 HOUR = 3_600_000_000

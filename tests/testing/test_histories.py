@@ -21,6 +21,8 @@ from bridge.testing.histories.child import Code
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {type: embedded}
 workflows: {modules: [flows], external: [elsewhere]}

@@ -12,6 +12,8 @@ from durabletask.client import OrchestrationFailedError
 from bridge.core.message import Message
 from bridge.testing import LocalBridge, NotFinished
 
+pytestmark = pytest.mark.long
+
 FLOWS = '''
 from datetime import timedelta
 

@@ -26,6 +26,8 @@ from bridge.testing.fixtures.document import read_fixtures
 from bridge.testing.fixtures.runner import Runner
 from tests.kit.examples import examples
 
+pytestmark = pytest.mark.long
+
 CONDITIONS = st.sampled_from([
     "payload.n > 1", "payload.s == 'x'", "has(payload.n) && payload.n < 3", "payload.l.exists(i, i == 'x')",
     "payload.n", "true", "false", "payload.s.startsWith(payload.t)", "event.key == 'k' || payload.n == 2",

@@ -16,6 +16,8 @@ from tests.kit.daemon import DaemonFixture, running
 from tests.kit.processes import sidecar
 from tests.kit.waiting import TIMEOUT, eventually
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from bridge.workflow import wait_for_message
 

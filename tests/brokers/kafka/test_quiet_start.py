@@ -16,6 +16,8 @@ from bridge.brokers.kafka import sdk_internals
 from tests.kafka.node import Node
 from tests.kit.processes import DaemonProcess
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {{type: embedded, path: {name}}}
 brokers:

@@ -24,6 +24,8 @@ from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.long
+
 PARTITIONS = 3
 by_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
 from bridge.brokers.local.encoding import decode_offsets
 from bridge.core import provenance
@@ -20,6 +22,8 @@ from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
 from tests.brokers.local.harness import LocalHarness
 from tests.kit.waiting import TIMEOUT
+
+pytestmark = pytest.mark.long
 
 ROUNDS = 12
 RECORDS = 120

@@ -20,6 +20,8 @@ from tests.kit.waiting import TIMEOUT
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {{type: embedded, path: {directory}/engine}}
 brokers: {{bus: {{type: servicebus, connection_string: "{connection_string}", request_timeout: 5s}}}}

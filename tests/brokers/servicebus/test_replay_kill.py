@@ -9,6 +9,8 @@ import pytest
 from tests.acceptance.replays import Load, replayed_while_killed
 from tests.brokers.servicebus.channel import bus_channel
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(300)
 def test_killed_while_dead_letters_are_replayed(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tests.prove.stage import Engine
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 engine: {engine}
 workflows: [killed_flows]

@@ -26,6 +26,10 @@ ROOT = Path(__file__).parents[3]
 MODULES = ("tests.engines.processes.flows",)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.long)
+
+
 @dataclass
 class ProcessFixture(EngineFixture):
     """Engine whose workflows run in processes."""

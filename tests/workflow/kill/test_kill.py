@@ -18,6 +18,8 @@ from tests.kit.processes import ModuleProcess
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.workflow.kill.shop import STEPS
 
+pytestmark = pytest.mark.long
+
 
 class Shop:
     """Process of the saga, and its log."""

@@ -23,6 +23,8 @@ from tests.workflow.invariants import Decision, check, decision, received
 from tests.workflow.kill.grove import instance
 from tests.workflow.trees import Wood, woods
 
+pytestmark = pytest.mark.long
+
 
 @dataclass(frozen=True, repr=False)
 class Forest:
