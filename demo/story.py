@@ -18,7 +18,7 @@ PAUSE = 0.4
 
 _DONE = {
     "stock": "activity reserve_stock",
-    "payment": "activity request_payment; then the message payment.captured raises an event",
+    "payment": "activity request_payment; the message payment.captured follows",
     "shipment": "activity request_shipment; then the order waits for the carrier",
 }
 _FAILED = {

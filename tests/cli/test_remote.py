@@ -18,6 +18,7 @@ from bridge.app.operations import cursors
 from bridge.app.operations.operation import TABLE
 from bridge.app.remote import address
 from bridge.cli.shared import connection
+from bridge.cli.shared.output import plural
 from tests.kafka.certificates import Authority
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION
@@ -54,12 +55,16 @@ class Remote:
         self.daemon, self.tokens, self.elsewhere = daemon, tokens, elsewhere
 
     def __call__(
-        self, *arguments: str, role: str | None = "admin", env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        role: str | None = "admin",
+        env: Mapping[str, str] | None = None,
+        text: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         given = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
         given |= {"BRIDGE_URL": self.daemon.url}
         given |= {} if role is None else {"BRIDGE_TOKEN": self.tokens[role]}
-        return run_bridge(*arguments, cwd=self.elsewhere, env=given | dict(env or {}))
+        return run_bridge(*arguments, cwd=self.elsewhere, env=given | dict(env or {}), text=text)
 
     def ok(self, *arguments: str, role: str = "admin") -> str:
         done = self(*arguments, role=role)
@@ -218,6 +223,29 @@ def test_dead_letters_are_dropped_restored_and_replayed(remote: Remote) -> None:
     remote.daemon.wait(lambda: "open" in states(), "another dead letter")
     done("replay", "--all", "--reason", "test")
     remote.daemon.wait(lambda: "returned" in states(), "the return of the dead letter")
+
+
+def test_more_ids_than_one_request_takes_are_sent_in_several(remote: Remote) -> None:
+    names = [f"orders.dead-letters/0@{number:06}" for number in range(5_000, 12_000)]
+    open_ones = [each["id"] for each in json.loads(remote.ok("dlq", "list", "--state", "all", "--json"))]
+    ids = "\n".join([*names, *open_ones])
+    count = len(open_ones)
+    assert count
+
+    def dlq(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return remote("dlq", *arguments, "--id", "-", text=ids)
+
+    states = ("--state", "dropped", "--state", "replayed", "--state", "returned", "--state", "replaying")
+    restored = dlq("restore", *states, "--yes", "--json")
+    assert restored.returncode == 0, restored.stderr
+    [job] = json.loads(restored.stdout)
+    assert remote("jobs", "watch", job["job"]).returncode in (0, 1)
+    tried = dlq("replay", "--dry-run", "--json")
+    assert json.loads(tried.stdout)["total"] == count
+    assert dlq("drop", "--reason", "test", "--dry-run").stdout == f"would drop {plural(count, 'dead letter')}\n"
+    ids = "\n".join([*names, *open_ones, *(f"other/0@{number}" for number in range(10_000))])
+    refused = dlq("replay", "--yes", "--rate", "1")
+    assert (refused.returncode, "--rate would count for each job alone" in refused.stderr) == (2, True), refused.stderr
 
 
 def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:
