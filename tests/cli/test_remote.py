@@ -227,23 +227,27 @@ def test_dead_letters_are_dropped_restored_and_replayed(remote: Remote) -> None:
 
 def test_more_ids_than_one_request_takes_are_sent_in_several(remote: Remote) -> None:
     names = [f"orders.dead-letters/0@{number:06}" for number in range(5_000, 12_000)]
-    open_ones = [each["id"] for each in json.loads(remote.ok("dlq", "list", "--state", "all", "--json"))]
-    ids = "\n".join([*names, *open_ones])
-    count = len(open_ones)
-    assert count
+    for number in (3, 4):
+        bridge("publish", "orders", "--data", json.dumps({"nothing": number}), cwd=remote.daemon.log.parent)
+
+    def open_ones() -> list[str]:
+        return [each["id"] for each in json.loads(remote.ok("dlq", "list", "--json"))]
+
+    remote.daemon.wait(lambda: len(open_ones()) >= 2, "two dead letters")
+    mine = open_ones()
+    count, ids = len(mine), "\n".join([*names, *mine])
 
     def dlq(*arguments: str) -> subprocess.CompletedProcess[str]:
         return remote("dlq", *arguments, "--id", "-", text=ids)
 
-    states = ("--state", "dropped", "--state", "replayed", "--state", "returned", "--state", "replaying")
-    restored = dlq("restore", *states, "--yes", "--json")
-    assert restored.returncode == 0, restored.stderr
-    [job] = json.loads(restored.stdout)
-    assert remote("jobs", "watch", job["job"]).returncode in (0, 1)
+    for action, left in (("drop", 0), ("restore", count)):
+        [job] = json.loads(dlq(action, "--reason", "test", "--yes", "--json").stdout)
+        assert job["count"] == count
+        remote.daemon.wait(lambda left=left: len(open_ones()) == left, f"the end of {action}")
     tried = dlq("replay", "--dry-run", "--json")
     assert json.loads(tried.stdout)["total"] == count
     assert dlq("drop", "--reason", "test", "--dry-run").stdout == f"would drop {plural(count, 'dead letter')}\n"
-    ids = "\n".join([*names, *open_ones, *(f"other/0@{number}" for number in range(10_000))])
+    ids = "\n".join([*names, *mine, *(f"other/0@{number}" for number in range(10_000))])
     refused = dlq("replay", "--yes", "--rate", "1")
     assert (refused.returncode, "--rate would count for each job alone" in refused.stderr) == (2, True), refused.stderr
 
@@ -271,6 +275,25 @@ def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:
         if "sources.pause" in line and "done" in line
     ]
     assert json.loads(line)["actor"] == "operator"
+
+
+def test_a_submitted_job_is_polled_at_the_location_of_its_answer(remote: Remote) -> None:
+    headers = {"Authorization": f"Bearer {remote.tokens['operator']}", "Content-Type": "application/json"}
+    body = json.dumps({"prefix": "polled-", "engine": "other"}).encode()
+    remote.ok("instances", "start", "waits", "--id", "polled-1", "--engine", "other")
+    asked = urllib.request.Request(f"{remote.daemon.url}/api/v1/instances:terminate", body, headers)
+    with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
+        job, place = json.load(answer)["job"], answer.headers["Location"]
+        assert (answer.status, place) == (202, f"/api/v1/jobs/{job}?engine=other")
+
+    def shown() -> dict[str, object]:
+        again = urllib.request.Request(f"{remote.daemon.url}{place}", headers=headers)
+        with urllib.request.urlopen(again, timeout=TIMEOUT) as answer:
+            found: dict[str, object] = json.load(answer)
+            return found
+
+    assert shown()["job"] == job
+    remote.daemon.wait(lambda: shown()["state"] == "done", "the end of the job")
 
 
 def test_the_audit_is_read_to_its_end(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
