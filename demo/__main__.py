@@ -54,6 +54,7 @@ It has all rights, and ends with the shop.
   Overview      what the shop does, and what needs a person
   Messages      type {order}, click Find, then the message of its start: the decision about it
   Instances     type {order} into "Id begins with", click Filter, then the order: its timeline
+  Sagas         the orders by outcome and step; one refund failed, and the page says why
   Dead letters  click the example of "payload.total is not of type", then "Edit and replay…": write 12.5 for "twelve"
   Jobs          what became of that replay
 
@@ -62,6 +63,7 @@ It has all rights, and ends with the shop.
   bridge status
   bridge dlq groups
   bridge instances list --limit 5
+  bridge instances list --outcome compensation_failed
   bridge sources pause orders --reason "a look at the page"
 
 [bold]Ctrl-C closes the shop[/bold] and removes its files.
@@ -90,7 +92,7 @@ def main(*, keep: bool = False, lines: list[Line] | None = None, file: Path | No
                 if file is not None:
                     file.write_text(picture(order), encoding="utf-8")
             if keep and as_expected:
-                shown = order or next(each for each in instances if each["name"] == "order_saga")
+                shown = order or next(each for each in instances if each["name"] == "fulfil_order")
                 _stay(shop, console, shown["instance_id"])
             elif as_expected:
                 console.print("Dead letters: group them, check a fixed rule, restart with it, replay.")

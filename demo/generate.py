@@ -161,6 +161,13 @@ def oddities(day: Day) -> None:
         received = [{"sku": "grinder", "quantity": number}]
         day.put(number * 12, "shipments", "dock-2", "stock.received", {"id": f"d-{number}", "lines": received})
     day.put_line(2 * DAY + 6, {"act": "mend"})
+    # The order is lost, and the bank refuses the refund: a compensation that fails
+    unlucky = {"id": "o-9010", "customer": "closed-account", "total": 5, "currency": "EUR", "lines": lines}
+    day.put(4, "orders", "o-9010", "order.created", unlucky)
+    paid = {"order_id": "o-9010", "customer": "closed-account", "payment_id": "p-9010", "amount": 5}
+    day.put(6, "payments", "o-9010", "payment.captured", {**paid, "status": "captured"})
+    parcel = {"order_id": "o-9010", "tracking": "t-9010", "carrier": CARRIERS[1], "status": "lost"}
+    day.put(10, "shipments", "o-9010", "shipment.lost", parcel)
     day.put(40, "shipments", "o-1002", "shipment.weather_delay", {"order_id": "o-1002", "region": "north"})
     day.put(50, "shipments", "dock-1", "stock.received", {
         "id": "d-1", "lines": [{"sku": "teapot", "quantity": 40}, {"sku": "cup", "quantity": 120}],

@@ -26,6 +26,12 @@ KNOWN = {
 TIMEOUT = 60.0
 """Seconds within which a deadline expires during the demo; longer ones do not."""
 
+CLOSED = "closed-account"
+"""Customer to whom no refund is possible."""
+
+PUBLISHED = ("completed", "compensated", "compensation_failed")
+"""Final states of orders whose outcome is published."""
+
 EARLY = "early-"
 """Prefix of the ids of orders that are paid before they arrive."""
 
@@ -101,7 +107,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
         tally.returns[_return(events)] += 1
     for states in parcels.values():
         tally.parcels[next((word for word in ("delivered", "lost") if word in states), "running")] += 1
-    ended = sum(orders["completed"] + orders["compensated"] for orders in (tally.orders, tally.early))
+    ended = sum(orders[status] for orders in (tally.orders, tally.early) for status in PUBLISHED)
     tally.published = ended + sum(tally.returns.values()) - tally.returns["running"]
     return tally
 
@@ -151,7 +157,7 @@ def _refusal(line: dict[str, Any]) -> str | None:
 
 
 def _order(events: list[Event]) -> str | None:
-    """Final state of the order's workflow: completed, compensated, terminated, suspended or running.
+    """Final state of the order's workflow: one of PUBLISHED, terminated, suspended or running.
 
     None without one.
     """
@@ -165,6 +171,8 @@ def _order(events: list[Event]) -> str | None:
         return "suspended"
     if any(line["sku"] == "out-of-stock" for line in created["lines"]):
         return "compensated"
+    if "shipment.lost" in by_type and created["customer"] == CLOSED:
+        return "compensation_failed"
     if {"order.cancelled", "payment.failed", "shipment.lost"} & by_type.keys():
         return "compensated"
     if "payment.captured" not in by_type:

@@ -16,16 +16,18 @@ Line = tuple[str, str, str]
 PAUSE = 0.4
 """Seconds between two lines on a terminal."""
 
-_WHY = {
-    "stock_reserved": "activity reserve_stock",
-    "payment_requested": "activity request_payment; then the order waits for a message",
-    "payment_captured": "message payment.captured: rule payment-result raises the event",
-    "shipment_requested": "activity request_shipment; then the order waits for the carrier",
-    "dispatched": "message shipment.dispatched: the carrier has the parcel",
+_DONE = {
+    "stock": "activity reserve_stock",
+    "payment": "activity request_payment; the message payment.captured follows",
+    "shipment": "activity request_shipment; then the order waits for the carrier",
+}
+_FAILED = {
     "shipment_lost": "message shipment.lost: the order cannot be fulfilled",
-    "shipment_cancelled": "activity cancel_shipment: last step first",
-    "payment_refunded": "activity refund_payment",
-    "stock_released": "activity release_stock",
+}
+_UNDONE = {
+    "shipment": "activity cancel_shipment: last step first",
+    "payment": "activity return_payment",
+    "stock": "activity release_stock",
 }
 
 
@@ -34,22 +36,23 @@ def choose(instances: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     lost = (
         each
         for each in instances
-        if each["name"] == "order_saga"
+        if each["name"] == "fulfil_order"
         and isinstance(each["output"], Mapping)
         and each["output"].get("reason") == "shipment_lost"
+        and each["output"].get("status") == "compensated"
     )
-    return max(lost, key=lambda each: len(each["output"]["steps"]), default=None)
+    return max(lost, key=lambda each: len(each["output"]["completed"]), default=None)
 
 
 def lines(instance: Mapping[str, Any]) -> Iterator[Line]:
     """Lines of the story of a compensated order, in order of time."""
     output = instance["output"]
-    yield "", "order.created", "rule start-order starts the workflow order_saga"
-    for step in output["steps"]:
-        yield "✓", _words(step), _WHY.get(step, "")
-    yield "✗", _words(output["reason"]), _WHY.get(output["reason"], "")
+    yield "", "order.created", "rule start-order starts the workflow fulfil_order"
+    for step in output["completed"]:
+        yield "✓", step, _DONE.get(step, "")
+    yield "✗", output["reason"].replace("_", " "), _FAILED.get(output["reason"], "")
     for step in output["compensated"]:
-        yield "↩", _words(step), _WHY.get(step, "")
+        yield "↩", step, _UNDONE.get(step, "")
     yield "", f"order.{output['status']}", "published to the topic order-results"
 
 
@@ -69,10 +72,6 @@ def tell(instance: Mapping[str, Any], console: Console) -> None:
         if console.is_terminal:
             time.sleep(PAUSE)
     console.print()
-
-
-def _words(step: str) -> str:
-    return step.replace("_", " ")
 
 
 def picture(instance: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ class OrderLine:
 
 @dataclass
 class Order:
-    """Input of `order_saga`. Deadlines are seconds; amounts are in `currency`."""
+    """Input of `fulfil_order` and `order_saga`. Deadlines are seconds; amounts are in `currency`."""
 
     id: str
     customer: str

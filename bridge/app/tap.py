@@ -85,6 +85,10 @@ async def check_names(places: Sequence[Address], options: TapOptions) -> None:
             require(kind, name, dict.fromkeys(known))
 
 
+class _NotConfigured(Exception):
+    """Raised when a daemon has no source or route of a name in the options. Another daemon may have it."""
+
+
 class TapReader:
     """Merges the taps of daemons."""
 
@@ -95,7 +99,7 @@ class TapReader:
         self._found: asyncio.Queue[Note | LiveMessage | Exception] = asyncio.Queue(_QUEUE)
         self._readers: dict[Place, asyncio.Task[None]] = {}
         self._gone: set[Place] = set()
-        """Sockets of daemons that have ended or cannot be watched."""
+        """Sockets of daemons that have ended, and daemons that cannot be watched."""
         self._silent: set[Place] = set()
         """Daemons that take longer than usual to answer."""
         self._reached: set[Address] = set()
@@ -162,6 +166,9 @@ class TapReader:
             await self._found.put(Note(f"{name} has closed the connection"))
         except InvalidCommand as error:
             await self._found.put(error)
+        except _NotConfigured as error:
+            self._gone.add(path)
+            await self._found.put(Note(f"{name} is left out: {error}"))
         except (ValueError, LookupError, TypeError):
             self._gone.add(path)
             await self._found.put(Note(f"{name} sends what this version does not understand, and is left out"))
@@ -183,6 +190,10 @@ class TapReader:
             except (Unauthenticated, Denied, InvalidCommand, EngineUnavailable) as error:
                 await self._found.put(explained(error, place))
                 return
+            except _NotConfigured as error:
+                self._gone.add(place)
+                await self._found.put(Note(f"{place.url} is left out: {error}"))
+                return
             except (aiohttp.ClientError, OSError) as error:
                 if place not in self._reached:
                     failed = EngineTimeout(f"{place.url} does not answer")
@@ -203,18 +214,14 @@ class TapReader:
         options = quote(self._options.model_dump_json(), safe="")
         url = URL(f"{base}{PREFIX}{TAP}?options={options}", encoded=True)
         async with await self._patiently(session.get(url, allow_redirects=False), path, name) as response:
+            if response.status != 200:
+                refusal = refusal_of(response, await response.content.read(_LONGEST))
+                if type(refusal) is LookupError:
+                    raise _NotConfigured(str(refusal))
+                raise refusal if isinstance(path, Address) else InvalidCommand(str(refusal))
             if isinstance(path, Address):
-                if response.status != 200:
-                    raise refusal_of(response, await response.content.read(_LONGEST))
                 self._reached.add(path)
                 self._lost.discard(path)
-            if response.status == 404:
-                self._gone.add(path)
-                await self._found.put(Note(f"{name} runs an older version without taps, and is left out"))
-                return
-            if response.status != 200:
-                problem = json.loads(await response.read())
-                raise InvalidCommand(str(problem.get("detail", f"{name}: HTTP {response.status}")))
             key, rest = next(self._connections), b""
             while chunk := await self._patiently(response.content.readany(), path, name):
                 *lines, rest = (rest + chunk).split(b"\n")

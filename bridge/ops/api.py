@@ -114,12 +114,14 @@ class Route:
 
     answer: called with parameters, caller, and the caller's key for repetitions.
     refused: called with parameters and a caller without permission.
+    location: place of what an answer has only accepted, from the parameters and the answer; None for a finished one.
     """
 
     method: str
     path: str
     answer: Callable[[Mapping[str, Any], Caller, str | None], Awaitable[Any]]
     refused: Callable[[Mapping[str, Any], Actor], Awaitable[None]]
+    location: Callable[[Mapping[str, Any], Any], str | None] = lambda given, result: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,8 @@ class Streams:
             try:
                 async with aclosing(stream.open(given, caller)) as events:
                     first = await anext(events)
+                    if request.method == "HEAD":
+                        return response
                     await response.prepare(request)
                     await _send(response, first)
                     checked = time.monotonic()
@@ -271,7 +275,10 @@ def add_routes(app: web.Application, routes: Sequence[Route], authenticate: Auth
     for route in routes:
         # aiohttp's own pattern accepts no braces, which ids may have
         path = route.path.replace("}", ":[^/]+}")
-        app.router.add_route(route.method, PREFIX + path, _handler(route, authenticate, answers))
+        handler = _handler(route, authenticate, answers)
+        resource = app.router.add_resource(PREFIX + path)
+        for method in (route.method, "HEAD") if route.method == "GET" else (route.method,):
+            resource.add_route(method, handler)
 
 
 def _handler(
@@ -292,7 +299,11 @@ def _handler(
             result = await answers.once(
                 (caller.actor.name, request.path, key), digest, lambda: route.answer(given, caller, key)
             )
-        return web.Response(body=json.dumps(result).encode(), content_type=_JSON)
+        response = web.Response(body=json.dumps(result).encode(), content_type=_JSON)
+        if (location := route.location(given, result)) is not None:
+            response.set_status(202)
+            response.headers["Location"] = location
+        return response
 
     return handle
 
@@ -378,7 +389,8 @@ def _detail(request: web.Request, refusal: web.HTTPException) -> str:
         case web.HTTPNotFound():
             return f"nothing is at this path; {PREFIX}openapi.json lists all operations"
         case web.HTTPMethodNotAllowed():
-            return f"{request.method[:20]} is not allowed here; use {' or '.join(sorted(refusal.allowed_methods))}"
+            allowed = " or ".join(sorted(refusal.allowed_methods - {"HEAD"}))
+            return f"{request.method[:20]} is not allowed here; use {allowed}"
         case web.HTTPRequestEntityTooLarge():
             return f"the body is larger than {request.client_max_size:,} bytes; send a smaller one"
         case _:

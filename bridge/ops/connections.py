@@ -31,17 +31,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Connections:
     """Serves an application."""
 
-    def __init__(self, app: web.Application, limits: ConnectionsConfig) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        limits: ConnectionsConfig,
+        protocol: type[web.RequestHandler] = web.RequestHandler,
+    ) -> None:
+        """Serve no connection yet. protocol: class of aiohttp's protocol, which answers what no application sees."""
         app.middlewares.insert(0, self._mark)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=1.0,
-            keepalive_timeout=limits.idle_timeout,
-            logger=_log,
-            max_line_size=LONGEST_LINE,
-        )
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
+        self._protocol = protocol
         self.limits = limits
         self._open: dict[Any, _Connection] = {}
         """Connections by aiohttp's protocol, in the order of their last request."""
@@ -76,7 +75,15 @@ class Connections:
 
     def _accept(self) -> asyncio.Protocol:
         assert self._runner.server is not None
-        return _Connection(self._runner.server(), self, self._tls)
+        inner = self._protocol(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
+            keepalive_timeout=self.limits.idle_timeout,
+            logger=_log,
+            max_line_size=LONGEST_LINE,
+        )
+        return _Connection(inner, self, self._tls)
 
     def joined(self, connection: _Connection) -> bool:
         """Add a connection, in place of an idle one if needed; False when all are busy."""

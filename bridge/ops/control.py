@@ -19,6 +19,7 @@ from bridge.ops.access import Caller
 from bridge.ops.api import PREFIX, Route, Stream, Streams, add_routes, problems
 from bridge.ops.audit import Denied, user
 from bridge.ops.connections import Connections
+from bridge.ops.http_errors import ProblemProtocol
 from bridge.system import private
 
 DIRECTORY = "control"
@@ -45,7 +46,7 @@ class Control:
         add_routes(self._app, routes, self._caller)
         self._streams = Streams(MOST_STREAMS)
         self._streams.add(self._app, PREFIX, streams, self._caller, self._caller)
-        self._connections = Connections(self._app, bounds or ControlConfig())
+        self._connections = Connections(self._app, bounds or ControlConfig(), ProblemProtocol)
         self._running = False
 
     @property

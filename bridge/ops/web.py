@@ -19,6 +19,7 @@ from bridge.ops.access import Access, Caller, Rate
 from bridge.ops.api import PREFIX, Authenticate, Route, Stream, Streams, TooManyRequests, add_routes, problem, problems
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
+from bridge.ops.http_errors import ProblemProtocol
 from bridge.ops.metrics import OPENMETRICS, chosen_type
 from bridge.ops.sessions import Sessions, random_keyring
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
@@ -130,7 +131,7 @@ class Web:
         if self._pages is not None:
             self._pages.add_to(app, self._visitor, self.sessions)
             self._streams.add(app, STREAMS, self._stream_places, self._visitor, self.sessions.caller)
-        connections = Connections(app, self._settings)
+        connections = Connections(app, self._settings, ProblemProtocol)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
         except OSError as error:

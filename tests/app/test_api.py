@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+import yarl
 from openapi_spec_validator import validate
 
 from bridge.app.connection import attached
 from bridge.app.operations.openapi import document
-from bridge.app.operations.operation import Operation
+from bridge.app.operations.operation import MOST_IDS, MOST_IDS_OF_QUERY, Operation
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.control import largest_body, operate, routes
 from bridge.app.state import trail
@@ -27,6 +28,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import DaemonState
 from bridge.ops.access import Access, Role, TokenFile, new_token, token_line
+from bridge.ops.connections import LONGEST_LINE
 from bridge.ops.health import Readiness
 from bridge.ops.web import Web
 from tests.app.test_control import GIVEN
@@ -298,6 +300,78 @@ async def test_a_request_for_no_operation_is_told_its_next_step(
 ) -> None:
     async with served(loaded) as url, asyncio.timeout(TIMEOUT), http.request(method, url + path) as response:
         assert (response.status, (await response.json(content_type=None))["detail"]) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "detail"),
+    [
+        (b"GET /api/v1/engines?x=" + b"x" * LONGEST_LINE + b" HTTP/1.1", 400, "name fewer ids or conditions"),
+        (b"GET /api/v1/engines HTTP/9", 400, "not an HTTP request that can be read"),
+        (b"GET /api/v1/engines HTTP/1.1\r\nExpect: miracles", 417, "miracles"),
+        (b"GET /api/v1/nothing HTTP/1.1\r\nExpect: miracles", 417, "miracles"),
+        (b"GET /api/v1/nothing HTTP/1.1", 404, "nothing is at this path"),
+        (b"PUT /api/v1/engines HTTP/1.1", 405, "use GET"),
+    ],
+)  # fmt: skip
+async def test_errors_of_the_server_itself_are_problems(
+    loaded: Loaded, request_line: bytes, status: int, detail: str
+) -> None:
+    async with served(loaded) as url, asyncio.timeout(TIMEOUT):
+        reader, writer = await asyncio.open_connection("127.0.0.1", yarl.URL(url).port)
+        writer.write(request_line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert head.split()[1] == str(status).encode(), head
+    assert b"content-type: application/problem+json" in head.lower()
+    assert detail in json.loads(body)["detail"]
+
+
+async def test_head_answers_as_get_without_a_body(loaded: Loaded, http: aiohttp.ClientSession) -> None:
+    async with served(loaded) as url, asyncio.timeout(TIMEOUT):
+        for path, status in (("engines", 200), ("openapi.json", 200), ("jobs/none", 404), ("nothing", 404)):
+            async with http.head(url + path) as head, http.get(url + path) as get:
+                assert (head.status, get.status, await head.read()) == (status, status, b""), path
+                assert head.content_type == get.content_type
+                assert head.content_length == get.content_length
+        async with http.head(f"{url}instances:terminate") as response:
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+
+
+async def test_a_job_is_accepted_with_its_place(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
+) -> None:
+    operator = tokens.header("operator")
+    async with served(loaded, tokens.access) as url, asyncio.timeout(TIMEOUT):
+        start = {"orchestration": "waits", "instance_id": "job-1"}
+        async with http.post(f"{url}instances", json=start, headers=operator) as response:
+            assert response.status == 200, await response.text()
+        async with http.post(f"{url}instances:suspend", json={"prefix": "job-"}, headers=operator) as response:
+            assert response.status == 202, await response.text()
+            job = (await response.json())["job"]
+            assert response.headers["Location"] == f"/api/v1/jobs/{job}"
+        every = {"all": True, "reason": "x"}
+        async with http.post(f"{url}dead-letters:drop", json=every, headers=operator) as response:
+            assert (response.status, await response.json(), "Location" in response.headers) == (200, [], False)
+
+
+async def test_too_many_ids_are_refused_with_the_number_and_the_way(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
+) -> None:
+    operator = tokens.header("operator")
+    async with served(loaded, tokens.access) as url, asyncio.timeout(TIMEOUT):
+        for name, most, words in (
+            ("match", MOST_IDS_OF_QUERY, "1,000"), ("drop", MOST_IDS, "10,000"), ("replay", MOST_IDS, "10,000"),
+        ):  # fmt: skip
+            ids = [str(number) for number in range(most + 1)]
+            if name == "match":
+                asked = http.get(f"{url}dead-letters:match", params={"ids": ",".join(ids)}, headers=operator)
+            else:
+                asked = http.post(f"{url}dead-letters:{name}", json={"ids": ids, "reason": "x"}, headers=operator)
+            async with asked as response:
+                detail = (await response.json(content_type=None))["detail"]
+                assert response.status == 422
+                assert f"`ids` has more than {words} ids, the most of one request" in detail
+                assert "select by a filter" in detail
 
 
 async def test_a_thousand_ids_fit_into_a_request(loaded: Loaded, http: aiohttp.ClientSession) -> None:

@@ -232,3 +232,20 @@ async def test_a_queue_of_its_own_has_the_sub_queue_too(tmp_path: Path) -> None:
             assert await count(daemon) == 2
             assert await dead_letters(daemon, topic) == []
     assert server.counters.crashes == []
+
+
+async def test_a_reader_of_the_status_sees_dead_letters_and_drops_before_the_next_count_is_due(tmp_path: Path) -> None:
+    async with serving(tmp_path, *LOCAL) as daemon:
+
+        async def shown(number: int) -> bool:
+            [source] = (await daemon.status.document())["sources"]
+            found = source["dead_letters_open"]
+            return found is not None and found["count"] == number
+
+        await eventually(lambda: shown(0), "the first count; the next one is due in an hour")
+        for number in (1, 2, 3):
+            await fill(daemon, 1, number)
+            await eventually(lambda number=number: shown(number), f"{number} dead letters")
+        refs = await dead_letters(daemon, "orders.dlq")
+        await DeadLetterStates(daemon.engines["default"]).drop("job", refs[:1], by="ann", reason="test")
+        await eventually(lambda: shown(2), "the drop")

@@ -56,12 +56,12 @@ def test_the_flow_of_the_shop() -> None:
     assert {
         ("orders", "", "orders.dlq"),
         ("orders", "order.created", "start-order"),
-        ("start-order", "starts", "order_saga"),
-        ("cancel-order", "cancels", "order_saga"),
-        ("stop-fraud", "terminates", "order_saga"),
-        ("payment-result", "raises", "order_saga"),
+        ("start-order", "starts", "fulfil_order"),
+        ("cancel-order", "cancels", "fulfil_order"),
+        ("stop-fraud", "terminates", "fulfil_order"),
+        ("payment-result", "raises", "fulfil_order"),
         ("customer-paid", "signals", "customer_account"),
-        ("order_saga", "", "order-results"),
+        ("fulfil_order", "", "order-results"),
         ("shipment_watch", "parcel.silent", "parcel-alerts"),
     } <= edges(found)
     assert found.engines == {"default": "engine default (embedded)"}

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -91,6 +92,11 @@ class Reader:
         while (event := await self.event()).get("event") != name:
             assert event, "the stream has ended"
         return event
+
+    async def body(self) -> bytes:
+        """Body of an answer that is no stream."""
+        async with asyncio.timeout(TIMEOUT):
+            return (await self._reader.readuntil(b"}"))
 
     async def end(self) -> bytes:
         async with asyncio.timeout(TIMEOUT):
@@ -329,3 +335,25 @@ async def test_a_thousand_readers() -> None:
         assert all(found == list(range(1, changes + 1)) for found in await asyncio.gather(*reading))
         for each in (*readers, late, first):
             each.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "detail"),
+    [
+        ({"sources": ["order"]}, "there is no source 'order'"),
+        ({"routes": ["none-of-them"]}, "there is no route 'none-of-them'"),
+    ],
+)
+async def test_a_tap_on_an_unknown_name_is_refused_with_the_known_ones(
+    tmp_path: Path, options: dict[str, Any], detail: str
+) -> None:
+    loaded = load([write_project(tmp_path)], environ={})
+    async with served(Status(), None, loaded) as (web, _):
+        for path, name in ((f"/api/v1/{TAP}", "options"), (f"/api/v1/{LIVE}", "tap")):
+            reader = await Reader.open(web.port, f"{path}?{name}={quote(json.dumps(options))}")
+            assert (await reader.status())[0] == 404
+            told = json.loads(await reader.body())
+            assert told["reason"] == "unknown_name"
+            assert told["detail"].startswith(detail)
+            assert any(each in told["detail"] for each in ("known: ", "did you mean"))
+            reader.close()

@@ -53,9 +53,40 @@ def test_a_table_on_a_terminal_fits_it() -> None:
     assert sum(line.count("x") for line in lines) == 200
 
 
+LONG = "orders-" + "i" * 40
+"""Id that a person copies."""
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 40, 20])
+@pytest.mark.parametrize("folds", ["None", "('ID', 'WHY')"])
+def test_an_id_is_in_one_piece_on_every_terminal(columns: int, folds: str) -> None:
+    why = "word " * 30
+    code = (
+        f"print_table(('STATE', 'ID', 'CREATED', 'WHY'), [('COMPLETED', '{LONG}', '3m', '{why}')] * 2, folds={folds})"
+    )
+    lines = on_terminal(code, columns)
+    assert sum(LONG in line for line in lines) == 2
+    assert sum(line.count("word") for line in lines) == 60
+    if columns >= 80:
+        assert max(map(len, lines)) <= columns
+    blocks = any(line.split() == ["CREATED", "3m"] for line in lines)
+    assert blocks == (columns < 60 + 20)
+
+
+def test_ids_stay_in_one_piece_in_status_too() -> None:
+    code = (
+        "from bridge.cli.shared.screen import Screen, Table\n"
+        f"Screen().show([Table(('JOB', 'KIND', 'STATE', 'DETAIL'), [('{LONG}', 'replay', 'running', 'why ' * 40)])])"
+    )
+    for columns in (80, 50, 20):
+        lines = on_terminal(code, columns)
+        assert sum(LONG in line for line in lines) == 1, lines
+        assert sum(line.count("why") for line in lines) == 40
+
+
 @pytest.mark.parametrize(("columns", "whole"), [(80, True), (40, True), (20, False)])
-def test_words_stay_whole_while_ids_are_folded(columns: int, whole: bool) -> None:
-    code = "print_table(('ID', 'STATUS', 'CREATED'), [('i' * 100, 'COMPLETED', '3m')], folds=('ID',))"
+def test_words_stay_whole_while_others_are_folded(columns: int, whole: bool) -> None:
+    code = "print_table(('TEXT', 'STATUS', 'CREATED'), [('i' * 100, 'COMPLETED', '3m')], folds=('TEXT',))"
     lines = on_terminal(code, columns)
     assert max(map(len, lines)) <= columns
     assert sum(line.count("i") for line in lines) == 100

@@ -18,6 +18,7 @@ from bridge.app.operations import cursors
 from bridge.app.operations.operation import TABLE
 from bridge.app.remote import address
 from bridge.cli.shared import connection
+from bridge.cli.shared.output import plural
 from tests.kafka.certificates import Authority
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION
@@ -56,12 +57,16 @@ class Remote:
         self.daemon, self.tokens, self.elsewhere = daemon, tokens, elsewhere
 
     def __call__(
-        self, *arguments: str, role: str | None = "admin", env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        role: str | None = "admin",
+        env: Mapping[str, str] | None = None,
+        text: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         given = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
         given |= {"BRIDGE_URL": self.daemon.url}
         given |= {} if role is None else {"BRIDGE_TOKEN": self.tokens[role]}
-        return run_bridge(*arguments, cwd=self.elsewhere, env=given | dict(env or {}))
+        return run_bridge(*arguments, cwd=self.elsewhere, env=given | dict(env or {}), text=text)
 
     def ok(self, *arguments: str, role: str = "admin") -> str:
         done = self(*arguments, role=role)
@@ -222,6 +227,33 @@ def test_dead_letters_are_dropped_restored_and_replayed(remote: Remote) -> None:
     remote.daemon.wait(lambda: "returned" in states(), "the return of the dead letter")
 
 
+def test_more_ids_than_one_request_takes_are_sent_in_several(remote: Remote) -> None:
+    names = [f"orders.dead-letters/0@{number:06}" for number in range(5_000, 12_000)]
+    for number in (3, 4):
+        bridge("publish", "orders", "--data", json.dumps({"nothing": number}), cwd=remote.daemon.log.parent)
+
+    def open_ones() -> list[str]:
+        return [each["id"] for each in json.loads(remote.ok("dlq", "list", "--json"))]
+
+    remote.daemon.wait(lambda: len(open_ones()) >= 2, "two dead letters")
+    mine = open_ones()
+    count, ids = len(mine), "\n".join([*names, *mine])
+
+    def dlq(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return remote("dlq", *arguments, "--id", "-", text=ids)
+
+    for action, left in (("drop", 0), ("restore", count)):
+        [job] = json.loads(dlq(action, "--reason", "test", "--yes", "--json").stdout)
+        assert job["count"] == count
+        remote.daemon.wait(lambda left=left: len(open_ones()) == left, f"the end of {action}")
+    tried = dlq("replay", "--dry-run", "--json")
+    assert json.loads(tried.stdout)["total"] == count
+    assert dlq("drop", "--reason", "test", "--dry-run").stdout == f"would drop {plural(count, 'dead letter')}\n"
+    ids = "\n".join([*names, *mine, *(f"other/0@{number}" for number in range(10_000))])
+    refused = dlq("replay", "--yes", "--rate", "1")
+    assert (refused.returncode, "--rate would count for each job alone" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:
     remote.ok("instances", "start", "waits", "--id", "here")
     remote.ok("instances", "raise", "here", "go", "--data", "7")
@@ -245,6 +277,25 @@ def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:
         if "sources.pause" in line and "done" in line
     ]
     assert json.loads(line)["actor"] == "operator"
+
+
+def test_a_submitted_job_is_polled_at_the_location_of_its_answer(remote: Remote) -> None:
+    headers = {"Authorization": f"Bearer {remote.tokens['operator']}", "Content-Type": "application/json"}
+    body = json.dumps({"prefix": "polled-", "engine": "other"}).encode()
+    remote.ok("instances", "start", "waits", "--id", "polled-1", "--engine", "other")
+    asked = urllib.request.Request(f"{remote.daemon.url}/api/v1/instances:terminate", body, headers)
+    with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
+        job, place = json.load(answer)["job"], answer.headers["Location"]
+        assert (answer.status, place) == (202, f"/api/v1/jobs/{job}?engine=other")
+
+    def shown() -> dict[str, object]:
+        again = urllib.request.Request(f"{remote.daemon.url}{place}", headers=headers)
+        with urllib.request.urlopen(again, timeout=TIMEOUT) as answer:
+            found: dict[str, object] = json.load(answer)
+            return found
+
+    assert shown()["job"] == job
+    remote.daemon.wait(lambda: shown()["state"] == "done", "the end of the job")
 
 
 def test_the_audit_is_read_to_its_end(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

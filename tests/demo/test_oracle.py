@@ -40,6 +40,7 @@ def about(type_: str, **data: Any) -> dict[str, Any]:
         ([CAPTURED, DELIVERED, created()], "completed"),
         ([created(), FAILED], "compensated"),
         ([created(), CAPTURED, LOST], "compensated"),
+        ([created(customer="closed-account"), CAPTURED, LOST], "compensation_failed"),
         ([created(lines=[{"sku": "out-of-stock", "quantity": 1}])], "compensated"),
         ([created(payment_deadline=2)], "compensated"),
         ([created(), about("order.cancelled")], "compensated"),
@@ -54,7 +55,7 @@ def about(type_: str, **data: Any) -> dict[str, Any]:
 def test_an_order_ends_once(lines: list[dict[str, Any]], status: str) -> None:
     tally = expect(lines)
     assert +tally.orders == {status: 1}
-    assert tally.published == (status in ("completed", "compensated"))
+    assert tally.published == (status in ("completed", "compensated", "compensation_failed"))
     assert tally.settled == len(lines)
     assert not tally.dead_letters
 
@@ -105,9 +106,9 @@ def test_returns_and_parcels_are_counted_by_how_they_end() -> None:
 
 def test_the_file_holds_every_end() -> None:
     tally = expect(generate.load())
-    assert {"completed", "compensated", "terminated", "suspended"} == set(+tally.orders)
+    assert {"completed", "compensated", "compensation_failed", "terminated", "suspended"} == set(+tally.orders)
     assert tally.early == {"completed": generate.FATES["paid_early"]}
-    assert (tally.orders + tally.early).total() == sum(generate.FATES.values()) + 1
+    assert (tally.orders + tally.early).total() == sum(generate.FATES.values()) + 2
     assert {reason for _, reason in tally.dead_letters} == {
         "decode_error", "schema_error", "no_route", "invalid_command", "expression_error", "early_expired",
         "quarantine_dropped",

@@ -31,7 +31,7 @@ engine: {type: scheduler, endpoint: "https://shop.westeurope.durabletask.io", ta
 brokers: {local: {type: kafka, bootstrap_servers: "kafka:9092"}}
 sources: {orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}}
 routes:
-  - {name: start, from: orders, schedule: {orchestration: order_saga, instance_id: "order-{{ payload.id }}"}}
+  - {name: start, from: orders, schedule: {orchestration: fulfil_order, instance_id: "order-{{ payload.id }}"}}
 """
 LAG: dict[str, Any] = {
     "type": "kafka",

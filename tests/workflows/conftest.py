@@ -47,11 +47,16 @@ class WorkflowFixture:
         self.worker = TaskHubGrpcWorker(host_address=f"localhost:{port}", logger=quiet)
         self.published: list[dict[str, Any]] = []
         self.reminders: list[dict[str, Any]] = []
-        for orchestrator in (workflows.order_saga, workflows.approval, workflows.shipment_watch):
+        for orchestrator in (
+            workflows.fulfil_order,
+            workflows.order_saga,
+            workflows.approval,
+            workflows.shipment_watch,
+        ):
             self.worker.add_orchestrator(message_aware(orchestrator))
         for activity in (
             workflows.reserve_stock, workflows.release_stock, workflows.request_payment, workflows.void_payment,
-            workflows.refund_payment, request_shipment, workflows.cancel_shipment,
+            workflows.refund_payment, workflows.return_payment, request_shipment, workflows.cancel_shipment,
         ):  # fmt: skip
             self.worker.add_activity(activity)
         self.worker._registry.add_named_activity("send_reminder", self._remind)

@@ -21,18 +21,25 @@ from workflows.purchase import Order, OrderLine
 ORDER = Order(id="", customer="c-1", total=9.5, lines=[OrderLine("tea", 2)])
 EVENTS: dict[str, tuple[Any, Any, list[tuple[str, Any]]]] = {
     "replay-completed": (
-        workflows.order_saga,
+        workflows.fulfil_order,
         dataclasses.replace(ORDER, id="replay-completed"),
         [("payment", {"status": "captured"}), ("shipment", {"status": "dispatched"}),
          ("shipment", {"status": "delivered"})],
     ),
     "replay-lost": (
-        workflows.order_saga,
+        workflows.fulfil_order,
         dataclasses.replace(ORDER, id="replay-lost"),
         [("payment", {"status": "captured"}), ("shipment", {"status": "lost"})],
     ),
-    "replay-timeout": (workflows.order_saga, dataclasses.replace(ORDER, id="replay-timeout", payment_deadline=0.1), []),
-    "replay-cancelled": (workflows.order_saga, dataclasses.replace(ORDER, id="replay-cancelled"), [("cancel", None)]),
+    "replay-timeout": (
+        workflows.fulfil_order, dataclasses.replace(ORDER, id="replay-timeout", payment_deadline=0.1), [],
+    ),
+    "replay-cancelled": (workflows.fulfil_order, dataclasses.replace(ORDER, id="replay-cancelled"), [("cancel", None)]),
+    "replay-plain": (
+        workflows.order_saga,
+        dataclasses.replace(ORDER, id="replay-plain"),
+        [("payment", {"status": "captured"}), ("cancel", None)],
+    ),
     "replay-approval": (workflows.approval, ApprovalRequest("replay-approval", remind_after=0.05, deadline=0.2), []),
     "replay-parcel": (
         workflows.shipment_watch,

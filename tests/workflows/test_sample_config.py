@@ -32,7 +32,7 @@ def test_it_loads_without_warnings() -> None:
 def test_what_it_starts_and_signals_exists() -> None:
     config = load([CONFIG / "bridge.yaml"], environ={}).config
     started = {verb.orchestration for route in config.routes if (verb := route.schedule or route.start_or_raise)}
-    assert started == {"order_saga", "approval", "shipment_watch"}
+    assert started == {"fulfil_order", "approval", "shipment_watch"}
     assert started <= set(workflows.__all__)
     signalled = {route.signal_entity.entity for route in config.routes if route.signal_entity}
     known = {workflows.CustomerAccount.__durable_entity_name__, workflows.StockLevel.__durable_entity_name__}
@@ -42,7 +42,9 @@ def test_what_it_starts_and_signals_exists() -> None:
 def test_the_bridge_finds_the_workflows() -> None:
     found = load_workflows(["workflows"], CONFIG.parent)
     patterns = load_workflows(["workflows.patterns"], CONFIG.parent)
-    assert found.orchestrators.keys() - patterns.orchestrators.keys() == {"order_saga", "approval", "shipment_watch"}
+    assert found.orchestrators.keys() - patterns.orchestrators.keys() == {
+        "fulfil_order", "order_saga", "approval", "shipment_watch",
+    }  # fmt: skip
     assert found.entities.keys() - patterns.entities.keys() == {"customer_account", "stock_level"}
     functions = {getattr(workflows, name) for name in workflows.__all__}
     others = {*patterns.orchestrators.values(), *patterns.activities.values(), *patterns.entities.values()}

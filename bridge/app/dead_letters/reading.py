@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from bridge.app.composition import build_broker, build_engine, require, stored_entities, subscribe_options
@@ -66,6 +66,11 @@ class Selection:
     since: float | None = None
     until: float | None = None
     states: frozenset[DeadLetterState] = frozenset()
+    _named: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Thousands of ids are looked up for each dead letter
+        object.__setattr__(self, "_named", frozenset(self.ids) - {""})
 
     @property
     def in_columns(self) -> bool:
@@ -90,7 +95,7 @@ class Selection:
             return False
         if self.keys and (message.key or b"").decode("utf-8", "replace") not in self.keys:
             return False
-        if self.ids and not any(_names(entry, each) for each in self.ids):
+        if self.ids and self._named.isdisjoint(_names(entry)):
             return False
         written = entry.failed_at
         if written is None:
@@ -98,10 +103,10 @@ class Selection:
         return (self.since is None or written >= self.since) and (self.until is None or written < self.until)
 
 
-def _names(entry: DeadLetter, id_: str) -> bool:
-    """True if a text names the dead letter. The identity of a CloudEvent is its source, a blank and its id."""
+def _names(entry: DeadLetter) -> tuple[str, ...]:
+    """Texts that name the dead letter. The identity of a CloudEvent is its source, a blank and its id."""
     message_id = entry.message_id or ""
-    return id_ in (entry.id, message_id, str(entry.origin), message_id.partition(" ")[2]) and id_ != ""
+    return entry.id, message_id, str(entry.origin), message_id.partition(" ")[2]
 
 
 def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:

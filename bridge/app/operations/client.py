@@ -23,6 +23,7 @@ from bridge.core.errors import (
     InvalidCommand,
 )
 from bridge.ops.api import PREFIX, TooManyRequests
+from bridge.ops.connections import LONGEST_LINE
 from bridge.system.tasks import cancelled
 
 _LONGEST_PATH = 4000
@@ -86,6 +87,11 @@ async def ask_over(
     )
     if len(path) > _LONGEST_PATH:
         raise InvalidCommand(f"{operation.name}: the id is too long")
+    if len(query) > LONGEST_LINE - 2 * _LONGEST_PATH:
+        raise InvalidCommand(
+            f"{operation.name}: the conditions are too long for one request ({len(query):,} bytes). Next: name fewer, "
+            "or select by another condition"
+        )
     target = f"{base}{path}{'?' if query else ''}{query}"
     return await send(session, operation.name, operation.method, target, body)
 
@@ -122,7 +128,7 @@ async def send(session: aiohttp.ClientSession, name: str, method: str, url: str,
             text = await response.read()
     except (aiohttp.ClientError, OSError) as error:
         raise EngineTimeout(f"{name}: the daemon did not answer; the outcome is unknown") from error
-    if response.status != 200:
+    if response.status not in (200, 202):
         raise refusal_of(response, text, name)
     try:
         return json.loads(text)

@@ -285,7 +285,7 @@ def _simple(action: InstanceAction) -> Operation[Any]:
 def _of_instances(action: InstanceAction, parameters: type[Any], run: Any) -> Operation[Any]:
     return Operation(
         f"instances.{action}_by", "operator", f"instances:{action}", parameters, run, JobSubmitted, lambda given: NEW,
-        lambda given: given.audited, reads_payloads=_reads_payloads,
+        lambda given: given.audited, reads_payloads=_reads_payloads, submits=True,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
@@ -17,7 +17,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/components/schemas/{model}"
 _NAMES = re.compile(r"\{([a-z_]+)\}")
 _ERRORS: Mapping[int, str] = {
-    400: "The body is not a JSON object.",
+    400: "The request cannot be read, or its body is not a JSON object.",
     401: "The request has no valid token.",
     403: "The caller's role, or its right to payloads, does not allow it.",
     404: "Nothing has this name.",
@@ -31,8 +31,8 @@ _ERRORS: Mapping[int, str] = {
     503: "An engine, a broker, or the identity provider does not answer.",
     504: "An engine did not answer in time; the outcome is unknown.",
 }
-_ALWAYS = (401, 403, 404, 409, 422, 429, 500, 503, 504)
-_WITH_BODY = (400, 408, 413, 415)
+_ALWAYS = (400, 401, 403, 404, 409, 422, 429, 500, 503, 504)
+_WITH_BODY = (408, 413, 415)
 
 
 def document(operations: Iterable[Operation[Any]], status: Any = dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def document(operations: Iterable[Operation[Any]], status: Any = dict[str, Any])
             "summary": "Operations on a running bridge.",
             "description": "Times are RFC 3339 in UTC. The roles reader, operator and admin each have the rights of "
             "those before it. Payloads need a right of their own; without it they are null. Repeat a POST with the "
-            f"same `{KEY_HEADER}` to get one effect.",
+            f"same `{KEY_HEADER}` to get one effect. HEAD answers as GET, without a body.",
         },
         "security": [{"token": []}, {}],
         "paths": {path: paths[path] for path in sorted(paths)},
@@ -175,8 +175,31 @@ def _operation(one: Operation[Any], schemas: dict[str, Any]) -> dict[str, Any]:
         shown["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if given:
         shown["parameters"] = given
-    shown["responses"] = _responses(_schema(one.result, schemas), sorted(errors))
+    result = _schema(one.result, schemas)
+    shown["responses"] = _responses(result, sorted(errors))
+    if one.submits:
+        shown["responses"] |= {"202": _accepted(result)}
+        if get_origin(one.result) is None:
+            del shown["responses"]["200"]
+        else:
+            shown["responses"]["200"]["description"] = "The result; no job was submitted."
     return shown
+
+
+def _accepted(result: Any) -> dict[str, Any]:
+    """Answer with jobs that have begun."""
+    return {
+        "description": "The jobs, which go on after the answer.",
+        "headers": {
+            "Location": {
+                "required": True,
+                "description": "Path of the job, or of all jobs when several were submitted. Ask for it until the "
+                "member `state` is `done`, `stopped` or `aborted`; `counts` has the results so far.",
+                "schema": {"type": "string", "format": "uri-reference"},
+            }
+        },
+        "content": {"application/json": {"schema": result}},
+    }
 
 
 def _summary(one: Operation[Any]) -> str:

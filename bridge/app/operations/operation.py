@@ -6,9 +6,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
+from urllib.parse import quote
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from bridge.app import state
 from bridge.config.model.types import Model
@@ -98,6 +99,15 @@ def json_object(value: Any) -> Any:
 Words = Annotated[tuple[str, ...], BeforeValidator(words)]
 """Words, separated by commas in a query."""
 
+MOST_IDS = 10_000
+"""Most ids of one request with a body: they fit into a body of 1 MiB."""
+MOST_IDS_OF_QUERY = 1_000
+"""Most ids in the query of one request: they fit into the first line of a request."""
+Ids = Annotated[tuple[str, ...], Field(max_length=MOST_IDS)]
+"""Ids in a body."""
+QueryIds = Annotated[tuple[str, ...], Field(max_length=MOST_IDS_OF_QUERY), BeforeValidator(words)]
+"""Ids in a query; see `Words`."""
+
 P = TypeVar("P", bound=Parameters)
 
 
@@ -153,6 +163,7 @@ class Operation(Generic[P]):
     payloads: members of the result that are payload, at any depth; a caller without the right gets null.
     reads_payloads: True for parameters whose answer says something about payloads.
     only_reads: changes nothing although it needs a higher role than reader.
+    submits: it only submits jobs, which its result names.
     place: engine of a request that names none; None: `default`, or the only one.
     failure: reason of a failure that the result reports, for the audit line; None for success.
     """
@@ -168,6 +179,7 @@ class Operation(Generic[P]):
     payloads: frozenset[str] = frozenset()
     reads_payloads: Callable[[P], bool] = lambda given: False
     only_reads: bool = False
+    submits: bool = False
     failure: Callable[[Any], str | None] = lambda result: None
     place: Callable[[Loaded, Mapping[str, Any]], str | None] = lambda loaded, given: None
 
@@ -198,6 +210,12 @@ class Operation(Generic[P]):
                 case "extra_forbidden" if len(first["loc"]) == 1:
                     known = ", ".join(self.parameters.model_fields)
                     text = f"there is no parameter `{where}` (known: {known})"
+                case "too_long" if where == "ids":
+                    most = MOST_IDS if self.changes else MOST_IDS_OF_QUERY
+                    text = (
+                        f"`ids` has more than {most:,} ids, the most of one request. Next: send the others in further "
+                        "requests, or select by a filter"
+                    )
                 case "missing":
                     text = f"the parameter `{where}` is missing"
                 case _:
@@ -247,6 +265,20 @@ def jobs_of(result: Any) -> list[str]:
     """Ids of the jobs that an operation has submitted."""
     found = result if isinstance(result, list) else [result]
     return [each["job"] for each in found if isinstance(each, Mapping) and "job" in each and "count" in each]
+
+
+def location_of(operation: Operation[Any], given: Mapping[str, Any], result: Any) -> str | None:
+    """Path, below `/api/v1`, of the job that an operation has submitted, or of all jobs for several; None without one.
+
+    given: parameters of the request, which may name an engine.
+    """
+    jobs = jobs_of(result) if operation.submits else []
+    if not jobs:
+        return None
+    first = result[0] if isinstance(result, list) else result
+    engine = first.get("engine") or given.get("engine")
+    path = f"jobs/{jobs[0]}" if len(jobs) == 1 else "jobs"
+    return path if engine is None else f"{path}?engine={quote(engine, safe='')}"
 
 
 async def _permitted(operation: Operation[Any], given: Mapping[str, Any], scene: Scene, change: Change | None) -> Any:

@@ -23,7 +23,7 @@ from bridge.app.operations.cursors import Cursor, Order, cursor_at, part_size, p
 from bridge.app.operations.lineage.lineage import Scope
 from bridge.app.operations.lineage.trace import Answer, Found, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer, tracer_of
-from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene, Words, words
+from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, QueryIds, Scene, Words, words
 from bridge.core.errors import InstanceNotFound, Problem
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.ops.audit import settle
@@ -80,7 +80,7 @@ class NewestDeadLetters(ChooseDeadLetters):
 class CheckDeadLetters(ListDeadLetters):
     """Dead letters whose replay is tried. ids: only these. limit: most dead letters, the first of each topic."""
 
-    ids: Words = ()
+    ids: QueryIds = ()
     limit: int = Field(1_000, ge=1, le=10_000)
 
 

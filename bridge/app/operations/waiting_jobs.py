@@ -261,7 +261,7 @@ def _submit(stage: Stage, action: Action) -> Operation[Any]:
 
     return Operation(
         f"{stage}.{action}_by", "operator" if action == "release" else "admin", f"{stage}:{action}-by", ChangeWaiting,
-        run, WaitingJobSubmitted, lambda given: NEW, lambda given: given.audited,
+        run, WaitingJobSubmitted, lambda given: NEW, lambda given: given.audited, submits=True,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from bridge.app.connection import chosen
 from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
 from bridge.app.operations.instance_reads import OneInstance, instance_target
-from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.app.operations.operation import Ids, Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.quarantine.operations import QuarantineOperations
@@ -38,7 +38,7 @@ class DropEarly(OneInstance):
     forget: write no dead letters.
     """
 
-    ids: tuple[str, ...] = ()
+    ids: Ids = ()
     forget: bool = False
 
 
@@ -51,7 +51,7 @@ class DropQuarantined(Parameters):
 
     source: str
     key: str
-    ids: tuple[str, ...] = ()
+    ids: Ids = ()
     forget: bool = False
 
 

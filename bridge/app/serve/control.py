@@ -19,7 +19,17 @@ from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen, located
 from bridge.app.operations.client import FIND_SECONDS, Call, ask_over, each_of, send, while_alive
-from bridge.app.operations.operation import TABLE, Operation, Reload, Scene, begun, instance_of, keyed, perform
+from bridge.app.operations.operation import (
+    TABLE,
+    Operation,
+    Reload,
+    Scene,
+    begun,
+    instance_of,
+    keyed,
+    location_of,
+    perform,
+)
 from bridge.app.serve.all_daemons import of_all_daemons, pid_of
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
@@ -92,10 +102,18 @@ def routes(
             change.result, change.error = "denied", Denied.reason
             await asyncio.to_thread(record, trail, change)
 
-    found = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    found = [
+        Route(one.method, one.path, partial(answer, one), partial(refused, one), partial(_location, one))
+        for one in OPERATIONS
+    ]
     if status is not None:
         found.append(Route("GET", STATUS, partial(_status, status, in_use), _no_audit))
     return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
+
+
+def _location(operation: Operation[Any], given: Mapping[str, Any], result: Any) -> str | None:
+    path = location_of(operation, given, result)
+    return None if path is None else PREFIX + path
 
 
 def shadow_routes(shadows: Shadows) -> list[Route]:

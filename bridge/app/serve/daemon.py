@@ -238,6 +238,7 @@ class Daemon:
                 self.engines,
                 keeps_files=engines is None,
                 on_count=_nothing if self.lifecycle is None else self.lifecycle.observe_causes,
+                written=self._written,
             )
             if intake
             else None
@@ -615,6 +616,11 @@ class Daemon:
         await closed(*(registry.close() for registry in (self.registries or {}).values()))
         await closed(self.web.stop())
         return stopped is True
+
+    def _written(self) -> int:
+        """Number of dead letters that this daemon has written."""
+        own = self.own.dead_letters.written.copy()
+        return own.total() + sum(source.ledger.dead_letters.total() for source in self.sources)
 
     def _refused(self) -> dict[str, Mapping[str, int]]:
         """Refused connections by port and cause."""

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,10 @@ _PAUSES = 50.0
 """Factor between the duration of a count and the pause after it."""
 _LONGEST = 10.0
 """Longest pause, in intervals: a count takes long because it reads much, or because the process was frozen."""
+_FRESH = 1.0
+"""Seconds after which a reader of the status causes another count."""
+_REFRESH_SECONDS = 1.0
+"""Most seconds for which a reader waits for the count of a dead letter that this daemon has just written."""
 _CHECKED = 20
 """Counts after which a topic whose offsets have not changed is checked to be the same."""
 _AGAIN = 300.0
@@ -61,12 +65,24 @@ class DeadLetterCounter:
         *,
         keeps_files: bool = True,
         on_count: Callable[[Causes], None] = lambda _: None,
+        written: Callable[[], int] = lambda: 0,
     ) -> None:
         """Create the counter.
 
         keeps_files: cache the facts of dead letters in the state directory.
         on_count: called after each count.
+        written: returns the number of dead letters that this daemon has written.
         """
+        self._written = written
+        self._seen = 0
+        """Dead letters of this daemon that were written before the last count began."""
+        self._began = -math.inf
+        self._took = 0.0
+        """Monotonic time at which the last count began, and its seconds."""
+        self._asked = asyncio.Event()
+        """Set when a reader asks for another count."""
+        self._ended = asyncio.Event()
+        """Set at the end of a count; the next one then has another event."""
         self._on_count = on_count
         self._causes: dict[Place, dict[Facts, Summary]] = {}
         """Open dead letters by their facts."""
@@ -143,16 +159,48 @@ class DeadLetterCounter:
     async def run(self) -> None:
         """Count again and again. Never returns."""
         while True:
-            began = time.monotonic()
             loaded = self._loaded
             await self.count()
             if loaded is not self._loaded:
                 continue
-            took = time.monotonic() - began
             interval = self._loaded.config.ops.dead_letters.interval
-            await asyncio.sleep(min(max(interval, _PAUSES * took), _LONGEST * interval))
+            pause = min(max(interval, _PAUSES * self._took), _LONGEST * interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._asked.wait()
+                    await asyncio.sleep(max(0.0, self._began + self._took / _SHARE - time.monotonic()))
+
+    @property
+    def is_behind(self) -> bool:
+        """True when this daemon has written dead letters since the last count."""
+        return self._seen < self._written()
+
+    async def refresh(self) -> None:
+        """Cause another count for a reader, and wait for it if this daemon has written dead letters since the last one.
+
+        Counts take a bounded share of the time, and a reader waits at most `_REFRESH_SECONDS`.
+        """
+        wanted = self._written()
+        if time.monotonic() - self._began > _FRESH or self._seen < wanted:
+            self._asked.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_SECONDS):
+                while self._seen < wanted:
+                    await self._ended.wait()
 
     async def count(self) -> None:
+        """Count all dead letters once, as `_count_all` does, and let readers know."""
+        self._asked.clear()
+        self._began, seen = time.monotonic(), self._written()
+        try:
+            await self._count_all()
+        finally:
+            self._took = time.monotonic() - self._began
+            self._seen = seen
+            ended, self._ended = self._ended, asyncio.Event()
+            ended.set()
+
+    async def _count_all(self) -> None:
         """Count all dead letters once. A broker or engine that does not answer leaves its earlier counts.
 
         A count during which the configuration changes is dropped.

@@ -89,13 +89,15 @@ class DaemonStatus:
     async def document(self) -> Document:
         """Status of this process as JSON types."""
         making = self._making
-        if making is None or (making.done() and time.monotonic() - self._made > _KEPT):
+        behind = self._dead_letters is not None and self._dead_letters.is_behind
+        if making is None or (making.done() and (behind or time.monotonic() - self._made > _KEPT)):
             making = self._making = asyncio.create_task(self._make())
         return await asyncio.shield(making)
 
     async def _make(self) -> Document:
         up = [check.name for check in self._watch.health().checks if check.state == EngineState.UP]
-        await asyncio.gather(*(self._ask(name) for name in self._engines if name in up))
+        counting = () if self._dead_letters is None else (self._dead_letters.refresh(),)
+        await asyncio.gather(*counting, *(self._ask(name) for name in self._engines if name in up))
         readiness, now = self._watch.health(), time.time()
         checks = {(check.kind, check.name): check for check in readiness.checks}
         # Before the first pause: another look at the readiness may have other components

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from bridge.app.composition import require
 from bridge.app.messages.jsonlines import line_of
 from bridge.app.serve.status import daemon_id
 from bridge.config.model.types import Model
@@ -91,15 +92,27 @@ class Taps:
         self._decisions = decisions
         self._open = 0
 
+    def _require_names(self, options: TapOptions) -> None:
+        if options.sources or options.routes:
+            config = self._current().config
+            for source in options.sources:
+                require("source", source, config.sources)
+            for route in options.routes:
+                require("route", route, [each.name for each in config.routes])
+
     def _in_use(self) -> tuple[str, Mapping[str, Any]]:
         loaded = self._current()
         return loaded.version, loaded.config.vars
 
     async def events(self, given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[bytes, None]:
-        """Events for one reader: counts each second, and the messages between them. Raises: InvalidCommand, Denied."""
+        """Events for one reader: counts each second, and the messages between them.
+
+        Raises: InvalidCommand, Denied; LookupError for a source or route that the configuration in use lacks.
+        """
         if unknown := given.keys() - {"options", LAST}:
             raise InvalidCommand(f"tap: there is no parameter `{min(unknown)[:100]}` (known: options)")
         options = TapOptions.parse(str(given.get("options", "{}")))
+        self._require_names(options)
         if not caller.payloads and (options.payload or options.where is not None):
             raise Denied("tap: a payload, and a condition on it, need the right to read payloads")
         if self._open >= MOST_TAPS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,12 +11,15 @@ import click
 from bridge.cli.shared.connection import operate, table_of
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
+from bridge.cli.shared.several import LONGEST_PART, in_requests
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import Selection
     from bridge.app.remote import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_PACE = ("rate", "ramp", "stop_after_failures")
 
 STATES = ("open", "replaying", "replayed", "dropped", "returned", "all")
 
@@ -103,14 +106,23 @@ def remote_count(
     remote: Address, chosen: dict[str, Any], ids: tuple[str, ...], limit: int | None, *, replays: bool = False
 ) -> int:
     """Number of dead letters that the options select on a remote daemon. replays: only those that can be replayed."""
+    from bridge.app.operations.operation import MOST_IDS_OF_QUERY
+
     options: dict[str, Any] = {"remote": remote, "engine": None}
     if table_of(options) >= TABLE_WITH_READS:
-        given = {**parameters_of(chosen), "ids": ids, "limit": limit, "replays": replays}
-        [matched] = operate(options, ("dlq.match", given))
-        if matched["foreign"]:
-            what = plural(matched["foreign"], "dead letter")
+        count = foreign = 0
+        for part in in_requests(ids, MOST_IDS_OF_QUERY):
+            left = None if limit is None else limit - count
+            if left == 0:
+                break
+            given = {**parameters_of(chosen), "ids": part, "limit": left, "replays": replays}
+            [matched] = operate(options, ("dlq.match", given))
+            count += matched["count"]
+            foreign += matched["foreign"]
+        if foreign:
+            what = plural(foreign, "dead letter")
             say(f"{what} of sources that are not configured there are left out", err=True)
-        return int(matched["count"])
+        return count
     if ids:
         count = len(ids)
     else:
@@ -127,13 +139,32 @@ def remote_check(
     remote: Address, chosen: dict[str, Any], ids: tuple[str, ...] = (), limit: int | None = None, *, replays: bool
 ) -> dict[str, Any]:
     """Dry run of a remote daemon; see `DryRunReport.to_dict`. Standard error tells if some were left out."""
+    from bridge.app.operations.operation import MOST_IDS_OF_QUERY
+
     count = remote_count(remote, chosen, ids, limit, replays=replays)
-    given = {**parameters_of(chosen), "ids": ids, "limit": max(1, min(count, MOST_CHECKED))}
-    [report] = operate({"remote": remote, "engine": None}, ("dlq.check", given))
+    reports: list[dict[str, Any]] = []
+    left = max(1, min(count, MOST_CHECKED))
+    for part in in_requests(ids, MOST_IDS_OF_QUERY):
+        if left > 0:
+            given = {**parameters_of(chosen), "ids": part, "limit": left}
+            reports += operate({"remote": remote, "engine": None}, ("dlq.check", given))
+            left -= reports[-1]["total"]
     if count > MOST_CHECKED:
         say(f"the first {MOST_CHECKED:,} of {count:,} dead letters were checked", err=True)
-    found: dict[str, Any] = report
-    return found
+    return _together(reports)
+
+
+def _together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One report of the dry runs of several parts, with the most numerous lines first."""
+    lines: dict[tuple[str, str, str | None], dict[str, Any]] = {}
+    for line in (line for report in reports for line in report["lines"]):
+        same = lines.setdefault((line["outcome"], line["would"], line["detail"]), {**line, "count": 0})
+        same["count"] += line["count"]
+    return {
+        "total": sum(report["total"] for report in reports),
+        "failing": sum(report["failing"] for report in reports),
+        "lines": sorted(lines.values(), key=lambda line: -line["count"]),
+    }
 
 
 def submit_jobs(
@@ -152,20 +183,33 @@ def submit_jobs(
     verb: of the printed line, like `drops`.
     Raises: as `bridge.cli.shared.connection.operate`.
     """
+    from bridge.app.operations.operation import MOST_IDS
+
     parameters = {
         **given,
         "sources": selection.sources,
         "routes": selection.routes,
         "causes": selection.causes,
-        "ids": selection.ids,
         "keys": selection.keys,
         "since": _time(selection.since),
         "until": _time(selection.until),
     }
+    parts = in_requests(selection.ids, MOST_IDS, 10 * LONGEST_PART)
+    if len(parts) > 1 and (paced := [name for name in _PACE if given.get(name)]):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in paced)
+        raise click.UsageError(
+            f"{len(selection.ids):,} ids become {len(parts)} jobs, and {names} would count for each job alone. Next: "
+            f"name at most {MOST_IDS:,} ids at once, or select by a filter",
+            click.get_current_context(),
+        )
     jobs: list[dict[str, Any]] = []
     for engine in engines:
-        [submitted] = operate(options | {"engine": engine}, (action, parameters))
-        jobs += submitted
+        for part in parts:
+            left = None if given["limit"] is None else given["limit"] - sum(each["count"] for each in jobs)
+            if left is None or left > 0:
+                call = action, {**parameters, "ids": part, "limit": left}
+                [submitted] = operate(options | {"engine": engine}, call)
+                jobs += submitted
     if as_json:
         print_json(jobs)
         return 0

@@ -89,26 +89,44 @@ _GAP = 2
 """Spaces between two columns."""
 _NARROWEST = 8
 """Least width of a column whose cells are folded."""
+COPIED = frozenset({"ENTITY", "EXAMPLE", "GROUP", "ID", "INSTANCE", "ITEM", "JOB", "KEY", "MESSAGE", "TARGET"})
+"""Columns with ids, which a person copies: their cells are never folded."""
 
 
 def kept_whole(
     columns: Sequence[str], rows: Sequence[Sequence[str]], folds: Collection[str] | None, width: int
-) -> frozenset[str]:
-    """Columns whose cells are not folded on a terminal of this width.
+) -> frozenset[str] | None:
+    """Columns whose cells are not folded on a terminal of this width: ids at least.
 
-    folds: columns whose cells may be folded; None: all. Where the others leave no room for them, all are folded.
+    folds: columns whose cells may be folded, but for ids; None: all. Where the others leave no room for them, only ids
+    are kept whole. None where ids leave no room: the terminal is too narrow for a table, see `field_lines`.
     """
-    if folds is None:
-        return frozenset()
-    whole = [at for at, column in enumerate(columns) if column not in folds]
-    widths = [max(len(columns[at]), *(len(row[at]) for row in rows), 0) + _GAP for at in whole]
-    room = width - sum(widths) - (_NARROWEST + _GAP) * (len(columns) - len(whole))
-    return frozenset(columns[at] for at in whole) if room >= 0 else frozenset()
+    widths = [max(len(column), *(len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
+    ids = COPIED.intersection(columns)
+    for whole in (ids if folds is None else ids | (set(columns) - set(folds)), ids):
+        least = (
+            found if column in whole else min(found, _NARROWEST)
+            for column, found in zip(columns, widths, strict=True)
+        )  # fmt: skip
+        if sum(each + _GAP for each in least) <= width:
+            return frozenset(whole)
+    return None if ids else frozenset()
+
+
+def field_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as blocks of lines, one for each cell. The terminal wraps them, and they are copied whole."""
+    width = max(map(len, columns))
+    return [
+        line
+        for row in rows
+        for line in ("", *(f"{column:<{width}}  {cell}" for column, cell in zip(columns, row, strict=True) if cell))
+    ]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, folds: Collection[str] | None = None) -> None:
-    """Print a table on standard output. On a terminal long cells are folded; in a pipe every row is one line.
+    """Print a table on standard output. On a terminal long cells but ids are folded; in a pipe every row is one line.
 
+    A terminal that is too narrow for the ids gets one line for each cell.
     folds: see `kept_whole`.
     """
     from rich.console import Console
@@ -118,11 +136,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, folds:
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if terminal else WIDE, highlight=False, emoji=False)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    whole = kept_whole(columns, [[clean(cell) for cell in row] for row in rows], folds, console.width)
+    cells = [[clean(cell) for cell in row] for row in rows]
+    whole = kept_whole(columns, cells, folds, console.width)
+    if whole is None:
+        click.echo("\n".join(field_lines(columns, cells)[1:]))
+        return
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in whole)
-    for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
+    for row in cells:
+        table.add_row(*map(Text, row))
     if terminal:
         console.print(table)
         return

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.shared.output import WIDE, clean, kept_whole, local_time, plural
+from bridge.cli.shared.output import WIDE, clean, field_lines, kept_whole, local_time, plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import Address
@@ -321,7 +321,13 @@ class Screen:
         if not self.can_move:
             click.echo("\n".join((*rendered, "")))
             return
-        height = shutil.get_terminal_size().lines
+        width, height = shutil.get_terminal_size()
+        # Lines with colours are of tables, which fit
+        rendered = [
+            part
+            for line in rendered
+            for part in ([line] if len(line) <= width or "\x1b" in line else textwrap.wrap(line, width))
+        ]
         if len(rendered) > height - 1:
             more = len(rendered) - (height - 2)
             rendered = [*rendered[: height - 2], f"... {plural(more, 'more line')}"]
@@ -345,7 +351,9 @@ class Screen:
             if isinstance(line, Table):
                 found += self._table(line, width)
             else:
-                found += textwrap.fill(clean(line), width, break_on_hyphens=False).split("\n")
+                # A long id is copied whole: the terminal wraps it
+                text = textwrap.fill(clean(line), width, break_on_hyphens=False, break_long_words=False)
+                found += text.split("\n")
         return found
 
     def _table(self, table: Table, width: int) -> list[str]:
@@ -360,6 +368,8 @@ class Screen:
         shown = [[clean(row[at]) for at in used] for row in table.rows]
         names = [table.columns[at] for at in used]
         whole = kept_whole(names, shown, set(names) - _WHOLE, width)
+        if whole is None:
+            return field_lines(names, shown)
         for column in names:
             right = "right" if column in _NUMBERS else "left"
             drawn.add_column(column, overflow="fold", justify=right, no_wrap=column in whole)  # type: ignore[arg-type]  # a literal

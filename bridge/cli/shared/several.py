@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -44,6 +45,27 @@ def read_ids(ids: Sequence[str], separated: bool) -> list[str]:
     if not found:
         raise click.UsageError("standard input has no id", click.get_current_context())
     return list(found)
+
+
+LONGEST_PART = 64 * 1024
+"""Characters of the ids of one request, as a query spells them. A body may have ten times as many."""
+
+
+def in_requests(ids: Sequence[str], most: int, longest: int = LONGEST_PART) -> list[tuple[str, ...]]:
+    """Ids in parts that fit into one request each; one empty part without ids.
+
+    most: ids of a part. longest: characters of a part, quoted.
+    """
+    parts: list[list[str]] = [[]]
+    size = 0
+    for each in ids:
+        length = len(quote(each, safe="")) + 3
+        if parts[-1] and (len(parts[-1]) == most or size + length > longest):
+            parts.append([])
+            size = 0
+        parts[-1].append(each)
+        size += length
+    return [tuple(part) for part in parts]
 
 
 def is_one(ids: Sequence[str]) -> bool:

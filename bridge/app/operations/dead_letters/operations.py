@@ -15,7 +15,7 @@ from bridge.app.dead_letters.reading import Selection, visited
 from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
-from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, Scene
+from bridge.app.operations.operation import LONGEST_SECONDS, Ids, Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import Outcome
 from bridge.dead_letters.state_machine import DeadLetterState
@@ -35,7 +35,7 @@ class DeadLetters(Parameters):
     sources: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
+    ids: Ids = ()
     keys: tuple[str, ...] = ()
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
@@ -193,19 +193,20 @@ def _body(given: EditDeadLetter) -> bytes:
 DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
         "dlq.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay, list[Submitted],
-        filter=lambda given: given.audited,
+        filter=lambda given: given.audited, submits=True,
     ),
     Operation(
         "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters, list[Submitted],
-        filter=lambda given: given.audited,
+        filter=lambda given: given.audited, submits=True,
     ),
     Operation(
         "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters, list[Submitted],
-        filter=lambda given: given.audited,
+        filter=lambda given: given.audited, submits=True,
     ),
     Operation(
         "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, Submitted | EditVerdict,
         lambda given: given.id,
         lambda given: {"force": given.force, **({"dry_run": True} if given.dry_run else {})},
+        submits=True,
     ),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from bridge.app.messages.jsonlines import line_of
 from bridge.app.operations.cursors import START, Cursor, part_size
 from bridge.app.operations.dead_letters.batches import Batch, select
 from bridge.app.operations.dead_letters.replays import ReplayBatch
-from bridge.app.operations.operation import Operation, Scene, Words
+from bridge.app.operations.operation import Operation, QueryIds, Scene
 from bridge.app.operations.read_operations import DEAD_LETTERS, ListDeadLetters
 
 LARGEST_PART = 4 * 1024 * 1024
@@ -27,7 +27,7 @@ class MatchDeadLetters(ListDeadLetters):
     replays: leave out those of unknown sources, which cannot be replayed.
     """
 
-    ids: Words = ()
+    ids: QueryIds = ()
     limit: int | None = Field(None, ge=1)
     replays: bool = False
 
