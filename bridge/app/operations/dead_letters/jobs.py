@@ -86,10 +86,14 @@ class RestoreDeadLetters:
         return results
 
     async def _active(self, jobs: set[str]) -> set[str]:
-        """Unfinished ones of these jobs. Raises: EngineError."""
+        """Unfinished ones of these jobs, with those whose creation no worker has processed. Raises: EngineError."""
         store = JobStore(self._jobs)
         found = await asyncio.gather(*(store.find(each) for each in jobs))
-        return {job for job, (record, _) in zip(jobs, found, strict=True) if record is not None and record.is_open}
+        return {
+            job
+            for job, (record, is_pending) in zip(jobs, found, strict=True)
+            if (is_pending if record is None else record.is_open)
+        }
 
 
 def _refs(job: Job, items: Sequence[str]) -> dict[str, DeadLetterRef]:
