@@ -86,14 +86,10 @@ class RestoreDeadLetters:
         return results
 
     async def _active(self, jobs: set[str]) -> set[str]:
-        """Unfinished ones of these jobs, with those whose creation no worker has processed. Raises: EngineError."""
+        """Unfinished ones of these jobs. Raises: EngineError."""
         store = JobStore(self._jobs)
-        found = await asyncio.gather(*(store.find(each) for each in jobs))
-        return {
-            job
-            for job, (record, is_pending) in zip(jobs, found, strict=True)
-            if (is_pending if record is None else record.is_open)
-        }
+        unfinished = await asyncio.gather(*(store.is_unfinished(each) for each in jobs))
+        return {job for job, is_one in zip(jobs, unfinished, strict=True) if is_one}
 
 
 def _refs(job: Job, items: Sequence[str]) -> dict[str, DeadLetterRef]:
