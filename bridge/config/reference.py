@@ -175,7 +175,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
         engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
-        payloads.FilePayloadsConfig, payloads.FilesStoreConfig, payloads.BlobPayloadsConfig, payloads.BlobStoreConfig,
+        payloads.FilePayloadsConfig, payloads.FilesStoreConfig, payloads.RemotePayloadsConfig,
+        payloads.EngineStoreConfig, payloads.BlobStoreConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -231,10 +232,11 @@ _HEADINGS = {
     claims.ClaimCheckConfig: "claim_check", claims.TargetClaimConfig: "claim_check of a target",
     claims.TargetFilesConfig: "claim_check.store of type: files",
     payloads.FilePayloadsConfig: "payloads of type: embedded",
-    payloads.BlobPayloadsConfig: "payloads of type: scheduler",
+    payloads.RemotePayloadsConfig: "payloads of type: scheduler",
     claims.TargetBlobConfig: "claim_check.store of type: blob",
     payloads.FilesStoreConfig: "payloads.store of type: files",
     payloads.BlobStoreConfig: "payloads.store of type: blob",
+    payloads.EngineStoreConfig: "payloads.store of type: engine",
     sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",

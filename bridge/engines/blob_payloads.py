@@ -31,7 +31,7 @@ from azure.storage.blob import ContainerClient
 from durabletask.payload import LargePayloadStorageOptions, PayloadStore
 
 from bridge.config.model.claims import TargetBlobConfig
-from bridge.config.model.payloads import BlobPayloadsConfig, BlobStoreConfig
+from bridge.config.model.payloads import BlobStoreConfig
 from bridge.core.errors import EngineDenied, EngineError, LargePayloadLost, PayloadStoreUnavailable
 from bridge.engines.azure_access import synchronous_credential
 from bridge.engines.client import EngineClient
@@ -55,12 +55,14 @@ _PAGE = 500
 class BlobPayloadStore(PayloadStore):
     """Store of one container. Methods may be called from any thread. Every method raises EngineError."""
 
-    def __init__(self, config: BlobPayloadsConfig) -> None:
-        """Create the store without connecting. Raises: ValueError when the account cannot be used."""
-        store = config.store
-        self._max = config.max
+    def __init__(self, store: BlobStoreConfig, above: int, most: int) -> None:
+        """Create the store without connecting. Raises: ValueError when the account cannot be used.
+
+        above: bytes above which a payload is stored. most: bytes of the largest payload.
+        """
+        self._max = most
         self._name = store.container
-        self._options = LargePayloadStorageOptions(config.above, sys.maxsize, enable_compression=True)
+        self._options = LargePayloadStorageOptions(above, sys.maxsize, enable_compression=True)
         self._client = _connected(store)
         self._is_made = False
 

@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import sys
 import threading
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from google.protobuf.message import Message
 from bridge.config.model.payloads import FilePayloadsConfig
 from bridge.core.errors import EngineOutage, LargePayloadLost
 from bridge.large_payloads.files import PayloadFiles, directory_of
-from bridge.large_payloads.reference import MARK, is_reference
+from bridge.large_payloads.reference import MARK, Reference, is_reference
 from bridge.sqlite_engine.defaults import MAX_PAYLOAD
 
 Found = TypeVar("Found")
@@ -52,14 +53,22 @@ def file_settings(config: FilePayloadsConfig | None, file: Path) -> FileSettings
     return FileSettings(str(directory_of(file)), config.above, config.max)
 
 
-class FilePayloadStore(PayloadStore):
-    """Store of the SDK over the files beside an embedded engine. Every method raises EngineError."""
+class ReferencePayloadStore(PayloadStore):
+    """Store of the SDK over files beside an engine, which removes them with the last reference.
 
-    def __init__(self, settings: FileSettings) -> None:
-        self._files = PayloadFiles(Path(settings.directory), settings.max)
-        above = sys.maxsize if settings.above is None else settings.above
+    above: bytes above which a payload is stored; None: none is, and stored ones are still read.
+    Every method raises EngineError.
+    """
+
+    def __init__(self, above: int | None) -> None:
         # The SDK's own check of the size names no setting.
-        self._options = LargePayloadStorageOptions(above, sys.maxsize, enable_compression=False)
+        self._options = LargePayloadStorageOptions(
+            sys.maxsize if above is None else above, sys.maxsize, enable_compression=False
+        )
+
+    @abstractmethod
+    def write(self, data: bytes) -> Reference:
+        """Store a payload."""
 
     @property
     def options(self) -> LargePayloadStorageOptions:
@@ -69,19 +78,30 @@ class FilePayloadStore(PayloadStore):
         """Store a payload, and return its reference; return a payload for the bridge's own work as it is."""
         if instance_id is not None and instance_id.startswith(_SYSTEM_IDS):
             return data.decode()
-        return str(self._files.write(data))
+        return str(self.write(data))
 
     async def upload_async(self, data: bytes, *, instance_id: str | None = None) -> str:
         return await asyncio.to_thread(self.upload, data, instance_id=instance_id)
-
-    def download(self, token: str) -> bytes:
-        return self._files.restore(token).encode()
 
     async def download_async(self, token: str) -> bytes:
         return await asyncio.to_thread(self.download, token)
 
     def is_known_token(self, value: str) -> bool:
         return is_reference(value)
+
+
+class FilePayloadStore(ReferencePayloadStore):
+    """Store of a process that reads and writes the files itself."""
+
+    def __init__(self, settings: FileSettings) -> None:
+        super().__init__(settings.above)
+        self._files = PayloadFiles(Path(settings.directory), settings.max)
+
+    def write(self, data: bytes) -> Reference:
+        return self._files.write(data)
+
+    def download(self, token: str) -> bytes:
+        return self._files.restore(token).encode()
 
 
 @runtime_checkable
@@ -95,7 +115,7 @@ class InstanceStore(Protocol):
 
 def keeps_entities(store: PayloadStore | None) -> bool:
     """True for a store that deletes the payloads of entities: a remote engine reports no entity's end."""
-    return isinstance(store, FilePayloadStore)
+    return isinstance(store, ReferencePayloadStore)
 
 
 class Serialized:
@@ -191,8 +211,8 @@ class WorkerPayloads:
         if store is None:
             if text.startswith(MARK):
                 raise LargePayloadLost(
-                    "the payload lies in a file beside the engine, which a worker on the engine's port cannot read; "
-                    "run `bridge worker` on the engine's machine, with the configuration of the engine"
+                    "the payload lies beside the engine, and this worker has no store of large payloads; give its "
+                    "engine `payloads: {store: {type: engine}}`"
                 )
             return text
         if not store.is_known_token(text):

@@ -35,7 +35,8 @@ from bridge.core.lineage.shards import (
 )
 from bridge.core.origin import MessageOrigin, index_ids
 from bridge.core.system_names import LINEAGE_INDEX
-from bridge.engines.client import EngineClient, LineageHit, LineageHits, LineageRecord
+from bridge.engines.client import EngineClient
+from bridge.engines.entity_client import LineageHit, LineageHits, LineageRecord
 from bridge.engines.message_sealer import MessageSealer
 from bridge.system.tasks import cancelled
 

@@ -19,12 +19,13 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.payloads import BlobPayloadsConfig
+from bridge.config.model.payloads import BlobStoreConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.remote.worker import RemoteWorker
+from bridge.engines.engine_payloads import EnginePayloadStore
 from bridge.engines.grpc_channel import (
     RECONNECT_SECONDS,
     CallHeaders,
@@ -37,7 +38,7 @@ from bridge.engines.large_payloads import ClientConverter
 from bridge.engines.lineage_index import LineageIndex, LineageOptions
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote_channel import AioCallHeaders, RemoteChannel
-from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
+from bridge.engines.remote_limits import ACKNOWLEDGEMENT, TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
@@ -45,6 +46,7 @@ from bridge.engines.worker.items import EngineGreeting
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
 from bridge.engines.workflows import Workflows
+from bridge.sqlite_engine.protocol.payloads import PART
 from bridge.system.package import install_extra
 from bridge.system.tasks import cancelled
 from bridge.system.tls import TlsProblem, load_client
@@ -109,7 +111,7 @@ class SchedulerEngine:
         self._credentials: Credentials | None = None
         self._has_learned = False
         self._client: EngineClient | None = None
-        self._store: BlobPayloadStore | None = None
+        self._store: BlobPayloadStore | EnginePayloadStore | None = None
         self._sweep: asyncio.Task[None] | None = None
         self._certificates: Any = None
         """Channel credentials with configured certificates, which the SDK cannot set itself."""
@@ -145,8 +147,7 @@ class SchedulerEngine:
             self._credentials = create_credentials(self._config, self._secure)
         except ValueError as error:
             raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
-        if self._config.payloads is not None:
-            self._store = await asyncio.to_thread(self._open_store, self._config.payloads)
+        self._store = await asyncio.to_thread(self._open_store)
         credential = None if self._credentials is None else self._credentials.asynchronous
         limits = ResponseLimits(self.name, self._config.max_answer, self._config.timeout)
         interceptors: list[Any] = []
@@ -158,11 +159,11 @@ class SchedulerEngine:
             AsyncTaskHubGrpcClient(
                 channel=self._channel,
                 logger=quiet_logger(f"{self.name}.client"),
-                data_converter=None if self._store is None else ClientConverter(),
+                data_converter=ClientConverter(),
             ),
             self._store,
         )
-        if self._store is not None and self._intake:
+        if self._intake and not isinstance(self._store, EnginePayloadStore):
             from bridge.engines.blob_payloads import sweep
 
             self._sweep = asyncio.create_task(sweep(self.name, self._store, self._client))
@@ -179,8 +180,16 @@ class SchedulerEngine:
     def _tls(self) -> Any:
         return self._certificates or grpc.ssl_channel_credentials()
 
-    def _open_store(self, config: BlobPayloadsConfig) -> BlobPayloadStore:
-        """Store of large payloads. Raises: EngineMisconfigured."""
+    def _open_store(self) -> BlobPayloadStore | EnginePayloadStore:
+        """Store of large payloads. Without a setting it only reads. Raises: EngineMisconfigured."""
+        config = self._config.payloads
+        if config is None or not isinstance(config.store, BlobStoreConfig):
+            options = worker_options(ACKNOWLEDGEMENT + PART, RECONNECT_SECONDS)
+            return EnginePayloadStore(
+                lambda: worker_channel(self._host_address, options, self._tls() if self._secure else None),
+                CallHeaders(self._interceptors()),
+                *(() if config is None else (config.above, config.max)),
+            )
         try:
             from bridge.engines.blob_payloads import BlobPayloadStore
         except ImportError as error:
@@ -188,11 +197,19 @@ class SchedulerEngine:
                 f"engine {self.name!r}: `payloads` in blob storage need a library: {install_extra('blob')}"
             ) from error
         try:
-            return BlobPayloadStore(config)
+            return BlobPayloadStore(config.store, config.above, config.max)
         except ValueError as error:
             raise EngineMisconfigured(
                 f"engine {self.name!r}: payloads: the account cannot be used ({type(error).__name__}); check `store`"
             ) from None
+
+    def _interceptors(self, worker_id: str | None = None) -> list[Any]:
+        """Interceptors of blocking calls, the last of which names the task hub. worker_id: of a worker."""
+        credential = None if self._credentials is None else self._credentials.synchronous
+        hub = task_hub_interceptor(credential, self._config.task_hub, worker_id, asynchronous=False)
+        if self._config.token is None:
+            return [hub]
+        return [header_interceptor(self._authorization(), asynchronous=False), hub]
 
     def _load_certificates(self) -> Any:
         """Channel credentials with the configured certificates; None without. Raises: EngineMisconfigured."""
@@ -258,18 +275,14 @@ class SchedulerEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         credential = None if self._credentials is None else self._credentials.synchronous
         flow = WorkItemFlow(self._config.max_answer * TOTAL)
-        token = []
-        if self._config.token:
-            token.append(header_interceptor(self._authorization(), asynchronous=False))
         options = worker_options(self._config.max_answer * TOTAL, RECONNECT_SECONDS)
-        hub, worker_id = self._config.task_hub, f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
-        hub_header = task_hub_interceptor(credential, hub, worker_id, asynchronous=False)
+        worker_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
         own = self._config.worker
         if self._config.dispatch == "direct":
             certificates = self._tls() if self._secure else None
             remote = RemoteWorker(
                 lambda: worker_channel(self._host_address, options, certificates),
-                CallHeaders([*token, hub_header]),
+                CallHeaders(self._interceptors(worker_id)),
                 backoff_cap=BACKOFF_SECONDS,
                 activity_threads=threads(own, workflows),
                 sessions=self._config.sessions,
@@ -283,6 +296,7 @@ class SchedulerEngine:
             )
             return remote.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         greeting = EngineGreeting()
+        *token, hub_header = self._interceptors(worker_id)
         interceptors, channel = [greeting, flow, *token], None
         if self._certificates is not None:
             channel = grpc.intercept_channel(

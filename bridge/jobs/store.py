@@ -184,6 +184,14 @@ class JobStore:
         state, pending = await latest(self._client, EntityInstanceId(JOB, job), f"read job {job}")
         return (None if state is None else JobRecord(job, state)), pending
 
+    async def is_unfinished(self, job: str) -> bool:
+        """True for a job that has not ended, also before a worker has processed its creation."""
+        record, pending = await self.find(job)
+        if record is not None:
+            return record.is_open
+        # Its orchestration is started after its creation was sent
+        return pending or await self._has_orchestration(job)
+
     async def record(self, job: str) -> JobRecord:
         """Record of a job. Raises: InstanceNotFound; EngineUnavailable when no worker has processed its creation."""
         record, pending = await self.find(job)

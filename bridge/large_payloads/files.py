@@ -6,12 +6,14 @@ alone: encryption of the engine's file covers the payload too, and without the e
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -23,7 +25,9 @@ from bridge.system import private
 _NONCE = bytes(12)
 """Nonce of every file: each key encrypts one file."""
 
-_TAG_BYTES = 16
+TAG_BYTES = 16
+"""Bytes that a file is larger than its payload."""
+
 _PARTIAL = ".partial"
 _HOLD = ".hold"
 
@@ -52,27 +56,27 @@ class PayloadFiles:
         size = len(payload)
         if size > self._limit:
             raise too_large(size, self._limit)
-        name, key = os.urandom(16).hex(), os.urandom(32)
-        path = self.path_of(name)
-        partial = path.with_name(f".{name}{_PARTIAL}")
+        reference, content = seal(payload)
         try:
-            if not path.parent.exists():
-                private.directory(path.parent)
-                _flush(self.directory)
-                _flush(self.directory.parent)
-            descriptor = private.opened(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            try:
-                with open(descriptor, "wb", buffering=0) as out:  # noqa: PTH123 -- a descriptor has no path
-                    _write_all(out.fileno(), AESGCM(key).encrypt(_NONCE, payload, name.encode()))
-                    os.fsync(out.fileno())
-                partial.replace(path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
-            _flush(path.parent)
+            with self.incoming(reference.name) as file:
+                file.write(content)
+                file.finish()
         except OSError as error:
             raise PayloadStoreUnavailable(f"a payload of {size} bytes cannot be written: {_cause(error)}") from error
-        return Reference(name, key, size, payload[:HEAD_BYTES].decode("utf-8", "ignore"))
+        return reference
+
+    def incoming(self, name: str) -> IncomingFile:
+        """Begin a file of this name, which no other file has. Raises: OSError."""
+        path = self.path_of(name)
+        if not path.parent.exists():
+            private.directory(path.parent)
+            _flush(self.directory)
+            _flush(self.directory.parent)
+        return IncomingFile(path)
+
+    def content(self, name: str) -> BinaryIO:
+        """Open a file as it lies on disk. Raises: OSError."""
+        return open(private.opened(self.path_of(name), os.O_RDONLY), "rb", buffering=0)  # noqa: PTH123 -- a descriptor has no path; the caller closes it
 
     def read(self, reference: Reference) -> bytes:
         """Read a payload, and check that it is the one that was written.
@@ -84,21 +88,17 @@ class PayloadFiles:
             raise too_large(reference.size, self._limit)
         path = self.path_of(reference.name)
         try:
-            descriptor = private.opened(path, os.O_RDONLY)
-            with open(descriptor, "rb", buffering=0) as stored:  # noqa: PTH123 -- a descriptor has no path
-                if os.fstat(descriptor).st_size != reference.size + _TAG_BYTES:
+            with self.content(reference.name) as stored:
+                if os.fstat(stored.fileno()).st_size != reference.size + TAG_BYTES:
                     raise LargePayloadLost(f"payload {path}: the file was cut off or altered; restore it from a backup")
-                found = stored.readall()
+                found = stored.read()
         except FileNotFoundError:
             raise LargePayloadLost(
                 f"payload {path}: there is no such file; restore it from a backup, or check `payloads` of the engine"
             ) from None
         except OSError as error:
             raise PayloadStoreUnavailable(f"payload {path} cannot be read: {_cause(error)}") from error
-        try:
-            return AESGCM(reference.key).decrypt(_NONCE, found, reference.name.encode())
-        except InvalidTag:
-            raise LargePayloadLost(f"payload {path}: the file was altered; restore it from a backup") from None
+        return unseal(reference, found, str(path))
 
     def restore(self, text: str) -> str:
         """Payload of the text of a reference. Raises: as `read`."""
@@ -191,6 +191,66 @@ class PayloadFiles:
         for room in (*rooms, *([other.directory] if rooms else [])):
             _flush(room)
         return missing
+
+
+class IncomingFile:
+    """File that is being written. It gets its name when it is finished; otherwise nothing is left of it.
+
+    A context manager: the end of the block discards the file, unless it is finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin the file. Raises: OSError; FileExistsError also for a file that is being written."""
+        self._path = path
+        self._partial = path.with_name(f".{path.name}{_PARTIAL}")
+        descriptor = private.opened(self._partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        self._file: BinaryIO | None = open(descriptor, "wb", buffering=0)  # noqa: PTH123, SIM115 -- as in `content`
+        if path.exists():
+            self.discard()
+            raise FileExistsError(errno.EEXIST, "there is such a file", str(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def write(self, content: bytes) -> None:
+        """Append to the file. Raises: OSError."""
+        assert self._file is not None
+        _write_all(self._file.fileno(), content)
+
+    def finish(self) -> None:
+        """Flush the file to disk, and give it its name. Raises: OSError."""
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+        self._partial.replace(self._path)
+        self._file.close()
+        self._file = None
+        _flush(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove the file, unless it is finished. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+
+
+def seal(payload: bytes) -> tuple[Reference, bytes]:
+    """Encrypt a payload in UTF-8. Returns its reference, with a new name and key, and the content of its file."""
+    name, key = os.urandom(16).hex(), os.urandom(32)
+    reference = Reference(name, key, len(payload), payload[:HEAD_BYTES].decode("utf-8", "ignore"))
+    return reference, AESGCM(key).encrypt(_NONCE, payload, name.encode())
+
+
+def unseal(reference: Reference, content: bytes, what: str) -> bytes:
+    """Decrypt the content of a file. what: the file, for the error. Raises: LargePayloadLost."""
+    try:
+        return AESGCM(reference.key).decrypt(_NONCE, content, reference.name.encode())
+    except InvalidTag:
+        raise LargePayloadLost(f"payload {what}: the file was altered; restore it from a backup") from None
 
 
 def too_large(size: int, limit: int) -> LargePayloadRefused:

@@ -11,6 +11,7 @@ from bridge.sqlite_engine.defaults import (
     CACHED_BYTES,
     INDEX_RECORDS,
     LOST_WORKERS,
+    MAX_PAYLOAD,
     MAX_REQUEST,
     PAYLOAD_AGE,
     UNREAD_BYTES,
@@ -195,6 +196,8 @@ class DatabaseOptions:
     """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
     payload_age: float = PAYLOAD_AGE
     """Seconds after which the file of a large payload is removed when nothing refers to it."""
+    max_payload: int = MAX_PAYLOAD
+    """Largest payload that a process on a port stores in a file."""
     lost_rest: float = 1.0
     """First pause in seconds of work that was lost twice; the pause doubles each time."""
     rules: HostRules = field(default_factory=HostRules)

@@ -16,7 +16,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineTimeout, InstanceNotFound
 from bridge.engines.base import Engine
-from bridge.engines.client import EntityFilter
+from bridge.engines.entity_client import EntityFilter
 
 TIMEOUT = 10.0
 """Seconds within which a worker must process an operation."""

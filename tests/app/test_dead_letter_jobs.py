@@ -8,8 +8,10 @@ from typing import Any
 
 from bridge.app.operations.dead_letters.jobs import DropDeadLetters, RestoreDeadLetters
 from bridge.app.serve.daemon import Daemon
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.dead_letters.store import DeadLetterStates
 from bridge.dead_letters.topic_states import DeadLetterRef
+from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.jobs.kind import Job, JobKind, JobRequest
 from bridge.jobs.store import JobStore
 from tests.app.test_dead_letter_states import LOCAL, dead_letters, fill, serving
@@ -69,3 +71,19 @@ async def test_a_dead_letter_of_an_unfinished_job_is_not_restored(tmp_path: Path
         # A job that the engine does not know any more has ended
         await states.take("unknown", refs[2:])
         assert await work(restore, "s", refs[2:], **given) == [("succeeded", "")]
+
+
+async def test_a_job_whose_creation_no_worker_has_processed_is_unfinished(tmp_path: Path) -> None:
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
+    await engine.start()
+    try:
+
+        async def items() -> Any:
+            yield "0:1"
+
+        request = JobRequest("drop", {"broker": "broker", "written": None}, by="ann", reason="test")
+        submitted = await JobStore(engine).submit(request, items(), None)
+        assert submitted is not None
+        assert await RestoreDeadLetters(engine)._active({submitted[0], "unknown"}) == {submitted[0]}
+    finally:
+        await engine.stop()

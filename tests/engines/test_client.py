@@ -16,8 +16,9 @@ from durabletask.entities import EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineTimeout
-from bridge.engines.client import EngineClient, EntityFilter
+from bridge.engines.client import EngineClient
 from bridge.engines.embedded.inprocess import AioChannel
+from bridge.engines.entity_client import EntityFilter
 from bridge.engines.errors import STATUS
 from bridge.sqlite_engine.protocol.service import SidecarService
 from tests.engines.test_errors import EXPECTED
@@ -167,6 +168,7 @@ def test_nothing_else_calls_the_sdk_client() -> None:
     }
     assert users == {
         "engines/client.py",
+        "engines/client_calls.py",
         "engines/embedded/engine.py",
         "engines/scheduler.py",
         "engines/sdk_internals.py",

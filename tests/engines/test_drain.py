@@ -100,7 +100,7 @@ async def test_a_foreign_engine_gets_the_result_of_running_work_before_the_end_o
         sidecar.close()
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "direct"])
+@pytest.mark.parametrize("mode", MODES)
 async def test_work_of_a_stopping_worker_that_has_not_begun_goes_to_others_at_once_and_is_not_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from durabletask import task
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.config.model.payloads import BlobPayloadsConfig, FilePayloadsConfig
+from bridge.config.model.payloads import FilePayloadsConfig, RemotePayloadsConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
@@ -67,7 +67,7 @@ def embedded(directory: Path, *, host: bool) -> EmbeddedEngine:
 
 def remote(endpoint: str, connection: str) -> SchedulerEngine:
     store = {"type": "blob", "connection_string": connection, "container": "fifty"}
-    payloads = BlobPayloadsConfig.model_validate({"store": store, "max": MAX})
+    payloads = RemotePayloadsConfig.model_validate({"store": store, "max": MAX})
     config = SchedulerEngineConfig(type="scheduler", endpoint=endpoint, payloads=payloads, timeout=TIMEOUT)
     return SchedulerEngine("default", config)
 

@@ -17,7 +17,7 @@ from durabletask.extensions.azure_blob_payloads import BlobPayloadStoreOptions
 from bridge.claims.publish import PublishedClaims
 from bridge.codecs.cloudevents.codec import CloudEventsCodec
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.payloads import BlobPayloadsConfig, BlobStoreConfig
+from bridge.config.model.payloads import BlobStoreConfig, RemotePayloadsConfig
 from bridge.core.errors import EngineDenied, LargePayloadLost, LargePayloadRefused, PayloadStoreUnavailable
 from bridge.core.message import Event
 from bridge.engines.blob_payloads import BlobPayloadStore, claim_store, sweep_once
@@ -49,9 +49,14 @@ def sidecar(tmp_path: Path) -> Iterator[Sidecar]:
     found.close()
 
 
-def payloads_of(storage: Storage, container: str, **changes: Any) -> BlobPayloadsConfig:
+def payloads_of(storage: Storage, container: str, **changes: Any) -> RemotePayloadsConfig:
     store = {"type": "blob", "connection_string": storage.connection_string, "container": container}
-    return BlobPayloadsConfig.model_validate({"store": store, "max": 1_000_000, **changes})
+    return RemotePayloadsConfig.model_validate({"store": store, "max": 1_000_000, **changes})
+
+
+def store_of(config: RemotePayloadsConfig) -> BlobPayloadStore:
+    assert isinstance(config.store, BlobStoreConfig)
+    return BlobPayloadStore(config.store, config.above, config.max)
 
 
 def names_in(storage: Storage, container: str) -> list[str]:
@@ -61,7 +66,7 @@ def names_in(storage: Storage, container: str) -> list[str]:
 
 @asynccontextmanager
 async def working(
-    sidecar: Sidecar, payloads: BlobPayloadsConfig, dispatch: str = "direct"
+    sidecar: Sidecar, payloads: RemotePayloadsConfig, dispatch: str = "direct"
 ) -> AsyncIterator[SchedulerEngine]:
     config = SchedulerEngineConfig.model_validate(
         {"type": "scheduler", "endpoint": sidecar.endpoint, "dispatch": dispatch, "payloads": payloads}
@@ -96,7 +101,7 @@ async def test_payloads_pass_through_blobs_and_go_with_their_instances(
         assert child.get_input() == [text_of("i") + ".", text_of("e")]
         # The end of a retention is not reported: a sweep finds it
         await engine.client.sdk.purge_orchestration("a-child")
-        store = BlobPayloadStore(payloads)
+        store = store_of(payloads)
         await finished_flow(engine, "alive")
         assert await sweep_once("remote", store, engine.client, 3600.0) == 0
         assert await sweep_once("remote", store, engine.client, 0.0) > 0
@@ -105,7 +110,7 @@ async def test_payloads_pass_through_blobs_and_go_with_their_instances(
 
 
 def test_the_sdk_reads_the_payloads_and_is_read(storage: Storage) -> None:
-    ours = BlobPayloadStore(payloads_of(storage, "both"))
+    ours = store_of(payloads_of(storage, "both"))
     sdk = SdkStore(BlobPayloadStoreOptions(connection_string=storage.connection_string, container_name="both"))
     text = text_of("ü").encode()
     assert sdk.download(ours.upload(text, instance_id="order-1")) == text
@@ -120,11 +125,11 @@ def test_the_sdk_reads_the_payloads_and_is_read(storage: Storage) -> None:
 
 
 def test_lost_large_and_refused_payloads_are_errors_without_secrets(storage: Storage) -> None:
-    store = BlobPayloadStore(payloads_of(storage, "errors"))
+    store = store_of(payloads_of(storage, "errors"))
     token = store.upload(b"x" * 500_000, instance_id="a")
     with pytest.raises(LargePayloadRefused, match=r"`payloads\.max`"):
         store.upload(b"x" * 1_000_001)
-    small = BlobPayloadStore(payloads_of(storage, "errors", max=100_000))
+    small = store_of(payloads_of(storage, "errors", max=100_000))
     with pytest.raises(LargePayloadRefused, match=r"`payloads\.max`"):
         small.download(token)  # 500 bytes as they lie in the storage
     store.remove("a")
@@ -136,7 +141,7 @@ def test_lost_large_and_refused_payloads_are_errors_without_secrets(storage: Sto
         store.download("blob:v1:errors:cut")
     wrong = storage.connection_string.replace("Eby8", "AAAA")
     store_ = {"type": "blob", "connection_string": wrong, "container": "errors"}
-    denied = BlobPayloadStore(BlobPayloadsConfig.model_validate({"store": store_}))
+    denied = store_of(RemotePayloadsConfig.model_validate({"store": store_}))
     with pytest.raises(EngineDenied) as caught:
         denied.download(token)
     assert "AAAA" not in str(caught.value)

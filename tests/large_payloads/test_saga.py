@@ -41,7 +41,7 @@ async def compensated(engine: Engine, size: int) -> None:
     async def ended() -> bool:
         state = await engine.client.get_orchestration_state("a", fetch_payloads=False)
         assert state is not None
-        return state.runtime_status is not OrchestrationStatus.RUNNING
+        return state.runtime_status not in (OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING)
 
     await eventually(ended, "the saga ends", within=4 * TIMEOUT)
     state = await engine.client.get_orchestration_state("a")

@@ -22,9 +22,9 @@ from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import PREFIX
 from bridge.engines.base import Engine
-from bridge.engines.client import EntityFilter
 from bridge.engines.commands.answers import ANSWERS
 from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.entity_client import EntityFilter
 from bridge.engines.sdk_internals import lock_holder
 from bridge.routing.identifier import check_entity, check_name
 from bridge.system.clock import time_of

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from bridge.config.model.encryption import EncryptionConfig
-from bridge.config.model.payloads import BlobPayloadsConfig, FilePayloadsConfig
+from bridge.config.model.payloads import FilePayloadsConfig, RemotePayloadsConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Address, Duration, Integer, Model, Size
 from bridge.core.system_names import PREFIX
@@ -242,7 +242,7 @@ class SchedulerEngineConfig(EngineBase):
         None,
         description="TLS to an https endpoint; null: the system's trusted authorities, without a client certificate.",
     )
-    payloads: BlobPayloadsConfig | None = Field(
+    payloads: RemotePayloadsConfig | None = Field(
         None, description="Store of large inputs, events and results; null: the engine itself holds all of them."
     )
     retention: Duration | None = Field(

@@ -44,6 +44,12 @@ class BlobStoreConfig(Model):
         return self
 
 
+class EngineStoreConfig(Model):
+    """The engine behind the endpoint: an embedded engine's `listen`, or `bridge engine`. It keeps files."""
+
+    type: Literal["engine"] = Field(description="Kind of store.")
+
+
 class PayloadsBase(Model):
     """Settings of large payloads that every engine has."""
 
@@ -67,7 +73,9 @@ class FilePayloadsConfig(PayloadsBase):
     store: FilesStoreConfig = Field(FilesStoreConfig(), description="Place of the payloads.")
 
 
-class BlobPayloadsConfig(PayloadsBase):
+class RemotePayloadsConfig(PayloadsBase):
     """Large payloads of a scheduler: inputs, events and results, with a reference in their place."""
 
-    store: BlobStoreConfig = Field(description="Place of the payloads, which all machines reach.")
+    store: Annotated[BlobStoreConfig | EngineStoreConfig, Field(discriminator="type")] = Field(
+        description="Place of the payloads: `blob` storage, which all machines reach, or files of the `engine` itself."
+    )

@@ -244,6 +244,7 @@ class EmbeddedEngine:
             unread_bytes=self._config.unread_bytes,
             max_cached_bytes=self._config.cache_bytes,
             max_request=max(MAX_REQUEST, self._config.max_message),
+            max_payload=self._payloads.max,
             keyring=self._keys(),
             rules=BridgeRules(PayloadFiles(Path(self._payloads.directory))),
             index=self._lineage_records is not None,

@@ -6,6 +6,7 @@ import functools
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
@@ -27,7 +28,7 @@ Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
 """Handler, request and token of a work item."""
 
 
-class PoolStub:
+class PoolStub(ABC):
     """Stub for the SDK's executors, without a channel.
 
     on_error: called with the token and the error of a work item whose executor raised.
@@ -35,15 +36,20 @@ class PoolStub:
 
     def __init__(self, on_error: Callable[[str, BaseException], None]) -> None:
         self.on_error = on_error
-        self._is_open = True
+        self.is_open = True
 
     def close(self) -> None:
-        """Run no further work. Work that has not begun is returned with the stream."""
-        self._is_open = False
+        """Begin no further work item. Each one that has not begun goes back to the engine."""
+        self.is_open = False
+
+    @abstractmethod
+    def give_back(self, token: str) -> None:
+        """Return a work item that has not begun, from any thread. Its stream gets no more work. Raises nothing."""
 
     def run(self, execute: Callable[[Any, Any, Any], Any], request: Any, token: str) -> None:
-        """Run a work item."""
-        if not self._is_open:
+        """Run a work item. A closed stub returns it."""
+        if not self.is_open:
+            self.give_back(token)
             return
         try:
             execute(request, self, token)
@@ -85,6 +91,9 @@ class Pool:
         self._jobs.put(job)
         if not self._is_called:
             self._call()
+        # After `put`: of this call and `return_waiting`, the later one finds the job
+        if not self._stub.is_open:
+            self.return_waiting()
 
     def _call(self) -> None:
         self._is_called = True
@@ -95,15 +104,13 @@ class Pool:
         """Number of jobs that wait or run."""
         return self._jobs.qsize() + len(self._load.began)
 
-    def take_waiting(self) -> list[str]:
-        """Remove the jobs that have not begun, and return their tokens."""
-        taken = []
+    def return_waiting(self) -> None:
+        """Return the jobs that have not begun to the engine."""
         with suppress(Empty):
             while True:
                 job = self._jobs.get_nowait()
                 if job is not None:
-                    taken.append(job[2])
-        return taken
+                    self._stub.give_back(job[2])
 
     def stop(self) -> None:
         """Pass the jobs that have not begun to the closed stub, and wait for the others."""
@@ -207,20 +214,17 @@ class PooledWorker(MonitoredWorker, SessionWorker):
         self._runs = True
         self.set_running(True)
 
-    def take_waiting(self) -> list[str]:
-        """Remove the work that has not begun, and return its tokens. Nothing begins from now on."""
-        if self._stub is not None:
-            self._stub.close()
-        return [token for pool in self._pools for token in pool.take_waiting()]
-
     def stop_pools(self) -> None:
-        """Drop the work that has not begun, and wait for the rest."""
+        """Return the work that has not begun, also what arrives from now on, and wait for the rest."""
         self._runs = False
         self.set_running(False)
-        if self._stub is not None:
-            self._stub.close()
         if self.running is not None:
             self.running.drain()
+        if self._stub is not None:
+            self._stub.close()
+            if not self._stub.is_open:
+                for pool in self._pools:
+                    pool.return_waiting()
         for pool in self._pools:
             pool.stop()
         self.deferred.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -19,8 +20,8 @@ from bridge.core.user_code.kinds import Kind
 from bridge.engines.embedded.pools import PooledWorker, PoolStub
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Stream
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Stream
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 
 _NO_REPLY = ThreadReply()
 _KINDS = {ORCHESTRATION: Kind.ORCHESTRATOR, ACTIVITY: Kind.ACTIVITY, ENTITY: Kind.ENTITY}
@@ -46,6 +47,10 @@ class DirectStub(PoolStub):
     def _call(self, method: str, request: Any) -> Any:
         # Completions and abandons are answered at once; no reply is ever awaited.
         return self._database.call(method, request, _NO_REPLY)
+
+    def give_back(self, token: str) -> None:
+        with suppress(Rejection):  # the engine is stopping
+            self.AbandonTaskActivityWorkItem(pb.AbandonActivityTaskRequest(completionToken=f"{DRAINING}{token}"))
 
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
         return self._database.complete("CompleteOrchestratorTask", response)
@@ -112,9 +117,10 @@ class DirectWorker(PooledWorker):
         """Return the work that has not begun, and wait for the rest. Idempotent."""
         if not self._runs:
             return
+        if self._stream is not None:
+            self._database.retire(self._stream)
         self.stop_pools()
         if self._stream is not None:
-            self._stream.drain()
             self._database.disconnect(self._stream)
         self.sessions.clear()
 

@@ -20,6 +20,7 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.defaults import MAX_CONNECTIONS, MAX_REQUEST
 from bridge.sqlite_engine.hub.leases import TAKES_BACK
 from bridge.sqlite_engine.model.failures import parse
+from bridge.sqlite_engine.protocol.payloads import PayloadTransfers
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem
@@ -155,6 +156,7 @@ class Server:
             options=(*bounds, *pings, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
         )
         add_TaskHubSidecarServiceServicer_to_server(self._service, _Registration(server))
+        server.add_generic_rpc_handlers((PayloadTransfers(self._service).handler(),))
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         try:
             credentials = None if guard is None or guard.tls is None else _credentials(guard.tls)

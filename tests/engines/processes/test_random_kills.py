@@ -23,7 +23,7 @@ from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes.settings import ProcessSettings
-from bridge.engines.embedded.processes.supervisor import default_command
+from bridge.engines.embedded.processes.supervisor import MAX_PAUSE, default_command
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from tests.engines.processes import deaths
@@ -40,8 +40,16 @@ MEMORY = 768 * 1024 * 1024
 MODULES = ("tests.sqlite_engine.crash_child", "tests.engines.processes.deaths")
 
 
+START = TIMEOUT + 1.2 * MAX_PAUSE
+"""Seconds within which a process runs: one that is killed before its first result pauses before its next start."""
+
+
 class Workers(Protocol):
     """Processes that run the work."""
+
+    @property
+    def ended(self) -> int:
+        """Number of processes that have ended."""
 
     def running(self) -> list[int]:
         """Ids of the processes that take work."""
@@ -59,6 +67,10 @@ class Supervised:
         self.processes = engine.worker_processes(WORKERS, settings, load(MODULES, ROOT), command)
         self.processes.start()
 
+    @property
+    def ended(self) -> int:
+        return sum(self.processes.ends.values())
+
     def running(self) -> list[int]:
         return [view.pid for view in self.processes.views() if view.runs and view.pid is not None]
 
@@ -74,6 +86,7 @@ class Joined:
         module = "tests.engines.processes.attached_child"
         self._command = [sys.executable, "-m", module, str(directory), ",".join(MODULES), str(MEMORY)]
         self.children: list[subprocess.Popen[bytes]] = []
+        self.ended = -WORKERS
         self.replace()
 
     def running(self) -> list[int]:
@@ -84,6 +97,7 @@ class Joined:
     def replace(self) -> None:
         self.children = [child for child in self.children if child.poll() is None]
         while len(self.children) < WORKERS:
+            self.ended += 1
             self.children.append(subprocess.Popen(self._command, cwd=ROOT, stderr=subprocess.DEVNULL))
 
 
@@ -185,23 +199,29 @@ async def check(kind: str, directory: Path, kills: int) -> None:
             return workers.running()
 
         while kill < kills:
-            await eventually(found, "a process runs")
+            await eventually(found, "a process runs", within=START)
             for number in range(BETWEEN):
                 await load_.start(kill * BETWEEN + number)
             if kill % 2:
                 await load_.start_deadly(kill)
             await asyncio.sleep(chance.random() * 0.3)  # the moment of the kill
-            pids = await eventually(found, "a process runs")
+            pids = await eventually(found, "a process runs", within=START)
             kill += 1
             with suppress(ProcessLookupError):
                 chance.choice(KILLS)(chance.choice(pids), chance)
         while left := load_.results.keys() - ended:
+            ends = workers.ended
 
-            def goes_on(left: set[str] = left) -> bool:
+            def goes_on(left: set[str] = left, ends: int = ends) -> bool:
+                """An instance or a process has ended: the last instances end theirs."""
                 found()
-                return bool(left & ended)
+                return bool(left & ended) or workers.ended > ends
 
-            await eventually(goes_on, lambda left=left: f"{len(left)} instances are left: {state_of(engine, left)}")  # type: ignore[misc]
+            await eventually(
+                goes_on,
+                lambda left=left: f"{len(left)} instances are left: {state_of(engine, left)}",  # type: ignore[misc]
+                within=START,
+            )
         for instance_id, result in load_.results.items():
             state = await engine.client.get_orchestration_state(instance_id)
             assert state is not None

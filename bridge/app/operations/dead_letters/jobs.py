@@ -88,8 +88,8 @@ class RestoreDeadLetters:
     async def _active(self, jobs: set[str]) -> set[str]:
         """Unfinished ones of these jobs. Raises: EngineError."""
         store = JobStore(self._jobs)
-        found = await asyncio.gather(*(store.find(each) for each in jobs))
-        return {job for job, (record, _) in zip(jobs, found, strict=True) if record is not None and record.is_open}
+        unfinished = await asyncio.gather(*(store.is_unfinished(each) for each in jobs))
+        return {job for job, is_one in zip(jobs, unfinished, strict=True) if is_one}
 
 
 def _refs(job: Job, items: Sequence[str]) -> dict[str, DeadLetterRef]:

@@ -15,7 +15,7 @@ from bridge.core.provenance import current_reason
 from bridge.core.states import MessageState, Outcome
 from bridge.core.system_names import DEAD_LETTER_IDS
 from bridge.engines.base import Engine
-from bridge.engines.client import LineageHit, LineageHits, LineageRecord
+from bridge.engines.entity_client import LineageHit, LineageHits, LineageRecord
 from bridge.system.clock import stamp, time_of
 
 NODES = 100

@@ -17,11 +17,10 @@ from bridge.engines.embedded.address import Address
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import FIRST_BYTE, Greeting
-from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json, token_of
+from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
 from bridge.engines.embedded.processes.process_worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.embedded.processes.settings import HEADER, SLOT
 from bridge.engines.worker.containment import WorkerStats
-from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.system import slots
 
 logger = logging.getLogger("bridge.engines.embedded.processes")
@@ -102,8 +101,6 @@ class AttachedWorker:
     def _leave(self, worker: ProcessWorker | None, channel: Channel | None, outbox: Outbox | None) -> None:
         if worker is not None and channel is not None and outbox is not None:
             outbox.put((Kind.LEAVING, b""))
-            for token in worker.take_waiting():
-                outbox.put((Kind.RETURNED, f"{DRAINING}{token}".encode()))
             worker.stop_pools()
             outbox.stop()
             channel.end_sending()  # the engine closes the channel when it has read all
@@ -178,7 +175,7 @@ class AttachedWorker:
                 self._worker, self._outbox = worker, outbox
         try:
             if self._worker is not None:
-                self._receive(channel, worker, outbox, items[1:])
+                self._receive(channel, worker, items[1:])
         finally:
             stub.close()
             with self._lock:
@@ -189,23 +186,15 @@ class AttachedWorker:
             worker.sessions.clear()
         return True
 
-    def _receive(self, channel: Channel, worker: ProcessWorker, outbox: Outbox, items: list[Item] | None) -> None:
+    def _receive(self, channel: Channel, worker: ProcessWorker, items: list[Item] | None) -> None:
+        """Queue what the engine sends. A worker that leaves returns it."""
         while items is not None:
             for kind, body in items:
                 if kind == Kind.FORGET:
                     worker.sessions.drop(body.decode())
-                elif not self._taken(worker, kind, body):
-                    # The engine sent it before it read that this worker leaves
-                    outbox.put((Kind.RETURNED, f"{DRAINING}{token_of(kind, body)}".encode()))
+                else:
+                    worker.take_item(kind, body)
             items = channel.receive()
-
-    def _taken(self, worker: ProcessWorker, kind: int, body: bytes) -> bool:
-        """Queue an item, unless this worker leaves: nothing would run it, or return it. Raises: DecodeError."""
-        with self._lock:
-            if self._stopping.is_set():
-                return False
-            worker.take_item(kind, body)
-            return True
 
     def _refuse(self, reason: str) -> None:
         if reason != self._refusal:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -56,8 +57,13 @@ def run(
     for descriptor in (channel_descriptor, slots_descriptor):
         os.set_inheritable(descriptor, False)
     channel = Channel(socket.socket(fileno=channel_descriptor))
+    _end_after(lambda: _run(channel, slots_descriptor, prepare, load, converter, figures))
+
+
+def _end_after(call: Callable[[], None]) -> NoReturn:
+    """End the process when the call returns. Its exception is logged."""
     try:
-        _run(channel, slots_descriptor, prepare, load, converter, figures)
+        call()
     except BaseException as error:
         logger.error("A worker process ends: %s", type_name(error), exc_info=error)
         end_at_once(1)
@@ -97,17 +103,22 @@ def _run(
     outbox.put((Kind.READY, json_body({"pid": os.getpid()})))
     reporter = Reporter(worker, figures, outbox.put)
     reporter.start()
+
+    def stop() -> None:
+        worker.stop_pools()
+        reporter.stop()
+        outbox.stop()
+        finish()
+
+    stopping = threading.Thread(target=_end_after, args=(stop,), name="stop", daemon=True)
     waiting: list[Item] | None = items[1:]
     while waiting is not None:
         for kind, body in waiting:
             if kind == Kind.FORGET:
                 worker.sessions.drop(body.decode())
             elif kind == Kind.STOP:
-                worker.stop_pools()
-                reporter.stop()
-                outbox.stop()
-                finish()
-                return
-            else:
+                if stopping.ident is None:
+                    stopping.start()
+            else:  # also while it stops: the worker returns the item
                 worker.take_item(kind, body)
         waiting = channel.receive()

@@ -89,11 +89,6 @@ def split_work(body: bytes) -> tuple[str, bytes]:
     return body[1:end].decode(), body[end:]
 
 
-def token_of(kind: int, body: bytes) -> str:
-    """Token of a work item."""
-    return split_work(split_work(body)[1] if kind == Kind.TURN else body)[0]
-
-
 def turn_body(request: TurnRequest, since: int, after: str) -> bytes:
     """Body of a turn whose process knows the first `since` events of the history.
 

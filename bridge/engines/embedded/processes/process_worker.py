@@ -20,6 +20,7 @@ from bridge.engines.embedded.processes.messages import Kind, split_work, turn_do
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.session import Session
 from bridge.engines.large_payloads import FilePayloadStore
+from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest, TurnResponse
 from bridge.system.slots import ThreadSlots
 
@@ -112,6 +113,9 @@ class ChannelStub(PoolStub):
         super().__init__(worker.failed)
         self._kept = worker.sessions.has
         self._put = outbox.put
+
+    def give_back(self, token: str) -> None:
+        self._put((Kind.RETURNED, f"{DRAINING}{token}".encode()))
 
     def CompleteOrchestratorTask(self, response: TurnResponse | pb.OrchestratorResponse) -> None:  # noqa: N802 -- the protocol's name
         self._put((Kind.TURN_DONE, turn_done(response, is_kept=self._kept(response.instanceId))))

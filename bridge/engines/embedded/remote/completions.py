@@ -47,7 +47,10 @@ class RemoteStub(PoolStub):
         self._sent: set[Any] = set()
 
     def close(self) -> None:
-        """Do nothing: the worker returns each work item that has not begun."""
+        """Stay open: the worker itself returns each work item that has not begun."""
+
+    def give_back(self, token: str) -> None:
+        """Do nothing: the stub stays open."""
 
     def _send(self, method: Any, request: Any) -> None:
         call = method.future(request, timeout=SECONDS, metadata=self.headers(), wait_for_ready=True)
