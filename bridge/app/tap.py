@@ -17,7 +17,7 @@ from yarl import URL
 
 from bridge.app import state
 from bridge.app.composition import require
-from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, refusal_of
+from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, bounded_body, refusal_of
 from bridge.app.remote import Address, explained, operate
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
@@ -205,7 +205,7 @@ class TapReader:
         async with await self._patiently(session.get(url, allow_redirects=False), path, name) as response:
             if isinstance(path, Address):
                 if response.status != 200:
-                    raise refusal_of(response, await response.content.read(_LONGEST))
+                    raise refusal_of(response, await bounded_body(response, _LONGEST))
                 self._reached.add(path)
                 self._lost.discard(path)
             if response.status == 404:
