@@ -41,7 +41,9 @@ State = Mapping[str, Any]
 def interval_of(registration: Mapping[str, Any]) -> float:
     """Seconds between two registrations of a daemon."""
     every = registration.get("every", _EARLIER_SECONDS)
-    return min(max(float(every), 1.0), _LATEST_SECONDS) if isinstance(every, int | float) else _EARLIER_SECONDS
+    if not isinstance(every, int | float) or not every >= 1:
+        return _EARLIER_SECONDS
+    return min(float(every), _LATEST_SECONDS)
 
 
 def url_of(registration: Mapping[str, Any]) -> str | None:

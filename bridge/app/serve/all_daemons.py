@@ -16,7 +16,7 @@ import aiohttp
 from bridge.app import state
 from bridge.app.operations.client import FIND_SECONDS, bounded_body
 from bridge.app.remote import Address, not_trusted
-from bridge.app.serve.peers import Peer, PeerClient, PeerGone
+from bridge.app.serve.peers import Peer, PeerClient
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.ops.api import PREFIX, STATUS
@@ -122,7 +122,7 @@ class OtherDaemons:
 
         async def ask_one(peer: Peer | None) -> Any:
             if peer is None or self._client is None:
-                raise PeerGone("it cannot be asked")
+                raise ConnectionError("it cannot be asked")
             async with asyncio.timeout(seconds):
                 return await self._client.ask(peer, name, given)
 
@@ -227,8 +227,8 @@ class OtherDaemons:
 
 
 def _has_ended(registered: Mapping[str, Any], answer: Exception | None) -> bool:
-    """True for a daemon that does not renew its registration, where nothing shows that it is frozen."""
-    return registered["missed"] >= MISSED and (answer is None or isinstance(answer, PeerGone))
+    """True for a daemon that does not renew its registration; one that may be frozen stays."""
+    return registered["missed"] >= MISSED and not isinstance(answer, TimeoutError)
 
 
 def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:

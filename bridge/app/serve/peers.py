@@ -22,14 +22,10 @@ from bridge.system.addresses import is_loopback
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes of the longest answer that is read."""
-CONNECT_SECONDS = 2.0
-"""Seconds for a connection. The kernel accepts those to a frozen process."""
+CONNECT_SECONDS = 4.0
+"""Seconds for a connection, with its TLS. The kernel accepts those to a frozen process."""
 _MOST = 32
 """Most daemons that are asked at a time."""
-
-
-class PeerGone(ConnectionError):
-    """No process answers at the address of a daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class PeerClient:
     async def ask(self, peer: Peer, name: str, given: Mapping[str, Any]) -> Any:
         """Answer of a daemon to a question. The caller limits the time.
 
-        Raises: PeerGone; PeerRefusal; OSError, aiohttp.ClientError.
+        Raises: PeerRefusal; ConnectionError without a connection; OSError, aiohttp.ClientError.
         """
         loopback = self._has_loopback()
         if not _may_ask(urlsplit(peer.url).hostname or "", loopback=loopback):
@@ -83,9 +79,9 @@ class PeerClient:
         except aiohttp.ClientSSLError:
             raise
         except aiohttp.ClientConnectorError as error:
-            raise PeerGone(error.os_error.errno, error.os_error.strerror) from None
+            raise ConnectionError(error.os_error.errno, error.os_error.strerror) from None
         except aiohttp.ConnectionTimeoutError:
-            raise PeerGone(f"no connection within {CONNECT_SECONDS:g} s") from None
+            raise ConnectionError(f"no connection within {CONNECT_SECONDS:g} s") from None
         if response.status == 403:
             raise PeerRefusal("it has other keys below `ops.http.access.sessions.keys` than this daemon")
         if response.status != 200:
