@@ -26,6 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 SPREAD = (
     "tests/acceptance/test_bad_config.py",
+    "tests/acceptance/test_daemons_of_machines.py",
     "tests/app/test_scaling.py",
     "tests/brokers/servicebus/test_receiver.py",
     "tests/brokers/servicebus/test_refusals.py",

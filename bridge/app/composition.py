@@ -28,6 +28,8 @@ from bridge.engines.base import Engine, StoredEntities
 from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
+    import ssl
+
     from bridge.claims.publish import PublishedClaims
     from bridge.claims.source import ClaimChecks
     from bridge.codecs.confluent import Registry
@@ -273,17 +275,36 @@ def build_access(loaded: Loaded) -> Access:
     return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 
-def build_sessions(loaded: Loaded, access: Access) -> Sessions:
-    """Sessions of browsers. Raises: ConfigError when the files of keys cannot be read."""
-    from bridge.ops.sessions import Sessions, random_keyring
-
-    settings = loaded.config.ops.http.access.sessions
+def session_keys(loaded: Loaded) -> Keyring | None:
+    """Keys that the daemons share; None without one. Raises: ConfigError when the files cannot be read."""
     path = ("ops", "http", "access", "sessions", "keys")
-    files = [loaded.resolve((*path, at), file) for at, file in enumerate(settings.keys)]
+    named = loaded.config.ops.http.access.sessions.keys
+    files = [loaded.resolve((*path, at), file) for at, file in enumerate(named)]
     try:
         keys = [keyrings.from_file(f"session-{at}", file) for at, file in enumerate(files)]
-        return Sessions(access, Keyring(keys) if keys else random_keyring(), settings.duration)
+        return Keyring(keys) if keys else None
     except KeyProblem as problem:
+        raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
+
+
+def build_sessions(loaded: Loaded, access: Access, keys: Keyring | None) -> Sessions:
+    """Sessions of browsers. keys: of `session_keys`."""
+    from bridge.ops.sessions import Sessions, random_keyring
+
+    return Sessions(access, keys or random_keyring(), loaded.config.ops.http.access.sessions.duration)
+
+
+def build_peer_tls(loaded: Loaded) -> ssl.SSLContext:
+    """TLS to other daemons. Raises: ConfigError when its files cannot be used."""
+    from bridge.system.tls import TlsProblem, client_context
+
+    path, tls = ("ops", "http", "peers", "tls"), loaded.config.ops.http.peers.tls
+    if tls is None:
+        return client_context(None, None, None)
+    tls = _resolved(loaded, path, tls)
+    try:
+        return client_context(*(None if file is None else Path(file) for file in (tls.ca, tls.certificate, tls.key)))
+    except TlsProblem as problem:
         raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
 
 

@@ -25,6 +25,10 @@ TOKEN_NEXT = "set BRIDGE_TOKEN, or name a file with --token-file"  # noqa: S105 
 TOKEN_HINT = f"Next: {TOKEN_NEXT}"
 
 
+TlsError = aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError
+"""Failed TLS handshakes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Address of the ops port of a daemon.
@@ -133,12 +137,12 @@ def explained(error: BridgeError, place: Address) -> BridgeError:
     return error
 
 
-def not_trusted(error: aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError) -> str:
-    """Sentence about a failed TLS handshake, with the next step."""
+def not_trusted(error: TlsError, next_: str = "name the certificate of its authority with --ca") -> str:
+    """Sentence about a failed TLS handshake, with the next step for a certificate that is not trusted."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         found: BaseException = error.certificate_error
         why = getattr(found, "verify_message", None) or found
-        return f"the certificate is not trusted ({why}). Next: name the certificate of its authority with --ca"
+        return f"the certificate is not trusted ({why}). Next: {next_}"
     return f"no TLS connection ({error.os_error.strerror or error.os_error})"
 
 

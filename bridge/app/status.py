@@ -10,7 +10,7 @@ from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.remote import TOKEN_NEXT, Address
-from bridge.app.serve.all_daemons import TokenRefused, answers_of_sockets, ask, merged
+from bridge.app.serve.all_daemons import TokenRefused, answers_of_sockets, ask, merged, socket_of
 from bridge.app.serve.jobs import open_jobs
 from bridge.app.serve.status import counts_document, waiting_document
 from bridge.brokers.base import BacklogBroker
@@ -43,9 +43,21 @@ def _next(place: Address, answer: Document | Exception) -> str:
 
 
 async def by_configuration(loaded: Loaded) -> Document:
-    """Status of the daemons whose control sockets are in the state directory; without one, of engines and brokers."""
+    """Status of the daemons with a control socket in the state directory, and of those that they can ask.
+
+    Without a daemon, of engines and brokers.
+    """
     found = merged(await answers_of_sockets(loaded))
-    return found if found["answered"] else await _directly(loaded, found["daemons"])
+    if not found["answered"]:
+        return await _directly(loaded, found["daemons"])
+    here = {each["id"] for each in found["daemons"]}
+    # A daemon of an earlier version knows no addresses
+    known = [peer for each in found["daemons"] if each["answered"] for peer in each.get("peers", ())]
+    if not any(peer.get("url") and peer["id"] not in here for peer in known):
+        return found
+    socket = socket_of(loaded, next(each["id"] for each in found["daemons"] if each["answered"]))
+    of_all = ValueError() if socket is None else await ask(socket, of_all=True)
+    return found if isinstance(of_all, Exception) else of_all
 
 
 def is_reachable(document: Document) -> bool:

@@ -17,7 +17,7 @@ from yarl import URL
 
 from bridge.app import state
 from bridge.app.composition import require
-from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, refusal_of
+from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, bounded_body, refusal_of
 from bridge.app.remote import Address, explained, operate
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
@@ -215,7 +215,7 @@ class TapReader:
         url = URL(f"{base}{PREFIX}{TAP}?options={options}", encoded=True)
         async with await self._patiently(session.get(url, allow_redirects=False), path, name) as response:
             if response.status != 200:
-                refusal = refusal_of(response, await response.content.read(_LONGEST))
+                refusal = refusal_of(response, await bounded_body(response, _LONGEST))
                 if type(refusal) is LookupError:
                     raise _NotConfigured(str(refusal))
                 raise refusal if isinstance(path, Address) else InvalidCommand(str(refusal))

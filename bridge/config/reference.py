@@ -202,7 +202,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,
-        access.OidcLoginConfig, access.BrowserSessionsConfig,
+        access.OidcLoginConfig, access.BrowserSessionsConfig, model.PeersConfig,
         model.ControlConfig, model.ReloadConfig,
         model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
         model.DeadLettersConfig, model.JobsConfig,
@@ -244,6 +244,7 @@ _HEADINGS = {
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     access.AccessConfig: "http.access", access.OidcConfig: "http.access.oidc",
     access.BrowserSessionsConfig: "http.access.sessions", access.OidcLoginConfig: "http.access.oidc.login",
+    model.PeersConfig: "http.peers",
     model.ControlConfig: "control", model.ReloadConfig: "reload",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
     model.EventsConfig: "", model.RulesConfig: "", model.FallbackConfig: "fallback",

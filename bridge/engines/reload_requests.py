@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,19 +12,49 @@ from bridge.core.system_names import SOURCE_RELOAD, SOURCE_RELOAD_KEY
 from bridge.engines.base import Engine
 from bridge.engines.entity_reads import latest, read_effect
 
-REGISTERED_SECONDS = 600.0
+REGISTERED_SECONDS = 30.0
 """Seconds between two registrations of a daemon."""
-_KEPT_SECONDS = 2.5 * REGISTERED_SECONDS
-"""Seconds after which a daemon that has not registered again is forgotten."""
+_EARLIER_SECONDS = 600.0
+"""Seconds between two registrations of a daemon of an earlier version, which does not tell them."""
+_LATEST_SECONDS = 3600.0
+"""Largest number of seconds between two registrations that a daemon may tell."""
+_MOST_MISSED = 10
+"""Registrations that a daemon may miss before the entity forgets it. The clocks of daemons differ, so it is generous.
+
+Running daemons judge by `MISSED` of `bridge.app.serve.reload.daemons`, without clocks.
+"""
+_EARLIER_MISSED = 2.5
+"""As `_MOST_MISSED`, for a daemon of an earlier version."""
 _MOST_DAEMONS = 500
 """Most daemons in the entity; those that registered last are kept."""
+_URL = re.compile(r"https?://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 State = Mapping[str, Any]
 """State of the entity.
 
 `request`: the last one, with `id`, `at` (seconds since the Unix epoch), `by` and `reason`.
-`daemons`: by id an object with `at`, `version` (of its configuration) and, after a request, `request`, `result` and
-`detail`.
+`daemons`: by id an object with `at`, `version` (of its configuration), `every` (seconds between two registrations),
+`url` (address at which it answers other daemons; None: it does not) and, after a request, `request`, `result` and
+`detail`. Daemons of earlier versions have neither `every` nor `url`.
 """
+
+
+def interval_of(registration: Mapping[str, Any]) -> float:
+    """Seconds between two registrations of a daemon."""
+    every = registration.get("every", _EARLIER_SECONDS)
+    if not isinstance(every, int | float) or not every >= 1:
+        return _EARLIER_SECONDS
+    return min(float(every), _LATEST_SECONDS)
+
+
+def url_of(registration: Mapping[str, Any]) -> str | None:
+    """Address at which a daemon answers others; None where it has none, or none that can be shown in a command."""
+    url = registration.get("url")
+    return url if isinstance(url, str) and _URL.fullmatch(url) else None
+
+
+def _kept_seconds(registration: Mapping[str, Any]) -> float:
+    """Seconds after which a daemon that has not registered again is forgotten."""
+    return interval_of(registration) * (_MOST_MISSED if "every" in registration else _EARLIER_MISSED)
 
 
 def apply(state: State | None, operation: str, value: Mapping[str, Any]) -> State | None:
@@ -39,7 +70,7 @@ def apply(state: State | None, operation: str, value: Mapping[str, Any]) -> Stat
     elif operation in ("register", "answer"):
         name = value["daemon"]
         daemons[name] = daemons.get(name, {}) | {key: each for key, each in value.items() if key != "daemon"}
-        fresh = {each: known for each, known in daemons.items() if known["at"] > value["at"] - _KEPT_SECONDS}
+        fresh = {each: known for each, known in daemons.items() if known["at"] > value["at"] - _kept_seconds(known)}
         newest = sorted(fresh, key=lambda each: -float(fresh[each]["at"]))[:_MOST_DAEMONS]
         daemons = {each: fresh[each] for each in fresh if each in newest}
     elif operation == "leave":

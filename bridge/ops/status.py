@@ -32,6 +32,11 @@ PAUSES = "pauses"
 OUTAGE_SECONDS = 60.0
 """Seconds of an outage after which it needs a person. A shorter one ends by itself."""
 
+LATE = 2
+"""Registrations on its engine that a daemon has missed when the text about it tells so: a busy one may miss one."""
+MISSED = 3
+"""Registrations that a daemon has missed when it counts as ended, unless it answers."""
+
 OVERDUE_SECONDS = 3600.0
 """Seconds in quarantine after which a key that only a person releases is overdue."""
 
@@ -212,7 +217,9 @@ def _versions(document: Document) -> dict[str, set[str]]:
     daemons: dict[str, str] = {}
     for daemon in document["daemons"]:
         if daemon["answered"] and "config" in daemon:  # a daemon of an earlier version has no peers
-            daemons |= {peer["id"]: peer["config"] for peer in daemon.get("peers", ())}
+            daemons |= {
+                peer["id"]: peer["config"] for peer in daemon.get("peers", ()) if peer.get("missed", 0) < MISSED
+            }
     # What a daemon says of itself is newer
     daemons |= {each["id"]: each["config"]["version"] for each in document["daemons"] if "config" in each}
     versions: dict[str, set[str]] = {}

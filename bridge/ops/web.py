@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
@@ -21,7 +22,9 @@ from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.http_errors import ProblemProtocol
 from bridge.ops.metrics import OPENMETRICS, chosen_type
+from bridge.ops.peers import PEER, PeerPort
 from bridge.ops.sessions import Sessions, random_keyring
+from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
 STREAMS = "/stream/"
@@ -35,6 +38,7 @@ _SECURITY = {
     "X-Frame-Options": "DENY",
 }
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
@@ -70,6 +74,7 @@ class Web:
         max_body: int = 1024 * 1024,
         pages: Pages | None = None,
         sessions: Sessions | None = None,
+        peers: PeerPort | None = None,
     ) -> None:
         """Create the server.
 
@@ -79,6 +84,7 @@ class Web:
         max_body: bytes of the largest body of a request.
         pages: for browsers, which get the streams below `/` too; None: there are none.
         sessions: of browsers; None: with a random key.
+        peers: answers the questions of other daemons; None: nothing does.
         """
         self._routes = routes
         self._pages = pages
@@ -87,6 +93,7 @@ class Web:
         self._access = access or Access()
         self.sessions = sessions or Sessions(self._access, random_keyring(), settings.access.sessions.duration)
         self._rate = Rate(settings.access.rate, settings.access.burst)
+        self._peers = peers
         self._max_body = max_body
         self._tls = tls
         self._settings = settings
@@ -97,6 +104,8 @@ class Web:
         self._hosts = (
             _LOOPBACK | {_bracketed(settings.host).lower()} | {host.lower() for host in settings.allowed_hosts}
         )
+        if settings.peers.url is not None:
+            self._hosts |= {_host_of(urlsplit(settings.peers.url).netloc)}
 
     @property
     def port(self) -> int:
@@ -109,6 +118,17 @@ class Web:
         host = self._settings.host
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://{_bracketed({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{self._port}"  # noqa: S104 - turned into loopback
+
+    @property
+    def peer_url(self) -> str | None:
+        """Address for other daemons, without a trailing slash; None where they cannot ask. Valid after `start`."""
+        host, given = self._settings.host, self._settings.peers.url
+        if self._peers is None or (given is None and (is_loopback(host) or host in _ALL_ADDRESSES)):
+            return None
+        if given is None:
+            scheme = "http" if self._tls is None else "https"
+            return f"{scheme}://{_bracketed(host)}:{self._port}"
+        return given if urlsplit(given).port else f"{given}:{self._port}"
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -126,6 +146,8 @@ class Web:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
+        if self._peers is not None:
+            app.router.add_post(PEER, self._peers.answer)
         add_routes(app, self._routes, self._caller)
         self._streams.add(app, PREFIX, self._stream_places, self._caller, self._admitted)
         if self._pages is not None:

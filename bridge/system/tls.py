@@ -39,13 +39,23 @@ class ClientMaterial:
     key: bytes | None
 
 
-def load_client(ca: Path | None, certificate: Path | None, key: Path | None) -> ClientMaterial:
-    """Read and check the files. key: None when it is in the certificate's file. Raises: TlsProblem."""
-    context = ssl.create_default_context()
-    if certificate is not None:
-        _load_chain(context, certificate, key)
+def client_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Context of outgoing connections, which verifies the other side.
+
+    ca: trusted authorities; None: those of the system. key: None when it is in the certificate's file.
+    Raises: TlsProblem.
+    """
+    context = ssl.create_default_context() if ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca is not None:
         _load_authorities(context, ca)
+    if certificate is not None:
+        _load_chain(context, certificate, key)
+    return context
+
+
+def load_client(ca: Path | None, certificate: Path | None, key: Path | None) -> ClientMaterial:
+    """Read and check the files. key: None when it is in the certificate's file. Raises: TlsProblem."""
+    client_context(ca, certificate, key)
     chain = None if certificate is None else _contents(certificate)
     return ClientMaterial(
         None if ca is None else _contents(ca), chain, chain if key is None or chain is None else _contents(key)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from bridge.engines.reload_requests import _KEPT_SECONDS, _MOST_DAEMONS, State, apply, as_state
+import pytest
+
+from bridge.engines.reload_requests import (
+    _MOST_DAEMONS,
+    REGISTERED_SECONDS,
+    State,
+    apply,
+    as_state,
+    interval_of,
+)
 
 
 def test_a_request_and_its_answers() -> None:
@@ -21,15 +30,27 @@ def test_a_request_and_its_answers() -> None:
 
 
 def test_killed_daemons_are_forgotten_and_the_number_is_bounded() -> None:
-    def register(state: State | None, daemon: str, at: float) -> State:
-        return as_state(apply(state, "register", {"daemon": daemon, "at": at, "version": "v"}))
+    def register(state: State | None, daemon: str, at: float, **more: object) -> State:
+        return as_state(apply(state, "register", {"daemon": daemon, "at": at, "version": "v", **more}))
 
-    state = register(register(None, "killed/1", 0.0), "a/1", _KEPT_SECONDS + 1)
-    assert list(state["daemons"]) == ["a/1"]
+    state = register(None, "killed/1", 0.0, every=REGISTERED_SECONDS)
+    state = register(state, "of an earlier version/1", 0.0)
+    soon, later = 9 * REGISTERED_SECONDS, 11 * REGISTERED_SECONDS
+    assert register(state, "a/1", soon)["daemons"].keys() == {"killed/1", "of an earlier version/1", "a/1"}
+    assert register(state, "a/1", later)["daemons"].keys() == {"of an earlier version/1", "a/1"}
+    assert register(state, "a/1", 1501.0)["daemons"].keys() == {"a/1"}
     for number in range(_MOST_DAEMONS + 10):
-        state = register(state, f"n/{number}", _KEPT_SECONDS + 2 + number / 1e3)
+        state = register(state, f"n/{number}", 2000 + number / 1e3)
     assert len(state["daemons"]) == _MOST_DAEMONS
     assert f"n/{_MOST_DAEMONS + 9}" in state["daemons"]
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds"),
+    [(30.0, 30.0), (None, 600.0), ("soon", 600.0), (0, 600.0), (-5.0, 600.0), (1e300, 3600.0), (float("nan"), 600.0)],
+)
+def test_intervals_of_registrations_are_bounded(every: object, seconds: float) -> None:
+    assert interval_of({} if every is None else {"every": every}) == seconds
 
 
 def test_an_engine_without_the_entity() -> None:

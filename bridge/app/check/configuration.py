@@ -22,10 +22,11 @@ from bridge.app.composition import (
     build_claims,
     build_decoder,
     build_engine,
+    build_peer_tls,
     build_router,
-    build_sessions,
     config_paths,
     load_workflows,
+    session_keys,
 )
 from bridge.app.extras import needed_extras
 from bridge.codecs.decoder import SourceDecoder
@@ -156,9 +157,9 @@ def inspect(
         if decoder is not None and router is not None:
             decoders[source], routers[source] = decoder, router
     unread: list[Problem] = []
-    access = _collect(partial(build_access, loaded), unread)
-    if access is not None:
-        _collect(partial(build_sessions, loaded, access), unread)
+    _collect(partial(build_access, loaded), unread)
+    _collect(partial(session_keys, loaded), unread)
+    _collect(partial(build_peer_tls, loaded), unread)
     problems += (coded("C024", each) for each in unread)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:

@@ -136,6 +136,17 @@ async def send(session: aiohttp.ClientSession, name: str, method: str, url: str,
         raise _stranger(name, response.status) from None
 
 
+async def bounded_body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Whole body of an answer. most: bytes. Raises: ValueError for a longer one; aiohttp.ClientError."""
+    found = bytearray()
+    # `read(n)` of aiohttp returns what has arrived, which need not be all
+    async for part in response.content.iter_any():
+        found += part
+        if len(found) > most:
+            raise ValueError(f"the answer is longer than {most:,} bytes")
+    return bytes(found)
+
+
 def refusal_of(response: aiohttp.ClientResponse, text: bytes, name: str = "tap") -> Exception:
     """Error of an answer that is not 200. text: its body. name: of the request."""
     if response.status == 429:

@@ -1,4 +1,4 @@
-"""Status of all daemons of a configuration: each is asked through its control socket, or its ops port."""
+"""Status of all daemons of a configuration: each is asked on its control socket, or on its ops port."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from bridge.app import state
-from bridge.app.operations.client import FIND_SECONDS
+from bridge.app.operations.client import FIND_SECONDS, bounded_body
 from bridge.app.remote import Address, not_trusted
+from bridge.app.serve.peers import Peer, PeerClient
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.ops.api import PREFIX, STATUS
 from bridge.ops.control import DIRECTORY, near, sockets
-from bridge.ops.status import Document, merge
+from bridge.ops.status import LATE, MISSED, Document, merge
 from bridge.system.processes import is_stopped
 
 PAGE_SECONDS = 0.1
@@ -34,28 +36,8 @@ class TokenRefused(ValueError):
     """A daemon does not accept the token of a request for its status."""
 
 
-async def of_all_daemons(loaded: Loaded, own: Document) -> Document:
-    """Status of a daemon and of all others that it knows. own: its own status.
-
-    The others on this machine are asked. Those that are only registered on the engine did not answer.
-    """
-    return _with_own(own, await answers_of_sockets(loaded))
-
-
 Asked = tuple[str, str, "Document | Exception"]
 """Name of a daemon, next command, and its answer or the reason for none."""
-
-
-def _with_own(own: Document, others: Iterable[Asked]) -> Document:
-    """Merge the status of a daemon, of others, and of those that are only registered on its engine."""
-    [me] = own["daemons"]
-    asked: list[Asked] = [(me["id"], "", own), *(each for each in others if each[0] != me["id"])]
-    names = {name for name, _, _ in asked}
-    for peer in me["peers"]:
-        if peer["id"] not in names:
-            why = ValueError(f"it is not on the machine of {me['id']}, or has ended; it was registered at {peer['at']}")
-            asked.append((peer["id"], "bridge status --url https://HOST:8099", why))
-    return merged(asked)
 
 
 async def answers_of_sockets(loaded: Loaded) -> list[Asked]:
@@ -64,6 +46,12 @@ async def answers_of_sockets(loaded: Loaded) -> list[Asked]:
     answers = await asyncio.gather(*(ask(path) for path in paths))
     found = (_asked(path, answer) for path, answer in zip(paths, answers, strict=True))
     return [each for each in found if each is not None]
+
+
+def socket_of(loaded: Loaded, daemon: str) -> Path | None:
+    """Control socket of a daemon in the state directory; None when there is none."""
+    found = sockets(state.state_directory(loaded) / DIRECTORY)
+    return next((path for path in found if _id_of(path) == daemon), None)
 
 
 def _asked(path: Path, answer: Document | Exception, waited: float = FIND_SECONDS) -> Asked | None:
@@ -83,61 +71,164 @@ def _id_of(path: Path) -> str:
     return daemon_id(int(pid)) if pid.isdecimal() else path.name
 
 
-def _id_in(own: Document) -> str:
-    found: str = own["daemons"][0]["id"]
-    return found
-
-
 def pid_of(path: Path) -> str:
     """Process id of the daemon that listens at a control socket."""
     return path.name.partition("-")[0]
 
 
 class OtherDaemons:
-    """Last answers of the other daemons on this machine, for pages, which must not wait for a frozen one."""
+    """Last answers of the other daemons of a configuration, for pages and the API.
 
-    def __init__(self) -> None:
-        self._asking: dict[Path, asyncio.Task[Document | Exception]] = {}
-        self._known: dict[Path, tuple[float, Document | Exception]] = {}
+    Those with a control socket in the state directory are asked there, others at the addresses that they have
+    registered on the engine. Every daemon answers for itself only, with facts that each caller may read: an answer
+    serves all callers.
+    """
+
+    def __init__(
+        self,
+        own: str,
+        registered: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+        client: PeerClient | None = None,
+    ) -> None:
+        """Know no answers yet.
+
+        own: id of this daemon. registered: returns the other daemons that its engine knows, as its status has them.
+        client: asks them; None: this daemon has no keys for it.
+        """
+        self._own = own
+        self._registered = registered
+        self._client = client
+        self._asking: dict[Path | Peer, asyncio.Task[Document | Exception]] = {}
+        self._known: dict[Path | Peer, tuple[float, Document | Exception]] = {}
         """Answers with the monotonic times of their arrival."""
 
     async def status(self, loaded: Loaded, own: Document) -> Document:
-        """Status of all daemons, see `of_all_daemons`; of a daemon that does not answer at once, the last known one.
+        """Status of all daemons, for a page: of a daemon that does not answer at once, the last known one.
 
         own: status of this daemon.
         """
-        paths = [path for path in sockets(state.state_directory(loaded) / DIRECTORY) if _id_of(path) != _id_in(own)]
-        for path in self._known.keys() - {*paths}:
-            del self._known[path]  # the daemon has ended
-        asking = [task for path in paths if (task := self._ask(path)) is not None]
-        if asking:
-            await asyncio.wait(asking, timeout=PAGE_SECONDS)
-        found = (_asked(path, self._answer(path), PAGE_SECONDS) for path in paths)
-        return _with_own(own, [each for each in found if each is not None])
+        return await self._status(loaded, own, PAGE_SECONDS, _KEPT)
 
-    def _ask(self, path: Path) -> asyncio.Task[Document | Exception] | None:
-        """Request to a daemon that is under way; None while its last answer is new."""
-        task = self._asking.get(path)
+    async def new_status(self, loaded: Loaded, own: Document) -> Document:
+        """Status of all daemons, which are asked now. own: status of this daemon."""
+        return await self._status(loaded, own, FIND_SECONDS + 1.0, 0.0)
+
+    async def ask_registered(
+        self, loaded: Loaded, name: str, given: Mapping[str, Any], seconds: float
+    ) -> tuple[list[Any], int]:
+        """Answers of the daemons without a socket here to a question, and the number of those that do not answer."""
+        here = {_id_of(path) for path in self._sockets(loaded)}
+        elsewhere = [each for each in self._registered() if each["id"] not in here]
+
+        async def ask_one(peer: Peer | None) -> Any:
+            if peer is None or self._client is None:
+                raise ConnectionError("it cannot be asked")
+            async with asyncio.timeout(seconds):
+                return await self._client.ask(peer, name, given)
+
+        answers = await asyncio.gather(*(ask_one(self._peer(each)) for each in elsewhere), return_exceptions=True)
+        silent = sum(
+            isinstance(answer, Exception) and not _has_ended(each, answer)
+            for each, answer in zip(elsewhere, answers, strict=True)
+        )
+        return [answer for answer in answers if not isinstance(answer, BaseException)], silent
+
+    async def _status(self, loaded: Loaded, own: Document, seconds: float, kept: float) -> Document:
+        """Status of all daemons. seconds: longest wait for answers. kept: age up to which an answer is not renewed."""
+        paths, registered = self._sockets(loaded), self._registered()
+        here = {_id_of(path) for path in paths}
+        peers = {each["id"]: peer for each in registered if (peer := self._peer(each)) and each["id"] not in here}
+        places: list[Path | Peer] = [*paths, *peers.values()]
+        for place in self._known.keys() - {*places}:
+            del self._known[place]  # the daemon has ended
+        asking = [task for place in places if (task := self._ask(place, kept)) is not None]
+        if asking:
+            await asyncio.wait(asking, timeout=seconds)
+        found = [
+            (self._own, "", own),
+            *(_asked(path, self._answer(path), min(seconds, FIND_SECONDS)) for path in paths),
+        ]
+        names = {each[0] for each in found if each is not None}
+        found += [
+            self._of_registered(each, None if (peer := peers.get(each["id"])) is None else self._answer(peer))
+            for each in registered
+            if each["id"] not in names
+        ]
+        return merged(each for each in found if each is not None)
+
+    def _sockets(self, loaded: Loaded) -> list[Path]:
+        found = sockets(state.state_directory(loaded) / DIRECTORY)
+        return [path for path in found if _id_of(path) != self._own]
+
+    def _peer(self, registered: Mapping[str, Any]) -> Peer | None:
+        """Registered daemon as one that can be asked."""
+        if self._client is None or registered["url"] is None:
+            return None
+        return Peer(registered["id"], registered["url"])
+
+    def _ask(self, place: Path | Peer, kept: float) -> asyncio.Task[Document | Exception] | None:
+        """Request to a daemon that is under way; None while its last answer is not older than `kept` seconds."""
+        task = self._asking.get(place)
         if task is not None and not task.done():
             return task
-        if path in self._known and time.monotonic() - self._known[path][0] < _KEPT:
+        if place in self._known and time.monotonic() - self._known[place][0] < kept:
             return None
-        if is_stopped(pid_of(path)):
+        if isinstance(place, Path) and is_stopped(pid_of(place)):
             return None
-        task = self._asking[path] = asyncio.create_task(ask(path))
-        task.add_done_callback(lambda done: self._keep(path, done))
+        asked = ask(place) if isinstance(place, Path) else self._ask_peer(place)
+        task = self._asking[place] = asyncio.create_task(asked)
+        task.add_done_callback(lambda done: self._keep(place, done))
         return task
 
-    def _keep(self, path: Path, done: asyncio.Task[Document | Exception]) -> None:
-        del self._asking[path]
-        if not done.cancelled():
-            self._known[path] = time.monotonic(), done.result()
+    async def _ask_peer(self, peer: Peer) -> Document | Exception:
+        assert self._client is not None
+        try:
+            async with asyncio.timeout(FIND_SECONDS):
+                found = await self._client.ask(peer, STATUS, {})
+            if [each["id"] for each in found["daemons"]] != [peer.id]:
+                return ValueError("it answers for another daemon")
+            merge([found])  # fails where a member is missing or of another type
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            return ValueError(not_trusted(error, "set `ops.http.peers.tls.ca`, or `server_name`"))
+        except (OSError, aiohttp.ClientError, ValueError) as error:  # TimeoutError is an OSError
+            return error
+        except (LookupError, TypeError, AttributeError):
+            return ValueError("the answer is not a status of this version")
+        status: Document = found
+        return status
 
-    def _answer(self, path: Path) -> Document | Exception:
-        if is_stopped(pid_of(path)):
+    def _keep(self, place: Path | Peer, done: asyncio.Task[Document | Exception]) -> None:
+        del self._asking[place]
+        if not done.cancelled():
+            self._known[place] = time.monotonic(), done.result()
+
+    def _answer(self, place: Path | Peer) -> Document | Exception:
+        if isinstance(place, Path) and is_stopped(pid_of(place)):
             return TimeoutError()
-        at, answer = self._known.get(path, (-math.inf, TimeoutError()))
+        at, answer = self._known.get(place, (-math.inf, TimeoutError()))
         return answer if time.monotonic() - at < FIND_SECONDS + _KEPT else ValueError("it has not answered yet")
+
+    def _of_registered(self, each: Mapping[str, Any], answer: Document | Exception | None) -> Asked | None:
+        """Answer of a registered daemon; None for one that has ended. answer: None where it was not asked."""
+        name, url = each["id"], each["url"]
+        if answer is not None and not isinstance(answer, Exception):
+            return name, "", answer
+        if _has_ended(each, answer):
+            return None
+        known = "has not renewed its registration since" if each["missed"] >= LATE else "was registered at"
+        known = f"it {known} {each['at']}"
+        if answer is not None:
+            return name, f"curl --max-time 5 {url}/healthz", ValueError(f"{url}: {_reason(answer)}; {known}")
+        if url is not None:
+            why = f"this daemon has no `ops.http.access.sessions.keys` to ask it at {url}; {known}"
+            return name, f"bridge status --url {url}", ValueError(why)
+        why = f"it is not on the machine of {self._own}, or has ended; {known}"
+        return name, "bridge status --url https://HOST:8099", ValueError(why)
+
+
+def _has_ended(registered: Mapping[str, Any], answer: Exception | None) -> bool:
+    """True for a daemon that does not renew its registration; one that may be frozen stays."""
+    return registered["missed"] >= MISSED and not isinstance(answer, TimeoutError)
 
 
 def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:
@@ -161,7 +252,9 @@ async def ask(place: Address | Path, *, of_all: bool = False) -> Document | Exce
             if isinstance(place, Address):
                 return await _get(place.url, place.connector, place.headers, "?daemons=all" if of_all else "")
             with near(place) as short:
-                return await _get("http://localhost", aiohttp.UnixConnector(short), {})
+                return await _get(
+                    "http://localhost", aiohttp.UnixConnector(short), {}, "?daemons=all" if of_all else ""
+                )
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         return ValueError(not_trusted(error))
     except aiohttp.ClientConnectorError as error:
@@ -178,7 +271,7 @@ async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str
         aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,
         session.get(f"{base}{PREFIX}{STATUS}{query}", allow_redirects=False) as response,
     ):
-        text = await response.content.read(_LARGEST)
+        text = await bounded_body(response, _LARGEST)
         if response.status in (401, 403):
             raise TokenRefused(f"HTTP {response.status}: the daemon does not accept the token")
         if response.status != 200:

@@ -30,7 +30,7 @@ from bridge.app.operations.operation import (
     location_of,
     perform,
 )
-from bridge.app.serve.all_daemons import of_all_daemons, pid_of
+from bridge.app.serve.all_daemons import OtherDaemons, pid_of
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
@@ -64,16 +64,19 @@ def routes(
     reload: Callable[[], Reload | None] = lambda: None,
     candidate: Callable[[], Loaded | None] = lambda: None,
     held: Callable[[str], Workload | None] = lambda name: None,
+    others: OtherDaemons | None = None,
 ) -> list[Route]:
     """Routes of the API of a daemon.
 
     status: status of the daemon; None: the API has none. sources: of the daemon.
     current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     candidate: returns the candidate for the rules that is in use.
-    held: see `Scene`.
+    held: see `Scene`. others: answers of the other daemons.
     """
     from bridge.app.operations.operations import OPERATIONS
     from bridge.app.serve.lineage import in_flight
+
+    others = others or OtherDaemons(daemon_id(os.getpid()))
 
     def in_use() -> Loaded:
         return loaded if current is None else current()
@@ -82,10 +85,12 @@ def routes(
         return engines[chosen(loaded, name)]
 
     async def elsewhere(message: str) -> tuple[Sequence[Mapping[str, Any]], int]:
-        asked = await ask_daemons(
-            in_use(), "messages.show", {"message": message}, OTHERS_SECONDS, but=str(os.getpid())
-        )  # fmt: skip
-        return [each for answer in asked.answers for each in answer or ()], asked.silent
+        name, given = "messages.show", {"message": message}
+        asked, (answers, silent) = await asyncio.gather(
+            ask_daemons(in_use(), name, given, OTHERS_SECONDS, but=str(os.getpid())),
+            others.ask_registered(in_use(), name, given, OTHERS_SECONDS),
+        )
+        return [each for answer in (*asked.answers, *answers) for each in answer or ()], asked.silent + silent
 
     async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         now, tried = in_use(), candidate()
@@ -107,7 +112,7 @@ def routes(
         for one in OPERATIONS
     ]
     if status is not None:
-        found.append(Route("GET", STATUS, partial(_status, status, in_use), _no_audit))
+        found.append(Route("GET", STATUS, partial(_status, status, in_use, others), _no_audit))
     return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
 
 
@@ -149,6 +154,7 @@ def _problems(loaded: Loaded) -> Sequence[errors.Problem]:
 async def _status(
     status: Callable[[], Awaitable[Document]],
     current: Callable[[], Loaded],
+    others: OtherDaemons,
     given: Mapping[str, Any],
     caller: Caller,
     key: str | None,
@@ -159,7 +165,7 @@ async def _status(
     own = await status()
     if which == "this":
         return own
-    return await of_all_daemons(current(), own)
+    return await others.new_status(current(), own)
 
 
 def _plain(

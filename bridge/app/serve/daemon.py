@@ -20,12 +20,14 @@ from bridge.app.composition import (
     build_broker,
     build_domains,
     build_engine,
+    build_peer_tls,
     build_sessions,
     build_source,
     build_targets,
     build_tls,
     limits_of,
     load_workflows,
+    session_keys,
 )
 from bridge.app.operations.operation import Reload
 from bridge.app.page.pages import PAGES
@@ -41,9 +43,10 @@ from bridge.app.serve.failures import FailureLog, known_orchestrations, report_o
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lifecycle import Lifecycle, ends_options
-from bridge.app.serve.lineage import recorder
+from bridge.app.serve.lineage import in_flight, recorder
 from bridge.app.serve.live import Live
 from bridge.app.serve.pauses import pause_watch
+from bridge.app.serve.peers import PeerClient
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
 from bridge.app.serve.status import DaemonStatus, daemon_id
@@ -66,9 +69,10 @@ from bridge.engines.source_entities import EnginePaces
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
-from bridge.ops.api import LIVE, Stream
+from bridge.ops.api import LIVE, STATUS, Stream
 from bridge.ops.control import Control
 from bridge.ops.logging import Level
+from bridge.ops.peers import Answer, PeerPort
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
@@ -299,6 +303,15 @@ class Daemon:
             self.temporary.document,
         )
         self._reload: Reload | None = None
+        own, keys_of_daemons = daemon_id(os.getpid()), session_keys(loaded)
+        client = (
+            None
+            if keys_of_daemons is None
+            else PeerClient(
+                keys_of_daemons, lambda: self.web.peer_url, build_peer_tls(loaded), config.ops.http.peers.server_name
+            )
+        )
+        others = OtherDaemons(own, self.status.peers, client)
         self.routes = routes(
             loaded,
             self.engines,
@@ -308,6 +321,7 @@ class Daemon:
             lambda: self._reload,
             lambda: self.candidate,
             self.workers.load,
+            others,
         )
         taps = Taps(lambda: self.loaded, self.decisions)
         live = Live(self.status.document, taps)
@@ -322,9 +336,21 @@ class Daemon:
             self.streams,
             access,
             largest_body(loaded),
-            Site(PAGES, self.routes, lambda: self.loaded, OtherDaemons().status),
-            build_sessions(loaded, access),
+            Site(PAGES, self.routes, lambda: self.loaded, others.status),
+            build_sessions(loaded, access, keys_of_daemons),
+            None if keys_of_daemons is None else PeerPort(keys_of_daemons, own, self._peer_answers()),
         )
+
+    def _peer_answers(self) -> Mapping[str, Answer]:
+        """Answers to the questions of other daemons: what every caller of the API may read."""
+
+        async def status(given: Mapping[str, Any]) -> Any:
+            return await self.status.document()
+
+        async def messages(given: Mapping[str, Any]) -> Any:
+            return in_flight(self.sources, str(given["message"]))
+
+        return {STATUS: status, "messages.show": messages}
 
     def refusals(self, loaded: Loaded, names: Iterable[str]) -> list[Problem]:
         """Problems with the rules of a configuration that these engines cannot keep, as far as they are known."""

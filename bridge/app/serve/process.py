@@ -121,7 +121,8 @@ async def _serve(
         reloading.append(asyncio.create_task(watching.run(), name="file watch"))
     peers: Peers | None = None
     if (registry := registry_engine(loaded)) is not None:
-        peers = Peers(ReloadRequests(daemon.engines[registry]), reloader.reload, lambda: daemon.loaded.version)
+        requests = ReloadRequests(daemon.engines[registry])
+        peers = Peers(requests, reloader.reload, lambda: daemon.loaded.version, daemon.web.peer_url)
         daemon.pauses.watch_reloads(registry, peers.read)
         daemon.status.show_peers(peers.others)
         reloading.append(asyncio.create_task(peers.run(), name="registration"))

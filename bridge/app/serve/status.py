@@ -83,8 +83,12 @@ class DaemonStatus:
         self._made = -math.inf
 
     def show_peers(self, peers: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
-        """Show the other daemons that an engine knows. peers: id, version and last registration of each."""
+        """Show the other daemons that an engine knows. peers: as `bridge.app.serve.reload.daemons.Peers.others`."""
         self._peers = peers
+
+    def peers(self) -> list[Document]:
+        """Other daemons that an engine knows, as JSON types."""
+        return [{**each, "at": time_of(each["at"])} for each in self._peers()]
 
     async def document(self) -> Document:
         """Status of this process as JSON types."""
@@ -123,7 +127,7 @@ class DaemonStatus:
                 "since": time_of(self._reloads.since),
                 "reload_refused": self._reloads.detail or None,
             },
-            "peers": [{**each, "at": time_of(each["at"])} for each in self._peers()],
+            "peers": self.peers(),
         }
         made: Document = {
             "time": time_of(now),

@@ -14,7 +14,7 @@ from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.routes import RouteConfig
 from bridge.config.model.sagas import SagaConfig
 from bridge.config.model.sources import SourceConfig
-from bridge.config.model.tls import ServerTlsConfig
+from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Share, Size
 from bridge.core.lifecycle import EventKind
 from bridge.sqlite_engine.defaults import INDEX_RECORDS
@@ -58,6 +58,27 @@ class ReloadConfig(Model):
     interval: Duration = Field(2.0, gt=0, description="Time between two looks at the files, with `watch`.")
 
 
+class PeersConfig(Model):
+    """Other daemons of the engine. Daemons with the same `access.sessions.keys` ask each other for their status."""
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/@?#,]+$",
+        description="Address of this port for the other daemons, for example `https://${POD_IP}`; without a port, the "
+        "port in use. null: `host` and `port`, if `host` is one address beyond loopback; else the others cannot ask "
+        "this daemon.",
+    )
+    server_name: str | None = Field(
+        None,
+        min_length=1,
+        pattern=r"^[^\s/@]+$",
+        description="Name in the certificates of the other daemons; null: that of their address.",
+    )
+    tls: ClientTlsConfig | None = Field(
+        None, description="TLS to the other daemons; null: trusts the authorities of the system."
+    )
+
+
 class HttpConfig(ConnectionsConfig):
     """Health, metrics and the API over HTTP, on loopback by default."""
 
@@ -76,6 +97,7 @@ class HttpConfig(ConnectionsConfig):
     )
     tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
     access: AccessConfig = Field(AccessConfig(), description="Access to the API.")
+    peers: PeersConfig = Field(PeersConfig(), description="Other daemons of the engine.")
 
 
 class LogConfig(Model):

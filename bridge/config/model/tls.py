@@ -23,7 +23,7 @@ class ServerTlsConfig(Model):
 
 
 class ClientTlsConfig(Model):
-    """TLS to an engine. The files are read once, at the start."""
+    """TLS to an engine, or to other daemons. The files are read once, at the start."""
 
     ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
     certificate: str | None = Field(None, min_length=1, description="PEM file of the client certificate and its chain.")
