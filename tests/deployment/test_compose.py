@@ -25,7 +25,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 BRIDGE = SERVICES["bridge"]
 ENVIRONMENT: dict[str, str] = BRIDGE["environment"]
 # Images whose digest is not known here; a tag can be moved, a digest cannot.
-BY_TAG = {"durable-bridge", "mcr.microsoft.com/dts/dts-emulator"}
+BY_TAG = {"durable-bridge", "durabletask-server", "mcr.microsoft.com/dts/dts-emulator", "postgres"}
+BUILT = {"durable-bridge", "durabletask-server"}
 SPECIFICATION = jsonschema_rs.validator_for(json.loads((Path(__file__).parent / "compose-spec.json").read_text()))
 
 
@@ -75,7 +76,7 @@ def test_an_image_says_which_version(name: str) -> None:
     service = SERVICES[name]
     named, _, digest = service["image"].partition("@")
     image, tag = named.rsplit(":", 1)
-    assert ("build" in service) == (image == "durable-bridge")
+    assert ("build" in service) == (image in BUILT)
     assert tag == "local" if "build" in service else re.search(r"\d+\.\d+|CU\d", tag)
     assert "latest" not in tag
     assert image in BY_TAG if not digest else re.fullmatch("sha256:[0-9a-f]{64}", digest)
@@ -128,6 +129,26 @@ def test_the_emulator_s_database_has_one_password() -> None:
     emulator, database = (SERVICES[name]["environment"] for name in ("servicebus", "servicebus-sql"))
     assert emulator["SQL_SERVER"] == "servicebus-sql"
     assert emulator["MSSQL_SA_PASSWORD"] == database["MSSQL_SA_PASSWORD"] == database["SQLCMDPASSWORD"]
+
+
+def test_the_self_hosted_engine_is_built_from_files_that_exist_and_reaches_its_database() -> None:
+    server, database = SERVICES["durabletask"], SERVICES["postgres"]
+    directory = ROOT / server["build"]
+    dockerfile = (directory / "Dockerfile").read_text()
+    [copied] = re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE)
+    assert {path.name for path in directory.iterdir()} == {*copied.split(), "Dockerfile"}
+    flags = {word for word in server["command"] if word.startswith("-")}
+    main = (directory / "main.go").read_text()
+    assert {f"-{name}" for name in re.findall(r'flag\.\w+\("([\w-]+)"', main)} >= flags
+    command = dict(zip(server["command"][::2], server["command"][1::2], strict=True))
+    assert command["-postgres"] in server["depends_on"]
+    assert server["environment"] == database["environment"]
+    config = load_config(_arguments("--config"), [ROOT / "config/overlays/self-hosted.yaml"]).config
+    engine = config.engines["default"]
+    assert engine.type == "scheduler"
+    port = command["-listen"].rpartition(":")[2]
+    assert server["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert engine.endpoint == f"http://localhost:{port}"
 
 
 def test_what_is_not_needed_for_the_shop_has_a_profile() -> None:

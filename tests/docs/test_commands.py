@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +15,6 @@ import pytest
 from bridge.app.scaffold import create
 from tests.docs.document import DOCUMENTS, ROOT, blocks
 from tests.docs.shell import Shell, matches
-from tests.kafka.server import ThreadedServer
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import emulator
 
@@ -48,11 +50,19 @@ def test_commands(document: str, tmp_path: Path) -> None:
 
 
 def test_commands_on_kafka(tmp_path: Path) -> None:
-    server = ThreadedServer()
-    try:
-        _run(ON_KAFKA, tmp_path, {"KAFKA_BOOTSTRAP": server.bootstrap})
-    finally:
-        server.stop()
+    """The broker is the documented one without Docker, on a free port."""
+    (command,) = (block.text for block in blocks(ON_KAFKA, "sh") if "tests.kafka.server" in block.text)
+    words = command.replace("--port 9092", "--port 0").split()
+    assert words[0] == "python"
+    with subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            found = re.search(r"listens on (127\.0\.0\.1:[1-9]\d*);", server.stdout.readline())
+            assert found is not None
+            _run(ON_KAFKA, tmp_path, {"KAFKA_BOOTSTRAP": found[1]})
+        finally:
+            server.terminate()
+    assert server.returncode == 0
 
 
 def test_commands_on_service_bus(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def tool(module: Path, package: str, *, tags: str = "") -> Path:
     """Return the path of a program: of the variable with its name, of the PATH, or built.
 
     module: directory of the go.mod, with the name of the program. package: of its main function. tags: of the build.
+    A module with a `build.sh` is built by it.
     Raises: ToolMissing.
     """
     name = module.name
@@ -31,13 +32,17 @@ def tool(module: Path, package: str, *, tags: str = "") -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sources = b"".join((module / file).read_bytes() for file in ("go.mod", "go.sum"))
+        script = module / "build.sh"
+        files = sorted(module.iterdir()) if script.exists() else [module / "go.mod", module / "go.sum"]
+        sources = b"".join(file.read_bytes() for file in files)
         program = cache / hashlib.sha256(sources).hexdigest()[:16]
         if not program.exists():
             go = shutil.which("go")
             if go is None:
                 raise ToolMissing(f"there is no {name} and no go to build it; set {name.upper()}")
             command = [go, "build", "-mod=readonly", "-trimpath", "-tags", tags, "-o", str(program), package]
+            if script.exists():
+                command = ["sh", str(script), str(program)]
             done = subprocess.run(command, cwd=module, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ToolMissing(f"go could not build {name}: {done.stderr[-500:]}")

@@ -292,6 +292,24 @@ CASES = (
         {'bridge_config_last_reload_successful{instance="a:8099"}': "1 0 0 1x8"},
     ),
     fires(
+        "BridgeLifecycleTargetAway", "the receiver is away", "20m",
+        {'bridge_lifecycle_target_up{instance="a:8099"}': "1x5 0x15", 'bridge_lifecycle_target_up{instance="b:8099"}': "1x20"},
+        "The daemon a:8099 cannot publish lifecycle events", instance="a:8099",
+    ),
+    quiet(
+        "BridgeLifecycleTargetAway", "away for a few minutes", "20m",
+        {'bridge_lifecycle_target_up{instance="a:8099"}': "1x5 0x5 1x10"},
+    ),
+    fires(
+        "BridgeLifecycleEventsDropped", "the receiver refuses one", "10m",
+        {'bridge_lifecycle_events_dropped_total{reason="refused", instance="a:8099"}': "0x5 1x5"},
+        "Lifecycle events are dropped: refused", reason="refused",
+    ),
+    quiet(
+        "BridgeLifecycleEventsDropped", "long ago", "60m",
+        {'bridge_lifecycle_events_dropped_total{reason="refused", instance="a:8099"}': "0x5 1x55"},
+    ),
+    fires(
         "BridgeEngineNotDurable", "in memory", "10m", {f"bridge_engine_durable{ENGINE}": "0x10"},
         "Engine default is not durable", engine="default",
     ),

@@ -57,8 +57,6 @@ def _of_route(route: RouteConfig, *, signed: bool) -> Iterator[tuple[Path, str, 
         yield (word,), f"`{word}` without `on_finished: ignore`", Capability.HISTORIES
     if existing is OnExisting.RESTART:
         yield (word, "on_existing"), "`on_existing: restart`", Capability.HISTORIES
-    if word in ("suspend", "resume"):
-        yield (word,), f"`{word}`", Capability.PROTOCOL
     for member in ("start_at", "delay", "version", "tags"):
         if word in ("schedule", "start_or_raise") and getattr(command, member, None):
             yield (word, member), f"`{member}`", Capability.PROTOCOL

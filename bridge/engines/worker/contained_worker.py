@@ -26,6 +26,7 @@ from bridge.engines.worker.containment import (
 )
 from bridge.engines.worker.failures import failure_details, shorten, type_name
 from bridge.engines.worker.items import EngineGreeting, HeldItems, Item
+from bridge.engines.worker.suspensions import drop_repeated_suspensions
 from bridge.sqlite_engine.hub.leases import DRAINING, LEAVING
 from bridge.sqlite_engine.model.payload_fields import of_actions, of_batch
 
@@ -207,6 +208,8 @@ class ContainedWorker(OpenWorker):
         """Take a work item from the stream, and hold it until it has ended."""
         item = Item(lambda mark: give_back(request, stub, f"{mark}{token}"))
         items = self.items
+        if isinstance(request, pb.OrchestratorRequest):
+            drop_repeated_suspensions(request)
 
         execute = _before(lambda: items.end(item), execute)
 

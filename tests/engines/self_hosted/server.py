@@ -18,7 +18,7 @@ from tests.kit.waiting import eventually_blocking
 STORES = ("sqlite", "postgres")
 """Stores of the server."""
 
-_MODULE = Path(__file__).parent / "durabletask-server"
+_MODULE = Path(__file__).parents[3] / "deploy/durabletask-server"
 
 
 class Server:
@@ -90,7 +90,7 @@ def _postgres(data: Path) -> Iterator[list[str]]:
     start = [binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start"]
     subprocess.run(start, **run)  # type: ignore[call-overload]  # the options are of several types
     try:
-        yield ["-postgres", "127.0.0.1", "-postgres-port", str(port), "-postgres-connections", "1"]
+        yield ["-postgres", "127.0.0.1", "-postgres-port", str(port)]
     finally:
         subprocess.run([binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]  # the options are of several types
 

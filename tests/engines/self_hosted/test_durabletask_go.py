@@ -58,7 +58,6 @@ LACKING: dict[Capability, tuple[str, ...]] = {
     Capability.PROTOCOL: (
         "test_delay",
         "test_start_at",
-        "test_suspend_and_resume",
         "test_unknown_orchestrations_are_left_to_other_workers",
         "test_version",
     ),
@@ -73,11 +72,6 @@ RACES = ("test_wait_ends_at_its_timeout",)
 class TestContract(EngineContract):
     async def test_the_bridge_learns_what_the_server_lacks(self, harness: EngineFixture) -> None:
         assert harness.engine.client.lacking == LACKING.keys()
-
-    @pytest.mark.parametrize("harness", ["sqlite"], indirect=True)
-    async def test_fan_out(self, harness: EngineFixture) -> None:
-        """With PostgreSQL such an instance did not end: docs/engines.md warns of it."""
-        await super().test_fan_out(harness)
 
 
 for _name in (name for names in (*LACKING.values(), RACES) for name in names):

@@ -59,9 +59,9 @@ class Server:
         self._server: asyncio.Server | None = None
         self._compaction: asyncio.Task[None] | None = None
 
-    async def start(self) -> str:
-        """Start listening. Returns the address."""
-        self._server = await asyncio.start_server(self._accept, self.state.host, 0)
+    async def start(self, port: int = 0) -> str:
+        """Start listening. Returns the address. port: 0 takes a free one."""
+        self._server = await asyncio.start_server(self._accept, self.state.host, port)
         self.state.port = self._server.sockets[0].getsockname()[1]
         self._compaction = asyncio.create_task(self.state.compact())
         return f"{self.state.host}:{self.state.port}"

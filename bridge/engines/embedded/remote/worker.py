@@ -22,6 +22,7 @@ from google.protobuf import empty_pb2
 from bridge.engines.embedded.pools import PooledWorker
 from bridge.engines.embedded.remote.completions import RemoteStub
 from bridge.engines.errors import details_of, status_of
+from bridge.engines.worker.suspensions import drop_repeated_suspensions
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.system.otel_context import records_spans
 
@@ -217,6 +218,7 @@ class RemoteWorker(PooledWorker):
         token = item.completionToken
         if kind == "orchestratorRequest":
             turn: Any = item.orchestratorRequest
+            drop_repeated_suspensions(turn)
             if self.sessions.most and not self.stores_payloads:
                 turn = RemoteTurn(
                     turn.instanceId,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"os"
 	"time"
 
 	"github.com/microsoft/durabletask-go/backend"
@@ -15,16 +16,21 @@ import (
 	"google.golang.org/grpc"
 )
 
+// quiet has a name for the log without the password of the database.
+type quiet struct{ backend.Backend }
+
+func (quiet) String() string { return "PostgreSQL" }
+
 func main() {
 	listen := flag.String("listen", "127.0.0.1:4001", "address to listen on")
 	file := flag.String("sqlite", "", "file of the SQLite database; empty: in memory")
 	host := flag.String("postgres", "", "host of a PostgreSQL server, instead of SQLite")
 	port := flag.Uint("postgres-port", 5432, "its port")
 	database := flag.String("postgres-database", "postgres", "its database")
-	user := flag.String("postgres-user", "postgres", "its user")
-	password := flag.String("postgres-password", "", "password of the user")
+	user := flag.String("postgres-user", "postgres", "its user; POSTGRES_PASSWORD is the password")
 	lock := flag.Duration("lock", 2*time.Minute, "time after which the work of a crashed server is given to another worker")
 	connections := flag.Uint("postgres-connections", 8, "connections to it")
+	parallel := flag.Int("parallel", 64, "turns, and activities, that run at once; one that does not end occupies its place")
 	flag.Parse()
 
 	logger := backend.DefaultLogger()
@@ -34,18 +40,19 @@ func main() {
 		options.OrchestrationLockTimeout, options.ActivityLockTimeout = *lock, *lock
 		store = sqlite.NewSqliteBackend(options, logger)
 	} else {
-		options := postgres.NewPostgresOptions(*host, uint16(*port), *database, *user, *password)
+		options := postgres.NewPostgresOptions(*host, uint16(*port), *database, *user, "")
+		options.PgOptions.ConnConfig.Password = os.Getenv("POSTGRES_PASSWORD")
 		options.OrchestrationLockTimeout, options.ActivityLockTimeout = *lock, *lock
 		options.PgOptions.MaxConns = int32(*connections)
-		store = postgres.NewPostgresBackend(options, logger)
+		store = quiet{postgres.NewPostgresBackend(options, logger)}
 	}
 	executor, register := backend.NewGrpcExecutor(store, logger)
 	server := grpc.NewServer()
 	register(server)
 	worker := backend.NewTaskHubWorker(
 		store,
-		backend.NewOrchestrationWorker(store, executor, logger),
-		backend.NewActivityTaskWorker(store, executor, logger),
+		backend.NewOrchestrationWorker(store, executor, logger, backend.WithMaxParallelism(int32(*parallel))),
+		backend.NewActivityTaskWorker(store, executor, logger, backend.WithMaxParallelism(int32(*parallel))),
 		logger,
 	)
 	if err := worker.Start(context.Background()); err != nil {
