@@ -20,8 +20,8 @@ RUN python rootfs.py /rootfs --tree /usr/local --tree /opt/bridge
 
 FROM scratch AS distroless
 COPY --from=files /rootfs /
-# Nothing is written below the root file system, so it may be read-only
-ENV PATH=/opt/bridge/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+# Nothing is written below the root file system, so it may be read-only. Workflows in /app are found wherever the configuration is
+ENV PATH=/opt/bridge/bin PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8099
@@ -38,8 +38,8 @@ RUN groupadd --gid 10001 bridge \
     && install -d -o bridge -g bridge -m 0700 /var/lib/bridge \
     && install -d /app
 COPY --from=build /opt/bridge /opt/bridge
-# Nothing is written below the root file system, so it may be read-only
-ENV PATH=/opt/bridge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# As above
+ENV PATH=/opt/bridge/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8099

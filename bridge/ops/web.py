@@ -101,9 +101,7 @@ class Web:
         self._metrics = metrics
         self._connections: Connections | None = None
         self._port = 0
-        self._hosts = (
-            _LOOPBACK | {_bracketed(settings.host).lower()} | {host.lower() for host in settings.allowed_hosts}
-        )
+        self._hosts = _LOOPBACK | {_bracketed(host).lower() for host in (settings.host, *settings.allowed_hosts)}
         if settings.peers.url is not None:
             self._hosts |= {_host_of(urlsplit(settings.peers.url).netloc)}
 
@@ -237,7 +235,7 @@ def _host_of(header: str) -> str:
 
 
 def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _json(status: int, content: object) -> web.Response:

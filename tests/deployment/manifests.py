@@ -1,7 +1,11 @@
-"""`python -m tests.deployment.manifests`: write deploy/kubernetes/NAME.yaml from its values-NAME.yaml."""
+"""`python -m tests.deployment.manifests`: write deploy/kubernetes/NAME.yaml from its values-NAME.yaml.
+
+The objects are no part of a release of Helm: what only Helm needs is left out.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -19,15 +23,23 @@ def helm() -> Path:
     return tool(Path(__file__).parent / "helm", "helm.sh/helm/v3/cmd/helm")
 
 
+HELMS = re.compile(
+    r"^ +(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n|^ +annotations:\n +#.*\n +checksum/.*\n", re.MULTILINE
+)
+"""Lines for Helm alone: it owns no objects of `kubectl apply`, and nothing computes a checksum again."""
+
+
 def manifests() -> dict[Path, str]:
     """Render each file of plain manifests. Raises: ToolMissing, CalledProcessError."""
     return {
-        MANIFESTS / f"{values.stem.removeprefix('values-')}.yaml": subprocess.run(
-            [helm(), "template", "bridge", CHART, *CLUSTER, "--namespace", "shop", "--values", values],
-            capture_output=True, text=True, check=True,
-        ).stdout
+        MANIFESTS / f"{values.stem.removeprefix('values-')}.yaml": HELMS.sub("", _rendered(values))
         for values in sorted(MANIFESTS.glob("values-*.yaml"))
-    }  # fmt: skip
+    }
+
+
+def _rendered(values: Path) -> str:
+    command = [helm(), "template", "bridge", CHART, *CLUSTER, "--namespace", "shop", "--values", values]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -9,12 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
 import jsonschema_rs
 import pytest
 import yaml
 
 from bridge.app.composition import load_config
 from bridge.app.operations.scaling import SCALING_OPERATIONS, Scaling
+from bridge.app.reload.changes import RESTART
+from bridge.cli import root
+from bridge.config.model.bridge import BridgeConfig
 from tests.deployment import keda
 from tests.deployment import manifests as rendering
 from tests.deployment.manifests import CHART, CLUSTER, ROOT, manifests
@@ -53,7 +60,9 @@ BUS: dict[str, Any] = {
 SPLIT: dict[str, Any] = {
     "image": {"repository": "registry.example/shop", "digest": f"sha256:{'0' * 64}"},
     "roles": {"all": {"enabled": False}, "intake": {"enabled": True}, "worker": {"enabled": True, "replicas": 3}},
-    "secretFiles": ["bridge-credentials"],
+    "secretFiles": ["bridge-credentials", "bridge.tokens"],
+    "volumes": [{"name": "blobs", "persistentVolumeClaim": {"claimName": "blobs"}}],
+    "volumeMounts": [{"name": "blobs", "mountPath": "/var/lib/blobs"}],
     "envFrom": [{"secretRef": {"name": "bridge"}}],
     "serviceAccount": {"annotations": {"azure.workload.identity/client-id": "00000000-0000-0000-0000-000000000000"}},
     "podLabels": {"azure.workload.identity/use": "true"},
@@ -63,6 +72,7 @@ SPLIT: dict[str, Any] = {
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},
+    "grafanaDashboard": {"enabled": True},
     "autoscaling": {
         "intake": {"enabled": True, "min": 0, "max": 8, "triggers": [LAG, BUS]},
         "worker": {"enabled": True, "work": {"enabled": True, "of": "process", "token": {"secret": "keda"}}},
@@ -184,9 +194,12 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
             (tmp_path / name / file).write_text(text)
     overlay = tmp_path / "shop-durable-bridge-chart" / "kubernetes.yaml"
     loaded = load_config([tmp_path / "shop-durable-bridge-config"], [overlay])
-    assert loaded.config.ops.http.host == "10.0.0.7"
-    assert "shop-durable-bridge" in found(objects, "Service")
-    assert "shop-durable-bridge" in loaded.config.ops.http.allowed_hosts
+    # `kubectl port-forward` connects to loopback, probes and Prometheus to the address of the pod
+    assert loaded.config.ops.http.host == "0.0.0.0"
+    assert "10.0.0.7" in loaded.config.ops.http.allowed_hosts
+    for service in found(objects, "Service"):
+        names = {f"{service}{rest}" for rest in ("", ".shop", ".shop.svc", ".shop.svc.cluster.local")}
+        assert names <= set(loaded.config.ops.http.allowed_hosts)
     deployments = found(objects, "Deployment")
     assert set(deployments) == {"shop-durable-bridge-intake", "shop-durable-bridge-worker"}
     for name, deployment in deployments.items():
@@ -198,6 +211,8 @@ def test_the_pods_run_the_bridge_with_a_valid_configuration(
         assert pod["terminationGracePeriodSeconds"] > loaded.config.ops.drain
         mounted = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
         volumes = {each["name"]: each for each in pod["volumes"]}
+        assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", each) for each in volumes)
+        assert volumes[mounted["/run/secrets/bridge.tokens"]]["secret"]["secretName"] == "bridge.tokens"
         assert set(mounted.values()) == set(volumes)
         for option, kind in (("--config", "shop-durable-bridge-config"), ("--overlay", "shop-durable-bridge-chart")):
             path = Path(container["args"][container["args"].index(option) + 1])
@@ -254,6 +269,80 @@ def test_kedas_scalers_take_the_triggers_and_ask_the_workers(helm: Path, tmp_pat
     [missing_label] = monitor["spec"]["selector"]["matchExpressions"]
     labels = [each["metadata"]["labels"] for each in found(objects, "Service").values()]
     assert len([each for each in labels if missing_label["key"] not in each]) == 1
+
+
+def test_pods_are_replaced_where_a_reload_is_refused(helm: Path, tmp_path: Path) -> None:
+    def checksums(config: dict[str, Any], values: dict[str, Any]) -> set[str]:
+        file = tmp_path / "values.yaml"
+        file.write_text(yaml.safe_dump(values | {"config": {"bridge.yaml": yaml.safe_dump(config)}}))
+        done = run(helm, "template", "shop", str(CHART), *CLUSTER, "--values", str(file))
+        assert done.returncode == 0, done.stderr
+        deployments = found([each for each in yaml.safe_load_all(done.stdout) if each], "Deployment").values()
+        return {each["spec"]["template"]["metadata"]["annotations"]["checksum/restart"] for each in deployments}
+
+    base = yaml.safe_load(CONFIG)
+    before = checksums(base, SPLIT)
+    restarts = {name for name in BridgeConfig.model_fields if checksums(base | {name: {"changed": 1}}, SPLIT) != before}
+    assert restarts == {name.partition(".")[0] for name in RESTART}
+    assert checksums(base | {"engine": {"type": "embedded"}}, SPLIT) != before
+    for values in ({"drainSeconds": 60}, {"ops": {"allowedHosts": ["bridge.example"]}}):
+        assert checksums(base, SPLIT | values) != before
+
+
+def test_the_network_policy_admits_what_the_chart_uses(helm: Path, tmp_path: Path) -> None:
+    without: dict[str, Any] = {"networkPolicy": SPLIT["networkPolicy"] | {"from": []}}
+    [policy] = found(rendered(helm, tmp_path, SPLIT | without), "NetworkPolicy").values()
+    [ingress] = policy["spec"]["ingress"]
+    namespaces = [each["namespaceSelector"]["matchLabels"] for each in ingress["from"] if "namespaceSelector" in each]
+    names = [each["kubernetes.io/metadata.name"] for each in namespaces]
+    assert sorted(names) == ["keda", "monitoring"]
+    dns, own = policy["spec"]["egress"]
+    assert {(each["port"], each["protocol"]) for each in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
+    assert own == SPLIT["networkPolicy"]["egress"][0]
+    [policy] = found(rendered(helm, tmp_path, {}), "NetworkPolicy").values()
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {}}]
+
+
+def test_a_role_may_have_places_of_its_own(helm: Path, tmp_path: Path) -> None:
+    values = deepcopy(SPLIT) | {"nodeSelector": {"pool": "small"}, "fullnameOverride": "orders"}
+    values["roles"]["worker"]["nodeSelector"] = {"pool": "large"}
+    values["podSecurityContext"] = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    pods = {
+        name: each["spec"]["template"]["spec"]
+        for name, each in found(rendered(helm, tmp_path, values), "Deployment").items()
+    }
+    selectors = {name: each["nodeSelector"]["pool"] for name, each in pods.items()}
+    assert selectors == {"orders-intake": "small", "orders-worker": "large"}
+    for each in pods.values():
+        assert each["securityContext"]["runAsNonRoot"]
+        assert "runAsUser" not in each["securityContext"]
+
+
+def test_grafana_gets_the_dashboard(helm: Path, tmp_path: Path) -> None:
+    dashboard = found(rendered(helm, tmp_path, SPLIT), "ConfigMap")["shop-durable-bridge-dashboard"]
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    source = ROOT / "deploy" / "observability" / "grafana" / "dashboards" / "durable-bridge.json"
+    assert json.loads(dashboard["data"]["durable-bridge.json"]) == json.loads(source.read_text())
+
+
+@pytest.mark.parametrize("values", [{}, SPLIT], ids=["default", "split"])
+def test_the_notes_name_what_exists(helm: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "durable-bridge")
+    # Helm shows the notes only after an installation in a cluster
+    shown = '{"kind": "Notes", "text": {{ include (print .Template.BasePath "/NOTES.txt") . | toJson }}}'
+    (chart / "templates" / "shown.yaml").write_text(shown)
+    one = ("--show-only", "templates/shown.yaml")
+    done = run(helm, "template", "shop", str(chart), *CLUSTER, "--namespace", "shop", *one, *given(tmp_path, values))
+    assert done.returncode == 0, done.stderr
+    notes = yaml.safe_load(done.stdout)["text"]
+    deployments = found(rendered(helm, tmp_path, values), "Deployment")
+    assert set(re.findall(r"deployment/(\S+)", notes)) <= set(deployments)
+    for command in re.findall(r"-- bridge (\w+)", notes):
+        assert root.get_command(click.Context(root), command)
+    [container] = next(iter(deployments.values()))["spec"]["template"]["spec"]["containers"]
+    for option in ("--config", "--overlay"):
+        assert container["args"][container["args"].index(option) + 1] in notes.split()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_it_is_slim_and_its_python_is_one_of_ours() -> None:
 
 
 def test_both_images_run_alike() -> None:
+    variables = [re.findall(r"(\w+)=", rest) for image in IMAGES for name, rest in STAGES[image] if name == "ENV"]
+    assert all({"PATH", "PYTHONPATH", "PYTHONUNBUFFERED"} <= set(each) for each in variables)
     alike = ("WORKDIR", "USER", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT", "CMD")
     one, other = ([each for each in STAGES[image] if each[0] in alike] for image in IMAGES)
     assert one == other

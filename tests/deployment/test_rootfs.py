@@ -29,6 +29,7 @@ exec chroot --userspec=10001:10001 "$NEW_ROOT" "$@"
 """Shell script that runs a command in the root file system, with some places of this machine, as the image's user."""
 
 CONFIG = """
+workflows: [orders_in_the_image]
 engine: {type: embedded, path: engine, worker: {processes: 1}}
 brokers: {local: {type: local, path: broker}}
 sources: {orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}}
@@ -98,12 +99,18 @@ def test_a_daemon_and_its_health_check_run_in_it(root: Path, tmp_path: Path) -> 
     project = tmp_path / "project"
     project.mkdir()
     (project / "bridge.yaml").write_text(CONFIG)
+    # As docs/deployment.md copies workflows into the image: the configuration is mounted elsewhere
+    [words] = [rest.split() for name, rest in STAGES["distroless"] if name == "ENV"]
+    variables = dict(word.split("=", 1) for word in words)
+    [app] = [rest for name, rest in STAGES["distroless"] if name == "WORKDIR"]
+    (root / app.lstrip("/") / "orders_in_the_image.py").write_text("def order(ctx, given):\n    yield\n")
     for path in (tmp_path, project, project / "bridge.yaml"):
         os.chown(path, 10001, 10001)
     places = [sys.base_prefix, str(Path(sys.prefix)), str(ROOT / "bridge"), str(project)]
     wrapper = [unshare, "-m", "sh", "-c", INSIDE, "sh"]
     environ = {
-        "NEW_ROOT": str(root), "PLACES": " ".join(places), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+        "NEW_ROOT": str(root), "PLACES": " ".join(places), "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": f"{ROOT}:{variables.get('PYTHONPATH', '')}",
         "PATH": os.environ["PATH"], "HOME": "/var/lib/bridge",
     }  # fmt: skip
     arguments = ("--config", str(project / "bridge.yaml"))
@@ -113,6 +120,7 @@ def test_a_daemon_and_its_health_check_run_in_it(root: Path, tmp_path: Path) -> 
         command[1] = command[1].replace("8099", daemon.url.rpartition(":")[2])
         checked = [*wrapper, sys.executable, *command]
         assert subprocess.run(checked, env=environ, check=False).returncode == 0
+        assert "1 orchestration" in daemon.log.read_text()
         daemon.process.terminate()
         assert daemon.ended() == 0, daemon.log.read_text()[-2000:]
         assert subprocess.run(checked, env=environ, capture_output=True, check=False).returncode != 0

@@ -45,7 +45,9 @@ def answers() -> Answers:
 
 @pytest.fixture
 async def web(answers: Answers) -> AsyncIterator[Web]:
-    web = Web(HttpConfig(port=0, allowed_hosts=("Bridge.Internal",)), answers.health, answers.metrics)
+    web = Web(
+        HttpConfig(port=0, allowed_hosts=("Bridge.Internal", "fd00::7", "[fd00::8]")), answers.health, answers.metrics
+    )
     await web.start()
     yield web
     await web.stop()
@@ -104,6 +106,8 @@ async def test_other_paths_are_not_found(web: Web, http: aiohttp.ClientSession) 
         ("127.0.0.1:8099", 200),
         ("[::1]:8099", 200),
         ("bridge.internal:8099", 200),
+        ("[fd00::7]:8099", 200),
+        ("[fd00::8]:8099", 200),
         ("evil.example", 421),
         ("localhost.evil.example", 421),
         ("evil.example:localhost", 421),

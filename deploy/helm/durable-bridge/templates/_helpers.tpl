@@ -1,9 +1,10 @@
 {{- define "bridge.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- $chart := .Values.nameOverride | default .Chart.Name }}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}{{ else if contains $chart .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name $chart | trunc 50 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "bridge.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -24,6 +25,39 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "bridge.configMap" -}}
 {{ .Values.existingConfigMap | default (printf "%s-config" (include "bridge.name" .)) }}
+{{- end }}
+
+{{- /* Names under which others may call the port `ops`: those of the Services, and the address of the pod */ -}}
+{{- define "bridge.hosts" -}}
+{{- $hosts := list "${POD_IP}" }}
+{{- $services := list (include "bridge.name" .) }}
+{{- if .Values.autoscaling.worker.work.enabled }}{{ $services = append $services (printf "%s-worker" (include "bridge.name" .)) }}{{ end }}
+{{- range $services }}
+{{- $hosts = concat $hosts (list . (printf "%s.%s" . $.Release.Namespace) (printf "%s.%s.svc" . $.Release.Namespace) (printf "%s.%s.svc.cluster.local" . $.Release.Namespace)) }}
+{{- end }}
+{{- concat $hosts .Values.ops.allowedHosts | toJson }}
+{{- end }}
+
+{{- define "bridge.overlay" -}}
+ops:
+  drain: {{ .Values.drainSeconds }}s
+  log: {format: json}
+  state_dir: /var/lib/bridge/state
+  reload: {watch: true}
+  http:
+    host: {{ .Values.ops.host | quote }}
+    port: {{ .Values.ops.port }}
+    allowed_hosts: {{ include "bridge.hosts" . }}
+{{- end }}
+
+{{- /* Hash of the settings that a running daemon does not take over: all but the sections that a reload changes */ -}}
+{{- define "bridge.restart" -}}
+{{- $fixed := list (include "bridge.overlay" .) }}
+{{- range $name, $text := .Values.config }}
+{{- $read := fromYaml $text }}
+{{- $fixed = append $fixed (hasKey $read "Error" | ternary $text (omit $read "vars" "targets" "sources" "sagas" "routes" "rules" "check" | toJson)) }}
+{{- end }}
+{{- $fixed | toJson | sha256sum }}
 {{- end }}
 
 {{- define "bridge.check" -}}
