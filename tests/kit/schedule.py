@@ -1,4 +1,4 @@
-"""Distribution of the test files over the processes of `make test` and `make test-long`, and the measurement on which it is based.
+"""Distribution of the test files over the processes of `make test`, and the measurement on which it is based.
 
 A third of the processes takes the files that compute, and the others take those that wait for locks, pauses and
 timeouts: the processors then have work from beginning to end. `costs.json` has a number for each file that takes a
