@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -95,6 +96,15 @@ def partial_config(root: MappingNode) -> tuple[Partial, ValidationError | None]:
     return Partial(BridgeConfig.model_construct(**valid), names, frozenset(repair.replaced)), error
 
 
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    """Validator of the entries of a section, or of a section without entries. Its construction is costly."""
+    annotation: Any = BridgeConfig.model_fields[name].annotation
+    kinds = get_args(annotation)
+    kind: Any = kinds[0 if name == "routes" else 1] if kinds else annotation
+    return TypeAdapter(kind)
+
+
 @dataclass
 class _Repair:
     """Replacement of plain values by models, section by section. tried: paths of earlier problems."""
@@ -108,11 +118,10 @@ class _Repair:
         """Replace the entries of a section by models, or the section itself if it has no entries."""
         value, kinds = self.values[name], get_args(annotation)
         if not kinds:
-            self._entry(self.values, (name,), TypeAdapter(annotation))
+            self._entry(self.values, (name,), _adapter(name))
         elif isinstance(value, get_origin(annotation) if name != "routes" else list):
-            adapter: TypeAdapter[Any] = TypeAdapter(kinds[0] if isinstance(value, list) else kinds[1])
             for key in range(len(value)) if isinstance(value, list) else list(value):
-                self._entry(value, (name, key), adapter)
+                self._entry(value, (name, key), _adapter(name))
         else:
             self._remove(self.values, (name,))
 
