@@ -337,9 +337,7 @@ async def test_head_answers_as_get_without_a_body(loaded: Loaded, http: aiohttp.
             assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
-async def test_a_job_is_accepted_with_its_place(
-    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
-) -> None:
+async def test_a_job_is_accepted_with_its_place(loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession) -> None:
     operator = tokens.header("operator")
     async with served(loaded, tokens.access) as url, asyncio.timeout(TIMEOUT):
         start = {"orchestration": "waits", "instance_id": "job-1"}
