@@ -30,7 +30,8 @@ help: ## this text
 	@echo "[1/3] Creating the virtual environment .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "[2/3] Installing $$(grep -c == requirements.lock) libraries from requirements.lock: a minute or two"
-	@$(BIN)/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python demo/installing.py $$(grep -c == requirements.lock) \
+	  $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	@echo "[3/3] Installing the bridge from this checkout"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -95,7 +95,7 @@ def command(
         say(f"note: no source or target has the topic {to.topic}; did you mean {to.broker}/{near}?", err=True)
     options = MessageOptions(type_, id_, key, headers, raw)
     batches = _lines(jsonl, to, options) if jsonl else _singles(files, data, to, options)
-    progress = Progress("messages published")
+    progress = Progress("message", "published")
     published = 0
     sent: deque[tuple[str, str | None]] = deque()
 

@@ -55,11 +55,6 @@ def not_checked(why: str, fix: str = "") -> Answer:
     return Answer(Verdict.NOT_CHECKED, why, fix)
 
 
-def counted(number: int, noun: str) -> str:
-    """Number with its noun: `1 topic`, `2 topics`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def worst(answers: list[Answer], otherwise: str) -> Answer:
     """Join the answers of one check: the worst verdict with all its details. otherwise: detail if all are OK."""
     for verdict in (Verdict.PROBLEM, Verdict.WARNING, Verdict.NOT_CHECKED):

@@ -31,6 +31,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, RetryPolicy, Settlement, decide
 from bridge.core.states import Outcome
 from bridge.core.stored_message import REMEMBERED_REFUSALS, OperationResult, StoredMessage
+from bridge.core.words import plural
 
 STARTED = "started"
 """Operation of the entity: its instance was started."""
@@ -193,7 +194,8 @@ class EarlyMessageQueue:
             result.events.append("full")
             self._remember_refused(item)
             self._plan(result, now)
-            result.refuse(item, FULL, f"{len(self.items)} messages wait for the same instance already", _ERROR)
+            waiting = plural(len(self.items), "message waits", "messages wait")
+            result.refuse(item, FULL, f"{waiting} for the same instance already", _ERROR)
             return result
         self.items.append(item)
         self.size += size

@@ -15,6 +15,7 @@ import structlog
 
 from bridge.core.errors import EngineError
 from bridge.core.pace import NO_ROUTE, SUCCESSES, Paces
+from bridge.core.words import plural
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 log = structlog.get_logger("bridge.source")
@@ -113,7 +114,8 @@ class DeadLetterLimit:
             return None
         routes = "; ".join(
             f"{f'route {route}' if route else 'messages that no route takes'}: one dead letter every "
-            f"{self._paces[route].pause:g} s, {len(self._waiting.get(route, ()))} messages wait"
+            f"{self._paces[route].pause:g} s, "
+            f"{plural(len(self._waiting.get(route, ())), 'message waits', 'messages wait')}"
             for route in self._paces
         )
         return (

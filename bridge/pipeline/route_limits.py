@@ -11,6 +11,7 @@ from typing import Protocol
 
 from bridge.config.model.routes import RouteLimitsConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
+from bridge.core.words import plural
 from bridge.pipeline.in_flight_delivery import InFlightDelivery, Limit
 from bridge.pipeline.per_value import Values
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
@@ -223,16 +224,17 @@ class RouteLimit:
         return "; ".join(self._reasons()) or None
 
     def _reasons(self) -> Iterator[str]:
+        waiting = plural(len(self._waiting), "start waits", "starts wait")
         if self._waiting and self.running_instances is not None:
             if not self.running_instances.known:
-                yield f"{len(self._waiting)} starts wait until the running orchestrations are counted"
+                yield f"{waiting} until the running orchestrations are counted"
             elif self.running is None or len(self.running_instances) < self.running:
-                yield f"{len(self._waiting)} starts wait for others of their value ({self.each_running} may run)"
+                yield f"{waiting} for others of their value ({self.each_running} may run)"
             else:
                 running = len(self.running_instances)
-                yield f"{running} of {self.running} orchestrations run, {len(self._waiting)} starts wait"
+                yield f"{running} of {self.running} orchestrations run, {waiting}"
         if self._spread:
-            yield f"{len(self._spread)} commands wait for the rate"
+            yield f"{plural(len(self._spread), 'command waits', 'commands wait')} for the rate"
 
     def _wait(self, item: InFlightDelivery, rate: Rate, delay: float) -> Throttled:
         self._spread[item] = rate, None

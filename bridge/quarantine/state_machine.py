@@ -9,6 +9,7 @@ from typing import Any
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
 from bridge.core.stored_message import REMEMBERED_REFUSALS, OperationResult, ReplayOf
+from bridge.core.words import plural
 from bridge.waiting.claim import Claim
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
@@ -150,7 +151,7 @@ class KeyQuarantine:
         if len(self.held) >= self._limits.max_messages or self.size + item["size"] > self._limits.max_bytes:
             result.events.append("full")
             self._remember_refused(item)
-            detail = f"{len(self.held)} messages of the same key are in quarantine already"
+            detail = f"{plural(len(self.held), 'message')} of the same key in quarantine already"
             result.refuse(item, FULL, detail, self.cause.get("error", ""))
             return False
         self.source, self.key = value["source"], value["key"]

@@ -14,6 +14,7 @@ from bridge.core.errors import EngineRejected
 from bridge.core.message import Message, Position
 from bridge.core.stored_message import ReplayOf, StoredMessage
 from bridge.core.system_names import replay_key
+from bridge.core.words import plural
 from bridge.dead_letters.state_machine import DeadLetterState, Mark
 from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.jobs.kind import ItemResult, Job, Result, TryLater
@@ -254,7 +255,8 @@ class ReplayKind:
                 raise TryLater(f"messages are being stored in the replay queue of {source.name}", _FULL_SECONDS)
         count, size = self._added[key] = len(state.messages), state.size
         if count >= limits.max_messages or size >= limits.max_bytes:
-            raise TryLater(f"{count:,} messages wait in the replay queue of {source.name}", _FULL_SECONDS)
+            waiting = plural(count, "message waits", "messages wait")
+            raise TryLater(f"{waiting} in the replay queue of {source.name}", _FULL_SECONDS)
 
     def _portion(self, messages: Sequence[StoredMessage]) -> list[dict[str, Any]]:
         """First of the messages as items of a queue, for one operation. A large message has an operation of its own."""

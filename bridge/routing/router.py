@@ -183,6 +183,8 @@ class Router:
             return Decision(names, tuple(steps))
         if self._ignores:
             return _IGNORED
+        if len(self.rules) == 1:
+            raise NoRoute(f"the only route from {self.source} does not match the message")
         raise NoRoute(f"none of the {len(self.rules)} routes from {self.source} matches the message")
 
     def ordering_key(self, envelope: Envelope) -> str | None:

@@ -337,9 +337,7 @@ async def test_head_answers_as_get_without_a_body(loaded: Loaded, http: aiohttp.
             assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
-async def test_a_job_is_accepted_with_its_place(
-    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
-) -> None:
+async def test_a_job_is_accepted_with_its_place(loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession) -> None:
     operator = tokens.header("operator")
     async with served(loaded, tokens.access) as url, asyncio.timeout(TIMEOUT):
         start = {"orchestration": "waits", "instance_id": "job-1"}
@@ -372,6 +370,32 @@ async def test_too_many_ids_are_refused_with_the_number_and_the_way(
                 assert response.status == 422
                 assert f"`ids` has more than {words} ids, the most of one request" in detail
                 assert "select by a filter" in detail
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "known"),
+    [
+        ("instances?outcomes=ended", 422, "compensation_failed"),
+        ("instances:count?outcomes=ended", 422, "compensation_failed"),
+        ("instances?statuses=DONE", 422, "COMPLETED"),
+        ("sagas?states=ended", 422, "compensation_failed"),
+        ("dead-letters?states=done", 422, "'replayed'"),
+        ("dead-letters?sources=nowhere", 404, "plain"),
+        ("dead-letter-groups?sources=nowhere", 404, "plain"),
+        ("dead-letters:newest?sources=nowhere", 404, "plain"),
+        ("dead-letters:match?sources=nowhere", 404, "plain"),
+        ("sources/nowhere/lag", 404, "plain"),
+        ("instances?engine=nowhere", 404, "default"),
+        ("jobs?engine=nowhere", 404, "default"),
+        ("entities?engine=nowhere", 404, "default"),
+    ],
+)
+async def test_a_name_that_does_not_exist_is_refused_with_the_known_ones(
+    loaded: Loaded, http: aiohttp.ClientSession, path: str, status: int, known: str
+) -> None:
+    async with served(loaded) as url, asyncio.timeout(TIMEOUT), http.get(url + path) as response:
+        assert response.status == status
+        assert known in (await response.json(content_type=None))["detail"]
 
 
 async def test_a_thousand_ids_fit_into_a_request(loaded: Loaded, http: aiohttp.ClientSession) -> None:

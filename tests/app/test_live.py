@@ -96,7 +96,7 @@ class Reader:
     async def body(self) -> bytes:
         """Body of an answer that is no stream."""
         async with asyncio.timeout(TIMEOUT):
-            return (await self._reader.readuntil(b"}"))
+            return await self._reader.readuntil(b"}")
 
     async def end(self) -> bytes:
         async with asyncio.timeout(TIMEOUT):

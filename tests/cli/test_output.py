@@ -133,7 +133,7 @@ class Terminal(io.StringIO):
 def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(Progress, "INTERVAL", 0.0)
-    progress = Progress("messages")
+    progress = Progress("message", "read")
     progress(12_345)
     progress.close()
     assert stream.getvalue() == shown

@@ -9,7 +9,8 @@ Conventions for writers of documentation:
   one, `ENDPOINT` has the address of the engine. `kill %1` stops the first daemon with SIGTERM. 127.0.0.1:8099 stands
   for the address of the first running daemon.
 - ```sh does not run, but its `bridge` commands, their options and its `make` targets must exist.
-- A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
+- A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file. A reader does
+  not see the comment: the paragraph before the block names the file, mostly as "`NAME`:".
 - ```yaml is a configuration, or some sections of one. `<!-- in: SECTION -->` puts the block below that section.
   `<!-- wrong: CODE -->` and `<!-- right: CODE -->` mark a configuration with and without a message of `bridge check`.
   `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML,
@@ -86,6 +87,29 @@ def blocks(document: str, language: str | None = None) -> list[Block]:
             mark, name = "", ""
     assert opened is None, f"{document}: the block of line {opened[1] if opened else 0} is not closed"
     return [block for block in found if language in (None, block.language)]
+
+
+def unnamed_files(document: str) -> list[str]:
+    """Return `line: file` of the blocks whose file the visible paragraph before them does not name."""
+    found: list[str] = []
+    paragraph, ended = "", True
+    inside = False
+    for number, line in enumerate(read(document).splitlines(), 1):
+        comment = _MARK.match(line)
+        if line.startswith("```"):
+            inside, paragraph = not inside, ""
+        elif inside:
+            continue
+        elif comment is not None:
+            name = (comment[2] or "").rpartition("/")[2]
+            if comment[1] in ("file", "append") and name not in paragraph:
+                found.append(f"{number}: {comment[2]}")
+        elif not line.strip():
+            ended = True
+        else:
+            paragraph = line if ended else f"{paragraph} {line}"
+            ended = False
+    return found
 
 
 def prose(document: str) -> str:

@@ -34,7 +34,7 @@ from bridge.early_messages import state_machine as early_message_queue
 from bridge.ops.health import PartKind
 from bridge.ops.metrics import Metrics
 from bridge.quarantine import state_machine as key_quarantine
-from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
+from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table, unnamed_files
 
 _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -128,6 +128,12 @@ def test_options_that_stand_alone(document: str) -> None:
     for code in _CODE.findall(prose(document)):
         if re.fullmatch(r"--[a-z-]+", code):
             assert code in known, f"{document}: {code}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_text_before_a_file_names_it(document: str) -> None:
+    """A reader of the page does not see the comment from which a test takes the name."""
+    assert unnamed_files(document) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

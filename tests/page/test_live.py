@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, expect
 
+from bridge.app.page.dead_letters import DEAD_LETTERS, Prompt
 from bridge.app.page.pages import PAGES
 from bridge.app.page.site import Site
+from bridge.app.page.visit import Page, Visit
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
 from bridge.ops.web import Web
@@ -21,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @asynccontextmanager
-async def served(shop: Shop, port: int = 0) -> AsyncIterator[Web]:
+async def served(shop: Shop, port: int = 0, pages: Sequence[Page] = PAGES) -> AsyncIterator[Web]:
     daemon = shop.daemon.daemon
     web = Web(
         HttpConfig(port=port, access=AccessConfig(rate=10_000, burst=100_000)),
@@ -30,7 +35,7 @@ async def served(shop: Shop, port: int = 0) -> AsyncIterator[Web]:
         None,
         daemon.routes,
         daemon.streams,
-        pages=Site(PAGES, daemon.routes, lambda: daemon.loaded),
+        pages=Site(pages, daemon.routes, lambda: daemon.loaded),
     )
     await web.start()
     try:
@@ -98,3 +103,40 @@ async def test_an_open_page_says_when_its_thing_is_gone(browser: Browser, shop: 
         await shop.client.purge_orchestration("delivery-gone")
         await expect(page.locator("#lost")).to_contain_text("The daemon answers 404 Not Found since", timeout=30_000)
         await expect(page.locator("#history")).to_be_visible()
+
+
+async def test_dead_letters_that_are_not_read_yet_delay_no_page(browser: Browser, shop: Shop) -> None:
+    read, reads = asyncio.Event(), 0
+
+    async def slowly(visit: Visit) -> Mapping[str, Any]:
+        nonlocal reads
+        reads += 1
+        await read.wait()
+        found = await DEAD_LETTERS.read(visit)
+        assert isinstance(found, Mapping)
+        return found
+
+    pages = [replace(page, read=Prompt(slowly, clock=0.01)) if page is DEAD_LETTERS else page for page in PAGES]
+    async with served(shop, pages=pages) as web, opened(browser) as page:
+        await page.goto(f"{web.url}/dead-letters")
+        await expect(page.locator("h1 + span")).to_have_text("counting…")
+        await expect(page.locator("#counting")).to_be_visible()
+        assert reads == 1
+        read.set()
+        await expect(page.locator("#groups")).to_be_visible(timeout=30_000)
+        await expect(page.locator("#counting")).to_have_count(0)
+
+
+async def test_an_open_audit_shows_a_change_when_it_is_made(browser: Browser, shop: Shop) -> None:
+    async with opened(browser, token=shop.token("admin", True)) as page:
+        await page.goto(f"{shop.url}/audit?action=instances.raise")
+        await expect(page.locator("#audit")).to_be_visible()
+        assert "seen live" not in (await page.locator("#audit").text_content() or "")
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {shop.token('operator')}"}) as http:
+            change = {"event": "note", "reason": "seen live"}
+            async with http.post(f"{shop.url}/api/v1/instances/approval-1:raise", json=change) as response:
+                assert response.status == 200, await response.text()
+        row = page.locator("#audit tbody tr").first
+        await expect(row).to_contain_text("seen live", timeout=30_000)
+        await expect(row).to_contain_text("approval-1")
+        await expect(row).to_contain_text("done")

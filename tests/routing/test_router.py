@@ -148,7 +148,7 @@ def test_the_first_match_wins_and_continue_goes_on() -> None:
 
 
 def test_no_match() -> None:
-    with pytest.raises(NoRoute, match="none of the 1 routes from orders"):
+    with pytest.raises(NoRoute, match="the only route from orders does not match"):
         router(route(match={"type": "x"})).route(envelope())
     silent = router(route(match={"type": "x"}), source={"no_match": "ignore"})
     assert silent.route(envelope()) == Decision((), ())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError
 
+from tests.docs.document import ROOT
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import (
@@ -191,3 +195,19 @@ async def test_a_message_is_stored_as_it_is() -> None:
             [message] = await take(receiver, 1)
             assert body(message) == "x"
         assert server.counters()["crashes"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(None, "cannot be read: No such file"), ("{", "is no configuration"), ("[]", "is no configuration")],
+    ids=["missing", "no JSON", "no object"],
+)
+def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str | None, told: str) -> None:
+    file = tmp_path / "entities.json"
+    if text is not None:
+        file.write_text(text)
+    command = [sys.executable, "-m", "tests.servicebus.server", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert (str(file) in done.stderr, "Traceback" in done.stderr, done.stderr.count("\n")) == (True, False, 1)

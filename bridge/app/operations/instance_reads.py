@@ -15,6 +15,7 @@ from bridge.app.operations.instances.instances import Filter, Instance, Instance
 from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, json_object
 from bridge.core.errors import InvalidCommand
+from bridge.engines.sagas import OUTCOMES
 
 MAX_WAIT = 20.0
 """Most seconds of one wait. A client repeats the request to wait longer."""
@@ -49,10 +50,13 @@ class SelectInstances(Parameters):
 
     @property
     def filter(self) -> Filter:
-        """Filter. Raises: InvalidCommand for an unknown status."""
-        if unknown := sorted(set(self.statuses) - set(OrchestrationStatus.__members__)):
-            known = ", ".join(OrchestrationStatus.__members__)
-            raise InvalidCommand(f"`statuses`: {unknown[0][:100]!r} is not one of {known}")
+        """Filter. Raises: InvalidCommand for an unknown status or outcome."""
+        for name, given, known in (
+            ("statuses", self.statuses, tuple(OrchestrationStatus.__members__)),
+            ("outcomes", self.outcomes, OUTCOMES),
+        ):
+            if unknown := sorted(set(given).difference(known)):
+                raise InvalidCommand(f"`{name}`: {unknown[0][:100]!r} is not one of {', '.join(known)}")
         return Filter(
             self.statuses, self.prefix, self.created_from, self.created_to, self.completed_from, self.completed_to,
             self.name, self.outcomes, self.tags,

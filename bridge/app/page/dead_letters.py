@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,13 @@ SINCE: Mapping[str, tuple[str, float]] = {
 """Times of the filter: text and seconds."""
 _TREND = "24h"
 _MOST_GROUPS = 200
+_PROCESSOR_SECONDS = 0.1
+"""Seconds of processor time after which the page shows itself without dead letters that are not read yet.
+
+A busy machine does not count: a page of few dead letters waits for them.
+"""
+_CLOCK_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 _CHECKED = 1_000
 """Most dead letters of a dry run on a page. `bridge dlq check` takes all."""
 RAMP = (1, 10, 100, 1_000)
@@ -33,6 +41,64 @@ _MOST_JOBS = 10
 _MOST_CHECKED = 5
 """Most dead letters with one id that are tried."""
 RESTORABLE = ("dropped", "replayed", "returned", "replaying")
+
+
+class Prompt:
+    """Reads a page, and answers that it counts while the first read takes long. That read goes on.
+
+    It fills the cache of dead letters: later reads are fast, and are awaited.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Visit], Awaitable[Mapping[str, Any]]],
+        processor: float = _PROCESSOR_SECONDS,
+        clock: float = _CLOCK_SECONDS,
+    ) -> None:
+        """Create the reader. processor, clock: seconds that the first read may take, of processor time and in all."""
+        self._read = read
+        self._bounds = processor, clock
+        self._reading: dict[Hashable, asyncio.Task[Mapping[str, Any]]] = {}
+        """First reads that have not ended, by what they read."""
+        self._warm: set[int] = set()
+        """Identities of the routes, one for each daemon of the process, through which a read has ended."""
+
+    async def __call__(self, visit: Visit) -> Mapping[str, Any]:
+        if id(visit.routes) in self._warm:
+            return await self._kept(visit)
+        key = (id(visit.routes), visit.caller, visit.here)
+        task = self._reading.get(key)
+        if task is None:
+            task = self._reading[key] = asyncio.create_task(self._kept(visit))
+            task.add_done_callback(lambda ended: self._forget(key, ended))
+        processor, clock = time.process_time() + self._bounds[0], time.monotonic() + self._bounds[1]
+        while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
+            if time.process_time() >= processor or time.monotonic() >= clock:
+                return {"counting": True, "jobs": (), **choices(visit)}
+        return task.result()
+
+    async def _kept(self, visit: Visit) -> Mapping[str, Any]:
+        found = await self._read(visit)
+        self._warm.add(id(visit.routes))
+        return {"counting": False, **found}
+
+    def _forget(self, key: Hashable, task: asyncio.Task[Mapping[str, Any]]) -> None:
+        self._reading.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # a visit that has left takes no error
+
+
+def choices(visit: Visit) -> dict[str, Any]:
+    """Members of the filter of the page."""
+    config = visit.loaded.config
+    return {
+        "state": visit.get("state") or "open",
+        "states": STATES,
+        "times": [(name, text) for name, (text, _) in SINCE.items()],
+        "sources": list(config.sources),
+        "routes": [route.name for route in config.routes],
+        "group": visit.get("group"),
+    }
 
 
 def trend_of(group: Mapping[str, Any], text: str) -> str:
@@ -70,21 +136,15 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     jobs = jobs_of(await visit.ask("jobs.list"), group)
     found = await visit.ask("dlq.groups", **chosen, trend=seconds)
     groups = found["groups"]
-    config = visit.loaded.config
-    shown: dict[str, Any] = {
+    shown: dict[str, Any] = choices(visit) | {
         "groups": groups[:_MOST_GROUPS],
         "more_groups": max(0, len(groups) - _MOST_GROUPS),
         "total": sum(each["count"] for each in groups),
         "gone": found["gone"],
         "trend": lambda each: trend_of(each, text),
         "trend_text": text,
-        "state": state,
-        "states": STATES,
-        "times": [(name, text) for name, (text, _) in SINCE.items()],
-        "sources": list(config.sources),
-        "routes": [route.name for route in config.routes],
         "group": None,
-        "engines": list(config.engines),
+        "engines": list(visit.loaded.config.engines),
         "ramp": RAMP,
         "action_fields": action_fields(visit, begin),
         "restorable": RESTORABLE,
@@ -135,5 +195,5 @@ async def _read_one(visit: Visit) -> Mapping[str, Any]:
     }
 
 
-DEAD_LETTERS = Page("/dead-letters", "dead_letters.html", _read, "Dead letters")
+DEAD_LETTERS = Page("/dead-letters", "dead_letters.html", Prompt(_read), "Dead letters")
 ONE_DEAD_LETTER = Page("/dead-letters/{id}", "dead_letter.html", _read_one)

@@ -26,6 +26,7 @@ from bridge.brokers.base import (
 from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
+from bridge.core.words import plural
 from bridge.engines.base import Engine, EngineUsage, JoinedProcess, MeasuredEngine
 from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProcesses
 from bridge.engines.lineage_index import LineageIndex
@@ -529,7 +530,7 @@ def summary(processes: WorkerProcesses | None, joined: Sequence[JoinedProcess]) 
     if processes is not None:
         views = processes.views()
         parts.append(
-            f"{len(views)} processes: "
+            f"{plural(len(views), 'process', 'processes')}: "
             + ", ".join(
                 f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and not view.runs else "")
                 for view in views

@@ -13,6 +13,7 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.worker_process import user_workflows
 from bridge.core.answers import PUBLISH_ACTIVITY
 from bridge.core.system_names import JOB_STEP
+from bridge.core.words import plural
 from bridge.engines.base import Engine
 from bridge.engines.capabilities import Capability
 from bridge.engines.embedded.processes.supervisor import WorkerProcesses
@@ -78,9 +79,10 @@ class Workers:
                 self._add(name, group, worker)
         known = self._workflows
         log.info(
-            f"running {len(known.orchestrators)} orchestrations, {len(known.activities)} activities, "
-            f"{len(known.entities)} entities"
-            + "".join(f" in {len(each.views())} processes" for each in self.processes.values()),
+            f"running {plural(len(known.orchestrators), 'orchestration')}, "
+            f"{plural(len(known.activities), 'activity')}, "
+            f"{plural(len(known.entities), 'entity')}"
+            + "".join(f" in {plural(len(each.views()), 'process', 'processes')}" for each in self.processes.values()),
             action="worker",
         )
         for processes in self.processes.values():

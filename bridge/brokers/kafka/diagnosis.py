@@ -35,8 +35,9 @@ from bridge.brokers.kafka.sdk_internals import send
 from bridge.config.model.brokers import KafkaBrokerConfig, TargetConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, Verdict, counted, not_checked, ok, problem, warning, worst
+from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BrokerError
+from bridge.core.words import plural
 
 _NONE, _UNKNOWN_TOPIC, _TOPIC_DENIED, _GROUP_DENIED, _CLUSTER_DENIED = 0, 3, 29, 30, 31
 _ELSEWHERE = (14, 15, 16)
@@ -156,7 +157,7 @@ class _Checks:
             where = ", ".join(f"`{name}`" for name in settings)
             return problem(str(error), f"correct {where} of `brokers.{self._connection.name}`, or the network")
         found = await self._described()
-        return ok(f"cluster {self._cluster.id}, {counted(len(found['brokers']), 'node')}")
+        return ok(f"cluster {self._cluster.id}, {plural(len(found['brokers']), 'node')}")
 
     async def _names(self) -> dict[str, list[str]]:
         """Topics that each source reads now."""
@@ -295,7 +296,7 @@ class _Checks:
             )
         if facts.state == "Dead":
             return ok(f"group {source.group} is new: it begins at the {source.start} message")
-        return ok(f"group {source.group}: {facts.state.lower()}, {counted(facts.members, 'member')}")
+        return ok(f"group {source.group}: {facts.state.lower()}, {plural(facts.members, 'member')}")
 
     async def _coordinated(self, group: str, nodes: list[int]) -> GroupFacts | None:
         """Ask one node after another about a group; None if no node coordinates groups yet.

@@ -13,7 +13,8 @@ from bridge.brokers.local.database import FILE, SCHEMA_VERSION, readable_address
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, counted, ok, problem, warning
+from bridge.core.diagnosis import Answer, Examiner, ok, problem, warning
+from bridge.core.words import plural
 from bridge.system import disk
 from bridge.system.threads import in_thread
 
@@ -64,4 +65,4 @@ def _file(file: Path, path: str) -> Answer:
             f"{file} was written by a newer version of the bridge (schema {version}, this one knows {SCHEMA_VERSION})",
             f"install that version of the bridge, or name another `{path}`",
         )
-    return ok(f"{file}, {counted(topics, 'topic')}")
+    return ok(f"{file}, {plural(topics, 'topic')}")

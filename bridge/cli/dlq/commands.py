@@ -388,7 +388,7 @@ def _checked(
 
     loaded = load_config(config, overlay)
     rules = load_config(candidate, overlay) if candidate else loaded
-    progress = Progress("dead letters checked")
+    progress = Progress("dead letter", "checked")
     try:
         return asyncio.run(checked(loaded, rules, selection, offline, progress)).to_dict()
     finally:
@@ -406,7 +406,7 @@ def _grouped(
     from bridge.app.dead_letters.groups import grouped
 
     loaded = load_config(config, overlay)
-    progress = Progress("dead letters read")
+    progress = Progress("dead letter", "read")
     try:
         found = asyncio.run(grouped(loaded, selection_of(chosen), offline, progress))
     finally:

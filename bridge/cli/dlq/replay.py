@@ -164,7 +164,7 @@ def _dry_run(options: dict[str, Any], selection: Selection, limit: int | None, a
 def _checked(loaded: Loaded, selection: Selection, limit: int | None) -> dict[str, Any]:
     from bridge.app.dead_letters.check import checked
 
-    progress = Progress("dead letters checked")
+    progress = Progress("dead letter", "checked")
     try:
         return asyncio.run(checked(loaded, loaded, selection, False, progress, limit)).to_dict()
     finally:

@@ -81,7 +81,7 @@ def check(
         raise click.UsageError("use either --sample or --all-running", click.get_current_context())
     loaded = load_config(engine["config"], engine["overlay"])
     code = _code(loaded, workflows)
-    progress = Progress("histories replayed")
+    progress = Progress("history", "replayed")
 
     async def run() -> list[Checked]:
         async with attached(loaded, engine["engine"]) as own:

@@ -155,7 +155,8 @@ def export(instance_id: str, output: Path | None, **engine: Any) -> None:
             out.write(f"{json.dumps(document, indent=1)}\n".encode())
     except OSError as error:
         raise BridgeError(f"{output} cannot be written: {error.strerror}") from error
-    say(f"{instance_id}: {len(document['events'])} events written to {output}")
+    events = plural(len(document["events"]), "event")
+    say(f"{instance_id}: {events} written to {output}")
 
 
 @make(

@@ -93,7 +93,7 @@ def command(
 
     sides = load_config([old], overlay), load_config([new], overlay)
     receivers = Receivers(*sides, source)
-    progress = Progress("messages compared")
+    progress = Progress("message", "compared")
     try:
         found = asyncio.run(compare(*sides, _messages(place, *sides, receivers, limit), limit, progress))
     except DecodeError as error:

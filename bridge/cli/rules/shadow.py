@@ -144,7 +144,7 @@ def _compare(
             "share": share,
         }
     )
-    progress = Progress("messages compared")
+    progress = Progress("message", "compared")
 
     async def run() -> dict[str, Any]:
         if not offline:

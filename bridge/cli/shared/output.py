@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from bridge.core.bytetext import escape_invisible, printable
+from bridge.core.words import plural as plural
 
 WIDE = 100_000
 """Width of tables that are not written to a terminal. Nothing is wrapped for a pipe."""
@@ -76,13 +77,6 @@ def _localize(found: re.Match[str]) -> str:
     except (OverflowError, ValueError):  # first or last day of the calendar
         return found[0]
     return moment.isoformat(timespec=_PRECISION.get(len(found[1] or ""), "milliseconds")).replace("+00:00", "Z")
-
-
-def plural(count: int, noun: str) -> str:
-    """Count with its noun: `1 route`, `2 routes`, `1 entity`, `2 entities`."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
 
 
 _GAP = 2
@@ -166,8 +160,8 @@ class Progress:
 
     INTERVAL = 0.2
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, noun: str, done: str) -> None:
+        self._noun, self._done = noun, done
         self._shown = sys.stderr.isatty()
         self._next = time.monotonic() + self.INTERVAL
         self._written = False
@@ -176,7 +170,7 @@ class Progress:
         if self._shown and time.monotonic() >= self._next:
             self._next = time.monotonic() + self.INTERVAL
             self._written = True
-            click.echo(f"\r{count:,} {self._what}", nl=False, err=True)
+            click.echo(f"\r{plural(count, self._noun)} {self._done}", nl=False, err=True)
 
     def close(self) -> None:
         if self._written:

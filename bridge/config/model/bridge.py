@@ -228,7 +228,10 @@ class DeadLettersConfig(Model):
         "partitions that were not used for the longest time are removed.",
     )
     interval: Duration = Field(
-        15.0, ge=1, description="Shortest pause between two counts of the open dead letters by the daemon."
+        15.0,
+        ge=1,
+        description="Pause between two counts of the open dead letters by the daemon. A reader of the status causes "
+        "one before its end.",
     )
 
 

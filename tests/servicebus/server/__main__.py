@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from tests.servicebus.server import emulator
 from tests.servicebus.server.access.keys import AccessKey
@@ -44,8 +45,19 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _entities(file: Path) -> tuple[Any, Any]:
+    """Queues and topics of a file. Ends the program for one that cannot be read."""
+    try:
+        return emulator.read(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}"
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = f"is no configuration of the emulator: {type(error).__name__}: {error}"
+    raise SystemExit(f"error: --config {file} {why}. Next: config/servicebus/emulator.json is an example")
+
+
 async def _run(arguments: argparse.Namespace) -> None:
-    queues, topics = emulator.read(json.loads(arguments.config.read_text()))
+    queues, topics = _entities(arguments.config)
     server = ServiceBusServer(
         ServerConfig(
             queues,
@@ -70,7 +82,12 @@ async def _run(arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, over.set)
     if not arguments.stay:
         loop.add_reader(0, lambda: None if os.read(0, 1024) else over.set())
-    await server.start()
+    try:
+        await server.start()
+    except OSError as error:  # also of the certificate
+        raise SystemExit(
+            f"error: the server cannot start: {error}. Next: check --host, --port and --certificate"
+        ) from None
     facts = {
         "port": server.port,
         "control": await control.start(),

@@ -12,6 +12,7 @@ from bridge.app.dead_letters.view import shown_time
 from bridge.app.operations.dead_letters.batches import Batch, Chosen, Selected, Submitted, submit
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
+from bridge.core.words import plural
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import SourcePauses
 from bridge.jobs.kind import JobRequest
@@ -99,7 +100,7 @@ def described(selection: Selection, limit: int | None = None) -> str:
         selection.routes and f"route {' or '.join(selection.routes)}",
         selection.causes and f"cause {' or '.join(selection.causes)}",
         selection.ids and f"id {' or '.join(selection.ids[:3])}" + (" …" if len(selection.ids) > 3 else ""),
-        selection.keys and f"{len(selection.keys)} keys",
+        selection.keys and plural(len(selection.keys), "key"),
         selection.since is not None and f"since {shown_time(selection.since)}",
         selection.until is not None and f"until {shown_time(selection.until)}",
         limit and f"at most {limit:,}",

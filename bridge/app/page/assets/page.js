@@ -69,9 +69,12 @@ export async function refresh() {
     lost.hidden = false;
   } finally {
     running = false;
-    if (again) { again = false; soon(); }
+    if (again || isUnfinished()) { again = false; soon(); }
   }
 }
+
+// A part that the daemon is still reading
+const isUnfinished = () => document.querySelector('[data-live="soon"]') !== null;
 
 let timer = 0;
 function soon() {
@@ -91,6 +94,7 @@ function listen() {
 }
 
 if (regions().length) {
+  if (isUnfinished()) soon();
   if (stream) {
     listen();
     setInterval(() => { if (Date.now() - heard > SILENT) soon(); }, PERIOD);
