@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.config.model.bridge import LineageConfig
-from bridge.config.model.claims import TargetFilesConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
@@ -425,6 +424,7 @@ def build_rule_set(
     engines: all engines. registries: see `source_codec`.
     Raises: ConfigError.
     """
+    from bridge.app.claims import build_claims
     from bridge.pipeline.rule_set import RuleSet
 
     router = build_router(loaded, source)
@@ -442,44 +442,11 @@ def build_rule_set(
     )
 
 
-def build_published_claims(loaded: Loaded, name: str) -> PublishedClaims | None:
-    """Claim checks of a target; None where it has none. Raises: ConfigError."""
-    config = loaded.config.targets[name].claim_check
-    if config is None:
-        return None
-    from bridge.claims.publish import PublishedClaims, files_store
-
-    if isinstance(config.store, TargetFilesConfig):
-        path = ("targets", name, "claim_check", "store", "directory")
-        put = files_store(loaded.resolve(path, config.store.directory))
-    else:
-        try:
-            from bridge.engines.blob_payloads import claim_store
-
-            put = claim_store(config.store)
-        except (ImportError, ValueError) as error:
-            what = install_extra("blob") if isinstance(error, ImportError) else "the account cannot be used"
-            raise ConfigError([loaded.locate(("targets", name, "claim_check", "store"), what)]) from None
-    return PublishedClaims(name, put, config.above, config.attribute, config.header)
-
-
-def build_claims(loaded: Loaded, source: str) -> ClaimChecks | None:
-    """Claim checks of a source; None where it has none. Raises: ConfigError."""
-    config = loaded.config.sources[source]
-    if config.claim_check is None:
-        return None
-    from bridge.claims.source import ClaimChecks
-
-    try:
-        return ClaimChecks(config.claim_check, config.limits.max_payload)
-    except ValueError as error:
-        raise ConfigError([loaded.locate(("sources", source, "claim_check", "allow"), str(error))]) from None
-
-
 def build_targets(
     loaded: Loaded, brokers: Mapping[str, Broker], registries: Mapping[str, Registry] | None = None
 ) -> dict[str, PublishTarget]:
     """Create the destinations of publications. registries: see `target_codec`. Raises: ConfigError."""
+    from bridge.app.claims import build_published_claims
     from bridge.app.codecs import target_codec
     from bridge.pipeline.publishing import PublishTarget
     from bridge.pipeline.tracing import messaging_system

@@ -1,9 +1,13 @@
-"""End of asyncio tasks that run until they are cancelled."""
+"""Ends: of asyncio tasks that run until they are cancelled, and of parts that are closed."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Coroutine
 from typing import Any
+
+logger = logging.getLogger("bridge.daemon")
 
 AGAIN_SECONDS = 1.0
 """Seconds until a task that goes on is cancelled again. Longer than the clean-up of a task takes."""
@@ -24,3 +28,12 @@ async def cancelled(*tasks: asyncio.Task[Any] | None) -> None:
     for task in given:
         if not task.cancelled():
             task.exception()  # asyncio reports errors that nobody reads
+
+
+async def closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Close parts at once, and return their results or exceptions, in order. Exceptions are logged."""
+    results = await asyncio.gather(*closing, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            logger.error("a component did not close cleanly", exc_info=result, extra={"action": "stop"})
+    return results

@@ -16,10 +16,10 @@ from bridge.app.check.samples import reach, read_samples, unreached
 from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
 from bridge.app.check.workflows import unknown_names
+from bridge.app.claims import build_claims
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
     build_access,
-    build_claims,
     build_decoder,
     build_engine,
     build_peer_tls,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -39,6 +39,8 @@ from bridge.app.serve.all_daemons import OtherDaemons
 from bridge.app.serve.canary import Canary
 from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
+from bridge.app.serve.endless_tasks import EndlessTasks
+from bridge.app.serve.engine_ports import EnginePorts
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
@@ -57,13 +59,12 @@ from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.serve.worker_processes import build_processes
 from bridge.app.serve.workers import Workers, build_monitors
-from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
+from bridge.app.tracing import build_metrics_export, build_tracing, span_options
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded, state_engine
-from bridge.core.errors import BridgeError, ConfigError, EngineMisconfigured, EngineOutage, Problem
+from bridge.core.errors import ConfigError, EngineMisconfigured, EngineOutage, Problem
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
-from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.source_entities import EnginePaces
 from bridge.engines.worker.finishes import Finishes
@@ -82,12 +83,11 @@ from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import Admission, RouteLimit
 from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.running_instances import RunningInstances
-from bridge.pipeline.settings import EnginePort, Execute, MovingPort, Restart
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
 from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.sqlite_engine.model.instance import Finish
-from bridge.system.tasks import cancelled
+from bridge.system.tasks import cancelled, closed
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -146,28 +146,10 @@ class Daemon:
         )
         self.breakers = {name: Breaker(name, partial(self._probe, engine)) for name, engine in self.engines.items()}
         loop = asyncio.get_running_loop()
-        keys = {
-            name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
-            for name, engine in self.engines.items()
-        }
         self.candidate = load_candidate(loaded) if intake else None
         self.totals = totals = {name: waiting.totals(loaded, name) for name in self.engines}
-        self.early = {
-            name: waiting.early_executor(loaded, engine, now, totals[name], self.candidate)
-            for name, engine in self.engines.items()
-        }
-        answers = {
-            name: AnswerExecutor(
-                engine,
-                keys[name],
-                self.early[name],
-                self.early[name].store.store,
-                config.engines[name].answers.signatures,
-                now,
-            )
-            for name, engine in self.engines.items()
-        }
-        self.targets = {name: self._target(engine, answers[name]) for name, engine in self.engines.items()}
+        ports = EnginePorts(loaded, self.engines, self.breakers, now, totals, self.candidate, traces=self.tracing)
+        self.targets, self.early = ports.targets, ports.early
         self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else Admission({}, ())
         self.budgets, costs = build_budgets(loaded) if intake else ({}, {})
@@ -195,7 +177,7 @@ class Daemon:
         all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
         self.pauses = pause_watch(loaded, self.sources, self.engines)
         self.own = SystemWorkflows(
-            loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
+            loaded, self.engines, self.brokers, self.publishing, now, loop, ports.keys, totals, all_kinds,
             self._read_decisions,
         )  # fmt: skip
         self.monitors = build_monitors(self.engines)
@@ -268,7 +250,7 @@ class Daemon:
             canary=self.canary,
             stuck=self.workers.stuck if worker else None,
             processes=self.workers.processes.get,
-            answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
+            answers=ports.answer_results,
             refused=self._refused,
             traces=self.tracing,
             dead_letters=self.dead_letters,
@@ -284,7 +266,7 @@ class Daemon:
         self.channel: Control | None = None
         self.runs_worker = worker
         self.is_intake = intake
-        self._sources_changed = asyncio.Event()
+        self._tasks = EndlessTasks(self._running)
         self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
@@ -361,17 +343,6 @@ class Daemon:
         await engine.probe()
         if refused := self.refusals(self.loaded, [engine.name]):
             raise EngineMisconfigured("; ".join(problem.what for problem in refused))
-
-    def _target(self, engine: Engine, answers: AnswerExecutor) -> EnginePort:
-        """Engine as the pipelines use it."""
-        early = self.early[engine.name]
-        execute: Execute = answers.execute
-        found: Execute = answers.execute_found
-        restart: Restart = early.restart
-        if self.tracing is not None and not isinstance(engine, EmbeddedEngine):
-            execute, found, restart = within_trace(execute), within_trace(found), within_trace(restart)
-        moving = MovingPort(early.look, execute, found, restart, early.waits, early.notify)
-        return EnginePort(execute, self.breakers[engine.name], answers.store_early, moving)
 
     def _read_decisions(self) -> None:
         """Apply decisions of people soon: a worker of this process has processed one."""
@@ -475,27 +446,9 @@ class Daemon:
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
-        stopped = asyncio.ensure_future(stop.wait())
-        try:
-            while True:
-                changed = asyncio.ensure_future(self._sources_changed.wait())
-                try:
-                    done, _ = await asyncio.wait(
-                        [stopped, changed, *self._tasks()], return_when=asyncio.FIRST_COMPLETED
-                    )
-                finally:
-                    changed.cancel()
-                if stopped in done:
-                    return
-                self._sources_changed.clear()
-                for task in done & self._tasks():
-                    if not task.cancelled():
-                        task.result()
-                    raise BridgeError(f"{task.get_name()} ended unexpectedly")
-        finally:
-            stopped.cancel()
+        await self._tasks.wait(stop)
 
-    def _tasks(self) -> set[asyncio.Task[None]]:
+    def _running(self) -> set[asyncio.Task[None]]:
         return {*(task for source in self.sources for task in source.tasks), *self.admission.tasks}
 
     # -- parts that a reload changes
@@ -510,7 +463,7 @@ class Daemon:
         listen(self.admission, self.engines)
         self.admission.start()
         self.limits[:] = self.admission.limits.values()
-        self._sources_changed.set()
+        self._tasks.changed()
         return left
 
     async def change_limits(self) -> None:
@@ -583,7 +536,7 @@ class Daemon:
     async def start_source(self, source: SourcePipeline, *, patient: bool = False) -> None:
         """Start consuming a source. patient: wait for its broker. Raises: BrokerUnavailable."""
         await source.start(patient=patient)
-        self._sources_changed.set()
+        self._tasks.changed()
         settings = source.settings
         log.info(
             f"consuming {', '.join(settings.subscribe.topics)}",
@@ -608,7 +561,7 @@ class Daemon:
         self.watch.remove(name)
         self.replays.remove(name)
         self.pauses.remove(name)
-        self._sources_changed.set()
+        self._tasks.changed()
 
     async def stop(self, deadline: float) -> bool:
         """Drain within `deadline` seconds and close everything. False when a worker does not stop. Idempotent.
@@ -666,12 +619,3 @@ class Daemon:
 
 def _nothing(_: object) -> None:
     """Listener where there is none."""
-
-
-async def closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Results or exceptions, in order. Exceptions are logged."""
-    results = await asyncio.gather(*closing, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            log.error("a component did not close cleanly", action="stop", exc_info=result)
-    return results

@@ -17,7 +17,7 @@ from bridge.app import configurations
 from bridge.app.check.configuration import inspect
 from bridge.app.composition import config_paths, own_packages
 from bridge.app.serve.control import control, shadow_routes
-from bridge.app.serve.daemon import Daemon, closed
+from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.reload.daemons import Peers, registry_engine
 from bridge.app.serve.reload.file_watch import FileWatch, Signature, signature
@@ -31,7 +31,7 @@ from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.system.memory import tune_memory
 from bridge.system.service_manager import ServiceManager
-from bridge.system.tasks import cancelled
+from bridge.system.tasks import cancelled, closed
 
 log = structlog.get_logger("bridge.daemon")
 

@@ -22,6 +22,7 @@ from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.engines.workload import KINDS, PUBLISHING, Workload
+from bridge.system.tasks import closed
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -96,12 +97,7 @@ class Workers:
 
     async def stop(self, left: Callable[[], float]) -> bool:
         """Stop all workers. left: seconds that are left. Returns False when a worker did not stop."""
-        stopped = await asyncio.gather(
-            *(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self.running), return_exceptions=True
-        )
-        for error in stopped:
-            if isinstance(error, BaseException):
-                log.error("a worker did not stop", action="stop", exc_info=error)
+        stopped = await closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self.running))
         for processes in self.processes.values():
             processes.kill()
         self.running.clear()

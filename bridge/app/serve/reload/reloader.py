@@ -21,7 +21,7 @@ from bridge.app.reload.code import ImportedCode, digest_of
 from bridge.app.reload.stats import Result
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import action_costs
-from bridge.app.serve.daemon import Daemon, closed
+from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.failures import known_orchestrations
 from bridge.app.serve.reload.file_watch import schema_paths
 from bridge.app.serve.status import daemon_id
@@ -33,6 +33,7 @@ from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.publishing import PublishTarget
 from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.source import SourcePipeline
+from bridge.system.tasks import closed
 
 log = structlog.get_logger("bridge.reload")
 
