@@ -256,6 +256,24 @@ def test_kedas_scalers_take_the_triggers_and_ask_the_workers(helm: Path, tmp_pat
     assert len([each for each in labels if missing_label["key"] not in each]) == 1
 
 
+def test_the_daemons_reach_each_other_whatever_else_may(helm: Path, tmp_path: Path) -> None:
+    objects = rendered(helm, tmp_path, SPLIT)
+    [policy] = found(objects, "NetworkPolicy").values()
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in found(objects, "Deployment").values()]
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        admitted = [
+            each["podSelector"]["matchLabels"]
+            for rule in policy["spec"][direction]
+            if "ops" in [port.get("port") for port in rule["ports"]]
+            for each in rule.get(peers, ())
+            if each.get("podSelector", {}).get("matchLabels")
+        ]
+        assert len(admitted) == 1, direction
+        assert all(admitted[0].items() <= labels.items() for labels in pods)
+    overlay = yaml.safe_load(found(objects, "ConfigMap")["shop-durable-bridge-chart"]["data"]["kubernetes.yaml"])
+    assert overlay["ops"]["http"]["host"] == "${POD_IP}", "one address beyond loopback is registered"
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
