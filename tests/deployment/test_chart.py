@@ -296,7 +296,7 @@ def test_the_network_policy_admits_what_the_chart_uses(helm: Path, tmp_path: Pat
     namespaces = [each["namespaceSelector"]["matchLabels"] for each in ingress["from"] if "namespaceSelector" in each]
     names = [each["kubernetes.io/metadata.name"] for each in namespaces]
     assert sorted(names) == ["keda", "monitoring"]
-    dns, own = policy["spec"]["egress"]
+    dns, own, _ = policy["spec"]["egress"]
     assert {(each["port"], each["protocol"]) for each in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
     assert own == SPLIT["networkPolicy"]["egress"][0]
     [policy] = found(rendered(helm, tmp_path, {}), "NetworkPolicy").values()
@@ -343,6 +343,24 @@ def test_the_notes_name_what_exists(helm: Path, tmp_path: Path, values: dict[str
     [container] = next(iter(deployments.values()))["spec"]["template"]["spec"]["containers"]
     for option in ("--config", "--overlay"):
         assert container["args"][container["args"].index(option) + 1] in notes.split()
+
+
+def test_the_daemons_reach_each_other_whatever_else_may(helm: Path, tmp_path: Path) -> None:
+    objects = rendered(helm, tmp_path, SPLIT)
+    [policy] = found(objects, "NetworkPolicy").values()
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in found(objects, "Deployment").values()]
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        admitted = [
+            each["podSelector"]["matchLabels"]
+            for rule in policy["spec"][direction]
+            if "ops" in [port.get("port") for port in rule["ports"]]
+            for each in rule.get(peers, ())
+            if each.get("podSelector", {}).get("matchLabels")
+        ]
+        assert len(admitted) == 1, direction
+        assert all(admitted[0].items() <= labels.items() for labels in pods)
+    overlay = yaml.safe_load(found(objects, "ConfigMap")["shop-durable-bridge-chart"]["data"]["kubernetes.yaml"])
+    assert overlay["ops"]["http"]["host"] == "${POD_IP}", "one address beyond loopback is registered"
 
 
 @pytest.mark.parametrize(
