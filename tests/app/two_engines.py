@@ -121,11 +121,13 @@ class TwoEngines:
         self.directory = directory
         self.engines = engines
         self.hosts: dict[str, EmbeddedEngine] = {}
+        self.broker = "type: local"
+        """Settings of the broker `local`."""
 
     def write(self, engine: str, source: str = "", name: str = "bridge.yaml") -> Path:
         """Write the configuration. engine: of all routes. source: further settings of the source."""
         path = self.directory / name
-        text = CONFIG.replace("ENGINE", engine).replace("SOURCE", source)
+        text = CONFIG.replace("ENGINE", engine).replace("SOURCE", source).replace("type: local", self.broker)
         used = {each: settings for each, settings in self.engines.items() if each in engine}
         path.write_text(f"engines: {json.dumps(used)}\n{text}")
         return path

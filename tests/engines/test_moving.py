@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from bridge.core.commands import (
     StartOrRaise,
     Terminate,
 )
-from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
+from bridge.core.errors import AlreadyTaken, EngineError, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
 from bridge.core.instance_protocol import InstanceState, restart_of
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.commands import moving
@@ -214,6 +214,62 @@ async def test_messages_of_others_follow_the_policy_of_their_rule(pair: Pair) ->
     with pytest.raises(InstanceFinished):
         await pair.execute(StartOrRaise("order", ID, "event"), "m-9")
     assert await pair.state("new") is InstanceState.MISSING
+
+
+def _start(policy: OnExisting) -> ScheduleOrchestration:
+    return ScheduleOrchestration("order", ID, "again", on_existing=policy, event="event")
+
+
+async def _outcome(execution: Awaitable[None]) -> str:
+    """Name of the error of a command; `done` without one."""
+    try:
+        await execution
+    except EngineError as error:
+        return type(error).__name__
+    return "done"
+
+
+OUTCOMES = {
+    ("running", "own"): dict.fromkeys(OnExisting, "AlreadyTaken"),
+    ("finished", "own"): dict.fromkeys(OnExisting, "AlreadyTaken"),
+    ("running", "other"): dict.fromkeys(OnExisting, "InstanceAlreadyExists") | {OnExisting.RAISE: "done"},
+    ("finished", "other"): {
+        OnExisting.IGNORE: "InstanceAlreadyExists",
+        OnExisting.RAISE: "InstanceFinished",
+        OnExisting.RESTART: "done",
+        OnExisting.DEAD_LETTER: "InstanceAlreadyExists",
+    },
+}
+"""Outcome of a start by state of the instance, by its message (that of the instance or another), and by policy."""
+
+
+@pytest.mark.parametrize("policy", OnExisting)
+@pytest.mark.parametrize(("status", "message"), OUTCOMES)
+async def test_the_instance_decides_about_a_start_as_on_one_engine(
+    pair: Pair, status: str, message: str, policy: OnExisting
+) -> None:
+    await pair.run_on_old(*(["end"] if status == "finished" else []))
+    start, id_ = _start(policy), "m-0" if message == "own" else "m-9"
+    expected = OUTCOMES[status, message][policy]
+    assert await _outcome(pair.execute(start, id_)) == expected
+    restarts = (status, message, policy) == ("finished", "other", OnExisting.RESTART)
+    assert await pair.state("new") is (InstanceState.RUNNING if restarts else InstanceState.MISSING)
+    if restarts:
+        await pair.execute(END, "m-10")
+        assert await pair.finished("new") == ["end"]
+    elif status == "running":
+        await pair.execute(END, "m-10")
+        raised = ["again"] if (message, policy) == ("other", OnExisting.RAISE) else []
+        assert await pair.finished("old") == [*raised, "end"]
+    # The same on one engine
+    alone = pair.runners["new"]
+    for key in ("old", "new"):
+        await pair.engines[key].client.purge_orchestration(ID)
+    await alone.execute(START, MessageOrigin("m-0", "route"))
+    if status == "finished":
+        await alone.execute(END, MessageOrigin("m-1", "route"))
+        await pair.finished("new")
+    assert await _outcome(alone.execute(start, MessageOrigin(id_, "route"))) == expected
 
 
 async def test_two_daemons_that_start_the_same_id_at_the_same_time_both_succeed(pair: Pair) -> None:
