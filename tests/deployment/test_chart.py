@@ -57,6 +57,7 @@ BUS: dict[str, Any] = {
     "metadata": {"namespace": "shop", "queueName": "payments", "messageCount": "500"},
     "authenticationRef": {"name": "servicebus"},
 }
+CPU: dict[str, Any] = {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}
 SPLIT: dict[str, Any] = {
     "image": {"repository": "registry.example/shop", "digest": f"sha256:{'0' * 64}"},
     "roles": {"all": {"enabled": False}, "intake": {"enabled": True}, "worker": {"enabled": True, "replicas": 3}},
@@ -269,6 +270,53 @@ def test_kedas_scalers_take_the_triggers_and_ask_the_workers(helm: Path, tmp_pat
     [missing_label] = monitor["spec"]["selector"]["matchExpressions"]
     labels = [each["metadata"]["labels"] for each in found(objects, "Service").values()]
     assert len([each for each in labels if missing_label["key"] not in each]) == 1
+
+
+def test_alerts_and_dashboard_select_the_job_of_the_chart(helm: Path, tmp_path: Path) -> None:
+    objects = rendered(helm, tmp_path, SPLIT)
+    [monitor] = found(objects, "ServiceMonitor").values()
+    [endpoint] = monitor["spec"]["endpoints"]
+    [label] = endpoint["relabelings"]
+    [rules] = found(objects, "PrometheusRule").values()
+    dashboard = found(objects, "ConfigMap")["shop-durable-bridge-dashboard"]["data"]
+    jobs = {job for text in (json.dumps(rules), json.dumps(dashboard)) for job in re.findall(r"job=\W+([\w-]+)", text)}
+    assert label["targetLabel"] == "job"
+    assert jobs == {label["replacement"]}
+
+
+def test_tls_reaches_whoever_calls_the_port(helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_IP", "fd00::7")
+    values = deepcopy(SPLIT) | {"ops": {"tls": {"secret": "bridge-tls"}, "host": "::"}}
+    objects = rendered(helm, tmp_path, values)
+    (tmp_path / "chart.yaml").write_text(
+        found(objects, "ConfigMap")["shop-durable-bridge-chart"]["data"]["kubernetes.yaml"]
+    )
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    tls = load_config([tmp_path / "bridge.yaml"], [tmp_path / "chart.yaml"]).config.ops.http.tls
+    assert tls is not None
+    for deployment in found(objects, "Deployment").values():
+        pod = deployment["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        probes = [each["httpGet"] for name, each in container.items() if name.endswith("Probe")]
+        assert [each["scheme"] for each in probes] == ["HTTPS"] * 3
+        [mount] = [each["name"] for each in container["volumeMounts"] if each["mountPath"] == "/run/secrets/bridge-tls"]
+        [volume] = [each for each in pod["volumes"] if each["name"] == mount]
+        assert volume["secret"]["secretName"] == "bridge-tls"
+        assert str(tls.certificate).startswith("/run/secrets/bridge-tls/")
+    [monitor] = found(objects, "ServiceMonitor").values()
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["serverName"] == "shop-durable-bridge.shop.svc"
+    [work] = found(objects, "ScaledObject")["shop-durable-bridge-worker"]["spec"]["triggers"]
+    assert work["metadata"]["url"].startswith("https://")
+
+
+def test_keda_falls_back_where_it_counts(helm: Path, tmp_path: Path) -> None:
+    """Its admission refuses a fallback for triggers by CPU or memory alone."""
+    for triggers, expected in (([CPU], False), ([CPU, LAG], True)):
+        values = {"autoscaling": {"all": {"enabled": True, "triggers": triggers}}}
+        [scaled] = found(rendered(helm, tmp_path, values), "ScaledObject").values()
+        assert ("fallback" in scaled["spec"]) == expected
 
 
 def test_pods_are_replaced_where_a_reload_is_refused(helm: Path, tmp_path: Path) -> None:

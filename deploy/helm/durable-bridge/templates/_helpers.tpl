@@ -38,6 +38,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- concat $hosts .Values.ops.allowedHosts | toJson }}
 {{- end }}
 
+{{- define "bridge.scheme" -}}{{ empty .Values.ops.tls.secret | ternary "HTTP" "HTTPS" }}{{- end }}
+
 {{- define "bridge.overlay" -}}
 ops:
   drain: {{ .Values.drainSeconds }}s
@@ -48,6 +50,9 @@ ops:
     host: {{ .Values.ops.host | quote }}
     port: {{ .Values.ops.port }}
     allowed_hosts: {{ include "bridge.hosts" . }}
+    {{- with .Values.ops.tls.secret }}
+    tls: {certificate: {{ printf "/run/secrets/%s/tls.crt" . | quote }}, key: {{ printf "/run/secrets/%s/tls.key" . | quote }}}
+    {{- end }}
 {{- end }}
 
 {{- /* Hash of the settings that a running daemon does not take over: all but the sections that a reload changes */ -}}
