@@ -312,7 +312,7 @@ def test_tls_reaches_whoever_calls_the_port(helm: Path, tmp_path: Path, monkeypa
 
 
 def test_keda_falls_back_where_it_counts(helm: Path, tmp_path: Path) -> None:
-    """Its admission refuses a fallback for triggers by CPU or memory alone."""
+    """The admission of KEDA refuses a fallback for triggers by CPU or memory alone."""
     for triggers, expected in (([CPU], False), ([CPU, LAG], True)):
         values = {"autoscaling": {"all": {"enabled": True, "triggers": triggers}}}
         [scaled] = found(rendered(helm, tmp_path, values), "ScaledObject").values()
