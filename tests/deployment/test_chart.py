@@ -332,7 +332,7 @@ def test_pods_are_replaced_where_a_reload_is_refused(helm: Path, tmp_path: Path)
     before = checksums(base, SPLIT)
     restarts = {name for name in BridgeConfig.model_fields if checksums(base | {name: {"changed": 1}}, SPLIT) != before}
     assert restarts == {name.partition(".")[0] for name in RESTART}
-    assert checksums(base | {"engine": {"type": "embedded"}}, SPLIT) != before
+    assert checksums(base | {"engine": base["engine"] | {"task_hub": "other"}}, SPLIT) != before
     for values in ({"drainSeconds": 60}, {"ops": {"allowedHosts": ["bridge.example"]}}):
         assert checksums(base, SPLIT | values) != before
 
@@ -412,6 +412,20 @@ def test_values_that_cannot_work_are_refused(helm: Path, tmp_path: Path, values:
     done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, values))
     assert done.returncode != 0
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("values", [{}, SPLIT], ids=["default", "split"])
+@pytest.mark.parametrize("section", ["engine: {type: embedded}", "engines: {old: {type: embedded, path: x}}"])
+def test_an_engine_that_would_be_lost_with_its_pod_is_refused(
+    helm: Path, tmp_path: Path, values: dict[str, Any], section: str
+) -> None:
+    config = CONFIG.replace(
+        'engine: {type: scheduler, endpoint: "https://shop.westeurope.durabletask.io", task_hub: shop}', section
+    )
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, values, config))
+    assert "bridge.yaml has an embedded engine" in done.stderr
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, ALONE, config))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_release_without_configuration_is_refused(helm: Path, tmp_path: Path) -> None:
