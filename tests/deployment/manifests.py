@@ -38,7 +38,17 @@ def manifests() -> dict[Path, str]:
 
 
 def _rendered(values: Path) -> str:
-    command = [helm(), "template", "bridge", CHART, *CLUSTER, "--namespace", "shop", "--values", values]
+    command: list[str | Path] = [
+        helm(),
+        "template",
+        "bridge",
+        CHART,
+        *CLUSTER,
+        "--namespace",
+        "shop",
+        "--values",
+        values,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

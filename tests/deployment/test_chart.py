@@ -57,6 +57,7 @@ BUS: dict[str, Any] = {
     "metadata": {"namespace": "shop", "queueName": "payments", "messageCount": "500"},
     "authenticationRef": {"name": "servicebus"},
 }
+CPU: dict[str, Any] = {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}
 SPLIT: dict[str, Any] = {
     "image": {"repository": "registry.example/shop", "digest": f"sha256:{'0' * 64}"},
     "roles": {"all": {"enabled": False}, "intake": {"enabled": True}, "worker": {"enabled": True, "replicas": 3}},
@@ -271,6 +272,53 @@ def test_kedas_scalers_take_the_triggers_and_ask_the_workers(helm: Path, tmp_pat
     assert len([each for each in labels if missing_label["key"] not in each]) == 1
 
 
+def test_alerts_and_dashboard_select_the_job_of_the_chart(helm: Path, tmp_path: Path) -> None:
+    objects = rendered(helm, tmp_path, SPLIT)
+    [monitor] = found(objects, "ServiceMonitor").values()
+    [endpoint] = monitor["spec"]["endpoints"]
+    [label] = endpoint["relabelings"]
+    [rules] = found(objects, "PrometheusRule").values()
+    dashboard = found(objects, "ConfigMap")["shop-durable-bridge-dashboard"]["data"]
+    jobs = {job for text in (json.dumps(rules), json.dumps(dashboard)) for job in re.findall(r"job=\W+([\w-]+)", text)}
+    assert label["targetLabel"] == "job"
+    assert jobs == {label["replacement"]}
+
+
+def test_tls_reaches_whoever_calls_the_port(helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_IP", "fd00::7")
+    values = deepcopy(SPLIT) | {"ops": {"tls": {"secret": "bridge-tls"}, "host": "::"}}
+    objects = rendered(helm, tmp_path, values)
+    (tmp_path / "chart.yaml").write_text(
+        found(objects, "ConfigMap")["shop-durable-bridge-chart"]["data"]["kubernetes.yaml"]
+    )
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    tls = load_config([tmp_path / "bridge.yaml"], [tmp_path / "chart.yaml"]).config.ops.http.tls
+    assert tls is not None
+    for deployment in found(objects, "Deployment").values():
+        pod = deployment["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        probes = [each["httpGet"] for name, each in container.items() if name.endswith("Probe")]
+        assert [each["scheme"] for each in probes] == ["HTTPS"] * 3
+        [mount] = [each["name"] for each in container["volumeMounts"] if each["mountPath"] == "/run/secrets/bridge-tls"]
+        [volume] = [each for each in pod["volumes"] if each["name"] == mount]
+        assert volume["secret"]["secretName"] == "bridge-tls"
+        assert str(tls.certificate).startswith("/run/secrets/bridge-tls/")
+    [monitor] = found(objects, "ServiceMonitor").values()
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["serverName"] == "shop-durable-bridge.shop.svc"
+    [work] = found(objects, "ScaledObject")["shop-durable-bridge-worker"]["spec"]["triggers"]
+    assert work["metadata"]["url"].startswith("https://")
+
+
+def test_keda_falls_back_where_it_counts(helm: Path, tmp_path: Path) -> None:
+    """The admission of KEDA refuses a fallback for triggers by CPU or memory alone."""
+    for triggers, expected in (([CPU], False), ([CPU, LAG], True)):
+        values = {"autoscaling": {"all": {"enabled": True, "triggers": triggers}}}
+        [scaled] = found(rendered(helm, tmp_path, values), "ScaledObject").values()
+        assert ("fallback" in scaled["spec"]) == expected
+
+
 def test_pods_are_replaced_where_a_reload_is_refused(helm: Path, tmp_path: Path) -> None:
     def checksums(config: dict[str, Any], values: dict[str, Any]) -> set[str]:
         file = tmp_path / "values.yaml"
@@ -284,7 +332,7 @@ def test_pods_are_replaced_where_a_reload_is_refused(helm: Path, tmp_path: Path)
     before = checksums(base, SPLIT)
     restarts = {name for name in BridgeConfig.model_fields if checksums(base | {name: {"changed": 1}}, SPLIT) != before}
     assert restarts == {name.partition(".")[0] for name in RESTART}
-    assert checksums(base | {"engine": {"type": "embedded"}}, SPLIT) != before
+    assert checksums(base | {"engine": base["engine"] | {"task_hub": "other"}}, SPLIT) != before
     for values in ({"drainSeconds": 60}, {"ops": {"allowedHosts": ["bridge.example"]}}):
         assert checksums(base, SPLIT | values) != before
 
@@ -382,6 +430,20 @@ def test_values_that_cannot_work_are_refused(helm: Path, tmp_path: Path, values:
     done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, values))
     assert done.returncode != 0
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("values", [{}, SPLIT], ids=["default", "split"])
+@pytest.mark.parametrize("section", ["engine: {type: embedded}", "engines: {old: {type: embedded, path: x}}"])
+def test_an_engine_that_would_be_lost_with_its_pod_is_refused(
+    helm: Path, tmp_path: Path, values: dict[str, Any], section: str
+) -> None:
+    config = CONFIG.replace(
+        'engine: {type: scheduler, endpoint: "https://shop.westeurope.durabletask.io", task_hub: shop}', section
+    )
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, values, config))
+    assert "bridge.yaml has an embedded engine" in done.stderr
+    done = run(helm, "template", "shop", str(CHART), *CLUSTER, *given(tmp_path, ALONE, config))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_release_without_configuration_is_refused(helm: Path, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- concat $hosts .Values.ops.allowedHosts | toJson }}
 {{- end }}
 
+{{- define "bridge.scheme" -}}{{ empty .Values.ops.tls.secret | ternary "HTTP" "HTTPS" }}{{- end }}
+
 {{- define "bridge.overlay" -}}
 ops:
   drain: {{ .Values.drainSeconds }}s
@@ -48,6 +50,9 @@ ops:
     host: {{ .Values.ops.host | quote }}
     port: {{ .Values.ops.port }}
     allowed_hosts: {{ include "bridge.hosts" . }}
+    {{- with .Values.ops.tls.secret }}
+    tls: {certificate: {{ printf "/run/secrets/%s/tls.crt" . | quote }}, key: {{ printf "/run/secrets/%s/tls.key" . | quote }}}
+    {{- end }}
 {{- end }}
 
 {{- /* Hash of the settings that a running daemon does not take over: all but the sections that a reload changes */ -}}
@@ -65,6 +70,12 @@ ops:
 {{- if not (or $roles.all.enabled $roles.intake.enabled $roles.worker.enabled) }}{{ fail "no role is enabled: set roles.all.enabled, or roles.intake.enabled and roles.worker.enabled" }}{{ end }}
 {{- if and $roles.all.enabled (or $roles.intake.enabled $roles.worker.enabled) }}{{ fail "roles.all is intake and worker already: enable it alone" }}{{ end }}
 {{- if and .Values.persistence.enabled (or (not $roles.all.enabled) (gt (int $roles.all.replicas) 1) .Values.autoscaling.all.enabled) }}{{ fail "persistence is for an embedded engine, which one pod has alone: enable roles.all with one replica, and no autoscaling" }}{{ end }}
+{{- range $name, $text := .Values.config }}
+{{- $read := fromYaml $text }}
+{{- range $engine := concat (list ($read.engine | default dict)) (values ($read.engines | default dict)) }}
+{{- if and (kindIs "map" $engine) (eq (toString $engine.type) "embedded") (not (and $roles.all.enabled $.Values.persistence.enabled)) }}{{ fail (printf "%s has an embedded engine, whose instances would be lost with the pod: enable roles.all and persistence" $name) }}{{ end }}
+{{- end }}
+{{- end }}
 {{- range $role := list "all" "intake" "worker" }}
 {{- $scaled := index $.Values.autoscaling $role }}
 {{- if and $scaled.enabled (not $scaled.triggers) (not (and (eq $role "worker") $scaled.work.enabled)) }}{{ fail (printf "autoscaling.%s.triggers is empty" $role) }}{{ end }}
