@@ -76,7 +76,8 @@ def serve(ready: object, figures: Figures) -> None:
     """Answer the questions of the parent process until it ends."""
     print(ready, flush=True)
     for line in sys.stdin:
-        print(json.dumps({"cpu": time.process_time(), **figures(line.strip())}), flush=True)
+        found = figures(line.strip())  # first: it may wait for the end of the work that `cpu` measures
+        print(json.dumps({"cpu": time.process_time(), **found}), flush=True)
 
 
 def processor_time(thread: threading.Thread) -> float:

@@ -48,7 +48,7 @@ def run() -> dict[str, float]:
     """Figures of the engine, all with inputs of 1 KB. Their names contain the units."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
         path = Path(directory)
-        figures = {"fsync_ms": _fsync(path)}
+        figures = {"fsync_ms": fsync_ms(path)}
         figures |= asyncio.run(_accepted(path / "accepted.db"))
         figures |= asyncio.run(_latency(path / "latency.db"))
         durable, memory = [], []
@@ -61,7 +61,7 @@ def run() -> dict[str, float]:
         return figures
 
 
-def _fsync(path: Path) -> float:
+def fsync_ms(path: Path) -> float:
     """Median duration of one fdatasync after a write of one page, in milliseconds."""
     times = []
     with (path / "fsync").open("wb", buffering=0) as file:

@@ -8,7 +8,7 @@ durable. `..._daemon_us`, `..._worker_us`: processor time per orchestration, of 
 `VARIANT_cpu_per_second`: activities of 10 ms of pure Python. `VARIANT_cpu_start_p99_ms`: meanwhile, the time of a start
 call at 100 a second, as intake waits for it before it settles a message.
 `kills_*`: 2 processes, one of which is killed each second; `kills_ratio`: orchestrations per second over undisturbed.
-`latency_*`: see `python -m benchmarks latency`, which needs Java.
+`latency_*`: see `python -m benchmarks latency`, which needs Java. `fsync_ms`: median of an fdatasync, before the loads.
 BENCH_ROUNDS: number of rounds. BENCH_KILLED: number of orchestrations while processes are killed.
 BENCH_PARTS: of `rates`, `kills`, `latency`, with commas between them.
 """
@@ -37,6 +37,7 @@ from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
 from benchmarks import latency
+from benchmarks.engine import fsync_ms
 from bridge.app.serve.worker_processes import MODULE
 from bridge.app.worker_process import user_workflows
 from bridge.config.model.engines import EmbeddedEngineConfig
@@ -305,7 +306,8 @@ def kills() -> dict[str, float]:
 def run() -> dict[str, float]:
     logging.getLogger("bridge").setLevel(logging.CRITICAL)
     tune_memory()
-    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
+        figures = {"fsync_ms": fsync_ms(Path(directory))}
     if "rates" in PARTS:
         figures |= rates()
     if "kills" in PARTS:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from durabletask import task
 from durabletask.client import OrchestrationStatus
@@ -16,6 +17,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.engines.embedded.remote import worker as remote
+from bridge.engines.embedded.remote.completions import RemoteStub
 from bridge.engines.embedded.remote.worker import RemoteWorker
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker.setup import stop_worker
@@ -176,6 +178,26 @@ async def test_results_are_sent_without_waiting_for_the_answers_to_earlier_ones(
             await eventually(lambda: len(ran) == number)
             end.set()
         assert ran == list(range(number))
+
+
+async def test_a_result_whose_call_cannot_be_made_delays_no_other_one() -> None:
+    """The first call has no headers, as when a token cannot be had."""
+    failed: list[tuple[str, BaseException]] = []
+    headers: Iterator[Any] = iter([OSError("no token"), ()])
+
+    def next_headers() -> Any:
+        found = next(headers)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    with HostileEngine() as hostile, grpc.insecure_channel(hostile.endpoint.removeprefix("http://")) as channel:
+        stub = RemoteStub(channel, next_headers, lambda token, error: failed.append((token, error)))
+        for token in ("first", "second"):
+            stub.CompleteActivityTask(pb.ActivityResponse(completionToken=token))
+        await asyncio.to_thread(stub.stop)
+        assert [(token, str(error)) for token, error in failed] == [("first", "no token")]
+        assert hostile.calls["CompleteActivityTask"] == 1
 
 
 async def test_work_of_a_broken_stream_that_has_not_begun_is_returned_and_does_not_run() -> None:

@@ -140,7 +140,7 @@ class RemoteWorker(PooledWorker):
                 thread.join()
         self.release_items()
         self.stop_pools()
-        self._remote.finish()
+        self._remote.stop()
         self._engine_channel.close()
         self.sessions.clear()
 
