@@ -29,8 +29,6 @@ from bridge.system.package import install_extra
 if TYPE_CHECKING:
     import ssl
 
-    from bridge.claims.publish import PublishedClaims
-    from bridge.claims.source import ClaimChecks
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
     from bridge.codecs.schema import Schema
