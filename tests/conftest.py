@@ -73,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    compile_part(session.config.rootpath)
+    compile_part(session.config.rootpath, session.config.args)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:

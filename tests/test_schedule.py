@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tests.kit.schedule import COSTS, ROOT, Schedule
+from tests.kit.schedule import COSTS, ROOT, Schedule, files_of
 
 
 class Node:
@@ -52,3 +52,10 @@ def test_one_process_begins_with_files_that_compute() -> None:
 
 def test_measured_files_exist() -> None:
     assert [name for name in COSTS if not (ROOT / name).exists()] == []
+
+
+def test_a_run_compiles_its_own_files() -> None:
+    own = files_of(ROOT, ["tests/test_schedule.py::test_measured_files_exist", "tests/claims"])
+    assert {file.parent.name for file in own} == {"tests", "claims"}
+    assert [file.name for file in own if file.parent.name == "tests"] == ["test_schedule.py"]
+    assert len(files_of(ROOT, ["tests"])) > 500

@@ -28,6 +28,8 @@ from bridge.ops.trail import FILE, Trail
 from tests.app.test_cursors import CONFIG, FLOWS, Lists
 from tests.kit.daemon import running
 
+pytestmark = pytest.mark.long
+
 LIMIT = 50
 FEW, MANY = 1_000, 100_000
 LISTS = {"entities.list": {"entity": "counter"}, "early.list": {}, "quarantine.list": {}}

@@ -16,6 +16,8 @@ import pytest
 from bridge.core.message import Message
 from tests.kit.daemon import DaemonFixture, running
 
+pytestmark = pytest.mark.long
+
 BOUND = 0.25
 """Maximum processor time, in seconds, of one callback in the thread of the loop."""
 

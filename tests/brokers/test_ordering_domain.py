@@ -21,6 +21,8 @@ from tests.brokers.servicebus.channel import BusChannel, bus_channel
 from tests.kit.daemon import DaemonFixture
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.long
+
 __all__ = ["bootstrap"]
 
 FLOWS = """

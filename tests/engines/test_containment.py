@@ -23,6 +23,8 @@ from bridge.workflow import DataConverter
 from tests.kit.engine_modes import MODES, engine_of
 from tests.kit.waiting import TIMEOUT, eventually
 
+pytestmark = pytest.mark.long
+
 SECONDS = int(TIMEOUT)
 
 

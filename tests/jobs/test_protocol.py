@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,6 +24,8 @@ from bridge.jobs.steps import JobSteps, Place
 from bridge.jobs.store import JobStore
 from tests.jobs.memory_engine import PROCESS, FrozenProcess, MemoryEngine
 from tests.kit.virtual_time import VirtualTimeLoop
+
+pytestmark = pytest.mark.long
 
 PAGE = 4
 ITEMS = [f"item-{number}" for number in range(14)]

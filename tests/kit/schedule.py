@@ -34,20 +34,26 @@ LEAST = 1.0
 """Least seconds of a file in `costs.json`."""
 
 
-def compile_part(root: Path) -> None:
+def compile_part(root: Path, given: Collection[str]) -> None:
     """Import the part of the test files that is this process's, so that the processes compile each file once.
 
-    All of them import all files afterwards, and find the others compiled.
+    All of them import all files afterwards, and find the others compiled. given: files and directories of the run.
     """
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if count == 1 or sys.dont_write_bytecode:
         return
-    for file in sorted((root / "tests").rglob("test_*.py"))[number::count]:
-        if "corpus" not in file.parts:
-            # The collection reports what fails here
-            with contextlib.suppress(Exception, pytest.skip.Exception):
-                importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
+    for file in files_of(root, given)[number::count]:
+        # The collection reports what fails here
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
+
+
+def files_of(root: Path, given: Collection[str]) -> list[Path]:
+    """Return the test files of a run. given: its files, tests and directories."""
+    places = {root / each.partition("::")[0] for each in given}
+    found = (each for each in sorted((root / "tests").rglob("test_*.py")) if places & {each, *each.parents})
+    return [each for each in found if "corpus" not in each.parts]
 
 
 def file_of(nodeid: str) -> str:

@@ -20,6 +20,8 @@ from bridge.ops.metrics import Metrics
 from bridge.routing.per import TAG, digest
 from tests.kit.pipeline import CONFIG, START, PipelineFixture, message, running_pipeline
 
+pytestmark = pytest.mark.long
+
 HONEST = [f"honest-{number}" for number in range(9)]
 PER = """
     limits:

@@ -28,6 +28,8 @@ from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_entity import calling
 
+pytestmark = pytest.mark.long
+
 
 def nested(levels: int, message: str = "no", **fields: Any) -> pb.TaskFailureDetails:
     """Create a failure with this number of nested causes."""

@@ -28,6 +28,8 @@ from tests.kit.protocol_client import ProtocolClient, begin
 from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.test_fuzz import REQUESTS, messages
 
+pytestmark = pytest.mark.long
+
 make_stub: Any = stubs.TaskHubSidecarServiceStub
 IDS = st.sampled_from(["a", "b", "c", "é\u202e", "x" * 1024])
 ENTITIES = st.sampled_from(["@c@x", "@c@y", "@C@x"])

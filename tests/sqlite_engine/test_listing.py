@@ -21,6 +21,8 @@ from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.schema import connect, prepare
 from bridge.sqlite_engine.storage.store import Store
 
+pytestmark = pytest.mark.long
+
 COUNT = MOST_LOOKED_AT + 500
 SECOND = 1_000_000
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.options import DatabaseOptions
 from tests.kit.protocol_client import ProtocolClient, activity, again, begin, call, complete, fail, state, text
+
+pytestmark = pytest.mark.long
 
 IDS = st.sampled_from(["a", "b", "c"])
 RUNNING, PENDING = pb.ORCHESTRATION_STATUS_RUNNING, pb.ORCHESTRATION_STATUS_PENDING

@@ -20,6 +20,8 @@ from bridge.sqlite_engine.database import Database
 from tests.kit.examples import examples
 from tests.sqlite_engine.rewind import RewindFixture, Steps, act, counter, in_writer
 
+pytestmark = pytest.mark.long
+
 NUMBERS = itertools.count()
 STEP = st.one_of(
     st.tuples(st.just("act"), st.sampled_from([0, 2, 3]), st.booleans()),  # attempts, failure is caught

@@ -26,6 +26,8 @@ from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.server.server import Server
 from tests.kit.waiting import TIMEOUT, eventually
 
+pytestmark = pytest.mark.long
+
 JOIN_GROUP = 11
 SEED = "BRIDGE_HOSTILE_SEED"
 WRONG = 60

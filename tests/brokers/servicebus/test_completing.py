@@ -13,6 +13,8 @@ from bridge.brokers.base import ReadOptions
 from bridge.brokers.servicebus import ServiceBusBroker, completing
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
+pytestmark = pytest.mark.long
+
 SERVER = ServerConfig((QueueConfig("orders", lock_duration=20.0, max_delivery_count=3), QueueConfig("dead")))
 SUB_QUEUE = "orders/$DeadLetterQueue"
 

@@ -29,6 +29,8 @@ from tests.servicebus.server.management import messages as management
 from tests.servicebus.server.management import node
 from tests.servicebus.server.management.body import Answer, Body
 
+pytestmark = pytest.mark.long
+
 OPTIONS = SubscribeOptions(("orders",), dead_letter=None, servicebus=ServiceBusSourceConfig(prefetch=20))
 
 

@@ -28,6 +28,8 @@ from tests.servicebus.server.entities import settlement
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import Refusal
 
+pytestmark = pytest.mark.long
+
 DELIVERIES = 3
 """Max delivery count of the queues."""
 ENTITIES = pytest.mark.parametrize(

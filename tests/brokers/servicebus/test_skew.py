@@ -13,6 +13,8 @@ from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
+pytestmark = pytest.mark.long
+
 LOCK = 5.0
 """Shortest lock duration of the service, in seconds."""
 

@@ -22,6 +22,8 @@ from bridge.core.errors import DecodedTooLarge, DecodeError, TooManyValues
 from bridge.core.message import Message
 from tests.codecs.confluent.samples import POSITION, PROTO_DATA, proto_text
 
+pytestmark = pytest.mark.long
+
 SECONDS, MEBIBYTES = 0.25, 100
 
 

@@ -27,6 +27,8 @@ from tests.kit.examples import examples
 from tests.kit.waiting import TIMEOUT
 from tests.registry.hostile import Answer, HostileRegistry, answer, response
 
+pytestmark = pytest.mark.long
+
 LINE = '{"type": "record", "name": "shop.Line", "fields": [{"name": "sku", "type": "string"}]}'
 BODY = b"\x02a"
 F = descriptor_pb2.FieldDescriptorProto
