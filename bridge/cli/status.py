@@ -61,7 +61,8 @@ def command(
 ) -> int:
     """Show whether the daemons are healthy, how far behind they are, what failed, and what waits for a person.
 
-    Without --url, the command asks the daemons of the configuration on this machine through their control sockets.
+    Without --url, the command asks the daemons of the configuration on this machine through their control sockets,
+    and through them those of other machines with the same keys of sessions.
     Without a daemon it shows what the engine and the broker know.
 
     Each line that needs a person names its next command. With -o json, the output has the form of

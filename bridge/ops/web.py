@@ -103,7 +103,7 @@ class Web:
         self._port = 0
         self._hosts = _LOOPBACK | {_bracketed(host).lower() for host in (settings.host, *settings.allowed_hosts)}
         if settings.peers.url is not None:
-            self._hosts |= {_host_of(urlsplit(settings.peers.url).netloc)}
+            self._hosts |= {_host_of(urlsplit(_with_scheme(settings.peers.url, "http")).netloc)}
 
     @property
     def port(self) -> int:
@@ -123,10 +123,8 @@ class Web:
         host, given = self._settings.host, self._settings.peers.url
         if self._peers is None or (given is None and (is_loopback(host) or host in _ALL_ADDRESSES)):
             return None
-        if given is None:
-            scheme = "http" if self._tls is None else "https"
-            return f"{scheme}://{_bracketed(host)}:{self._port}"
-        return given if urlsplit(given).port else f"{given}:{self._port}"
+        address = _with_scheme(host if given is None else given, "http" if self._tls is None else "https")
+        return address if urlsplit(address).port else f"{address}:{self._port}"
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -236,6 +234,10 @@ def _host_of(header: str) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _with_scheme(address: str, scheme: str) -> str:
+    return address if "://" in address else f"{scheme}://{_bracketed(address)}"
 
 
 def _json(status: int, content: object) -> web.Response:

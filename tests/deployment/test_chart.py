@@ -408,7 +408,7 @@ def test_the_daemons_reach_each_other_whatever_else_may(helm: Path, tmp_path: Pa
         assert len(admitted) == 1, direction
         assert all(admitted[0].items() <= labels.items() for labels in pods)
     overlay = yaml.safe_load(found(objects, "ConfigMap")["shop-durable-bridge-chart"]["data"]["kubernetes.yaml"])
-    assert overlay["ops"]["http"]["host"] == "${POD_IP}", "one address beyond loopback is registered"
+    assert overlay["ops"]["http"]["peers"] == {"url": "${POD_IP}"}
 
 
 @pytest.mark.parametrize(

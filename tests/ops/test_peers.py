@@ -207,6 +207,9 @@ async def test_the_certificate_is_verified(tmp_path: Path) -> None:
         ({"host": "127.0.0.1", "peers": PeersConfig(url="https://bridge.example")}, "https://bridge.example:{port}"),
         ({"peers": PeersConfig(url="http://[fd00::1]")}, "http://[fd00::1]:{port}"),
         ({"peers": PeersConfig(url="https://10.0.0.1:9000")}, "https://10.0.0.1:9000"),
+        ({"host": "0.0.0.0", "peers": PeersConfig(url="10.0.0.1")}, "http://10.0.0.1:{port}"),
+        ({"peers": PeersConfig(url="fd00::1")}, "http://[fd00::1]:{port}"),
+        ({"peers": PeersConfig(url="pod-1.shop.svc")}, "http://pod-1.shop.svc:{port}"),
     ],
 )
 async def test_the_address_for_other_daemons(settings: dict[str, Any], url: str | None) -> None:

@@ -63,10 +63,10 @@ class PeersConfig(Model):
 
     url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/@?#,]+$",
-        description="Address of this port for the other daemons, for example `https://${POD_IP}`; without a port, the "
-        "port in use. null: `host` and `port`, if `host` is one address beyond loopback; else the others cannot ask "
-        "this daemon.",
+        pattern=r"^(https?://[^\s/@?#,]+|[\w.-]+|[\da-fA-F:.]*:[\da-fA-F:.]*:[\da-fA-F:.]*)$",
+        description="Address of this port for the other daemons: a URL, or a name or IP address alone, such as "
+        "`${POD_IP}`. Scheme and port that are not given are those in use. null: `host` and `port`, if `host` is one "
+        "address beyond loopback; else the others cannot ask this daemon.",
     )
     server_name: str | None = Field(
         None,

@@ -50,6 +50,7 @@ ops:
     host: {{ .Values.ops.host | quote }}
     port: {{ .Values.ops.port }}
     allowed_hosts: {{ include "bridge.hosts" . }}
+    peers: {url: "${POD_IP}"}
     {{- with .Values.ops.tls.secret }}
     tls: {certificate: {{ printf "/run/secrets/%s/tls.crt" . | quote }}, key: {{ printf "/run/secrets/%s/tls.key" . | quote }}}
     {{- end }}
