@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "durable-bridge"
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _EXTRA = re.compile(r"""\s*;\s*extra\s*==\s*['"]([^'"]+)['"]\s*$""")
 
 
@@ -32,7 +33,7 @@ def requirements_of(extra: str) -> list[str]:
 
 
 def own_requirement() -> str:
-    """Requirement that installs this bridge again.
+    """Requirement that installs this bridge again, with the extras whose libraries are here.
 
     The checkout or file that it was installed from, while that exists; otherwise its exact version.
     """
@@ -42,5 +43,20 @@ def own_requirement() -> str:
         return DISTRIBUTION
     origin = json.loads(installed.read_text("direct_url.json") or "{}").get("url", "")
     if origin.startswith("file:") and Path(unquote(urlsplit(origin).path)).exists():
-        return f"{DISTRIBUTION} @ {origin}"
-    return f"{DISTRIBUTION}=={installed.version}"
+        return f"{DISTRIBUTION}{_extras()} @ {origin}"
+    return f"{DISTRIBUTION}{_extras()}=={installed.version}"
+
+
+def _extras() -> str:
+    """Extras of which every library is installed, as they stand in a requirement."""
+    declared = {found[1] for each in metadata.requires(DISTRIBUTION) or [] if (found := _EXTRA.search(each))}
+    complete = sorted(extra for extra in declared if all(map(_is_installed, requirements_of(extra))))
+    return f"[{','.join(complete)}]" if complete else ""
+
+
+def _is_installed(requirement: str) -> bool:
+    name = _NAME.match(requirement)
+    try:
+        return name is not None and bool(metadata.version(name[0]))
+    except metadata.PackageNotFoundError:
+        return False
