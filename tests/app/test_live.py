@@ -352,8 +352,8 @@ async def test_a_tap_on_an_unknown_name_is_refused_with_the_known_ones(
         for path, name in ((f"/api/v1/{TAP}", "options"), (f"/api/v1/{LIVE}", "tap")):
             reader = await Reader.open(web.port, f"{path}?{name}={quote(json.dumps(options))}")
             assert (await reader.status())[0] == 404
-            told = json.loads(await reader.body())
-            assert told["reason"] == "unknown_name"
-            assert told["detail"].startswith(detail)
-            assert any(each in told["detail"] for each in ("known: ", "did you mean"))
+            refusal = json.loads(await reader.body())
+            assert refusal["reason"] == "unknown_name"
+            assert refusal["detail"].startswith(detail)
+            assert any(each in refusal["detail"] for each in ("known: ", "did you mean"))
             reader.close()

@@ -198,16 +198,16 @@ async def test_a_message_is_stored_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "cause"),
     [(None, "cannot be read: No such file"), ("{", "is no configuration"), ("[]", "is no configuration")],
     ids=["missing", "no JSON", "no object"],
 )
-def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str | None, told: str) -> None:
+def test_a_wrong_file_is_an_error_of_one_line(tmp_path: Path, text: str | None, cause: str) -> None:
     file = tmp_path / "entities.json"
     if text is not None:
         file.write_text(text)
     command = [sys.executable, "-m", "tests.servicebus.server", "--config", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert cause in done.stderr
     assert (str(file) in done.stderr, "Traceback" in done.stderr, done.stderr.count("\n")) == (True, False, 1)

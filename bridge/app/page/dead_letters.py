@@ -32,7 +32,7 @@ _PROCESSOR_SECONDS = 0.1
 A busy machine does not count: a page of few dead letters waits for them.
 """
 _CLOCK_SECONDS = 5.0
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 _CHECKED = 1_000
 """Most dead letters of a dry run on a page. `bridge dlq check` takes all."""
 RAMP = (1, 10, 100, 1_000)
@@ -72,7 +72,7 @@ class Prompt:
             task = self._reading[key] = asyncio.create_task(self._kept(visit))
             task.add_done_callback(lambda ended: self._forget(key, ended))
         processor, clock = time.process_time() + self._bounds[0], time.monotonic() + self._bounds[1]
-        while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
+        while not (await asyncio.wait({task}, timeout=_POLL_SECONDS))[0]:
             if time.process_time() >= processor or time.monotonic() >= clock:
                 return {"counting": True, "jobs": (), **choices(visit)}
         return task.result()

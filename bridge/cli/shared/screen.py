@@ -326,7 +326,7 @@ class Screen:
         rendered = [
             part
             for line in rendered
-            for part in ([line] if len(line) <= width or "\x1b" in line else textwrap.wrap(line, width))
+            for part in ([line] if len(line) <= width or "\x1b" in line else textwrap.fill(line, width).split("\n"))
         ]
         if len(rendered) > height - 1:
             more = len(rendered) - (height - 2)
