@@ -20,7 +20,6 @@ from typing import Any
 from aiohttp import web
 
 from bridge.encryption import Keyring, Unsealable
-from bridge.ops.api import BODY_SECONDS
 
 PEER = "/peer"
 """Path of questions."""
@@ -28,6 +27,8 @@ LARGEST_QUESTION = 64 * 1024
 """Bytes of the largest question."""
 QUESTION_SECONDS = 60.0
 """Seconds for which a question holds: the clocks of two daemons may differ by this time."""
+_BODY_SECONDS = 5.0
+"""Seconds for the body of a question. It is read before its sender is known."""
 
 _QUESTION = b"bridge.peer.question"
 _ANSWER = b"bridge.peer.answer "
@@ -86,7 +87,7 @@ class PeerPort:
         if request.content_length is None or request.content_length > LARGEST_QUESTION:
             raise web.HTTPRequestEntityTooLarge(LARGEST_QUESTION, request.content_length or 0)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(_BODY_SECONDS):
                 body = await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout from None

@@ -26,6 +26,8 @@ from bridge.ops.access import Access, Caller, Oidc, TokenFile
 from bridge.ops.api import Stream
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics
+from bridge.ops.peers import PeerPort
+from bridge.ops.sessions import random_keyring
 from bridge.ops.web import Web
 from tests.app.conftest import impatient
 from tests.app.project import EngineThread, write_project
@@ -73,6 +75,7 @@ BYTES = st.one_of(
             b"/?\xff=\xfe",
             b"/login", b"/login?next=%0d%0aX:%20y", b"/login/oidc", b"/login/callback?code=c&state=s", b"/logout",
             b"/theme", b"/do/instances.purge", b"/do/%ff", b"/stream/live", b"/stream/tap?options=%7b",
+            b"/peer",
             b"/instances/%00",
             b"/assets/..%2f..%2fsite.py",
         ]),
@@ -167,6 +170,7 @@ async def _port(examples: int, loaded: Loaded, tokens: Path) -> None:
         [Stream("live", _nothing), Stream("tap", _nothing)],
         Access(TokenFile(tokens), Oidc(oidc)),
         pages=Site(PAGES, found, lambda: loaded),
+        peers=PeerPort(random_keyring(), "a/1", {}),
     )
     await web.start()
     loop = asyncio.get_running_loop()
