@@ -293,7 +293,7 @@ CASES = (
     ),
     fires(
         "BridgeLifecycleTargetAway", "the receiver is away", "20m",
-        {'bridge_lifecycle_target_up{instance="a:8099"}': "1x5 0x15", 'bridge_lifecycle_target_up{instance="b:8099"}': "1x20"},
+        {f"bridge_lifecycle_target_up{{instance=\"{it}:8099\"}}": up for it, up in (("a", "1x5 0x15"), ("b", "1x20"))},
         "The daemon a:8099 cannot publish lifecycle events", instance="a:8099",
     ),
     quiet(
