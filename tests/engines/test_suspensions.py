@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from durabletask import task
@@ -20,7 +20,7 @@ from tests.kit.waiting import TIMEOUT, eventually
 SUSPENDED, RESUMED = helpers.new_suspend_event(), helpers.new_resume_event()
 
 
-def listen(ctx: task.OrchestrationContext, _: object) -> Iterator[task.Task]:
+def listen(ctx: task.OrchestrationContext, _: object) -> Generator[task.Task[str], str, str]:
     return (yield ctx.wait_for_external_event("go"))
 
 
