@@ -35,7 +35,7 @@ class ShopFailed(Exception):
     """Raised when a process of the demo fails. Its text names the process and its log."""
 
 
-WAIT = "6s"
+WAIT = "12s"
 """Time that a payment waits for its order in the demo. In a real shop it would be hours."""
 
 

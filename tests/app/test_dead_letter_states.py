@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -245,7 +246,7 @@ async def test_a_reader_of_the_status_sees_dead_letters_and_drops_before_the_nex
         await eventually(lambda: shown(0), "the first count; the next one is due in an hour")
         for number in (1, 2, 3):
             await fill(daemon, 1, number)
-            await eventually(lambda number=number: shown(number), f"{number} dead letters")
+            await eventually(partial(shown, number), f"{number} dead letters")
         refs = await dead_letters(daemon, "orders.dlq")
         await DeadLetterStates(daemon.engines["default"]).drop("job", refs[:1], by="ann", reason="test")
         await eventually(lambda: shown(2), "the drop")

@@ -129,7 +129,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "\r12,345 messages\r\x1b[K"), (io.StringIO(), "")])
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "\r12,345 messages read\r\x1b[K"), (io.StringIO(), "")])
 def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(Progress, "INTERVAL", 0.0)

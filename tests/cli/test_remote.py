@@ -10,6 +10,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -242,10 +243,13 @@ def test_more_ids_than_one_request_takes_are_sent_in_several(remote: Remote) -> 
     def dlq(*arguments: str) -> subprocess.CompletedProcess[str]:
         return remote("dlq", *arguments, "--id", "-", text=ids)
 
+    def has_left(left: int) -> bool:
+        return len(open_ones()) == left
+
     for action, left in (("drop", 0), ("restore", count)):
         [job] = json.loads(dlq(action, "--reason", "test", "--yes", "--json").stdout)
         assert job["count"] == count
-        remote.daemon.wait(lambda left=left: len(open_ones()) == left, f"the end of {action}")
+        remote.daemon.wait(partial(has_left, left), f"the end of {action}")
     tried = dlq("replay", "--dry-run", "--json")
     assert json.loads(tried.stdout)["total"] == count
     assert dlq("drop", "--reason", "test", "--dry-run").stdout == f"would drop {plural(count, 'dead letter')}\n"
