@@ -24,7 +24,7 @@ from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarSer
 from benchmarks._remote import Child, child
 from benchmarks.engine import quiet
 from benchmarks.workers import PAYLOAD
-from bridge.engines.grpc_channel import worker_channel, worker_options
+from bridge.engines.remote.grpc_channel import worker_channel, worker_options
 
 VARIANTS = ("sdk", "direct")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))

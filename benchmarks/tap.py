@@ -23,7 +23,7 @@ import uvloop
 
 from benchmarks.pipeline import CONFIG, message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.serve.tap import Taps
+from bridge.app.serve.views.tap import Taps
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.ops.access import Caller
 from bridge.ops.audit import user

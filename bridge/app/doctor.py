@@ -29,7 +29,7 @@ from bridge.config.source import Loaded
 from bridge.core.diagnosis import AREAS, Answer, Verdict, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError
 from bridge.engines import diagnosis
-from bridge.engines.capabilities import Capability
+from bridge.engines.remote.capabilities import Capability
 from bridge.system import disk
 from bridge.system.package import DISTRIBUTION, install_extra
 from bridge.system.threads import in_thread

@@ -10,9 +10,9 @@ from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.remote import TOKEN_NEXT, Address
-from bridge.app.serve.all_daemons import TokenRefused, answers_of_sockets, ask, merged, socket_of
 from bridge.app.serve.jobs import open_jobs
-from bridge.app.serve.status import counts_document, waiting_document
+from bridge.app.serve.views.all_daemons import TokenRefused, answers_of_sockets, ask, merged, socket_of
+from bridge.app.serve.views.status import counts_document, waiting_document
 from bridge.brokers.base import BacklogBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError

@@ -19,7 +19,7 @@ from bridge.app import state
 from bridge.app.composition import require
 from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, bounded_body, refusal_of
 from bridge.app.remote import Address, explained, operate
-from bridge.app.serve.tap import TAP, TapOptions, condition
+from bridge.app.serve.views.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineTimeout, EngineUnavailable, InvalidCommand
 from bridge.ops.access import Unauthenticated
@@ -48,7 +48,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class LiveMessage:
-    """Settled delivery. document: JSON of `bridge.app.serve.tap`. daemon: host and process id."""
+    """Settled delivery. document: JSON of `bridge.app.serve.views.tap`. daemon: host and process id."""
 
     daemon: str
     document: Mapping[str, Any]
@@ -115,7 +115,7 @@ class TapReader:
         """Daemons that have answered."""
 
     def counts(self) -> Counter[str]:
-        """Counts of all daemons since this reader began; see `bridge.app.serve.tap.Tap.counts`."""
+        """Counts of all daemons since this reader began; see `bridge.app.serve.views.tap.Tap.counts`."""
         return sum(self._counts.values(), Counter())
 
     async def read(self) -> AsyncGenerator[Note | LiveMessage, None]:

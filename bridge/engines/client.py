@@ -1,7 +1,7 @@
 """Client of an engine: the one place that calls the SDK's client, which translates its errors and bounds its responses.
 
-Every call has a deadline, which the channel sets (`bridge.engines.grpc_channel`, or the in-process channel). Responses
-in several parts count as one (`bridge.engines.remote_limits`).
+Every call has a deadline, which the channel sets (`bridge.engines.remote.grpc_channel`, or the in-process channel).
+Responses in several parts count as one (`bridge.engines.remote.remote_limits`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, EngineOutage, InstanceNotFound
-from bridge.engines.capabilities import Capability, answers, is_unimplemented, is_unknown_method
 from bridge.engines.client_calls import has_more
 from bridge.engines.entity_client import EntityClient
-from bridge.engines.remote_channel import Call
-from bridge.engines.remote_limits import one_response
-from bridge.engines.requests import event_request, start_request, to_timestamp
+from bridge.engines.remote.capabilities import Capability, answers, is_unimplemented, is_unknown_method
+from bridge.engines.remote.remote_channel import Call
+from bridge.engines.remote.remote_limits import one_response
+from bridge.engines.remote.requests import event_request, start_request, to_timestamp
 from bridge.engines.sdk_internals import stub_of
 from bridge.sqlite_engine.model.reply import EVENT_CONFIRMED
 from bridge.system.otel_context import current_ids, records_spans

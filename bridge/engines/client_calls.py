@@ -14,9 +14,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError
 from bridge.core.histogram import SECONDS, Histogram
-from bridge.engines.capabilities import ALL, Capability
 from bridge.engines.errors import translate
-from bridge.engines.large_payloads import ClientPayloads
+from bridge.engines.payloads.large_payloads import ClientPayloads
+from bridge.engines.remote.capabilities import ALL, Capability
 from bridge.engines.sdk_internals import stores_payloads
 
 T = TypeVar("T")

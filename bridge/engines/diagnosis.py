@@ -12,10 +12,10 @@ from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineCon
 from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning
 from bridge.core.errors import EngineDenied, EngineError, EngineMisconfigured, EngineUnavailable, InstanceNotFound
 from bridge.engines.base import Engine
-from bridge.engines.capabilities import Capability
 from bridge.engines.client import PROBE_ID
 from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.keyrings import Keys
+from bridge.engines.remote.capabilities import Capability
 from bridge.sqlite_engine.maintenance import inspection
 from bridge.system import disk
 from bridge.system.threads import in_thread

@@ -19,8 +19,8 @@ from bridge.core.errors import EngineRejected
 from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
 from bridge.engines.client_calls import ClientCalls, has_more
-from bridge.engines.remote_limits import one_response
-from bridge.engines.requests import to_timestamp
+from bridge.engines.remote.remote_limits import one_response
+from bridge.engines.remote.requests import to_timestamp
 from bridge.engines.sdk_internals import stub_of
 
 _SEARCHES = 500

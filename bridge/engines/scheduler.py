@@ -25,20 +25,20 @@ from bridge.engines.azure_access import Credentials, create_credentials, credent
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.remote.worker import RemoteWorker
-from bridge.engines.engine_payloads import EnginePayloadStore
-from bridge.engines.grpc_channel import (
+from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.lineage_index import LineageIndex, LineageOptions
+from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.payloads.engine_payloads import EnginePayloadStore
+from bridge.engines.payloads.large_payloads import ClientConverter
+from bridge.engines.remote.grpc_channel import (
     RECONNECT_SECONDS,
     CallHeaders,
     channel_options,
     worker_channel,
     worker_options,
 )
-from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.large_payloads import ClientConverter
-from bridge.engines.lineage_index import LineageIndex, LineageOptions
-from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.remote_channel import AioCallHeaders, RemoteChannel
-from bridge.engines.remote_limits import ACKNOWLEDGEMENT, TOTAL, ResponseLimits, WorkItemFlow
+from bridge.engines.remote.remote_channel import AioCallHeaders, RemoteChannel
+from bridge.engines.remote.remote_limits import ACKNOWLEDGEMENT, TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker

@@ -12,8 +12,8 @@ from durabletask.serialization import DataConverter
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.inprocess import AioChannel, Channel
-from bridge.engines.grpc_channel import BEFORE
 from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.remote.grpc_channel import BEFORE
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.sdk_log import quiet_logger

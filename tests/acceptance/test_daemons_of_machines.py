@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from bridge.config.source import load
-from bridge.engines.reload_requests import REGISTERED_SECONDS, ReloadRequests
+from bridge.engines.entities.reload_requests import REGISTERED_SECONDS, ReloadRequests
 from bridge.ops.access import Role, new_token, token_line
 from bridge.ops.status import MISSED
 from tests.kafka.certificates import Authority

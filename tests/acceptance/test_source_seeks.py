@@ -235,7 +235,7 @@ from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.ownership import Ownership
-from bridge.engines.source_seeks import SourceSeeks
+from bridge.engines.entities.source_seeks import SourceSeeks
 
 arm(RebalanceListener, "_notify", "before")
 arm(Commits, "move", "before")

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from bridge.app.remote import Address
-from bridge.app.serve.all_daemons import ask
+from bridge.app.serve.views.all_daemons import ask
 from bridge.ops.status import merge
 
 

@@ -12,8 +12,8 @@ import pytest
 from bridge.core.commands import Cancel, RaiseEvent, ScheduleOrchestration
 from bridge.core.errors import BridgeError, ConfigError, EngineRejected, InstanceFinished
 from bridge.core.origin import MessageOrigin
-from bridge.engines.capabilities import Capability
 from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.remote.capabilities import Capability
 from tests.engines.sidecar import Sidecar
 from tests.kit.daemon import running
 from tests.kit.processes import bridge

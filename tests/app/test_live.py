@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from bridge.app.serve import live as live_module
-from bridge.app.serve.live import MOST_CHANGES, Live
-from bridge.app.serve.tap import TAP, Taps
+from bridge.app.serve.views import live as live_module
+from bridge.app.serve.views.live import MOST_CHANGES, Live
+from bridge.app.serve.views.tap import TAP, Taps
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.serve import pauses
-from bridge.engines.source_entities import Pause, SourcePauses
+from bridge.app.serve.decisions import pauses
+from bridge.engines.entities.source_entities import Pause, SourcePauses
 from tests.kit.daemon import ENGINES, running
 
 CONFIG = """

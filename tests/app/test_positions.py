@@ -15,7 +15,7 @@ from bridge.brokers.local import LocalBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.message import Message
-from bridge.engines.source_seeks import apply, pending
+from bridge.engines.entities.source_seeks import apply, pending
 
 DAY = 86400.0
 

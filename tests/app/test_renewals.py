@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.app.serve.reload.daemons import Renewals
-from bridge.engines.reload_requests import REGISTERED_SECONDS
+from bridge.engines.entities.reload_requests import REGISTERED_SECONDS
 from bridge.ops.status import MISSED
 
 STEP = 5.0

@@ -24,7 +24,7 @@ from bridge.core.message import Message
 from bridge.core.states import JobState
 from bridge.core.system_names import REPLAY
 from bridge.dead_letters.store import DeadLetterStates
-from bridge.engines.source_entities import Pause, SourcePauses
+from bridge.engines.entities.source_entities import Pause, SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.serve.tap import LARGEST, MOST_BYTES, Tap, TapOptions
+from bridge.app.serve.views.tap import LARGEST, MOST_BYTES, Tap, TapOptions
 from bridge.core.errors import InvalidCommand
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.serve.status import waiting_document
+from bridge.app.serve.views.status import waiting_document
 from bridge.core.errors import WaitingFull
 from bridge.ops.status import OVERDUE_SECONDS
 from bridge.waiting.totals import QuarantinedCount, WaitingCount, WaitingTotals

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from bridge.app.serve.tap import MOST_BYTES, MOST_TAPS
+from bridge.app.serve.views.tap import MOST_BYTES, MOST_TAPS
 from bridge.ops.control import near
 from tests.kit.forkserver import ForkedProcess, fork_server
 from tests.kit.processes import DaemonProcess, bridge, run_bridge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.engines.reload_requests import (
+from bridge.engines.entities.reload_requests import (
     _MOST_DAEMONS,
     REGISTERED_SECONDS,
     State,

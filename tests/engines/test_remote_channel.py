@@ -16,10 +16,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineTimeout, EngineUnavailable
 from bridge.core.origin import MessageOrigin
-from bridge.engines import remote_channel
 from bridge.engines.client import EngineClient
-from bridge.engines.grpc_channel import PARENT
-from bridge.engines.remote_channel import MOST_FAILURES, AioCallHeaders, RemoteChannel
+from bridge.engines.remote import remote_channel
+from bridge.engines.remote.grpc_channel import PARENT
+from bridge.engines.remote.remote_channel import MOST_FAILURES, AioCallHeaders, RemoteChannel
 from tests.kit.waiting import TIMEOUT
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.errors import EngineRejected
-from bridge.engines import requests
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.inprocess import AioChannel
+from bridge.engines.remote import requests
 from tests.kit.examples import examples
 from tests.sqlite_engine.test_worker import Shelf
 

@@ -18,7 +18,7 @@ from bridge.app.serve.admission import count
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable
 from bridge.engines.commands.answers import AnswerKeys
-from bridge.engines.remote_limits import TOTAL
+from bridge.engines.remote.remote_limits import TOTAL
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.waiting.totals import WaitingTotals
 from tests.engines.hostile import (

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.engines.temporary_limits import FORGET_SECONDS, MOST_DAEMONS, TemporaryLimit, apply
+from bridge.engines.entities.temporary_limits import FORGET_SECONDS, MOST_DAEMONS, TemporaryLimit, apply
 
 LIMIT = {"running": 5, "rate": 2.0, "until": 100.0, "since": 1.0, "by": "ada", "reason": ""}
 

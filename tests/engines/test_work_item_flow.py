@@ -13,7 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import ActivityContext
 
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.engines.remote_limits import BURST, PAUSE
+from bridge.engines.remote.remote_limits import BURST, PAUSE
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows

@@ -14,7 +14,7 @@ from bridge.dead_letters.state_machine import BlockStates
 from bridge.dead_letters.store import DeadLetterStates
 from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import Pause, SourcePauses
+from bridge.engines.entities.source_entities import Pause, SourcePauses
 from bridge.jobs.entities import JobEntities
 from bridge.replay.edits import ReplayEdits
 from tests.jobs.test_on_engine import CONFIG, FLOWS, JobsFixture, ScriptedKind, named

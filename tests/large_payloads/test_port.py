@@ -23,8 +23,8 @@ from bridge.core.errors import (
     PayloadStoreUnavailable,
 )
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.engine_payloads import EnginePayloadStore
-from bridge.engines.grpc_channel import CallHeaders
+from bridge.engines.payloads.engine_payloads import EnginePayloadStore
+from bridge.engines.remote.grpc_channel import CallHeaders
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load

@@ -17,11 +17,11 @@ from aiohttp import web as aiohttp_web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.serve.peers import LARGEST_ANSWER, Peer, PeerClient
+from bridge.app.serve.views.peers import LARGEST_ANSWER, Peer, PeerClient
 from bridge.config.model.bridge import HttpConfig, PeersConfig
 from bridge.core.states import DaemonState
 from bridge.encryption import Key, Keyring
-from bridge.engines.reload_requests import url_of
+from bridge.engines.entities.reload_requests import url_of
 from bridge.ops.health import Readiness
 from bridge.ops.peers import LARGEST_QUESTION, PEER, QUESTION_SECONDS, PeerPort, PeerRefusal, Question
 from bridge.ops.web import Web

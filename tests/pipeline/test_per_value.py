@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from bridge.app.composition import build_router, load_config
 from bridge.app.serve.admission import build_admission, count, listen
-from bridge.app.serve.watch import SourceView
+from bridge.app.serve.views.watch import SourceView
 from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineUnavailable
 from bridge.core.message import Message

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.serve.watch import SourceView
+from bridge.app.serve.views.watch import SourceView
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import write

@@ -8,7 +8,7 @@ from bridge.config.model.routes import RouteConfig, WaitMissing
 from bridge.config.source import Loaded
 from bridge.core.commands import OnExisting, OnFinished
 from bridge.core.errors import Problem
-from bridge.engines.capabilities import Capability
+from bridge.engines.remote.capabilities import Capability
 from bridge.quarantine.orphaned import quarantine_engine
 
 Path = tuple[str | int, ...]

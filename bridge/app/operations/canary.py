@@ -15,7 +15,7 @@ from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded
 from bridge.core.canary import CanaryRecord
 from bridge.core.errors import ConfigError
-from bridge.engines.canary import CanaryStore
+from bridge.engines.entities.canary import CanaryStore
 from bridge.system.clock import time_of
 
 

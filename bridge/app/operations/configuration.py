@@ -17,7 +17,7 @@ from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.app.reload.changes import differing_paths
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, InstanceNotFound, InvalidCommand
-from bridge.engines.reload_requests import ReloadRequests
+from bridge.engines.entities.reload_requests import ReloadRequests
 from bridge.system.clock import time_of
 
 _REASON = 500

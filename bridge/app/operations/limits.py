@@ -13,9 +13,9 @@ from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
+from bridge.engines.entities.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
+from bridge.engines.entities.source_seeks import SourceSeeks
 from bridge.engines.entity_reads import WITHIN
-from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
-from bridge.engines.source_seeks import SourceSeeks
 from bridge.system.clock import time_of
 
 _REASON_LIMIT = 500

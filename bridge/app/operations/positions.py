@@ -17,7 +17,7 @@ from bridge.config.model.types import parse_duration
 from bridge.config.source import Loaded
 from bridge.core.errors import BrokerError, InvalidCommand
 from bridge.engines.base import Engine
-from bridge.engines.source_seeks import Seeks, SourceSeeks
+from bridge.engines.entities.source_seeks import Seeks, SourceSeeks
 from bridge.routing.identifier import parse_time
 from bridge.system.clock import time_of
 

@@ -14,7 +14,7 @@ from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import InstanceNotFound, InvalidCommand
-from bridge.engines.temporary_limits import TemporaryLimit, TemporaryLimits
+from bridge.engines.entities.temporary_limits import TemporaryLimit, TemporaryLimits
 from bridge.system.clock import time_of
 
 LONGEST = 30 * 86400.0

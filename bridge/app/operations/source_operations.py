@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from bridge.app.operations import limits, positions
 from bridge.app.operations.operation import Operation, Parameters, Scene
-from bridge.engines.source_seeks import SourceSeeks, pending
+from bridge.engines.entities.source_seeks import SourceSeeks, pending
 from bridge.system.clock import time_of
 
 

@@ -21,7 +21,7 @@ from bridge.core.commands import Decision, OnExisting, ScheduleOrchestration, Si
 from bridge.core.errors import EngineError, EngineOutage
 from bridge.core.states import Outcome
 from bridge.engines.base import Engine
-from bridge.engines.canary import CanaryStore
+from bridge.engines.entities.canary import CanaryStore
 from bridge.ops.health import PartReading
 from bridge.pipeline.canary import CanaryRules, TaggedRoutes
 from bridge.pipeline.decisions import DecisionListeners, SettledDelivery

@@ -30,9 +30,9 @@ from bridge.app.operations.operation import (
     location_of,
     perform,
 )
-from bridge.app.serve.all_daemons import OtherDaemons, pid_of
 from bridge.app.serve.shadow import SHADOW, Shadows
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.views.all_daemons import OtherDaemons, pid_of
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
@@ -74,7 +74,7 @@ def routes(
     held: see `Scene`. others: answers of the other daemons.
     """
     from bridge.app.operations.operations import OPERATIONS
-    from bridge.app.serve.lineage import in_flight
+    from bridge.app.serve.views.lineage import in_flight
 
     others = others or OtherDaemons(daemon_id(os.getpid()))
 

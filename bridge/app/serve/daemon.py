@@ -35,28 +35,28 @@ from bridge.app.page.site import Site
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
-from bridge.app.serve.all_daemons import OtherDaemons
 from bridge.app.serve.canary import Canary
 from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
+from bridge.app.serve.decisions.pauses import pause_watch
+from bridge.app.serve.decisions.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.endless_tasks import EndlessTasks
 from bridge.app.serve.engine_ports import EnginePorts
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
-from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lifecycle import Lifecycle, ends_options
-from bridge.app.serve.lineage import in_flight, recorder
-from bridge.app.serve.live import Live
-from bridge.app.serve.pauses import pause_watch
-from bridge.app.serve.peers import PeerClient
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
-from bridge.app.serve.status import DaemonStatus, daemon_id
 from bridge.app.serve.system_workflows import SystemWorkflows
-from bridge.app.serve.tap import TAP, Taps
-from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
-from bridge.app.serve.watch import Watch
+from bridge.app.serve.views.all_daemons import OtherDaemons
+from bridge.app.serve.views.instances import InstanceFigures
+from bridge.app.serve.views.lineage import in_flight, recorder
+from bridge.app.serve.views.live import Live
+from bridge.app.serve.views.peers import PeerClient
+from bridge.app.serve.views.status import DaemonStatus, daemon_id
+from bridge.app.serve.views.tap import TAP, Taps
+from bridge.app.serve.views.watch import Watch
 from bridge.app.serve.worker_processes import build_processes
 from bridge.app.serve.workers import Workers, build_monitors
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options
@@ -66,7 +66,7 @@ from bridge.core.errors import ConfigError, EngineMisconfigured, EngineOutage, P
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.source_entities import EnginePaces
+from bridge.engines.entities.source_entities import EnginePaces
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind

@@ -25,7 +25,7 @@ from bridge.app.serve.reload.reloader import Files, Reloader
 from bridge.app.state import trails
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError
-from bridge.engines.reload_requests import ReloadRequests
+from bridge.engines.entities.reload_requests import ReloadRequests
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control

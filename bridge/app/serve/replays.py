@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 
 from bridge.app.composition import subscribe_options
-from bridge.app.serve.pauses import READ_SECONDS
+from bridge.app.serve.decisions.pauses import READ_SECONDS
 from bridge.brokers.base import Broker
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from bridge.app.composition import module_base
 from bridge.app.rules.comparison import Comparison, ConfigurationRules
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
 from bridge.core.errors import EngineOutage, InvalidCommand, RegistryUnavailable

@@ -37,15 +37,15 @@ from bridge.core.system_names import (
 from bridge.dead_letters.store import dead_letter_states_entity
 from bridge.early_messages.following import FollowingExecutor
 from bridge.engines.base import Engine
-from bridge.engines.canary import canary_entity
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.commands.command_runner import indexing_runner
+from bridge.engines.entities.canary import canary_entity
+from bridge.engines.entities.reload_requests import reload_entity
+from bridge.engines.entities.source_entities import pace_entity, pause_entity
+from bridge.engines.entities.source_seeks import seek_entity
+from bridge.engines.entities.temporary_limits import limit_entity
 from bridge.engines.lineage_index import index_entity
-from bridge.engines.reload_requests import reload_entity
-from bridge.engines.source_entities import pace_entity, pause_entity
-from bridge.engines.source_seeks import seek_entity
-from bridge.engines.temporary_limits import limit_entity
 from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind

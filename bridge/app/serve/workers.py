@@ -15,8 +15,8 @@ from bridge.core.answers import PUBLISH_ACTIVITY
 from bridge.core.system_names import JOB_STEP
 from bridge.core.words import plural
 from bridge.engines.base import Engine
-from bridge.engines.capabilities import Capability
 from bridge.engines.embedded.processes.supervisor import WorkerProcesses
+from bridge.engines.remote.capabilities import Capability
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.setup import stop_worker

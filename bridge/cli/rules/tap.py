@@ -104,7 +104,7 @@ def command(
     if not 0 < rate <= 1000:
         raise click.BadParameter("the rate must be at most 1000/s", param_hint="--rate")
     from bridge.app.composition import load_config
-    from bridge.app.serve.tap import TapOptions
+    from bridge.app.serve.views.tap import TapOptions
     from bridge.app.tap import TapReader, check_names, reader_of
 
     options = TapOptions(

@@ -46,13 +46,13 @@ from bridge.core.instance_protocol import (
 from bridge.core.lineage.records import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
-from bridge.engines.capabilities import Capability
 from bridge.engines.commands.cancel_grace import start_cancel_grace
 from bridge.engines.commands.instance_reader import InstanceReader, PreviousRun
 from bridge.engines.commands.moving import StartsElsewhere
 from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
-from bridge.engines.grpc_channel import PARENT
 from bridge.engines.lineage_index import LineageIndex
+from bridge.engines.remote.capabilities import Capability
+from bridge.engines.remote.grpc_channel import PARENT
 from bridge.sqlite_engine.model.reply import ANSWERED, Conflict, read_conflict
 
 _NEVER = pb.OrchestrationIdReusePolicy()

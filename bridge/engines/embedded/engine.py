@@ -21,7 +21,10 @@ from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, Run
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.address import FILE, SOCKET, WORKERS, Address, make_private
 from bridge.engines.embedded.stored import StoredFile
-from bridge.engines.grpc_channel import (
+from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.payloads.large_payloads import ClientConverter, FilePayloadStore, file_settings
+from bridge.engines.remote.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
     RECONNECT_SECONDS,
@@ -29,10 +32,7 @@ from bridge.engines.grpc_channel import (
     channel_options,
     worker_channel,
 )
-from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.large_payloads import ClientConverter, FilePayloadStore, file_settings
-from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.remote_channel import RemoteChannel
+from bridge.engines.remote.remote_channel import RemoteChannel
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.large_payloads.files import PayloadFiles
 from bridge.sqlite_engine.maintenance.inspection import read_newest

@@ -14,8 +14,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.payload import PayloadStore
 
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected
-from bridge.engines.large_payloads import RestoringConverter, WorkerPayloads
-from bridge.engines.remote_limits import WorkItemFlow
+from bridge.engines.payloads.large_payloads import RestoringConverter, WorkerPayloads
+from bridge.engines.remote.remote_limits import WorkItemFlow
 from bridge.engines.sdk_internals import OpenWorker, batch_of
 from bridge.engines.worker.containment import (
     ContainedConverter,

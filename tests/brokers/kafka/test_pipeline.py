@@ -9,7 +9,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from structlog.testing import capture_logs
 
-from bridge.app.serve.watch import SourceView
+from bridge.app.serve.views.watch import SourceView
 from bridge.core.commands import Command
 from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from tests.brokers.kafka.harness import KafkaHarness, unique

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.serve.watch import SourceView
+from bridge.app.serve.views.watch import SourceView
 from bridge.brokers.servicebus import clock as clocks
 from bridge.brokers.servicebus.clock import SOONEST, Clock, renew_after
 from tests.brokers.servicebus.setup import bus_setup, outcomes

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.engines.capabilities import Capability
+from bridge.engines.remote.capabilities import Capability
 from bridge.engines.scheduler import SchedulerEngine
 from tests.engines.contract import EngineContract, EngineFixture, harness
 from tests.engines.self_hosted.server import STORES, server

@@ -18,7 +18,7 @@ from stand_in import (  # type: ignore[import-not-found]  # copied beside this f
 from stand_in import pytest_configure as configure
 
 from bridge.engines.embedded.remote.worker import RemoteWorker
-from bridge.engines.grpc_channel import CallHeaders, worker_channel
+from bridge.engines.remote.grpc_channel import CallHeaders, worker_channel
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 
 __all__ = ["pytest_collectreport", "pytest_configure", "pytest_runtest_logreport", "pytest_sessionfinish"]

@@ -14,7 +14,7 @@ from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.core.words import plural
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import SourcePauses
+from bridge.engines.entities.source_entities import SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.state_machine import IN_PROGRESS, JobRecord
 from bridge.replay.edits import ReplayEdits

@@ -12,11 +12,11 @@ from typing import Any
 
 import structlog
 
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
-from bridge.engines.reload_requests import REGISTERED_SECONDS, ReloadRequests, State, interval_of, url_of
+from bridge.engines.entities.reload_requests import REGISTERED_SECONDS, ReloadRequests, State, interval_of, url_of
 from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.reload")

@@ -24,8 +24,8 @@ from bridge.app.serve.admission import action_costs
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.failures import known_orchestrations
 from bridge.app.serve.reload.file_watch import schema_paths
-from bridge.app.serve.status import daemon_id
 from bridge.app.serve.topics import check_topics
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, Problem, wire_name
 from bridge.ops.status import Document

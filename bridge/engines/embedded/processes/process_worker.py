@@ -19,7 +19,7 @@ from bridge.engines.embedded.processes.framing import Item
 from bridge.engines.embedded.processes.messages import Kind, split_work, turn_done
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.session import Session
-from bridge.engines.large_payloads import FilePayloadStore
+from bridge.engines.payloads.large_payloads import FilePayloadStore
 from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest, TurnResponse
 from bridge.system.slots import ThreadSlots

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from bridge import __version__
-from bridge.engines.large_payloads import FileSettings
+from bridge.engines.payloads.large_payloads import FileSettings
 
 SLOT = 64
 """Bytes of the slot of a thread, for the token that it runs."""

@@ -20,7 +20,7 @@ from bridge.core.errors import (
     PayloadStoreUnavailable,
 )
 from bridge.engines.errors import details_of, status_of, translate
-from bridge.engines.large_payloads import ReferencePayloadStore
+from bridge.engines.payloads.large_payloads import ReferencePayloadStore
 from bridge.large_payloads.files import TAG_BYTES, seal, too_large, unseal
 from bridge.large_payloads.reference import Reference
 from bridge.sqlite_engine.defaults import MAX_PAYLOAD

@@ -17,7 +17,7 @@ from durabletask.grpc_options import GrpcChannelOptions
 from grpc.experimental import ChannelOptions
 
 from bridge.core.origin import MessageOrigin
-from bridge.engines.remote_limits import size_options
+from bridge.engines.remote.remote_limits import size_options
 
 PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
 """Message whose command is being sent to an engine."""

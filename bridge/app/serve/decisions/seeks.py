@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import structlog
 
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.views.status import daemon_id
 from bridge.brokers.positions import Move, place_name, place_of
 from bridge.core.errors import BrokerError, EngineError
-from bridge.engines.source_seeks import Seeks, SourceSeeks
+from bridge.engines.entities.source_seeks import Seeks, SourceSeeks
 from bridge.pipeline.source import SourcePipeline
 from bridge.system.tasks import cancelled
 

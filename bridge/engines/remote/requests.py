@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.serialization import DEFAULT_DATA_CONVERTER
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from bridge.engines.large_payloads import Serialized
+from bridge.engines.payloads.large_payloads import Serialized
 
 _ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 

@@ -15,8 +15,8 @@ from bridge.app import state
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.jobs import JobFigures
+from bridge.app.serve.views.watch import Watch
 from bridge.app.serve.waiting import WaitingCounter
-from bridge.app.serve.watch import Watch
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError, EngineOutage
 from bridge.core.states import EngineState, ProcessState

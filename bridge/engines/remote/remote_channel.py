@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 
 from bridge.engines.errors import status_of
-from bridge.engines.grpc_channel import BEFORE, HEADERS_SECONDS, CallDetails
-from bridge.engines.remote_limits import ResponseLimits
+from bridge.engines.remote.grpc_channel import BEFORE, HEADERS_SECONDS, CallDetails
+from bridge.engines.remote.remote_limits import ResponseLimits
 from bridge.system.tasks import cancelled
 
 WAITS = frozenset({"WaitForInstanceStart", "WaitForInstanceCompletion"})

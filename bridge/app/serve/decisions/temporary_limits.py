@@ -12,13 +12,13 @@ from typing import Any
 
 import structlog
 
-from bridge.app.serve.pauses import READ_SECONDS, SOON_SECONDS
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.decisions.pauses import READ_SECONDS, SOON_SECONDS
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.model.routes import RouteConfig, RouteLimitsConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
-from bridge.engines.temporary_limits import TemporaryLimit, TemporaryLimits
+from bridge.engines.entities.temporary_limits import TemporaryLimit, TemporaryLimits
 from bridge.pipeline.route_limits import TemporaryRouteLimit
 from bridge.system.clock import time_of
 

@@ -12,9 +12,9 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import SOURCE_PAUSE, SOURCE_RELOAD, SOURCE_SEEK
 from bridge.engines.base import Engine
+from bridge.engines.entities.reload_requests import State, as_state
+from bridge.engines.entities.source_entities import Pause
 from bridge.engines.entity_reads import change, latest
-from bridge.engines.reload_requests import State, as_state
-from bridge.engines.source_entities import Pause
 
 Seeks = Mapping[str, Mapping[str, Any]]
 """State of the entity: by partition (`orders/0`) an object with `to` (offset), `stamp`, `by`, `at` (seconds since the
@@ -54,7 +54,7 @@ def apply(state: dict[str, Any] | None, operation: str, value: Any) -> dict[str,
 def seek_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
     """Create the entity function that a worker registers under the name SOURCE_SEEK.
 
-    changed: as of `bridge.engines.source_entities.pause_entity`, for operations of people.
+    changed: as of `bridge.engines.entities.source_entities.pause_entity`, for operations of people.
     """
 
     def seek(ctx: EntityContext, value: Any) -> None:

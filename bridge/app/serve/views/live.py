@@ -16,7 +16,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.app.serve.tap import Taps
+from bridge.app.serve.views.tap import Taps
 from bridge.core.errors import InvalidCommand
 from bridge.ops.access import Caller
 from bridge.ops.api import LAST, Event

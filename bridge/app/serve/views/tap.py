@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from bridge.app.composition import require
 from bridge.app.messages.jsonlines import line_of
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
 from bridge.core.commands import Decision

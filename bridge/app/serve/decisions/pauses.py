@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 import structlog
 
-from bridge.app.serve.seeks import SeekApplier
+from bridge.app.serve.decisions.seeks import SeekApplier
 from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
-from bridge.engines.reload_requests import State
-from bridge.engines.source_entities import Pause
-from bridge.engines.source_seeks import SourceSeeks
+from bridge.engines.entities.reload_requests import State
+from bridge.engines.entities.source_entities import Pause
+from bridge.engines.entities.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
 

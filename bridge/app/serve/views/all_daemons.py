@@ -16,8 +16,8 @@ import aiohttp
 from bridge.app import state
 from bridge.app.operations.client import FIND_SECONDS, bounded_body
 from bridge.app.remote import Address, not_trusted
-from bridge.app.serve.peers import Peer, PeerClient
-from bridge.app.serve.status import daemon_id
+from bridge.app.serve.views.peers import Peer, PeerClient
+from bridge.app.serve.views.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.ops.api import PREFIX, STATUS
 from bridge.ops.control import DIRECTORY, near, sockets

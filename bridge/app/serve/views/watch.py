@@ -14,8 +14,8 @@ from prometheus_client.core import Metric
 
 from bridge import __version__
 from bridge.app.serve.canary import Canary
-from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
+from bridge.app.serve.views.instances import InstanceFigures
 from bridge.brokers.base import (
     AgingSubscription,
     LockingSubscription,

@@ -1,0 +1,1 @@
+"""Decisions of people that all daemons share through an engine, applied to this daemon."""

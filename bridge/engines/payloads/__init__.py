@@ -1,0 +1,1 @@
+"""Large payloads: stored beside an engine, with references in its messages."""

@@ -1,0 +1,1 @@
+"""Engines in other processes: channels, limits, requests and capabilities."""
