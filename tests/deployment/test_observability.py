@@ -77,13 +77,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert {"storage.tsdb.retention.time", "storage.tsdb.retention.size"} <= _arguments("prometheus").keys()
     [backend] = _read("jaeger.yaml")["extensions"]["jaeger_storage"]["backends"].values()
     assert backend["memory"]["max_traces"] <= 20_000
-    assert set(COMPOSE["volumes"]) == {
-        "bridge-data",
-        "grafana-data",
-        "kafka-data",
-        "postgres-data",
-        "prometheus-data",
-    }
+    assert set(COMPOSE["volumes"]) == {"bridge-data", "grafana-data", "kafka-data", "postgres-data", "prometheus-data"}
 
 
 def test_the_dashboard_is_json_with_a_fixed_uid() -> None:
