@@ -28,7 +28,7 @@ from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from tests.engines.processes import deaths
 from tests.engines.processes.conftest import ROOT
-from tests.kit.waiting import TIMEOUT, eventually
+from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION, eventually
 from tests.sqlite_engine import crash_child
 from tests.sqlite_engine.crash_child import EVENTS
 
@@ -103,7 +103,9 @@ class Joined:
 
 @asynccontextmanager
 async def running(kind: str, directory: Path) -> AsyncIterator[tuple[EmbeddedEngine, Workers]]:
-    config = EmbeddedEngineConfig.model_validate({"type": "embedded", "worker": {"processes": WORKERS}})
+    config = EmbeddedEngineConfig.model_validate(
+        {"type": "embedded", "timeout": TIMEOUT_OPTION, "worker": {"processes": WORKERS}}
+    )
     engine = EmbeddedEngine("default", config, directory, host=True)
     await engine.start()
     if kind == "supervised":
