@@ -166,8 +166,8 @@ sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.js
 	@mkdir -p dist
 	.venv/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
 
-matrix: .venv/dev .venv/supply ## the built package in clean environments, on each supported Python of this machine; PYTHONS="3.12" for some
-	$(BIN)/python -m tests.matrix $(PYTHONS)
+matrix: .venv/dev .venv/supply ## the built package in clean environments, on each supported Python of this machine; PYTHONS="3.12" for some; DIST=dist keeps it
+	$(BIN)/python -m tests.matrix $(PYTHONS) $(if $(DIST),--dist $(DIST))
 
 deploy-check: .venv/dev .venv/supply ## unit for systemd, Helm chart, manifests, images and files for Azure, against the schemas of their platforms
 	$(BIN)/python -m pytest -m "not prove" tests/deployment/test_systemd.py tests/deployment/test_chart.py tests/deployment/test_azure.py \

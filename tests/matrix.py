@@ -2,12 +2,15 @@
 
 Builds wheel and sdist, checks them, and installs the wheel without the lock files, as a user does: the command works, a
 new project passes its own checks and tests, and with all extras every module can be imported. Arguments are versions
-of Python, like `3.12`; without them all supported versions are tried.
+of Python, like `3.12`; without them all supported versions are tried. `--dist DIRECTORY` keeps wheel and sdist when all
+have passed.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,9 +111,15 @@ def _results(versions: list[str], place: Path) -> Iterator[tuple[str, bool]]:
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tests.matrix")
+    parser.add_argument("versions", nargs="*", default=supported())
+    parser.add_argument("--dist", type=Path)
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bridge-matrix-") as place:
-        results = list(_results(arguments or supported(), Path(place)))
-    failed = [version for version, passed in results if not passed]
+        results = list(_results(given.versions, Path(place)))
+        failed = [version for version, passed in results if not passed]
+        if given.dist is not None and results and not failed:
+            shutil.copytree(Path(place) / "dist", given.dist, dirs_exist_ok=True)
     print(f"{len(results) - len(failed)} passed, {len(failed)} failed{''.join(f', {each}' for each in failed)}")
     return 1 if failed or not results else 0
 
