@@ -71,6 +71,15 @@ def wait_for_mark(acknowledged: Acknowledged, mark: str, process: multiprocessin
     eventually_blocking(is_marked, mark)
 
 
+def wait_for_starts(acknowledged: Acknowledged, number: int, process: multiprocessing.process.BaseProcess) -> None:
+    def are_there() -> bool:
+        assert process.is_alive()
+        acknowledged.read()
+        return len(acknowledged.starts) >= number
+
+    eventually_blocking(are_there, f"{number} starts")
+
+
 @pytest.mark.timeout(180)
 def test_killed_at_random_moments_it_finishes_everything_it_acknowledged(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
@@ -86,12 +95,12 @@ def test_killed_at_random_moments_it_finishes_everything_it_acknowledged(tmp_pat
         child.start()
         # Every third child dies during recovery, the others under load.
         wait_for_mark(acknowledged, "ready", child)
-        time.sleep(chance.uniform(0, 0.02) if kill % 3 == 2 else chance.uniform(0.05, 0.6))
+        if kill % 3 != 2:
+            wait_for_starts(acknowledged, len(acknowledged.starts) + chance.randint(5, 50), child)
+        time.sleep(chance.uniform(0, 0.02))
         os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
         acknowledged.read()
-    assert len(acknowledged.starts) > 20 * KILLS // 2
-
     database = Database(path)
     database.start()
     worker = worker_for(database)

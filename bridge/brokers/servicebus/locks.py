@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import count
 
 from azure.servicebus import ServiceBusReceivedMessage
@@ -52,6 +52,15 @@ class RenewalQueue:
         """Make all renewals due at `at` (monotonic seconds) or earlier, since the lock times were wrong."""
         self._due = [(min(due, at), order, delivery) for due, order, delivery in self._due]
         heapq.heapify(self._due)
+
+    def hasten(self, at: float, but: Container[ServiceBusDelivery]) -> bool:
+        """Make the renewal of one lock, which is not in `but`, due at `at` (monotonic seconds). False without one."""
+        for index, (_, order, delivery) in enumerate(self._due):
+            if not delivery.over and delivery not in but:
+                self._due[index] = (at, order, delivery)
+                heapq.heapify(self._due)
+                return True
+        return False
 
     @property
     def next_due(self) -> float | None:
@@ -227,12 +236,18 @@ class MessageLocks:
             self._queue.again(delivery, again)
 
     def _judge(self, link: Link) -> None:
-        """Distinguish refusals of single locks from an outage: by their condition, or by other locks renewed since."""
+        """Distinguish refusals of single locks from an outage: by their condition, or by other locks renewed since.
+
+        Before a single refusal counts as an outage, one other lock is renewed, if there is one.
+        """
         refused, self._refused = self._refused, []
+        now = time.monotonic()
         for delivery, found, for_good in refused:
             if for_good or self.renewals > self._suspects[delivery]:
                 self._batch, self._grow_after = BATCH, 1  # their number was not the cause
                 self._leave(delivery, found)
+            elif len(self._suspects) == 1 and self._queue.hasten(now, self._suspects):
+                self._queue.again(delivery, now)
             else:
                 link.break_off(found)
                 self._later([delivery])

@@ -289,6 +289,38 @@ async def test_a_service_that_renews_few_locks_at_once(
     assert subscription.reconnects == 0
 
 
+async def test_a_lock_refused_alone_is_compared_with_another_one(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock that is refused is due before the others, so none of them has been renewed since."""
+    server.queue("orders").config = replace(server.queue("orders").config, lock_duration=6)
+    requests: list[bool] = []
+
+    def renew_lock(queue: Queue, body: Body) -> Answer:
+        found = [queue.locked.get(token) for token in body.tokens()]
+        requests.append(any(each is not None and each.sequence_number == 1 for each in found))
+        if requests[-1]:
+            raise refusal("amqp:internal-error", "never")
+        return management.renew_lock(queue, body)
+
+    monkeypatch.setitem(node._ON_QUEUES, "renew-lock", renew_lock)
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(1))
+    async with asyncio.timeout(TIMEOUT):
+        [first] = await subscription.receive(1)
+        await asyncio.sleep(1)  # the difference between the times of their renewals
+        await broker.publish("orders", numbered(2, 1))
+        others: list[ServiceBusDelivery] = []
+        while len(others) < 2:
+            others += await subscription.receive(2)
+        await eventually(lambda: requests[:2] == [True, False])
+        await eventually(lambda: requests.count(True) >= 2)
+    assert subscription.reconnects == 0
+    for delivery in [first, *others]:
+        await delivery.complete()
+    assert not server.queue("orders").contents().unsettled
+
+
 @pytest.mark.parametrize("condition", ["amqp:not-allowed", "amqp:internal-error"])
 async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
     server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch, condition: str
