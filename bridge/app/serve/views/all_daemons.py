@@ -217,7 +217,7 @@ class OtherDaemons:
             return None
         known = "has not renewed its registration since" if each["missed"] >= LATE else "was registered at"
         known = f"it {known} {each['at']}"
-        # Whoever writes to the engine chooses the address: a proposed command sends no token there
+        # A writer to the engine chooses the address: a proposed command sends no token there
         probe = f"curl --max-time 5 {url}/healthz"
         if answer is not None:
             return name, probe, ValueError(f"{url}: {_reason(answer)}; {known}")
