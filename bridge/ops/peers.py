@@ -3,7 +3,7 @@
 Question and answer are sealed with the keys that the daemons share (`ops.http.access.sessions.keys`). No credential of
 a caller leaves the daemon that it has asked, and only a daemon with a key can ask, answer, or read an answer.
 
-A question is for one daemon, by its id, and for a short time. Its answer holds for this question alone.
+A question is for one daemon, by its id, for a short time, and answered once. Its answer holds for this question alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ QUESTION_SECONDS = 60.0
 _BODY_SECONDS = 5.0
 """Seconds for the body of a question. It is read before its sender is known."""
 
+_MOST_KNOWN = 10_000
+"""Most ids of answered questions that are kept. Only a daemon with a key adds one."""
 _QUESTION = b"bridge.peer.question"
 _ANSWER = b"bridge.peer.answer "
 _log = logging.getLogger("bridge.peers")
@@ -81,6 +84,8 @@ class PeerPort:
         self._keyring = keyring
         self._own = own
         self._answers = answers
+        self._known: OrderedDict[str, float] = OrderedDict()
+        """Ids of questions that were answered, with the ends of their time."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer one request, to a question of a daemon with the same keys."""
@@ -99,11 +104,21 @@ class PeerPort:
         sealed = self._keyring.seal(json.dumps(content).encode(), _ANSWER + str(question["id"]).encode())
         return web.Response(body=sealed, content_type="application/octet-stream")
 
+    def _is_new(self, id_: str, until: float) -> bool:
+        """False for a repeated question: whoever has seen one on the network cannot make this daemon work."""
+        while self._known and (len(self._known) > _MOST_KNOWN or next(iter(self._known.values())) < time.time()):
+            self._known.popitem(last=False)
+        is_new = id_ not in self._known
+        self._known[id_] = until
+        return is_new
+
     async def _content(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         if question["to"] != self._own:
             return {"refused": f"daemon {self._own} answers at this address now"}
         if not time.time() < question["until"] < time.time() + 2 * QUESTION_SECONDS:
             return {"refused": f"the clocks of the daemons differ by more than {QUESTION_SECONDS:g} s; set them"}
+        if not self._is_new(str(question["id"]), question["until"]):
+            return {"refused": "the question has been answered already"}
         answer = self._answers.get(question["name"])
         if answer is None:
             return {"refused": "it is of a version without this question"}

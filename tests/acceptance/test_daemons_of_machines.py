@@ -207,7 +207,7 @@ def test_daemons_that_cannot_be_asked(machines: Callable[..., Machines]) -> None
     found = it.silent(without_key, own)
     assert found is not None
     assert f"this daemon has no `ops.http.access.sessions.keys` to ask it at {own.url}" in found["detail"]
-    assert found["next"] == f"bridge status --url {own.url}"
+    assert found["next"] == f"curl --max-time 5 {own.url}/healthz", "a command that sends no token"
 
 
 def test_certificates_are_verified(machines: Callable[..., Machines], tmp_path: Path) -> None:

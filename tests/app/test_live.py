@@ -139,6 +139,11 @@ async def test_a_reader_gets_the_status_then_its_changes() -> None:
         status.document["time"] = 7
         status.document["sources"][0]["seconds"] = 9
         assert (await reader.event())["event"] == "beat", "ages alone are no change"
+        later = await Reader.open(web.port)
+        await later.status()
+        state = json.loads((await later.event())["data"])
+        assert (state["time"], state["sources"][0]["seconds"]) == (7, 9), "the state has the present ages"
+        later.close()
         status.lag(5)
         change = json.loads((await reader.named("change"))["data"])
         assert change == {"sources": [{"name": "orders", "lag": 5, "seconds": 9}]}

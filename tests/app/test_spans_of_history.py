@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.operations.instances.spans import Span, SpanKind, lifetime
+from bridge.app.operations.instances.spans import Span, SpanKind, Undoing, lifetime
 from bridge.app.operations.instances.timeline_svg import MOST_ROWS, drawn
 from bridge.app.page.visit import place
 
@@ -21,8 +21,8 @@ def event(kind: str, second: float, **members: Any) -> Mapping[str, Any]:
 STARTED = event("ExecutionStarted", 0, event_id=0, name="order")
 
 
-def spans(*events: Mapping[str, Any], is_undone: bool = False) -> list[Span]:
-    found = lifetime([STARTED, *events], is_undone=is_undone)
+def spans(*events: Mapping[str, Any], undoing: Undoing | None = None) -> list[Span]:
+    found = lifetime([STARTED, *events], undoing)
     assert found is not None
     return [*found.spans]
 
@@ -56,8 +56,35 @@ def test_the_calls_after_the_failed_step_of_a_saga_are_compensations() -> None:
         event("TaskScheduled", 7, event_id=5, name="release"),
         event("TaskCompleted", 8, task_scheduled_id=5),
     )
-    assert [each.is_compensation for each in spans(*history, is_undone=True)] == [False] * 3 + [True] * 2
+    assert [each.is_compensation for each in spans(*history, undoing=Undoing())] == [False] * 3 + [True] * 2
     assert not any(each.is_compensation for each in spans(*history))
+
+
+def call(number: int, name: str, *, failed: bool = False, **members: Any) -> tuple[Mapping[str, Any], ...]:
+    return (
+        event("TaskScheduled", number, event_id=number, name=name, **members),
+        event("TaskFailed" if failed else "TaskCompleted", number + 0.5, task_scheduled_id=number),
+    )
+
+
+def test_a_saga_that_its_body_ends_has_its_last_calls_as_compensations() -> None:
+    """No step has failed, a compensation has, and the end is published."""
+    history = (
+        *call(1, "look"), *call(2, "reserve"), *call(3, "charge"),
+        event("EventRaised", 4, name="lost"),
+        *call(5, "refund", failed=True), *call(6, "refund", failed=True), *call(7, "release"),
+    )  # fmt: skip
+    end = call(8, "bridge.publish", input='{"target": "results", "type": "order.compensation_failed"}')
+
+    def marked(*events: Mapping[str, Any], count: int = 2) -> list[str]:
+        found = spans(*events, undoing=Undoing(count, "order.compensation_failed"))
+        return [each.name for each in found if each.is_compensation]
+
+    assert marked(*history) == marked(*history, *end) == ["refund", "refund", "release"]
+    assert marked(*history, *call(8, "bridge.publish", input='{"type": "release"}')) == ["release", "bridge.publish"]
+    assert marked(*history[:-2], count=1) == ["refund", "refund"]  # while it compensates
+    assert marked(*history, count=0) == []
+    assert len(marked(*history, count=9)) == 6  # the history has a part of the saga
 
 
 def test_children_entities_locks_suspensions_and_moments_are_told_apart() -> None:
@@ -131,11 +158,13 @@ EVENTS = st.builds(
 )  # fmt: skip
 
 
-@given(st.lists(EVENTS, max_size=30), TEXTS, st.booleans(), st.booleans())
+@given(
+    st.lists(EVENTS, max_size=30), TEXTS, st.none() | st.builds(Undoing, st.none() | st.integers(0, 5)), st.booleans()
+)
 def test_a_picture_is_well_formed_and_within_its_frame(
-    events: list[Mapping[str, Any]], name: str, is_undone: bool, linked: bool
+    events: list[Mapping[str, Any]], name: str, undoing: Undoing | None, linked: bool
 ) -> None:
-    found = lifetime([STARTED, *events], is_undone=is_undone)
+    found = lifetime([STARTED, *events], undoing)
     assert found is not None
     assert all(span.end is None or span.end >= span.start for span in found.spans)
     text = drawn(found, name, 0, (lambda instance_id: place("instances", instance_id)) if linked else None)

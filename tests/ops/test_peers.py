@@ -8,6 +8,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ async def _broken(given: Mapping[str, Any]) -> Any:
     raise RuntimeError("SECRET")
 
 
-def served(http: HttpConfig | None = None, tls: TlsFiles | None = None) -> Web:
-    port = PeerPort(Keyring(KEYS[:1]), OWN, {"status": _status, "broken": _broken})
+def served(http: HttpConfig | None = None, tls: TlsFiles | None = None, keys: list[Key] = KEYS[:1]) -> Web:
+    port = PeerPort(Keyring(keys), OWN, {"status": _status, "broken": _broken})
     settings = http or HttpConfig(port=0)
     return Web(settings, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, tls, peers=port)
 
@@ -108,6 +109,31 @@ async def test_only_a_sealed_question_is_answered(web: Web) -> None:
     assert (await post(web, b"x" * (LARGEST_QUESTION + 1)))[0] == 413
     assert (await post(web, body, Host="evil.example"))[0] == 421
     assert (await post(web, body))[0] == 200
+
+
+async def test_a_question_is_answered_once(web: Web) -> None:
+    question, ring = Question(OWN, "status", {}), Keyring(KEYS)
+    body = question.seal(ring)
+    assert question.read(ring, (await post(web, body))[1]) == {"given": {}}
+    for _ in range(2):
+        with pytest.raises(PeerRefusal, match="answered already"):
+            question.read(ring, (await post(web, body))[1])
+    again = Question(OWN, "status", {})
+    assert again.read(ring, (await post(web, again.seal(ring)))[1]) == {"given": {}}
+
+
+async def test_keys_change_without_a_gap() -> None:
+    """Old, then old and new, new and old, and new: neighbours in this order answer each other."""
+    old, new = KEYS
+    steps = [[old], [old, new], [new, old], [new]]
+    for keys, others in pairwise(steps):
+        for asking, asked in ((keys, others), (others, keys)):
+            web = served(keys=asked)
+            await web.start()
+            try:
+                assert await client(asking).ask(Peer(OWN, web.url), "status", {}) == {"given": {}}
+            finally:
+                await web.stop()
 
 
 async def test_an_answer_belongs_to_its_question(web: Web) -> None:

@@ -104,6 +104,19 @@ async def test_a_group_is_tried_and_replayed_to_its_end(browser: Browser, shop: 
     assert line["filter"]["causes"] == [group]
 
 
+async def test_a_job_whose_items_fail_says_so_beside_its_state(browser: Browser, shop: Shop) -> None:
+    [found] = await dead_lettered(shop, 1, {"late": "never"})
+    async with opened(browser, token=shop.token("operator")) as page:
+        await page.goto(f"{shop.url}/dead-letters/{quote(found['id'], safe='')}")
+        await page.locator("summary", has_text="Replay").first.click()
+        form = page.locator("form[action='/do/dlq.replay']")
+        await form.get_by_label("Reason, for the audit").fill("it fails again")
+        await press(page, form.get_by_role("button", name="Replay"))
+        await page.goto(f"{shop.url}/jobs")
+        state = page.locator("tr", has_text="it fails again").locator("td").nth(1)
+        await expect(state).to_contain_text("1 failed")
+
+
 async def test_a_body_is_edited_and_replayed(browser: Browser, shop: Shop) -> None:
     await shop.client.schedule_new_orchestration("approval", input=None, instance_id="late-edited")
     [found] = await dead_lettered(shop, 1, {"late": "typo"})

@@ -21,6 +21,23 @@ PATHS = (
     "/instances/none",
 )
 """Every page, and what it shows of one thing."""
+SAID = """[...document.querySelectorAll("main h1, main h2, main th, main form, main summary")].map(
+    each => each.tagName == "FORM" ? each.action : each.textContent)"""
+"""Headings, columns, forms and actions of a page."""
+NUMBER = """(() => {
+    const all = document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']");
+    const seen = [...all].filter(each => each.checkVisibility() && each.type != "hidden");
+    seen.forEach((each, number) => each.dataset.number = number);
+    return seen.length;
+})()"""
+"""Number what a person can use, in the order of the document."""
+FOCUSED = """(() => {
+    const style = getComputedStyle(document.activeElement);
+    return [document.activeElement.dataset.number, style.outlineStyle != "none"];
+})()"""
+"""Number of the focused element, and whether the page shows that it is focused."""
+MORE = 20
+"""Parts of fields for a time, each of which the keyboard reaches."""
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 
 
@@ -41,6 +58,24 @@ async def test_a_page_says_the_same_without_javascript_and_fits_a_phone(
         await page.goto(shop.url + path)
         await expect(page.locator("h1")).to_be_visible()
         assert await width_of(page) == 0
+        said = await page.evaluate(SAID)
+    async with opened(browser, phone=True, token=shop.token("admin", True)) as page:
+        await page.goto(shop.url + path)
+        assert await page.evaluate(SAID) == said
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_the_keyboard_reaches_everything_on_a_page(browser: Browser, shop: Shop, path: str) -> None:
+    async with opened(browser, javascript=False, token=shop.token("admin", True)) as page:
+        await page.goto(shop.url + path)
+        everything = await page.evaluate(NUMBER)
+        reached: list[tuple[str, bool]] = []
+        for _ in range(everything + MORE):
+            await page.keyboard.press("Tab")
+            number, is_shown = await page.evaluate(FOCUSED)
+            if not reached or reached[-1][0] != number:
+                reached.append((number, is_shown))
+        assert reached[:everything] == [(str(number), True) for number in range(everything)]
 
 
 async def test_the_colours_change_without_javascript(browser: Browser, shop: Shop) -> None:

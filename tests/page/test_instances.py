@@ -125,11 +125,15 @@ async def test_payloads_need_their_right(browser: Browser, shop: Shop) -> None:
             assert "compensation failed" in text
             assert "poor" not in text
             assert "the stock is locked" not in text
+            await expect(page.locator("#saga")).to_contain_text("compensation failed")
             await expect(page.get_by_text("They need the right to payloads")).to_be_visible()
     async with opened(browser, token=shop.token("reader", True)) as page:
         await page.goto(f"{shop.url}/instances/order-lost")
         await page.locator("summary", has_text="Input").click()
         await expect(page.locator("pre").filter(has_text="poor unreleasable").first).to_be_visible()
+        await expect(page.locator("#saga p.bad")).to_contain_text(
+            "The compensation of step reserve has failed: ValueError: the stock is locked <b>until tomorrow</b>"
+        )
         await expect(page.locator("#cause")).to_contain_text("the stock is locked <b>until tomorrow</b>")
 
 

@@ -25,6 +25,8 @@ PART = 50
 """Instances of one part of the list."""
 MOST_EVENTS = 500
 """Events of a history that a page shows."""
+_LONGEST_ERROR = 2_000
+"""Characters of the error of a compensation."""
 STATUSES = tuple(
     each for each in OrchestrationStatus.__members__ if each not in ("CONTINUED_AS_NEW", "CANCELED")
 )  # no engine of ours ends an instance in these
@@ -69,6 +71,7 @@ async def _read_one(visit: Visit) -> Mapping[str, Any]:
     return {
         "one": one,
         "saga": saga_of(one),
+        "compensation_errors": _compensation_errors(one.custom_status),
         "picture": _picture(one, history, visit.get("engine")),
         "children": _children(history),
         "timeline": timeline[-MOST_EVENTS:],
@@ -78,6 +81,20 @@ async def _read_one(visit: Visit) -> Mapping[str, Any]:
         "is_finished": one.finished,
         "file": place("instances", one.instance_id, "timeline.svg"),
     }
+
+
+def _compensation_errors(custom_status: Any) -> Mapping[str, str]:
+    """Texts of failed compensations by step. They may be payload, as the whole status."""
+    match custom_status:
+        case {"failed_compensations": list(failed)}:
+            pairs = ((each.get("step"), each.get("error")) for each in failed if isinstance(each, dict))
+            return {
+                step: text.removeprefix("failed: ")[:_LONGEST_ERROR]
+                for step, text in pairs
+                if isinstance(step, str) and isinstance(text, str)
+            }
+        case _:
+            return {}
 
 
 async def _file(visit: Visit) -> Picture:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from bridge.core.answers import PUBLISH_ACTIVITY
 
 
 class SpanKind(StrEnum):
@@ -40,6 +43,8 @@ class Span:
     failed: bool = False
     attempt: int = 1
     is_compensation: bool = False
+    event_type: str | None = None
+    """Type of the event that it publishes, where that is known."""
     instance_id: str | None = None
 
     @property
@@ -75,6 +80,8 @@ class _Reader:
         match kind:
             case "TaskScheduled":
                 self._begin(number, SpanKind.ACTIVITY, event.get("name"))
+                if event.get("name") == PUBLISH_ACTIVITY:
+                    self.spans[-1].event_type = _type_of(event.get("input"))
             case "SubOrchestrationInstanceCreated":
                 self._begin(number, SpanKind.CHILD, event.get("name"), event.get("instance_id"))
             case "TaskCompleted" | "SubOrchestrationInstanceCompleted":
@@ -128,10 +135,22 @@ class _Reader:
         self.spans.append(Span(SpanKind.MOMENT, name, self.now, self.now))
 
 
-def lifetime(events: Iterable[Mapping[str, Any]], *, is_undone: bool = False) -> Lifetime | None:
+@dataclass(frozen=True, slots=True)
+class Undoing:
+    """Facts that a saga tells about its compensations.
+
+    count: compensations that have begun; None where the saga does not tell. outcome: type of the event that publishes
+    its end, if one does.
+    """
+
+    count: int | None = None
+    outcome: str | None = None
+
+
+def lifetime(events: Iterable[Mapping[str, Any]], undoing: Undoing | None = None) -> Lifetime | None:
     """Lifetime that a history records; None for an empty one.
 
-    events: result of `instances.history`. is_undone: the instance is a saga that compensates or has compensated.
+    events: result of `instances.history`. undoing: of a saga that compensates or has compensated.
     """
     reader = _Reader()
     for event in events:
@@ -142,8 +161,8 @@ def lifetime(events: Iterable[Mapping[str, Any]], *, is_undone: bool = False) ->
         if reader.end is not None:
             span.end = max(reader.end, span.start)  # nobody waits for it any more
     _count_attempts(reader.spans)
-    if is_undone:
-        _mark_compensations(reader.spans)
+    if undoing is not None:
+        _mark_compensations(reader.spans, undoing)
     return Lifetime(reader.start, reader.end, reader.now, reader.spans)
 
 
@@ -159,15 +178,39 @@ def _count_attempts(spans: Sequence[Span]) -> None:
             failed.pop(key, None)
 
 
-def _mark_compensations(spans: Sequence[Span]) -> None:
-    """Mark the calls after the one that failed for good: sagas call nothing else then."""
+def _mark_compensations(spans: Sequence[Span], undoing: Undoing) -> None:
+    """Mark the compensations of a saga, which are its last calls. The publication of its end is none."""
     calls = [span for span in spans if span.kind in (SpanKind.ACTIVITY, SpanKind.CHILD)]
+    if calls and undoing.outcome is not None and calls[-1].event_type == undoing.outcome:
+        calls.pop()
+    first = _after_failure(calls) if undoing.count is None else _last_calls(calls, undoing.count)
+    for span in calls[first:]:
+        span.is_compensation = True
+
+
+def _last_calls(calls: Sequence[Span], count: int) -> int:
+    """Position of the first of the last calls. count: their number; the attempts of one call count once."""
+    begun = [position for position, span in enumerate(calls) if span.attempt == 1]
+    return begun[-count] if 0 < count <= len(begun) else len(calls) if count == 0 else 0
+
+
+def _after_failure(calls: Sequence[Span]) -> int:
+    """Position after the first call that failed for good."""
     for position, span in enumerate(calls):
         later = calls[position + 1 :]
         if span.failed and not any(each.name == span.name and each.attempt == span.attempt + 1 for each in later):
-            for each in later:
-                each.is_compensation = True
-            return
+            return position + 1
+    return len(calls)
+
+
+def _type_of(request: Any) -> str | None:
+    """Type of a published event. request: input of its activity, as JSON text; None without the right to read it."""
+    try:
+        found = json.loads(request) if isinstance(request, str) else None
+    except (ValueError, RecursionError):
+        return None
+    kind = found.get("type") if isinstance(found, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _seconds(value: Any) -> float | None:

@@ -12,8 +12,8 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from bridge.app.operations.instances.instances import Instance
-from bridge.app.operations.instances.sagas import saga_of
-from bridge.app.operations.instances.spans import Lifetime, Span, SpanKind, lifetime
+from bridge.app.operations.instances.sagas import Saga, saga_of
+from bridge.app.operations.instances.spans import Lifetime, Span, SpanKind, Undoing, lifetime
 from bridge.app.operations.instances.timeline import duration
 from bridge.core.bytetext import printable
 
@@ -42,9 +42,15 @@ def timeline_svg(
 
     history: result of `instances.history`. link: address of the page of a child instance.
     """
-    saga = saga_of(one)
-    found = lifetime(history, is_undone=saga is not None and saga.state.startswith("compensat"))
+    found = lifetime(history, _undoing(saga_of(one)))
     return None if found is None else drawn(found, one.shown_name, time.time(), link)
+
+
+def _undoing(saga: Saga | None) -> Undoing | None:
+    if saga is None or not saga.state.startswith("compensat"):
+        return None
+    begun = sum(state.startswith("compensat") for state in saga.steps.values())
+    return Undoing(begun if saga.steps else None, f"{saga.saga}.{saga.state}")
 
 
 def drawn(lifetime: Lifetime, name: str, now: float, link: Callable[[str], str] | None = None) -> str:

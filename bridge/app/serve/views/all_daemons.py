@@ -217,11 +217,13 @@ class OtherDaemons:
             return None
         known = "has not renewed its registration since" if each["missed"] >= LATE else "was registered at"
         known = f"it {known} {each['at']}"
+        # A writer to the engine chooses the address: a proposed command sends no token there
+        probe = f"curl --max-time 5 {url}/healthz"
         if answer is not None:
-            return name, f"curl --max-time 5 {url}/healthz", ValueError(f"{url}: {_reason(answer)}; {known}")
+            return name, probe, ValueError(f"{url}: {_reason(answer)}; {known}")
         if url is not None:
             why = f"this daemon has no `ops.http.access.sessions.keys` to ask it at {url}; {known}"
-            return name, f"bridge status --url {url}", ValueError(why)
+            return name, probe, ValueError(why)
         why = f"it is not on the machine of {self._own}, or has ended; {known}"
         return name, "bridge status --url https://HOST:8099", ValueError(why)
 

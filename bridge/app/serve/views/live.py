@@ -155,12 +155,13 @@ class Live:
         """Compare a status with the one before it, and publish what has changed."""
         changed = {}
         for name, part in document.items():
+            text = json.dumps(part).encode()
+            self._parts[name] = text if len(text) <= LARGEST else b"null"
             compared = _without_ages(part)
             if name in _AGES or self._compared.get(name, self) == compared:
                 continue
             self._compared[name] = compared
-            text = json.dumps(part).encode()
-            changed[name] = self._parts[name] = text if len(text) <= LARGEST else b"null"
+            changed[name] = self._parts[name]
         if changed:
             self._number += 1
             self._ring.append(self._event("change", changed))
