@@ -1,4 +1,4 @@
-"""Wakes consumers in all processes of the machine. Each process listens on a datagram socket in the log's directory."""
+"""Wake-ups of consumers in all processes of the machine. Each process listens on a datagram socket in the log's directory."""
 
 from __future__ import annotations
 
