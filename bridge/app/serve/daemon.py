@@ -300,6 +300,10 @@ class Daemon:
         """Serve reloads of the configuration in the API."""
         self._reload = reload
 
+    def control_by(self, channel: Control) -> None:
+        """Show the control channel of this process: its path in the ready file, its refused connections in metrics."""
+        self.channel = channel
+
     @property
     def url(self) -> str:
         """URL of health and metrics."""
@@ -368,7 +372,7 @@ class Daemon:
         for source in self.sources:
             await self.start_source(source)
         await self.figures.refresh()
-        self.watch.phase = DaemonState.RUNNING
+        self.watch.enter(DaemonState.RUNNING)
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
@@ -516,7 +520,7 @@ class Daemon:
         A failure to close one part is logged, and the other parts are closed.
         """
         end = time.monotonic() + deadline
-        self.watch.phase = DaemonState.DRAINING
+        self.watch.enter(DaemonState.DRAINING)
         await cancelled(*self._reports)
         await closed(self.shadows.close())
 
