@@ -123,7 +123,7 @@ class OrphanedQuarantine:
         self._known[engine] = found
 
     def _description(self, engine: str, source: str, count: int) -> str:
-        keys = plural(count, "quarantined key", "quarantined keys")
+        keys = plural(count, "quarantined key")
         return f"no source resumes {keys}: {_why(self._loaded, source, engine)}"
 
 

@@ -22,4 +22,4 @@ def test_nouns(count: int, one: str, text: str) -> None:
 
 def test_words_with_another_form_of_several() -> None:
     assert [plural(count, "start waits", "starts wait") for count in (1, 2)] == ["1 start waits", "2 starts wait"]
-    assert [plural(count, "key", "keys") for count in (1, 2)] == ["1 key", "2 keys"]
+    assert [plural(count, "key") for count in (1, 2)] == ["1 key", "2 keys"]

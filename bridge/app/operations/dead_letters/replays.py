@@ -100,7 +100,7 @@ def described(selection: Selection, limit: int | None = None) -> str:
         selection.routes and f"route {' or '.join(selection.routes)}",
         selection.causes and f"cause {' or '.join(selection.causes)}",
         selection.ids and f"id {' or '.join(selection.ids[:3])}" + (" …" if len(selection.ids) > 3 else ""),
-        selection.keys and plural(len(selection.keys), "key", "keys"),
+        selection.keys and plural(len(selection.keys), "key"),
         selection.since is not None and f"since {shown_time(selection.since)}",
         selection.until is not None and f"until {shown_time(selection.until)}",
         limit and f"at most {limit:,}",
