@@ -395,7 +395,7 @@ def build_decoder(
         try:
             schema = _schema(loaded, ("sources", source, "schema"), config.schema_file, config.limits)
         except ConfigError as error:
-            compiler.problems += error.problems
+            compiler.problems.extend(error.problems)
     if compiler.problems:
         raise ConfigError(compiler.problems)
     return SourceDecoder(

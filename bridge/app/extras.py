@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from bridge.app.codecs import SCHEMA_CODECS
 from bridge.brokers import factory
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.system.package import install_extra
 
 _MODULES = {
@@ -52,11 +51,8 @@ def needed_extras(config: BridgeConfig) -> list[NeededExtra]:
 
 def _needed(config: BridgeConfig) -> Iterator[tuple[str, tuple[str | int, ...]]]:
     for name, broker in config.brokers.items():
-        if (extra := factory.extra_of(broker)) is not None:
-            yield extra, ("brokers", name, "type")
-        sasl = broker.sasl if isinstance(broker, KafkaBrokerConfig) else None
-        if sasl is not None and sasl.token == "aws-msk":  # noqa: S105 - a kind of token
-            yield "aws-msk", ("brokers", name, "sasl", "token")
+        for extra, path in factory.extras_of(broker):
+            yield extra, ("brokers", name, *path)
     for name, engine in config.engines.items():
         for at, key in enumerate(engine.encryption.keys if engine.encryption is not None else ()):
             if key.vault is not None:

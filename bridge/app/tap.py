@@ -90,7 +90,7 @@ class _NotConfigured(Exception):
 
 
 class TapReader:
-    """Merges the taps of daemons."""
+    """Reader that merges the taps of daemons."""
 
     def __init__(self, places: Callable[[], Sequence[Place]], options: TapOptions) -> None:
         """Read nothing yet. places: daemons that are known now."""

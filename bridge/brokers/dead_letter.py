@@ -15,8 +15,10 @@ DETAIL_LIMIT = 128
 """Longest detail in bytes after shortening."""
 
 Send = Callable[[Message], Awaitable[object]]
-"""Sends a dead letter and returns when the topic has accepted it. Raises: PublishFailed (the dead letter is refused),
-TargetRefused, BrokerUnavailable."""
+"""Callback that sends a dead letter and returns when the topic has accepted it.
+
+Raises: PublishFailed (the dead letter is refused), TargetRefused, BrokerUnavailable.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ libraries come with extras and are imported only when a broker is created.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,30 @@ async def diagnose(
             return await diagnose_webhook(name, config, resolve, examiner)
 
 
-def extra_of(config: BrokerConfig) -> str | None:
-    """Extra of the package that has the client library of a broker; None if the broker needs none."""
-    return None if isinstance(config, LocalBrokerConfig | WebhookBrokerConfig) else config.type
+def extras_of(config: BrokerConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Extras of the package with the client libraries of a broker, each with the key that asks for it."""
+    if isinstance(config, KafkaBrokerConfig | ServiceBusBrokerConfig):
+        yield config.type, ("type",)
+    if isinstance(config, KafkaBrokerConfig) and config.sasl is not None and config.sasl.token == "aws-msk":  # noqa: S105 - a kind of token
+        yield "aws-msk", ("sasl", "token")
+
+
+def server_of(config: BrokerConfig) -> dict[str, str]:
+    """Server object of AsyncAPI: host and protocol. Of a connection string only the host is shown."""
+    match config:
+        case LocalBrokerConfig():
+            return {"host": "localhost", "protocol": "durable-bridge-local"}
+        case KafkaBrokerConfig():
+            is_secure = config.tls is not None or config.sasl is not None
+            return {"host": config.hosts[0], "protocol": "kafka-secure" if is_secure else "kafka"}
+        case ServiceBusBrokerConfig():
+            host = config.endpoint or config.namespace
+            if host is None and config.connection_string is not None:
+                found = re.search(r"Endpoint=sb://([^/;]+)", config.connection_string.get_secret_value(), re.IGNORECASE)
+                host = None if found is None else found[1]
+            return {"host": host or "servicebus.windows.net", "protocol": "amqp1"}
+        case WebhookBrokerConfig():
+            return {"host": config.host, "protocol": "https" if config.is_https else "http"}
 
 
 def is_cluster(config: BrokerConfig) -> bool:

@@ -94,7 +94,7 @@ class AssignedPartition:
 
 
 class LogDelivery:
-    """Implements `bridge.brokers.base.Delivery` except `dead_letter`. Settles once: a second call does nothing."""
+    """Implementation of `bridge.brokers.base.Delivery` except `dead_letter`. A second settlement does nothing."""
 
     __slots__ = ("_loaded", "_offset", "_settled", "message", "partition")
 

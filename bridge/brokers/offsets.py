@@ -10,7 +10,7 @@ _LONGEST_SPAN = 1 << 20
 
 
 class OffsetTracker:
-    """Tracks the contiguous completed prefix of fetched records, which complete in any order.
+    """Tracker of the contiguous completed prefix of fetched records, which complete in any order.
 
     Offsets need not be contiguous: a compacted or transactional log has holes, and only fetched records count. `done`
     holds offsets that an earlier assignment completed above its prefix; they are not processed again.

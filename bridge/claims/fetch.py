@@ -76,7 +76,7 @@ def is_allowed_address(text: str, *, private: bool) -> bool:
 
 
 class Fetcher:
-    """Fetches the payloads of one source. limit: largest payload in bytes."""
+    """Fetcher of the payloads of one source. limit: largest payload in bytes."""
 
     def __init__(self, config: ClaimCheckConfig, limit: int) -> None:
         """Prepare the fetcher. Raises: ValueError for a prefix that is none."""

@@ -1,1 +1,1 @@
-
+"""Codecs: formats of message bodies, read into JSON types and written from them."""

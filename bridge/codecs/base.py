@@ -14,7 +14,7 @@ IN_BODY = (RECORD_NAME, SCHEMA_ID)
 
 
 class Codec(Protocol):
-    """Converts messages into envelopes and events into messages. Stateless; safe to share."""
+    """Converter of messages into envelopes, and of events into messages. Stateless; safe to share."""
 
     @property
     def name(self) -> str: ...

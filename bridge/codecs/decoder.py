@@ -26,7 +26,7 @@ OPTIONAL = frozenset({"subject", "time", "datacontenttype", "dataschema"})
 
 
 class SourceDecoder:
-    """Decodes the messages of one source. Stateless between messages."""
+    """Decoder of the messages of one source. Stateless between messages."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from bridge.codecs.text_and_bytes import BytesCodec, TextCodec
 from bridge.config.model.sources import LimitsConfig
 
 CodecFactory = Callable[[LimitsConfig], Codec]
-"""Creates a codec that observes the given limits: only the codec knows which of its parts are recursive."""
+"""Callback that creates a codec with the given limits: only the codec knows which of its parts are recursive."""
 
 _factories: dict[str, CodecFactory] = {
     "cloudevents": CloudEventsCodec,

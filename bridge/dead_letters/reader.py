@@ -65,7 +65,7 @@ class TopicRows:
 
 
 class TopicReader:
-    """Reads the dead letters of topics.
+    """Reader of the dead letters of topics.
 
     cache: keeps the rows between processes; None: everything is read each time.
     progress: called with the number of dead letters read so far.

@@ -27,10 +27,6 @@ class Result(StrEnum):
     EARLY = "early"
     QUARANTINED = "quarantined"
 
-    @property
-    def is_waiting(self) -> bool:
-        return self in (Result.EARLY, Result.QUARANTINED)
-
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:

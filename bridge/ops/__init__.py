@@ -1,1 +1,1 @@
-
+"""Operation: health, status, metrics, logs, traces, audit, and the ports that show them."""

@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Connections:
-    """Serves an application."""
+    """Server of an application."""
 
     def __init__(
         self,

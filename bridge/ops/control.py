@@ -29,7 +29,10 @@ MOST_STREAMS = 32
 
 
 class Control:
-    """Serves routes and streams on a socket in `directory`. admitted: user ids; None: root and this process's user."""
+    """Server of routes and streams on a socket in `directory`.
+
+    admitted: user ids; None: root and this process's user.
+    """
 
     def __init__(
         self,

@@ -138,7 +138,7 @@ class OidcLogin:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: code and secret go to the endpoint only."""
+    """Handler that refuses redirects: code and secret go to the endpoint only."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -38,7 +38,7 @@ _ANSWER = b"bridge.peer.answer "
 _log = logging.getLogger("bridge.peers")
 
 Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
-"""Returns the answer to a question, as JSON types. The argument is its parameters."""
+"""Callback that returns the answer to a question, as JSON types. The argument is its parameters."""
 
 
 class PeerRefusal(ValueError):
@@ -77,7 +77,7 @@ class Question:
 
 
 class PeerPort:
-    """Answers the questions of other daemons."""
+    """Port that answers the questions of other daemons."""
 
     def __init__(self, keyring: Keyring, own: str, answers: Mapping[str, Answer]) -> None:
         """Create the port. own: id of this daemon. answers: by the name of the question."""

@@ -22,6 +22,7 @@ from bridge.core.states import (
     WorkerState,
     WorkflowState,
 )
+from bridge.core.words import plural
 
 Document = dict[str, Any]
 """Status as JSON types."""
@@ -176,40 +177,43 @@ def problems(document: Document) -> list[dict[str, Any]]:
         # A daemon of an earlier version does not count them
         if (dead_letters := source.get("dead_letters_open")) and (count := dead_letters["count"]):
             oldest = dead_letters["oldest_seconds"]
-            what = "1 dead letter is" if count == 1 else f"{count:,} dead letters are"
+            what = plural(count, "dead letter is", "dead letters are")
             since = "" if oldest is None else f", {'' if count == 1 else 'the oldest '}for {age(oldest)}"
             text = f"{what} open{since} (source {source['name']})"
             add(f"source {source['name']}", text, f"bridge dlq groups {source['name']}")
     for engine in document["engines"]:
-        name = engine["name"]
-        if engine["state"] == EngineState.AWAY and (engine["seconds"] or 0) >= OUTAGE_SECONDS:
-            text = f"engine {name} is away{_named(document, engine)} for {age(engine['seconds'])}: {engine['detail']}"
-            add(f"engine {name}", text, "bridge doctor --only engine")
-        for keys in engine["quarantined"] or ():
-            # A daemon of an earlier version counts only the overdue keys
-            if count := keys.get("manual", keys["overdue"]):
-                what = "1 key is" if count == 1 else f"{count:,} keys are"
-                source, since = keys["source"], keys.get("manual_seconds", keys["oldest_seconds"])
-                oldest = "" if since is None else f", {'' if count == 1 else 'the oldest '}for {age(since)}"
-                text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
-                add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
-        for process in engine.get("worker_processes") or ():
-            if process["state"] == ProcessState.RESTARTING:
-                text = f"a worker process of engine {name} is restarted: {process['detail']}"
-                add(f"engine {name}", text, f"bridge instances list --status running --engine {name}")
-        for job in engine.get("jobs") or ():
-            if job["state"] == JobState.STOPPED:
-                text = f"job {job['job']} ({job['kind']}, engine {name}) is stopped: {job['why']}"
-                add(f"job {job['job']}", text, f"bridge jobs show {job['job']} --failed --engine {name}")
-        for orchestration, count in _failed(engine).items():
-            what = "1 instance" if count == 1 else f"{count:,} instances"
-            text = f"{what} of {orchestration} failed today (engine {name})"
-            add(f"engine {name}", text, f"bridge instances list --status failed --engine {name}")
-        for saga, count in _uncompensated(engine).items():
-            what = "1 saga" if count == 1 else f"{count:,} sagas"
-            text = f"{what} of {saga} could not be compensated today (engine {name})"
-            add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
+        _add_of_engine(document, engine, add)
     return found
+
+
+def _add_of_engine(document: Document, engine: Document, add: Callable[[str, str, str], None]) -> None:
+    """Add the lines of one engine. add: takes subject, text and the next command."""
+    name = engine["name"]
+    if engine["state"] == EngineState.AWAY and (engine["seconds"] or 0) >= OUTAGE_SECONDS:
+        text = f"engine {name} is away{_named(document, engine)} for {age(engine['seconds'])}: {engine['detail']}"
+        add(f"engine {name}", text, "bridge doctor --only engine")
+    for keys in engine["quarantined"] or ():
+        # A daemon of an earlier version counts only the overdue keys
+        if count := keys.get("manual", keys["overdue"]):
+            what = plural(count, "key is", "keys are")
+            source, since = keys["source"], keys.get("manual_seconds", keys["oldest_seconds"])
+            oldest = "" if since is None else f", {'' if count == 1 else 'the oldest '}for {age(since)}"
+            text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
+            add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
+    for process in engine.get("worker_processes") or ():
+        if process["state"] == ProcessState.RESTARTING:
+            text = f"a worker process of engine {name} is restarted: {process['detail']}"
+            add(f"engine {name}", text, f"bridge instances list --status running --engine {name}")
+    for job in engine.get("jobs") or ():
+        if job["state"] == JobState.STOPPED:
+            text = f"job {job['job']} ({job['kind']}, engine {name}) is stopped: {job['why']}"
+            add(f"job {job['job']}", text, f"bridge jobs show {job['job']} --failed --engine {name}")
+    for orchestration, count in _failed(engine).items():
+        text = f"{plural(count, 'instance')} of {orchestration} failed today (engine {name})"
+        add(f"engine {name}", text, f"bridge instances list --status failed --engine {name}")
+    for saga, count in _uncompensated(engine).items():
+        text = f"{plural(count, 'saga')} of {saga} could not be compensated today (engine {name})"
+        add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
 
 
 def _versions(document: Document) -> dict[str, set[str]]:

@@ -57,7 +57,7 @@ class Scrape(Protocol):
 
 
 class Web:
-    """Serves /healthz, /readyz, /startupz, /metrics, the API and its pages on the event loop of `start`.
+    """Server of /healthz, /readyz, /startupz, /metrics, the API and its pages on the event loop of `start`.
 
     An answer of /healthz shows that the process lives and its event loop runs.
     """

@@ -63,7 +63,7 @@ class PaceStore(Protocol):
 
 
 class DeadLetterLimit:
-    """Decides when a dead letter of one source may be written. Not thread-safe: one event loop.
+    """Limit that decides when a dead letter of one source may be written. Not thread-safe: one event loop.
 
     Call `allow` before each dead letter, and `wrote` after it. A refused item goes to `wait` and is freed when it may
     try again. `run` claims dead letters, frees items, and applies the decisions of other daemons and people.

@@ -50,7 +50,7 @@ async def prepared(
 
 
 class Intake:
-    """Puts the deliveries of a source into lanes; decodes the small ones, and those whose value it needs for that.
+    """Intake of deliveries into lanes. Decodes the small ones, and those whose value the lane depends on.
 
     revoked: callback, True when a partition has moved to another member.
     joined: called with a held lane and the item that was added to it.

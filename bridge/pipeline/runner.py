@@ -46,7 +46,7 @@ _COMPLETE = {outcome: Complete(outcome) for outcome in Outcome}
 
 
 class Runner:
-    """Runs the deliveries of one source on the engines. Every failure becomes a settlement, decided here alone."""
+    """Runner of the deliveries of one source. Every failure becomes a settlement, decided here alone."""
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ class MovingPort:
     """Engine as routes use it whose instances move. A `bridge.engines.commands.moving.InstanceEngine`.
 
     waits: True when earlier messages of the instance wait on this engine. Raises: AlreadyTaken, EngineError.
-    notify: tells these messages that their instance is on some engine.
+    notify: notifies these messages that their instance is on some engine.
     """
 
     look: Callable[[Command], Awaitable[InstanceState]]

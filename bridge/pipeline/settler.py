@@ -37,7 +37,7 @@ UNKNOWN_SETTLEMENT = "settlement_unknown"
 
 
 class Settler:
-    """Settles the deliveries of one source. Each leaves its lane here, settled or abandoned, or waits in it."""
+    """Settler of the deliveries of one source. Each leaves its lane here, settled or abandoned, or waits in it."""
 
     def __init__(
         self,

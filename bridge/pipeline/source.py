@@ -48,7 +48,7 @@ _BATCH = 256
 
 
 class SourcePipeline:
-    """Consumes one source: `start`, then `drain`. Listener of its subscription.
+    """Consumer of one source: `start`, then `drain`. Listener of its subscription.
 
     Intake puts deliveries into lanes; workers take the head of a lane; the runner decides its settlement, and the
     settler carries it out.

@@ -14,6 +14,7 @@ from bridge.brokers.factory import subscribe_options
 from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, EngineError, wire_name
 from bridge.core.system_names import QUARANTINE, quarantine_source
+from bridge.core.words import plural
 from bridge.engines.base import Engine
 from bridge.ops.health import PartReading
 
@@ -122,7 +123,7 @@ class OrphanedQuarantine:
         self._known[engine] = found
 
     def _description(self, engine: str, source: str, count: int) -> str:
-        keys = "1 quarantined key" if count == 1 else f"{count:,} quarantined keys"
+        keys = plural(count, "quarantined key")
         return f"no source resumes {keys}: {_why(self._loaded, source, engine)}"
 
 

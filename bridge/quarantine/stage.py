@@ -43,7 +43,7 @@ _JOIN = Keep(Wait.KEY, None, "follows", "an earlier message of its key is in qua
 
 
 class QuarantineStage:
-    """Keeps failing messages of one source, and later ones of their key, on an engine.
+    """Stage that keeps failing messages of one source, and later ones of their key, on an engine.
 
     Implements `bridge.pipeline.stage.Stage`.
     """

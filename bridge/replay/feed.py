@@ -162,7 +162,7 @@ class ReplayedDelivery(StoredDelivery):
 
 
 class ReplayFeed:
-    """Brings the messages of the replay queues of one source to their lanes, behind what is in flight there.
+    """Feed of the messages of one source's replay queues to their lanes, behind what is in flight there.
 
     The engine has the truth. One process at a time works on a queue: the process that has claimed it and has its
     partition. Implements `bridge.pipeline.stage.Part`.

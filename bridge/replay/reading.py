@@ -56,7 +56,7 @@ class _Reading:
 
 
 class DeadLetterReader:
-    """Reads dead letters by position. A reading stays open for the following positions of a job."""
+    """Reader of dead letters by position. A reading stays open for the following positions of a job."""
 
     def __init__(self, brokers: Mapping[str, Broker]) -> None:
         self._brokers = brokers

@@ -80,7 +80,7 @@ Build = Callable[[Scope], Command]
 
 @dataclass
 class CommandCompiler:
-    """Compiles the command of one route.
+    """Compiler of the command of one route.
 
     Problems are reported to the compiler; `build` must not be called after a problem.
     """

@@ -39,7 +39,7 @@ def start_input(definition: Any, value: Any) -> dict[str, Any]:
 
 @dataclass
 class SagaCompiler:
-    """Compiles the definition of one saga. `compile` reports problems of its expressions."""
+    """Compiler of the definition of one saga. `compile` reports problems of its expressions."""
 
     name: str
     config: BridgeConfig
@@ -56,8 +56,7 @@ class SagaCompiler:
         known: list[str] = []
         steps = self._steps(saga.steps, (*path, "steps"), known, topic)
         result = self._block(path, STEP, known, {"value": {"result": saga.result}} if saga.result else {})
-        compiler.problems += self._compiler.problems
-        compiler.compiled += self._compiler.compiled
+        compiler.join(self._compiler)
         return {
             "name": self.name,
             "names": self._names,

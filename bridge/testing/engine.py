@@ -26,7 +26,7 @@ TIMEOUT = 30.0
 
 
 class VirtualEngine:
-    """Replaces every configured engine in tests. Its data ends with the test."""
+    """Replacement for every configured engine in tests. Its data ends with the test."""
 
     durable = False
     notifies_instance_started = False

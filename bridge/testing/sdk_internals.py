@@ -116,7 +116,7 @@ def replay_history(
 
 
 class _Watched:
-    """Records the actions of one orchestration when its code creates them."""
+    """Record of the actions of one orchestration, written when its code creates them."""
 
     def __init__(self, replayed: Replayed) -> None:
         self.created = replayed.created

@@ -95,7 +95,7 @@ def has_topic(item: Mapping[str, Any]) -> bool:
 
 
 class DeadLetterWriter:
-    """Writes dead letters of stored messages. Call it from any thread but the event loop's."""
+    """Writer of dead letters of stored messages. Call it from any thread but the event loop's."""
 
     def __init__(self, brokers: Mapping[str, Broker], loop: asyncio.AbstractEventLoop) -> None:
         self._brokers = brokers

@@ -54,7 +54,7 @@ def carrying(wanted: Any) -> type[EnvelopeArgument]:
 
 
 class _Everything(JsonDataConverter):
-    """Makes the SDK return the annotation of an input, whatever its type."""
+    """Converter that makes the SDK return the annotation of an input, whatever its type."""
 
     def can_reconstruct(self, target_type: Any) -> bool:
         return True

@@ -114,7 +114,7 @@ Branch: TypeAlias = Step | Callable[[Scope], Steps]
 
 
 class Saga(Scope):
-    """Runs steps and, after a failure, the compensations of all steps that may have had an effect, last step first.
+    """Saga of steps. After a failure, the steps that may have had an effect are compensated, last step first.
 
       def order_saga(ctx, order):
           saga = Saga(ctx, "order")

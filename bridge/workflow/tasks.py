@@ -46,7 +46,7 @@ def gather(branches: Sequence[Steps], halt: task.CompletableTask[None] | None = 
 
 
 class OnComplete(task.CompositeTask[None]):
-    """Calls a function as soon as a task completes, while the orchestrator waits for another task.
+    """Call of a function as soon as a task completes, while the orchestrator waits for another task.
 
     Never completes itself.
     """

@@ -109,7 +109,7 @@ def reloads(daemon: DaemonProcess, result: str) -> int:
 
 
 class Load(threading.Thread):
-    """Publishes a message of every key again and again, with the next number, until it is stopped."""
+    """Publisher of a message of every key again and again, with the next number, until it is stopped."""
 
     def __init__(self, channel: LocalChannel) -> None:
         super().__init__()

@@ -69,6 +69,25 @@ def test_files_that_are_named(document: str) -> None:
             assert (ROOT / code).is_dir(), f"{document}: {code}"
 
 
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_prose_and_diagrams_name_in_short(document: str) -> None:
+    known = [
+        f"/{each.relative_to(ROOT)}" for room in ("bridge", "tests", "deploy") for each in (ROOT / room).rglob("*.py")
+    ]
+    unknown = [
+        name
+        for name in re.findall(r"[\w/]+\.py\b", read(document))
+        if not any(each.endswith(f"/{name}") for each in known)
+    ]
+    assert unknown == []
+
+
+def test_architecture_names_every_room() -> None:
+    named = {word for code in _CODE.findall(read("docs/architecture.md")) for word in re.split(r"\W+", code)}
+    rooms = {each.parent.name for each in (ROOT / "bridge").rglob("*/__init__.py")}
+    assert rooms - named == set()
+
+
 def _command_lines(document: str) -> Iterator[list[str]]:
     """Yield every `bridge ...` command line in a document, split into words."""
     texts = [block.text.replace("\\\n", " ") for block in blocks(document) if block.language in ("console", "sh")]

@@ -21,7 +21,7 @@ GARBAGE = b"\xff" * 50
 
 
 class Hostile(grpc.GenericRpcHandler):
-    """Answers every call with the same bytes, or refuses it with the same status."""
+    """Server that answers every call with the same bytes, or refuses it with the same status."""
 
     def __init__(self) -> None:
         self.answer: bytes | tuple[grpc.StatusCode, str] = GARBAGE

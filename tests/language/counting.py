@@ -18,6 +18,8 @@ _LEFT_OUT = ("tests/lint/corpus/", "tests/language/", "tests/upgrade/v")
 """What `bridge lint` is tried on, the tables of retired words, and records of older builds."""
 
 _FIRST = re.compile(r"[^A-Za-z]*([A-Za-z]+)")
+_THIRD_PERSON = re.compile(r"\s*([A-Z][a-z]{2,}(?<!s)s) (?:(?:an?|the|each|every|one|its)\b(?! second)|`)")
+"""Verb without a subject, as in "Counts the items"."""
 _PARAMETER = re.compile(r"\s*([a-z_]+)(?:, [a-z_]+)*: ")
 _COMMENT = re.compile(r"(?:^|\s)#\s(.*)$", re.MULTILINE)
 _CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.MULTILINE | re.DOTALL)
@@ -108,8 +110,11 @@ def docstrings_of(nodes: Iterable[ast.AST]) -> Iterator[ast.Constant]:
 
 
 def breaks_rule(docstring: object) -> str | None:
-    """First word of a docstring that opens with a pronoun, a question word or a parameter; None of any other."""
-    if found := _PARAMETER.match(str(docstring)):
+    """First word of a docstring that opens with a pronoun, a question word, a parameter or a verb in the third person.
+
+    None of any other.
+    """
+    if found := _PARAMETER.match(str(docstring)) or _THIRD_PERSON.match(str(docstring)):
         return found[1]
     found = _FIRST.match(str(docstring))
     return found[1] if found is not None and found[1].lower() in OPENERS else None

@@ -144,9 +144,6 @@ _FIXES: Mapping[str, Callable[[ScalarNode], str | bool | None]] = {
 }
 """New value of a scalar by the code of its problem; None where it has no mechanical fix."""
 
-FIXABLE = (*_FIXES, "C003", SUPPRESSION)
-"""Codes of problems that may have a mechanical fix."""
-
 _NO_END = re.compile(r"[^\n]\Z")
 
 

@@ -20,6 +20,7 @@ from bridge.brokers.base import Broker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.system_names import DEAD_LETTER_BLOCK
+from bridge.core.words import plural
 from bridge.dead_letters.cache import DIRECTORY, RowCache
 from bridge.dead_letters.reader import Fingerprints, TopicReader, TopicRows
 from bridge.dead_letters.rows import Choice, Facts, Row, Summary
@@ -237,15 +238,12 @@ def gone(place: Place, rows: TopicRows, states: PlaceStates, restore: float) -> 
                 compaction += sum(begin <= first + each < end and first + each not in present for each in members)
     found = []
     if retention:
-        found.append(f"{_many(retention)} of {place.topic} with a state are gone: their retention has ended")
+        lost = plural(retention, "dead letter")
+        found.append(f"{lost} of {place.topic} with a state are gone: their retention has ended")
     if compaction:
         why = "compaction has removed them" if rows.ranges is not None else "somebody has completed or received them"
-        found.append(f"{_many(compaction)} of {place.topic} with a state are gone: {why}")
+        found.append(f"{plural(compaction, 'dead letter')} of {place.topic} with a state are gone: {why}")
     return found
-
-
-def _many(count: int) -> str:
-    return "1 dead letter" if count == 1 else f"{count:,} dead letters"
 
 
 @dataclass(frozen=True, slots=True)

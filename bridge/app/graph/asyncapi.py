@@ -14,10 +14,10 @@ from pydantic.errors import PydanticUserError
 from bridge.app.composition import subscribe_options
 from bridge.app.graph.flow import publications, saga_commands
 from bridge.app.lifecycle.data import schema
-from bridge.config.model.brokers import KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.brokers.factory import is_cluster, server_of
+from bridge.config.model.brokers import TargetConfig
 from bridge.config.model.routes import RouteConfig
 from bridge.config.model.sources import SourceConfig
-from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
@@ -79,7 +79,7 @@ class _Builder:
         return {
             "asyncapi": VERSION,
             "info": self._info,
-            "servers": {self._key(name): _server(broker) for name, broker in self._config.brokers.items()},
+            "servers": {self._key(name): server_of(broker) for name, broker in self._config.brokers.items()},
             "channels": self._channels,
             "operations": self._operations,
             "components": {name: each for name, each in components.items() if each},
@@ -89,7 +89,7 @@ class _Builder:
         routes = [route for route in self._config.routes if name in route.from_]
         messages = dict(self._consumed(name, source, routes))
         channels = [self._channel(source.broker, origin, messages) for origin in source.origins or (None,)]
-        kafka = isinstance(self._config.brokers[source.broker], KafkaBrokerConfig)
+        is_kafka = is_cluster(self._config.brokers[source.broker])
         group = {"kafka": {"groupId": {"type": "string", "enum": [source.group]}, "bindingVersion": "0.5.0"}}
         dead_letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
         for number, channel in enumerate(channels):
@@ -99,7 +99,7 @@ class _Builder:
                 "channel": _reference("channels", channel),
                 "summary": f"Source {name}",
                 "messages": [_reference("channels", channel, "messages", each) for each in messages],
-                **({"bindings": group} if kafka else {}),
+                **({"bindings": group} if is_kafka else {}),
             }
         for number, origin in enumerate(source.origins):
             suffix = f".{number + 1}" if len(source.origins) > 1 else ""
@@ -276,22 +276,6 @@ _DEAD_LETTER: Document = {
         },
     },
 }
-
-
-def _server(broker: Any) -> Document:
-    """Server object. Of a connection string only the host is shown."""
-    if isinstance(broker, KafkaBrokerConfig):
-        secure = broker.tls is not None or broker.sasl is not None
-        return {"host": broker.hosts[0], "protocol": "kafka-secure" if secure else "kafka"}
-    if isinstance(broker, LocalBrokerConfig):
-        return {"host": "localhost", "protocol": "durable-bridge-local"}
-    if isinstance(broker, WebhookBrokerConfig):
-        return {"host": broker.host, "protocol": "https" if broker.is_https else "http"}
-    host = broker.endpoint or broker.namespace
-    if host is None and broker.connection_string is not None:
-        found = re.search(r"Endpoint=sb://([^/;]+)", broker.connection_string.get_secret_value(), re.IGNORECASE)
-        host = None if found is None else found[1]
-    return {"host": host or "servicebus.windows.net", "protocol": "amqp1"}
 
 
 def _moved(value: Any, place: str) -> Any:

@@ -44,7 +44,7 @@ RESTORABLE = ("dropped", "replayed", "returned", "replaying")
 
 
 class Prompt:
-    """Reads a page, and answers that it counts while the first read takes long. That read goes on.
+    """Reader of a page. While the first read takes long, the answer says that the daemon counts, and the read goes on.
 
     It fills the cache of dead letters: later reads are fast, and are awaited.
     """

@@ -36,7 +36,7 @@ RATE, BURST = 1.0, 20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Html = Callable[..., web.Response]
-"""Renders a template for a request."""
+"""Callback that renders a template for a request."""
 
 
 class Login:

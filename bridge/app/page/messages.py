@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bridge.app.page.visit import Page, Visit, address, place
 from bridge.core.errors import BridgeError
 from bridge.core.states import MessageState, Outcome
+from bridge.core.words import plural
 from bridge.ops.web import STREAMS
 
 _SHOWN = 100
@@ -221,14 +222,12 @@ async def _waiting(visit: Visit, wanted: str) -> list[Link]:
     quarantined = [each for each in await visit.ask("quarantine.list") if each["key"] == wanted]
     found = []
     if early:
-        found.append(Link(address("/waiting", prefix=wanted), f"{_count(early)} for the start of this instance"))
+        waiting = plural(len(early), "message waits", "messages wait")
+        found.append(Link(address("/waiting", prefix=wanted), f"{waiting} for the start of this instance"))
     if quarantined:
-        found.append(Link(address("/waiting", key=wanted), f"{_count(quarantined)} with this ordering key"))
+        waiting = plural(len(quarantined), "message waits", "messages wait")
+        found.append(Link(address("/waiting", key=wanted), f"{waiting} with this ordering key"))
     return found
-
-
-def _count(messages: Sequence[object]) -> str:
-    return "1 message waits" if len(messages) == 1 else f"{len(messages):,} messages wait"
 
 
 async def _read(visit: Visit) -> Mapping[str, Any]:

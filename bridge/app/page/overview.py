@@ -15,6 +15,7 @@ from bridge.app.page.next_steps import page_of, resumed_source
 from bridge.app.page.visit import Page, Picture, Visit, address
 from bridge.config.source import Loaded
 from bridge.core.states import Outcome
+from bridge.core.words import plural
 from bridge.ops.status import Document, age
 
 MOST_NODES = 60
@@ -169,8 +170,7 @@ def _of_source(source: Document) -> Live:
         behind = f" ({age(source['oldest_seconds'])})" if source["oldest_seconds"] else ""
         parts.append(f"lag {number(source['lag'])}{behind}")
     if (dead_letters := source.get("dead_letters_open")) and dead_letters["count"]:
-        count = dead_letters["count"]
-        parts.append(f"{number(count)} dead letter{'' if count == 1 else 's'}")
+        parts.append(plural(dead_letters["count"], "dead letter"))
     return Live(" · ".join(parts), tone(state), address("/dead-letters", source=source["name"]))
 
 

@@ -14,7 +14,7 @@ from bridge.ops.api import Route
 from bridge.ops.status import Document
 
 AllDaemons = Callable[[Loaded, Document], Awaitable[Document]]
-"""Returns the status of all daemons of a configuration. The second argument is the status of this daemon."""
+"""Callback that returns the status of all daemons of a configuration. Its second argument is that of this daemon."""
 
 
 async def this_daemon(loaded: Loaded, own: Document) -> Document:

@@ -16,27 +16,19 @@ from bridge.app.candidate import candidate_rules, load_candidate
 from bridge.app.check.capabilities import refusals
 from bridge.app.codecs import build_registries
 from bridge.app.composition import (
-    build_access,
     build_broker,
     build_domains,
     build_engine,
-    build_peer_tls,
-    build_sessions,
     build_source,
     build_targets,
-    build_tls,
     limits_of,
     load_workflows,
-    session_keys,
 )
 from bridge.app.operations.operation import Reload
-from bridge.app.page.pages import PAGES
-from bridge.app.page.site import Site
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.canary import Canary
-from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.decisions.pauses import pause_watch
 from bridge.app.serve.decisions.temporary_limits import TemporaryLimitWatch
@@ -45,17 +37,14 @@ from bridge.app.serve.engine_ports import EnginePorts
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lifecycle import Lifecycle, ends_options
+from bridge.app.serve.ops_port import OpsPort
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
-from bridge.app.serve.views.all_daemons import OtherDaemons
 from bridge.app.serve.views.instances import InstanceFigures
-from bridge.app.serve.views.lineage import in_flight, recorder
-from bridge.app.serve.views.live import Live
-from bridge.app.serve.views.peers import PeerClient
+from bridge.app.serve.views.lineage import recorder
 from bridge.app.serve.views.status import DaemonStatus, daemon_id
-from bridge.app.serve.views.tap import TAP, Taps
 from bridge.app.serve.views.watch import Watch
 from bridge.app.serve.worker_processes import build_processes
 from bridge.app.serve.workers import Workers, build_monitors
@@ -70,11 +59,8 @@ from bridge.engines.entities.source_entities import EnginePaces
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
-from bridge.ops.api import LIVE, STATUS, Stream
 from bridge.ops.control import Control
 from bridge.ops.logging import Level
-from bridge.ops.peers import Answer, PeerPort
-from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
@@ -90,7 +76,6 @@ from bridge.sqlite_engine.model.instance import Finish
 from bridge.system.tasks import cancelled, closed
 
 log = structlog.get_logger("bridge.daemon")
-
 
 EVENTS_SECONDS = 2.0
 """Longest time of a stop for lifecycle events that are in memory."""
@@ -259,10 +244,6 @@ class Daemon:
             events=None if self.lifecycle is None else self.lifecycle.events,
             on_readiness=_nothing if self.lifecycle is None else self.lifecycle.observe_sources,
         )
-        http = config.ops.http
-        if not intake and "port" not in http.model_fields_set:
-            # The default port belongs to the intake process beside this one
-            http = http.model_copy(update={"port": 0})
         self.channel: Control | None = None
         self.runs_worker = worker
         self.is_intake = intake
@@ -285,54 +266,20 @@ class Daemon:
             self.temporary.document,
         )
         self._reload: Reload | None = None
-        own, keys_of_daemons = daemon_id(os.getpid()), session_keys(loaded)
-        client = (
-            None
-            if keys_of_daemons is None
-            else PeerClient(
-                keys_of_daemons, lambda: self.web.peer_url, build_peer_tls(loaded), config.ops.http.peers.server_name
-            )
-        )
-        others = OtherDaemons(own, self.status.peers, client)
-        self.routes = routes(
+        port = OpsPort(
             loaded,
             self.engines,
-            self.status.document,
             self.sources,
-            lambda: self.loaded,
-            lambda: self._reload,
-            lambda: self.candidate,
-            self.workers.load,
-            others,
+            self.status,
+            self.watch,
+            self.decisions,
+            current=lambda: self.loaded,
+            reload=lambda: self._reload,
+            candidate=lambda: self.candidate,
+            held=self.workers.load,
+            is_intake=intake,
         )
-        taps = Taps(lambda: self.loaded, self.decisions)
-        live = Live(self.status.document, taps)
-        self.streams = [Stream(TAP, taps.events), Stream(LIVE, live.events)]
-        access = build_access(loaded)
-        self.web = Web(
-            http,
-            self.watch.health,
-            self.watch.scrape,
-            build_tls(loaded),
-            self.routes,
-            self.streams,
-            access,
-            largest_body(loaded),
-            Site(PAGES, self.routes, lambda: self.loaded, others.status),
-            build_sessions(loaded, access, keys_of_daemons),
-            None if keys_of_daemons is None else PeerPort(keys_of_daemons, own, self._peer_answers()),
-        )
-
-    def _peer_answers(self) -> Mapping[str, Answer]:
-        """Answers to the questions of other daemons: what every caller of the API may read."""
-
-        async def status(given: Mapping[str, Any]) -> Any:
-            return await self.status.document()
-
-        async def messages(given: Mapping[str, Any]) -> Any:
-            return in_flight(self.sources, str(given["message"]))
-
-        return {STATUS: status, "messages.show": messages}
+        self.web, self.routes, self.streams = port.web, port.routes, port.streams
 
     def refusals(self, loaded: Loaded, names: Iterable[str]) -> list[Problem]:
         """Problems with the rules of a configuration that these engines cannot keep, as far as they are known."""
@@ -352,6 +299,10 @@ class Daemon:
     def reload_by(self, reload: Reload) -> None:
         """Serve reloads of the configuration in the API."""
         self._reload = reload
+
+    def control_by(self, channel: Control) -> None:
+        """Show the control channel of this process: its path in the ready file, its refused connections in metrics."""
+        self.channel = channel
 
     @property
     def url(self) -> str:
@@ -421,7 +372,7 @@ class Daemon:
         for source in self.sources:
             await self.start_source(source)
         await self.figures.refresh()
-        self.watch.phase = DaemonState.RUNNING
+        self.watch.enter(DaemonState.RUNNING)
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
@@ -569,7 +520,7 @@ class Daemon:
         A failure to close one part is logged, and the other parts are closed.
         """
         end = time.monotonic() + deadline
-        self.watch.phase = DaemonState.DRAINING
+        self.watch.enter(DaemonState.DRAINING)
         await cancelled(*self._reports)
         await closed(self.shadows.close())
 

@@ -52,7 +52,7 @@ Causes = Mapping[Place, Mapping[Facts, Summary]]
 
 
 class DeadLetterCounter:
-    """Counts the open dead letters of a daemon's sources. Implements `bridge.ops.metrics.DeadLetterStats`.
+    """Counter of the open dead letters of a daemon's sources. Implements `bridge.ops.metrics.DeadLetterStats`.
 
     A count reads only the dead letters that are new, and the states. Several daemons count the same dead letters.
     """

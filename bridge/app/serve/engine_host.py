@@ -33,7 +33,7 @@ MAX_TOKEN = 4096
 
 
 class EngineHost:
-    """Serves every task hub of a directory on one port.
+    """Server of every task hub of a directory, on one port.
 
     listen: `host:port`; port 0 takes a free one.
     guard: authentication and limits of callers.

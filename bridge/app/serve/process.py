@@ -129,7 +129,9 @@ async def _serve(
     failure: Exception | None = None
     channel: Control | None = None
     try:
-        daemon.channel = channel = await _channel(daemon)
+        channel = await _channel(daemon)
+        if channel is not None:
+            daemon.control_by(channel)
         await _run(daemon, ready_file, stop, manager)
     except Exception as error:
         failure = error

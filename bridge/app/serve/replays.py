@@ -109,7 +109,7 @@ class Replays:
 
 
 class ReplayWatch:
-    """Lists the replay queues of the engines, and notifies the feeds of the sources of this daemon."""
+    """Watch that lists the replay queues of the engines, and notifies the feeds of this daemon's sources."""
 
     def __init__(self, stores: Mapping[str, ReplayStore]) -> None:
         """Create a watch. stores: by engine."""

@@ -60,7 +60,7 @@ from bridge.workflow import PUBLISH_ACTIVITY
 
 
 class SystemWorkflows:
-    """Creates the system workflows of the engines of one process. waiting_entities: waiting messages, by engine."""
+    """System workflows of the engines of one process. waiting_entities: waiting messages, by engine."""
 
     def __init__(
         self,

@@ -174,7 +174,7 @@ def waiting_entities(
 
 
 class WaitingCounter:
-    """Counts the waiting messages of the engines periodically, and only while some may wait."""
+    """Counter of the waiting messages of the engines: it counts periodically, and only while some may wait."""
 
     def __init__(
         self, engines: Mapping[str, Engine], waiting_entities: Mapping[str, WaitingEntities], stored: Callable[[], int]

@@ -25,7 +25,7 @@ FEATURES = Features(
 
 
 class KafkaBroker:
-    """Implements `bridge.brokers.base.Broker` on a Kafka cluster."""
+    """Implementation of `bridge.brokers.base.Broker` on a Kafka cluster."""
 
     features = FEATURES
 

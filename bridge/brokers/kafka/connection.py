@@ -82,7 +82,7 @@ class Connection:
 
 
 class _Causes(logging.Handler):
-    """Stores the last exception that was logged as an argument."""
+    """Log handler that stores the last exception logged as an argument."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 
 
 class StalledPartitionDetector:
-    """Observes every partition repeatedly, and stores since when it has made no progress."""
+    """Observer of every partition, which stores the time since when a partition has made no progress."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, tuple[object, float]] = {}
@@ -38,7 +38,7 @@ WINDOW = 60.0
 
 
 class RebalanceStormDetector:
-    """Counts rebalances within a time window.
+    """Counter of rebalances within a time window.
 
     The usual cause of a storm is two processes with one `instance_id`: each continuously expels the other from the
     group.

@@ -15,7 +15,7 @@ from bridge.core.provenance import Cause
 
 
 class KafkaPartition(AssignedPartition):
-    """Implements `bridge.brokers.base.Partition`."""
+    """Implementation of `bridge.brokers.base.Partition`."""
 
     __slots__ = ("committed", "dead_letters", "log", "stamp", "tp")
 
@@ -128,7 +128,7 @@ class KafkaPartition(AssignedPartition):
 
 
 class KafkaDelivery(LogDelivery):
-    """Implements `bridge.brokers.base.Delivery`."""
+    """Implementation of `bridge.brokers.base.Delivery`."""
 
     __slots__ = ()
 

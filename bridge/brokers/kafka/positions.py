@@ -45,7 +45,7 @@ _REQUEST_SECONDS = 10.0
 
 
 class OutOfRange:
-    """Stops partitions with such a position, or moves them and counts skipped offsets, according to `policy`."""
+    """Treatment of such positions by `policy`: the partition stops, or moves and skipped offsets are counted."""
 
     def __init__(self, policy: str) -> None:
         """Create an out of range.

@@ -332,7 +332,7 @@ _NORMAL = {
 
 
 class _Expected(logging.Filter):
-    """Lowers warnings and errors of the client about expected states to `info`."""
+    """Filter that lowers warnings and errors of the client about expected states to `info`."""
 
     until = 0.0
     """Monotonic time until which clients are starting."""

@@ -44,7 +44,7 @@ errors."""
 
 
 class KafkaSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
+    """Implementation of `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
     `RereadableSubscription` and `bridge.brokers.positions.MovableSubscription`.
     """
 

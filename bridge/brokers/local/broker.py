@@ -44,7 +44,7 @@ FEATURES = Features("local", durable=True, groups=True, commits=True, dead_lette
 
 
 class LocalBroker:
-    """Implements `bridge.brokers.base.Broker` on one directory, shared with other processes of this machine."""
+    """Implementation of `bridge.brokers.base.Broker` on one directory, shared by processes of this machine."""
 
     features = FEATURES
 

@@ -19,7 +19,7 @@ from bridge.core.errors import BrokerError
 _log = logging.getLogger(__name__)
 
 Make = Callable[[int, str, int, CommittedPosition, int], LocalPartition]
-"""Creates a partition from its id, topic, number, and the group's position and stamp."""
+"""Callback that creates a partition from its id, topic, number, and the group's position and stamp."""
 
 
 class Ownership:

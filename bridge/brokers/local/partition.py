@@ -24,7 +24,7 @@ FETCH_RECORDS = 500
 
 
 class LocalPartition(AssignedPartition):
-    """Implements `bridge.brokers.base.Partition`."""
+    """Implementation of `bridge.brokers.base.Partition`."""
 
     __slots__ = (
         "_at", "_batches", "_row", "_share", "_stopped_at", "buffered", "buffered_bytes", "commits",
@@ -180,7 +180,7 @@ class LocalPartition(AssignedPartition):
 
 
 class LocalDelivery(LogDelivery):
-    """Implements `bridge.brokers.base.Delivery`."""
+    """Implementation of `bridge.brokers.base.Delivery`."""
 
     __slots__ = ()
 

@@ -32,7 +32,7 @@ BUFFER_BYTES = 32 * 1024 * 1024
 
 
 class LocalSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `AgingSubscription`, `RereadableSubscription` and
+    """Implementation of `bridge.brokers.base.Subscription`, `AgingSubscription`, `RereadableSubscription` and
     `bridge.brokers.positions.MovableSubscription`.
     """
 

@@ -29,7 +29,7 @@ _Request = tuple[Callable[[Log], Any], "asyncio.Future[Any]"]
 
 
 class Writer:
-    """Runs work on the log on the one writing thread: each piece in a transaction, pieces that wait together in one.
+    """Writing thread of the log: each piece of work runs in a transaction, pieces that wait together in one.
 
     A piece of work may run twice (alone, after a rollback of the shared transaction). It must therefore change only the
     log.
@@ -155,7 +155,7 @@ def _settle(futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
 
 
 class Reader:
-    """Runs queries and file operations on the one reading thread, so that none blocks the event loop."""
+    """Reading thread for queries and file operations, so that none blocks the event loop."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

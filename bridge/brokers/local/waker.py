@@ -1,4 +1,4 @@
-"""Wakes consumers in all processes of the machine. Each process listens on a datagram socket in the log's directory."""
+"""Waker of consumers in all processes of the machine: each listens on a datagram socket in the directory of the log."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ FEATURES = Features(
 
 
 class ServiceBusBroker:
-    """Implements `bridge.brokers.base.Broker` on a namespace of Azure Service Bus.
+    """Implementation of `bridge.brokers.base.Broker` on a namespace of Azure Service Bus.
 
     A topic is the path of an entity: `queue`, `topic/Subscriptions/name`, either with `/$DeadLetterQueue`.
     """

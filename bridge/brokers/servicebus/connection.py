@@ -115,7 +115,7 @@ class Seats:
 
 
 class Connection:
-    """Creates receivers and senders of one namespace."""
+    """Factory of the receivers and senders of one namespace."""
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, access: Access) -> None:
         self.name = name

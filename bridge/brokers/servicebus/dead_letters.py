@@ -77,7 +77,7 @@ class DeadLetterQueue:
     """
 
     def __init__(self, publish: Callable[[str, list[Message]], Awaitable[None]], template: str) -> None:
-        """Create a dead letter queue.
+        """Create a dead-letter queue.
 
         publish: sends messages to a queue or topic.
         template: name of the queue, with or without `{topic}`.

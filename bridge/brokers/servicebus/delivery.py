@@ -44,7 +44,7 @@ class DoubtfulRefusal(SettlementRefused):
 
 
 class ServiceBusPartition:
-    """Implements `bridge.brokers.base.Partition`.
+    """Implementation of `bridge.brokers.base.Partition`.
 
     Without sessions, a partition is one receiver of an entity for as long as the subscription is open. A replacement
     receiver keeps the partition, since locks of messages outlive connections. With sessions, every accepted session
@@ -123,7 +123,7 @@ class Settlements(Protocol):
 
 
 class ServiceBusDelivery:
-    """Implements `bridge.brokers.base.Delivery`."""
+    """Implementation of `bridge.brokers.base.Delivery`."""
 
     __slots__ = (
         "_refusal",

@@ -91,7 +91,7 @@ class RenewalQueue:
 
 
 class MessageLocks:
-    """Renews the locks of one receiver's messages. An error that breaks the connection is recorded in its link."""
+    """Renewal of the locks of one receiver's messages. An error that breaks the connection is recorded in its link."""
 
     def __init__(self, clock: Clock) -> None:
         self.renewals = 0

@@ -56,7 +56,7 @@ NOTHING = 1e-6
 
 
 class Receiver:
-    """Reads messages of one entity without sessions, renews their locks and settles them.
+    """Receiver of one entity without sessions: reads messages, renews their locks and settles them.
 
     In the SDK, reads and writes of a connection share one lock, and a read holds this lock until a message comes.
     Therefore one task does everything in turns: take, renew, settle, wait. A settlement request ends the wait. A fault

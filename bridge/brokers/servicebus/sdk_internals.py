@@ -99,7 +99,7 @@ class Section(tuple[Any, ...]):
 
 
 class Decode(Protocol):
-    """Decodes a message from its encoded form; see `decoding.decode`."""
+    """Decoder of a message from its encoded form; see `decoding.decode`."""
 
     def __call__(self, payload: bytes | bytearray, *, named: bool = False) -> Any: ...
 
@@ -113,7 +113,7 @@ def customize(receiver: Any, decode: Decode, credit: Callable[[], int] | None) -
 
 
 class Transfers:
-    """Assembles the frames of one receiver link and decodes them.
+    """Decoder of the frames of one receiver link, which it assembles first.
 
     The SDK's link raises in the middle of a read when a value cannot be decoded. The message is then lost without a
     trace, or the link with it, and the collected frames are taken for the beginning of the next message.

@@ -19,7 +19,7 @@ from bridge.system.tls import MAX_FILE
 
 
 class Access:
-    """Creates clients of one namespace. `namespace` is its full name."""
+    """Factory of the clients of one namespace. `namespace` is its full name."""
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
         """Create an access.

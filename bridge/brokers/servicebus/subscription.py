@@ -28,7 +28,7 @@ TICK_SECONDS = 1.0
 
 
 class ServiceBusSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
+    """Implementation of `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
     `PausableSubscription` and `LockingSubscription`.
     """
 

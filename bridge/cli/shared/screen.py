@@ -304,7 +304,7 @@ def _rate(value: float | None) -> str:
 
 
 class Screen:
-    """Writes lines and tables on standard output. On a terminal tables fit its width; elsewhere nothing is cut."""
+    """Writer of lines and tables on standard output. On a terminal tables fit its width; elsewhere nothing is cut."""
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdout.isatty()

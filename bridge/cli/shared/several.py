@@ -17,8 +17,6 @@ from bridge.core.errors import BridgeError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MEANING = {1: "one of the instances does not exist, or its state does not allow the operation; others are done"}
-
 
 def ids_argument(function: F) -> F:
     """Add the argument `ids`, and the option `separated`, for `read_ids`."""

@@ -16,7 +16,7 @@ from bridge.core.message import Envelope, Event, Message, Position
 
 @dataclass(frozen=True, slots=True)
 class CloudEventsCodec:
-    """Reads both content modes, writes structured mode."""
+    """Codec that reads both content modes, and writes structured mode."""
 
     limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "cloudevents"
@@ -32,7 +32,7 @@ class CloudEventsCodec:
 
 @dataclass(frozen=True, slots=True)
 class CloudEventsBinaryCodec:
-    """Reads both content modes, writes binary mode."""
+    """Codec that reads both content modes, and writes binary mode."""
 
     limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "cloudevents-binary"

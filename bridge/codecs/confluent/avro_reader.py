@@ -51,7 +51,7 @@ nest."""
 
 
 class Reader:
-    """Reads data of one schema. Compiled once, safe to share."""
+    """Reader of the data of one schema. Compiled once, safe to share."""
 
     def __init__(self, schema: Schema, named: Mapping[str, Any]) -> None:
         self._named = named

@@ -22,7 +22,7 @@ _UNNAMED = frozenset({
 
 
 class Writer:
-    """Converts JSON types into fastavro's values, by the schema, and checks all of them."""
+    """Converter of JSON types into fastavro's values, by the schema, with a check of all of them."""
 
     def __init__(self, named: Mapping[str, Any], *, defaults: list[int] | None = None) -> None:
         """Create a writer.

@@ -20,7 +20,7 @@ from bridge.core.message import Envelope, Event, Message, Position
 
 
 class RegistryCodec:
-    """Implements `bridge.codecs.base.Codec` and `PreparedCodec`."""
+    """Implementation of `bridge.codecs.base.Codec` and `PreparedCodec`."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class _Plan:
 
 
 class Scanner:
-    """Scans messages of one pool. Safe to share."""
+    """Scanner of the messages of one pool. Safe to share."""
 
     def __init__(self, pool: object) -> None:
         self._pool = pool

@@ -28,7 +28,7 @@ class Choice:
 
 
 class Writing:
-    """Chooses the schema of one target.
+    """Choice of the schema of one target.
 
     A schema from a file stays the same; it is looked up (or registered) once. The latest schema of a subject is looked
     up again after `latest_for` seconds of the registry.

@@ -182,7 +182,7 @@ class _Frame:
 
 
 class _Builder:
-    """Converts the parser's events into a tree, without recursion."""
+    """Builder of a tree from the parser's events, without recursion."""
 
     def __init__(self, file: str, problems: list[Problem]) -> None:
         self._file = file

@@ -277,7 +277,7 @@ def _root(reading: Reading) -> tuple[Callable[[Any], Any], int]:
 
 @dataclass
 class Compiler:
-    """Compiles the expressions of one configuration and collects their problems.
+    """Compiler of the expressions of one configuration, which collects their problems.
 
     variables: `vars` of the configuration, whose names are checked unless it is None.
     members: known member names of other variables, checked too.
@@ -296,6 +296,11 @@ class Compiler:
     def report(self, path: tuple[str | int, ...], what: str, code: str = "R001", offset: int | None = None) -> None:
         """Add a problem. offset: its character in the value at the path; None for the whole value."""
         self.problems.append(replace(coded(code, self.locate(path, what)), offset=offset))
+
+    def join(self, other: Compiler) -> None:
+        """Add the problems and expressions of another compiler."""
+        self.problems += other.problems
+        self.compiled += other.compiled
 
     def name(self, where: str, path: tuple[str | int, ...]) -> None:
         """Note the name that errors give a place. For several places with one name, note what they have in common."""

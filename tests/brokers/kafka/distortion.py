@@ -88,7 +88,7 @@ def restructured(draw: random.Random, key: int, version: int, frame: bytes) -> b
 
 
 class Distortion:
-    """Alters a share of the answers of a server."""
+    """Alteration of a share of the answers of a server."""
 
     def __init__(self, seed: int, share: float) -> None:
         self._random = random.Random(seed)

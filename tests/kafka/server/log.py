@@ -71,7 +71,7 @@ class Partition:
         self.transform: Callable[[bytes], bytes] = bytes
         """Applied to the bytes of each read; lets two reads of the same offset differ."""
         self.refusal: Callable[[], int] = int
-        """Returns the error code of the next fetch response; 0 for none."""
+        """Callback that returns the error code of the next fetch response; 0 for none."""
         self.segment = SEGMENT
         self._batches: list[Batch] = []
         self._producers: dict[int, Producer] = {}

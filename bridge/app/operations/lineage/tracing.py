@@ -23,7 +23,7 @@ async def tracer_of(scene: Scene, named: str | None) -> EnginesTracer:
 
 @dataclass(frozen=True, slots=True)
 class MessageTracer:
-    """Traces messages. in_flight: answers of daemons for an id."""
+    """Tracer of messages. in_flight: answers of daemons for an id."""
 
     loaded: Loaded
     tracer: EnginesTracer

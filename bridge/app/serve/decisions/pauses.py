@@ -30,7 +30,7 @@ later pause is twice as long, up to READ_SECONDS.
 
 
 class PauseWatch:
-    """Applies the pauses and moves that are stored on the engines.
+    """Watch that applies the pauses and moves stored on the engines.
 
     A daemon whose worker has processed a change applies it at once, others at their next read. A source whose pauses
     were not read yet does not start: it may be paused. A pause stays while its engine is away.

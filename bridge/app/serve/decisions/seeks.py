@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 class SeekApplier:
-    """Applies moves in the background: the drain of a partition must not delay the pauses of other sources."""
+    """Background task that applies moves: the drain of a partition must not delay the pauses of other sources."""
 
     def __init__(self, seeks: SourceSeeks) -> None:
         self._seeks = seeks

@@ -41,7 +41,7 @@ class _Sight:
 
 
 class TemporaryLimitWatch:
-    """Reads the temporary limits, signs in at those with a rate, and reports changes of this daemon's share.
+    """Reader of the temporary limits. Signs in at those with a rate, and reports changes of this daemon's share.
 
     A daemon whose worker has processed a change applies it at once, others at their next read.
     Sign-ins are compared with earlier ones of the same daemon, never with this machine's clock. A limit that was read

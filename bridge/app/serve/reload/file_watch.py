@@ -67,7 +67,7 @@ def schema_paths(loaded: Loaded) -> Iterator[Path]:
 
 
 class FileWatch:
-    """Reloads a configuration after a change of its files, once they have not changed for one interval."""
+    """Watch that reloads a configuration after a change of its files, once they have not changed for one interval."""
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ class ReloadRefused(BridgeError):
 
 
 class Reloader:
-    """Reloads the configuration of one daemon, one reload at a time.
+    """Reloader of the configuration of one daemon, one reload at a time.
 
     The rule is: all or nothing. A configuration that `bridge check` refuses, or a change that needs a restart, leaves
     everything as it is.

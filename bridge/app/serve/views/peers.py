@@ -37,7 +37,7 @@ class Peer:
 
 
 class PeerClient:
-    """Asks other daemons."""
+    """Client of other daemons."""
 
     def __init__(self, keyring: Keyring, own_url: Callable[[], str | None], tls: ssl.SSLContext, name: str | None):
         """Create the client.

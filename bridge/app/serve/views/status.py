@@ -34,7 +34,7 @@ _KEPT = 1.0
 
 
 class DaemonStatus:
-    """Makes the status of one process. Requests at the same time share one answer."""
+    """Status of one process. Requests at the same time share one answer."""
 
     def __init__(
         self,

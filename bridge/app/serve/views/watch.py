@@ -427,6 +427,10 @@ class Watch:
         """Publications by target: accepted, and their rate."""
         return self._published.document(time.monotonic(), "published", self._publishing.published.copy())
 
+    def enter(self, phase: DaemonState) -> None:
+        """Enter another phase of the daemon."""
+        self.phase = phase
+
     def add(self, source: SourcePipeline) -> None:
         """Observe a further source."""
         self._sources = [*self._sources, SourceView(source, self._stuck_after)]

@@ -34,7 +34,7 @@ def frame(items: Iterable[Item]) -> bytes:
 
 
 class FrameReader:
-    """Splits a stream of bytes into items."""
+    """Reader that splits a stream of bytes into items."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

@@ -30,7 +30,7 @@ def frame(channel: int, code: int, fields: list[bytes], payload: bytes = b"", ki
 
 
 class FrameReader:
-    """Splits a byte stream into headers and frames. limit: largest accepted frame, in bytes."""
+    """Reader that splits a byte stream into headers and frames. limit: largest accepted frame, in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
