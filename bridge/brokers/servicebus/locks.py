@@ -53,7 +53,7 @@ class RenewalQueue:
         self._due = [(min(due, at), order, delivery) for due, order, delivery in self._due]
         heapq.heapify(self._due)
 
-    def hasten(self, at: float, but: Container[ServiceBusDelivery]) -> bool:
+    def renew_one_now(self, at: float, but: Container[ServiceBusDelivery]) -> bool:
         """Make the renewal of one lock, which is not in `but`, due at `at` (monotonic seconds). False without one."""
         for index, (_, order, delivery) in enumerate(self._due):
             if not delivery.over and delivery not in but:
@@ -246,7 +246,7 @@ class MessageLocks:
             if for_good or self.renewals > self._suspects[delivery]:
                 self._batch, self._grow_after = BATCH, 1  # their number was not the cause
                 self._leave(delivery, found)
-            elif len(self._suspects) == 1 and self._queue.hasten(now, self._suspects):
+            elif len(self._suspects) == 1 and self._queue.renew_one_now(now, self._suspects):
                 self._queue.again(delivery, now)
             else:
                 link.break_off(found)
