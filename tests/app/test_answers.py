@@ -23,6 +23,8 @@ from bridge.engines.commands.answers import AnswerKeys
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
 from tests.kit.waiting import TIMEOUT, eventually
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from datetime import timedelta
 

@@ -15,6 +15,8 @@ from bridge.engines.commands.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, 
 from tests.kit.daemon import ENGINES, DaemonFixture, running
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.long
+
 GRACE = 0.6
 
 CONFIG = """

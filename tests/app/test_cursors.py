@@ -20,6 +20,8 @@ from tests.kafka.server import ThreadedServer
 from tests.kit.daemon import DaemonFixture, running
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
+pytestmark = pytest.mark.long
+
 Entry = tuple[int, str]
 
 FLOWS = """

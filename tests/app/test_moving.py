@@ -14,6 +14,8 @@ from bridge.pipeline.breaker import Breaker
 from tests.app.two_engines import FIRST, KINDS, MOVED, OLD, Runs, TwoEngines, two_engines
 from tests.kit.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(params=KINDS)
 async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TwoEngines]:

@@ -15,6 +15,8 @@ from durabletask.entities import EntityInstanceId
 from tests.kit.daemon import DaemonFixture, running
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from durabletask import entities, task
 

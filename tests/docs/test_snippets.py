@@ -14,6 +14,8 @@ from bridge.app.check.configuration import check
 from bridge.app.scaffold import create
 from tests.docs.document import DOCUMENTS, ROOT, Block, blocks
 
+pytestmark = pytest.mark.long
+
 BASE = {
     "engine": {"type": "embedded"},
     "brokers": {

@@ -27,6 +27,8 @@ from bridge.jobs.store import JobStore
 from tests.kit.daemon import ENGINES, DaemonFixture, running
 from tests.kit.waiting import TIMEOUT, eventually
 
+pytestmark = pytest.mark.long
+
 FLOWS = """
 from durabletask import task
 

@@ -27,6 +27,8 @@ from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.workflow import DataConverter
 from tests.kit.waiting import TIMEOUT, eventually
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("tests.large_payloads.workflows",)
 SIZE = 300_000

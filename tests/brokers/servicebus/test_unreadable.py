@@ -25,6 +25,8 @@ from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.message import Message
 from tests.servicebus.server.outgoing import OutgoingLink
 
+pytestmark = pytest.mark.long
+
 ENTITIES = pytest.mark.parametrize(
     "entity", ["queue: plain", "queue: by-session\n    sessions: {concurrent: 4}"], ids=["plain", "sessions"]
 )
