@@ -174,16 +174,16 @@ async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event, man
 
 
 async def _announce(daemon: Daemon, ready_file: Path | None, manager: ServiceManager) -> None:
-    """Write the ready file and the log line, and report to systemd, when the daemon is ready for the first time.
+    """Write the log line and the ready file, and report to systemd, when the daemon is ready for the first time.
 
-    Raises: BridgeError.
+    A reader who waits for the file finds the line. Raises: BridgeError.
     """
     await daemon.ready()
+    log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
     if ready_file is not None:
         path = None if daemon.channel is None else str(daemon.channel.path)
         write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
     manager.ready(f"ready, health at {daemon.url}/readyz")
-    log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
 
 
 async def _reload_always(reloader: Reloader, wanted: asyncio.Event, manager: ServiceManager) -> None:
