@@ -53,7 +53,7 @@ screenshots: .venv/dev ## the pictures of the page in README.md and docs/page.md
 test: .venv/dev ## the tests but the long ones, in 5 minutes on 2 processors
 	$(PYTEST) -m "$(SHORT)"
 
-test-long: .venv/dev ## the long tests: processes that are killed, frozen or cut off, whole documents, load, hostile input; in 8 minutes
+test-long: .venv/dev ## the long tests: processes that are killed, frozen or cut off, whole documents, load, hostile input; in 12 minutes
 	$(PYTEST) -m "$(LONG)"
 
 quick: WORKERS = 4
