@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from click.testing import CliRunner
 from bridge.cli import root
 from bridge.cli.shared.output import Progress, clean, compact, local_time, plural, print_fields, print_json, print_table
 from bridge.cli.shared.parameters import Time
+from tests.kit.processes import terminal_output
 
 
 def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,18 +31,8 @@ def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixtur
 def on_terminal(code: str, columns: int) -> list[str]:
     """Return the lines that a table leaves on a terminal."""
     code = f"from bridge.cli.shared.output import print_table\n{code}"
-    primary, secondary = pty.openpty()
     environ = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=secondary, stdin=secondary, env=environ) as process:
-        os.close(secondary)
-        output = b""
-        try:
-            while chunk := os.read(primary, 65536):
-                output += chunk
-        except OSError:
-            pass  # Linux reports a closed other side by this error
-        assert process.wait(30) == 0
-    os.close(primary)
+    output = terminal_output([sys.executable, "-c", code], env=environ)
     return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
 
 

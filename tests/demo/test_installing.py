@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.docs.document import ROOT
+from tests.kit.processes import terminal_output
 
 SCRIPT = ROOT / "demo" / "installing.py"
 PIP = "import sys; [print(f'{word} {number}') for number in range(3) for word in ('Collecting', '  Using cached')]"
@@ -24,17 +23,7 @@ def test_an_installation_prints_nothing_in_a_pipe(tmp_path: Path) -> None:
 
 
 def test_a_terminal_has_one_line_that_counts(tmp_path: Path) -> None:
-    primary, secondary = pty.openpty()
-    with subprocess.Popen(command(PIP), stdout=secondary, cwd=tmp_path) as process:
-        os.close(secondary)
-        output = b""
-        try:
-            while chunk := os.read(primary, 65536):
-                output += chunk
-        except OSError:
-            pass  # Linux reports a closed other side by this error
-        assert process.wait(30) == 0
-    os.close(primary)
+    output = terminal_output(command(PIP), cwd=tmp_path)
     assert output.count(b"\n") == 0
     assert b"3 of 3" in output
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -22,7 +23,23 @@ from benchmarks._sidecar import sidecar
 from tests.kit.forkserver import ROOT, ForkedProcess, fork_server
 from tests.kit.waiting import TIMEOUT, eventually, eventually_blocking
 
-__all__ = ["TIMEOUT", "DaemonProcess", "ModuleProcess", "bridge", "events", "run_bridge", "sidecar"]
+__all__ = ["TIMEOUT", "DaemonProcess", "ModuleProcess", "bridge", "events", "run_bridge", "sidecar", "terminal_output"]
+
+
+def terminal_output(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> bytes:
+    """Run a command that must succeed with a terminal as its standard input and output. Returns its output."""
+    primary, secondary = pty.openpty()
+    with subprocess.Popen(command, stdout=secondary, stdin=secondary, cwd=cwd, env=env) as process:
+        os.close(secondary)
+        output = b""
+        try:
+            while chunk := os.read(primary, 65536):
+                output += chunk
+        except OSError:
+            pass  # Linux reports a closed other side by this error
+        assert process.wait(30) == 0
+    os.close(primary)
+    return output
 
 
 def run_bridge(

@@ -21,7 +21,7 @@ _LATEST_SECONDS = 3600.0
 _MOST_MISSED = 10
 """Registrations that a daemon may miss before the entity forgets it. The clocks of daemons differ, so it is generous.
 
-Running daemons judge by `MISSED` of `bridge.app.serve.reload.daemons`, without clocks.
+Running daemons judge by `MISSED` of `bridge.ops.status`, without clocks.
 """
 _EARLIER_MISSED = 2.5
 """As `_MOST_MISSED`, for a daemon of an earlier version."""

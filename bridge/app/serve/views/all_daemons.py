@@ -32,6 +32,10 @@ _LARGEST = 64 * 1024 * 1024
 """Bytes of the longest answer that is read."""
 
 
+_FAILURES = (OSError, aiohttp.ClientError, ValueError, LookupError, TypeError, AttributeError)
+"""Failures to get a status. TimeoutError is an OSError."""
+
+
 class TokenRefused(ValueError):
     """A daemon does not accept the token of a request for its status."""
 
@@ -188,12 +192,8 @@ class OtherDaemons:
             if [each["id"] for each in found["daemons"]] != [peer.id]:
                 return ValueError("it answers for another daemon")
             merge([found])  # fails where a member is missing or of another type
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            return ValueError(not_trusted(error, "set `ops.http.peers.tls.ca`, or `server_name`"))
-        except (OSError, aiohttp.ClientError, ValueError) as error:  # TimeoutError is an OSError
-            return error
-        except (LookupError, TypeError, AttributeError):
-            return ValueError("the answer is not a status of this version")
+        except _FAILURES as error:
+            return _failure(error, "set `ops.http.peers.tls.ca`, or `server_name`")
         status: Document = found
         return status
 
@@ -249,22 +249,28 @@ async def ask(place: Address | Path, *, of_all: bool = False) -> Document | Exce
 
     of_all: the daemon answers for all daemons that it knows, and waits for one that is frozen.
     """
+    query = "?daemons=all" if of_all else ""
     try:
         async with asyncio.timeout(2 * FIND_SECONDS if of_all else FIND_SECONDS):
             if isinstance(place, Address):
-                return await _get(place.url, place.connector, place.headers, "?daemons=all" if of_all else "")
+                return await _get(place.url, place.connector, place.headers, query)
             with near(place) as short:
-                return await _get(
-                    "http://localhost", aiohttp.UnixConnector(short), {}, "?daemons=all" if of_all else ""
-                )
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        return ValueError(not_trusted(error))
-    except aiohttp.ClientConnectorError as error:
-        return error.os_error
-    except (OSError, aiohttp.ClientError, ValueError) as error:  # TimeoutError is an OSError
-        return error
-    except (LookupError, TypeError, AttributeError):
-        return ValueError("the answer is not a status of this version")
+                return await _get("http://localhost", aiohttp.UnixConnector(short), {}, query)
+    except _FAILURES as error:
+        return _failure(error)
+
+
+def _failure(error: Exception, *remedy: str) -> Exception:
+    """Reason why a daemon gave no status. remedy: next step for a certificate that is not trusted, if not the usual."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return ValueError(not_trusted(error, *remedy))
+        case aiohttp.ClientConnectorError():
+            return error.os_error
+        case OSError() | aiohttp.ClientError() | ValueError():
+            return error
+        case _:
+            return ValueError("the answer is not a status of this version")
 
 
 async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str = "") -> Document:
