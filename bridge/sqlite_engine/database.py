@@ -397,6 +397,14 @@ class Database:
             return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
         return Operation(name, operation, (lease, request), subject=lease)
 
+    def take_back(self, tokens: Iterable[str]) -> None:
+        """Requeue work at once that a worker has not begun. The worker goes on."""
+        leases = self.hub.dispatcher.leases
+        taken = [lease for lease in map(leases.take, tokens) if lease is not None]
+        if taken:
+            lost = self._completions.lost
+            self.writer.put_all([Operation(Kind.RETURN, lost, (lease,), subject=lease) for lease in taken])
+
     def _unnamed(self, kind: int, request: Any, peer: str) -> Lease | None:
         """Find and end the lease of a response without token."""
         leases = self.hub.dispatcher.leases

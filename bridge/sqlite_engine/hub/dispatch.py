@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.sqlite_engine.hub.balance import Balance
 from bridge.sqlite_engine.hub.leases import (
     ACTIVITY,
     ENTITY,
@@ -72,6 +73,7 @@ class Dispatcher:
         self.starts = ReadyQueue()
         """First turns of new orchestrations."""
         self.motion = Motion()
+        self._balance = Balance()
         self.owners: dict[str, Stream] = {}
         """Workers that alone have an orchestration in memory, by instance id. Their streams keep the table."""
         self.streams: list[Stream] = []
@@ -244,6 +246,8 @@ class Dispatcher:
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
         if self.motion.holds:
             moments.append(self.motion.stalled_until())
+        if self._balance.due is not None:
+            moments.append(self._balance.due)
         return min(moments, default=None)
 
     def pump(self) -> None:
@@ -261,6 +265,8 @@ class Dispatcher:
                 pass
         if self._waiting and self._quiet is None:
             self._hand_out_alone()
+        if len(self._flushing) > 1 and not self.ready[ACTIVITY].members and self._quiet is None:
+            self._balance.check(self._flushing, time.monotonic())
         for stream in self._flushing:
             assert stream.flush is not None
             stream.flush()
@@ -379,6 +385,7 @@ class Dispatcher:
         for queue in (*self.ready, self.starts, *(stream.turns for stream in self.streams)):
             queue.clear()
         self.motion.clear()
+        self._balance.clear()
         self.leases.clear()
         self._resting.clear()
         self._expiring.clear()

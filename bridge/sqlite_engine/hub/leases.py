@@ -111,6 +111,13 @@ class Stream:
         """Mark the worker as stopping: none of its leased work runs, and its end is no loss."""
         self.is_drained = True
 
+    def recall(self) -> bool:
+        """Ask the worker to return the activities that it has not begun. It goes on working.
+
+        Returns False when all of them have begun, as far as is known, or when the worker cannot return them.
+        """
+        return False
+
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
     names: Names = {}

@@ -190,10 +190,7 @@ class AttachedWorker:
         """Queue what the engine sends. A worker that leaves returns it."""
         while items is not None:
             for kind, body in items:
-                if kind == Kind.FORGET:
-                    worker.sessions.drop(body.decode())
-                else:
-                    worker.take_item(kind, body)
+                worker.take_item(kind, body)
             items = channel.receive()
 
     def _refuse(self, reason: str) -> None:

@@ -266,6 +266,7 @@ class _Connection:
             sessions=greeting.sessions,
             most_bytes=greeting.most_bytes,
             knows=greeting.knows,
+            recalls=greeting.recalls,
         )
         self.process = stream.process = self._identity(self)
         channel.send([(Kind.READY, b"")])
