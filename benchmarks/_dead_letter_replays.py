@@ -16,7 +16,7 @@ import uvloop
 
 from benchmarks.pipeline import message
 from bridge.app.composition import load_config
-from bridge.app.dead_letters.reading import Selection
+from bridge.app.dead_letters.reading import DeadLetterSelection
 from bridge.app.operations.dead_letters.batches import select, submit
 from bridge.app.operations.dead_letters.replays import ReplayBatch
 from bridge.app.serve.daemon import Daemon
@@ -68,7 +68,10 @@ async def replayed(directory: Path, broker: str) -> float:
     daemon = await _daemon(directory, broker, "payload.total > 0.0")
     engine = daemon.engines["default"]
     found = await select(
-        daemon.loaded, Selection(states=frozenset({DeadLetterState.OPEN})), ReplayBatch, engines=daemon.engines
+        daemon.loaded,
+        DeadLetterSelection(states=frozenset({DeadLetterState.OPEN})),
+        ReplayBatch,
+        engines=daemon.engines,
     )
     assert found.count == DEAD_LETTERS
     started = time.perf_counter()

@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks._dead_letter_replays import run as replays
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.dead_letters.groups import grouped
-from bridge.app.dead_letters.reading import Selection
+from bridge.app.dead_letters.reading import DeadLetterSelection
 from bridge.brokers.base import TopicBroker
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position
@@ -47,7 +47,7 @@ DEAD_LETTERS = 100_000
 DROPPED = 10_000
 ROUNDS = 5
 TOPIC = "orders.dlq"
-OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
+OPEN = DeadLetterSelection(states=frozenset({DeadLetterState.OPEN}))
 
 CONFIG = """
 engine: {type: embedded}

@@ -25,8 +25,8 @@ from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Tracer
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.trace import EngineTracer
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.answers import PUBLISH_ACTIVITY
 from bridge.core.origin import MessageOrigin, wrap_payload
@@ -113,7 +113,7 @@ def _instance(hub: TaskHub, number: int) -> None:
 async def _searches(directory: Path, count: int) -> dict[str, float]:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), directory, host=True, lineage_records=1)
     await engine.start()
-    tracer = Tracer(engine)
+    tracer = EngineTracer(engine)
     chosen = random.Random(7).sample(range(count), min(count, SEARCHES))
     figures: dict[str, float] = {}
     try:
@@ -128,14 +128,14 @@ async def _searches(directory: Path, count: int) -> dict[str, float]:
             times = []
             for number in chosen:
                 began = time.perf_counter()
-                found = await tracer.find(wanted(number), Scope())
+                found = await tracer.find(wanted(number), SearchScope())
                 times.append(time.perf_counter() - began)
                 assert [one.instance_id for one in found.instances] == [f"order-{number}"]
             figures |= _times(name, times)
         times = []
         for number in chosen:
             began = time.perf_counter()
-            assert (await tracer.find(f"none-{number}", Scope())).by == "nothing"
+            assert (await tracer.find(f"none-{number}", SearchScope())).by == "nothing"
             times.append(time.perf_counter() - began)
         return figures | _times("nothing", times)
     finally:

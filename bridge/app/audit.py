@@ -18,7 +18,7 @@ from bridge.ops.trail import Place, Trail
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AuditFilter:
     """Filter of audit lines; None matches all.
 
     actor: a name or a user id.
@@ -62,7 +62,7 @@ def files(trails: Sequence[Trail]) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AuditLines:
     """Part of the lines, newest first. next: places of the next part, one for each copy; None at the end."""
 
     lines: Sequence[dict[str, Any]]
@@ -71,11 +71,11 @@ class Part:
 
 def newest(
     trails: Sequence[Trail],
-    wanted: Wanted,
+    wanted: AuditFilter,
     limit: int,
     places: Sequence[Place] | None = None,
     most: int | None = None,
-) -> Part:
+) -> AuditLines:
     """Newest matching lines, before these places. Raises: BridgeError when a copy cannot be read.
 
     most: lines to read, matching or not; the part may have fewer lines than `limit` then.
@@ -89,7 +89,7 @@ def newest(
             while len(found) < limit and (most is None or count < most):
                 left = [each for each in heads if each.line is not None]
                 if not left:
-                    return Part(found, None)
+                    return AuditLines(found, None)
                 head = max(left, key=lambda each: str(each.line and each.line["time"]))
                 assert head.line is not None
                 if wanted.fits(head.line):
@@ -97,7 +97,7 @@ def newest(
                 count += 1
                 head.advance()
             more = any(each.line is not None for each in heads)
-            return Part(found, [each.place for each in heads] if more else None)
+            return AuditLines(found, [each.place for each in heads] if more else None)
     except OSError as error:
         raise BridgeError(f"{error.filename}: {(error.strerror or '').lower()}") from error
 
@@ -127,7 +127,7 @@ class _Reader:
         self._lines.close()
 
 
-def lines(trails: Sequence[Trail], wanted: Wanted) -> Iterator[dict[str, Any]]:
+def lines(trails: Sequence[Trail], wanted: AuditFilter) -> Iterator[dict[str, Any]]:
     """Matching lines, oldest first. Raises: BridgeError when a copy cannot be read."""
     try:
         yield from heapq.merge(

@@ -28,7 +28,7 @@ _VERSION = re.compile("[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class DaemonStart:
     """Start of a daemon. at: seconds since the Unix epoch. base: directory of relative paths."""
 
     at: float
@@ -46,7 +46,7 @@ def keep(loaded: Loaded) -> None:
         file = directory / f"{loaded.version}.yaml"
         if not file.exists():
             _write(file, loaded.effective())
-        started = [*starts(loaded), Start(time.time(), loaded.version, loaded.base)]
+        started = [*starts(loaded), DaemonStart(time.time(), loaded.version, loaded.base)]
         latest = list(dict.fromkeys(one.version for one in reversed(started)))[:most]
         started = [one for one in started if one.version in latest][-most * _KEPT_STARTS :]
         lines = (json.dumps({"at": one.at, "version": one.version, "base": str(one.base)}) for one in started)
@@ -58,7 +58,7 @@ def keep(loaded: Loaded) -> None:
         log.warning("the configuration cannot be kept for `bridge trace`: %s", error.strerror)
 
 
-def starts(loaded: Loaded) -> Sequence[Start]:
+def starts(loaded: Loaded) -> Sequence[DaemonStart]:
     """Starts of daemons with this state directory, oldest first."""
     try:
         lines = (state.state_directory(loaded) / DIRECTORY / _STARTS).read_text(encoding="utf-8").splitlines()
@@ -68,7 +68,7 @@ def starts(loaded: Loaded) -> Sequence[Start]:
     for line in lines:
         try:
             one = json.loads(line)
-            start = Start(float(one["at"]), str(one["version"]), Path(one["base"]))
+            start = DaemonStart(float(one["at"]), str(one["version"]), Path(one["base"]))
         except (ValueError, TypeError, KeyError):
             continue  # a line that another program has written
         if _VERSION.fullmatch(start.version):
@@ -76,7 +76,7 @@ def starts(loaded: Loaded) -> Sequence[Start]:
     return sorted(found, key=lambda start: start.at)
 
 
-def at(loaded: Loaded, moment: float) -> tuple[Loaded, Start] | None:
+def at(loaded: Loaded, moment: float) -> tuple[Loaded, DaemonStart] | None:
     """Configuration of the daemon that ran at a time, or that started next; None when it was not kept."""
     known = starts(loaded)
     earlier = [one for one in known if one.at <= moment]
@@ -99,7 +99,7 @@ def versions(loaded: Loaded) -> frozenset[str]:
     return frozenset(file.stem for file in (state.state_directory(loaded) / DIRECTORY).glob("*.yaml"))
 
 
-def _kept(loaded: Loaded, start: Start) -> Loaded | None:
+def _kept(loaded: Loaded, start: DaemonStart) -> Loaded | None:
     if start.version == loaded.version:
         return loaded
     file = state.state_directory(loaded) / DIRECTORY / f"{start.version}.yaml"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DecisionResult:
     """Outcome of the message if the engine accepts its commands.
 
     envelope: None when the message cannot be decoded; explanation is None then, too.
@@ -95,29 +95,29 @@ class SourceRules:
         position = Position(config.broker, next(iter(config.origins), source), 0, 0)
         return cls(source, build_decoder(loaded, source, registries), build_router(loaded, source), position)
 
-    def explain(self, message: Message, position: Position | None = None) -> Answer:
+    def explain(self, message: Message, position: Position | None = None) -> DecisionResult:
         """Explain what the source does with a message, with the verdict of every rule."""
         return self._answer(message, position, explain_rules)
 
-    def decide(self, message: Message, position: Position | None = None) -> Answer:
+    def decide(self, message: Message, position: Position | None = None) -> DecisionResult:
         """Decide as `explain`, faster and without the verdicts."""
         return self._answer(message, position, decided)
 
     def _answer(
         self, message: Message, position: Position | None, decide: Callable[[Router, Envelope], Explanation]
-    ) -> Answer:
+    ) -> DecisionResult:
         try:
             envelope = self.decoder.decode(message, position or self.position)
         except MessageError as error:
-            return Answer(self.source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
+            return DecisionResult(self.source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
         found = decide(self.router, envelope)
         if found.decision is None:
-            return Answer(self.source, Outcome.DEAD_LETTERED, envelope, found, found.reason, found.error)
+            return DecisionResult(self.source, Outcome.DEAD_LETTERED, envelope, found, found.reason, found.error)
         outcome = Outcome.EXECUTED if found.decision.steps else Outcome.IGNORED
-        return Answer(self.source, outcome, envelope, found)
+        return DecisionResult(self.source, outcome, envelope, found)
 
 
-def explain(loaded: Loaded, source: str, message: Message) -> Answer:
+def explain(loaded: Loaded, source: str, message: Message) -> DecisionResult:
     """Explain what the source does with the message, as if received from its first topic.
 
     Raises: LookupError for an unknown source, ConfigError when its rules do not compile.

@@ -30,7 +30,7 @@ TlsError = aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLE
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class DaemonAddress:
     """Address of the ops port of a daemon.
 
     url: without a slash at its end.
@@ -57,7 +57,7 @@ class Address:
             raise InvalidCommand(f"{self.ca} has no readable certificates: {error.strerror or error}") from None
 
 
-def address(url: str, token: str | None, ca: Path | None) -> Address:
+def address(url: str, token: str | None, ca: Path | None) -> DaemonAddress:
     """Check an address. Raises: InvalidCommand."""
     try:
         parsed = URL(url)
@@ -69,10 +69,10 @@ def address(url: str, token: str | None, ca: Path | None) -> Address:
         raise InvalidCommand("the token has characters that no token has")
     if token is not None and parsed.scheme == "http" and not is_loopback(parsed.host):
         raise InvalidCommand(f"{url}: a token is sent over https only, or to this machine")
-    return Address(url.rstrip("/"), token, ca)
+    return DaemonAddress(url.rstrip("/"), token, ca)
 
 
-async def operate(place: Address, engine: str | None, calls: Sequence[Call]) -> list[Any]:
+async def operate(place: DaemonAddress, engine: str | None, calls: Sequence[Call]) -> list[Any]:
     """Run operations one after the other by the daemon behind an address; return their results.
 
     Raises: as `bridge.app.serve.control.operate`; Unauthenticated, Denied.
@@ -80,7 +80,7 @@ async def operate(place: Address, engine: str | None, calls: Sequence[Call]) -> 
     return [result async for result in _results(place, engine, calls)]
 
 
-async def operate_each(place: Address, engine: str | None, calls: Sequence[Call]) -> list[Any]:
+async def operate_each(place: DaemonAddress, engine: str | None, calls: Sequence[Call]) -> list[Any]:
     """Run operations as `operate` does, and return their results or errors. An outage ends the list."""
     return await each_of(partial(_results, place, engine), calls)
 
@@ -92,13 +92,13 @@ def _operations() -> Mapping[str, Operation[Any]]:
     return BY_NAME
 
 
-async def _results(place: Address, engine: str | None, calls: Sequence[Call]) -> AsyncIterator[Any]:
+async def _results(place: DaemonAddress, engine: str | None, calls: Sequence[Call]) -> AsyncIterator[Any]:
     async with aiohttp.ClientSession(connector=place.connector, headers=place.headers, trust_env=False) as session:
         for name, given in calls:
             yield await _patient(session, place, _operations()[name], {"engine": engine, **given})
 
 
-async def _patient(session: aiohttp.ClientSession, place: Address, operation: Operation[Any], given: Any) -> Any:
+async def _patient(session: aiohttp.ClientSession, place: DaemonAddress, operation: Operation[Any], given: Any) -> Any:
     """Answer to one operation. Waits where the daemon limits the rate of requests, and while it lives."""
     while True:
         asked = ask_over(session, operation, given, place.url)
@@ -110,7 +110,7 @@ async def _patient(session: aiohttp.ClientSession, place: Address, operation: Op
             raise explained(error, place) from error.__cause__
 
 
-async def _lives(session: aiohttp.ClientSession, place: Address) -> bool:
+async def _lives(session: aiohttp.ClientSession, place: DaemonAddress) -> bool:
     """True when the daemon answers, also with an error."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
@@ -122,7 +122,7 @@ async def _lives(session: aiohttp.ClientSession, place: Address) -> bool:
     return True
 
 
-def explained(error: BridgeError, place: Address) -> BridgeError:
+def explained(error: BridgeError, place: DaemonAddress) -> BridgeError:
     """Error with the next step of the person."""
     match error:
         case Unauthenticated():

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.operations.client import FIND_SECONDS
-from bridge.app.remote import TOKEN_NEXT, Address
+from bridge.app.remote import TOKEN_NEXT, DaemonAddress
 from bridge.app.serve.jobs import open_jobs
 from bridge.app.serve.views.all_daemons import TokenRefused, answers_of_sockets, ask, merged, socket_of
 from bridge.app.serve.views.status import counts_document, waiting_document
@@ -28,7 +28,7 @@ DIRECT_SECONDS = 15.0
 """Seconds for an engine or a broker that is asked directly."""
 
 
-async def by_address(places: Sequence[Address]) -> Document:
+async def by_address(places: Sequence[DaemonAddress]) -> Document:
     """Status of the daemons behind these addresses of ops ports. One address: of all daemons that its daemon knows.
 
     Raises: InvalidCommand for an unreadable `ca`.
@@ -38,7 +38,7 @@ async def by_address(places: Sequence[Address]) -> Document:
     return merged((place.url, _next(place, answer), answer) for place, answer in found)
 
 
-def _next(place: Address, answer: Document | Exception) -> str:
+def _next(place: DaemonAddress, answer: Document | Exception) -> str:
     return TOKEN_NEXT if isinstance(answer, TokenRefused) else f"curl --max-time 5 {place.url}/healthz"
 
 

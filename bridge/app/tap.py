@@ -18,7 +18,7 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.composition import require
 from bridge.app.operations.client import CONNECT_SECONDS, FIND_SECONDS, bounded_body, refusal_of
-from bridge.app.remote import Address, explained, operate
+from bridge.app.remote import DaemonAddress, explained, operate
 from bridge.app.serve.views.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineTimeout, EngineUnavailable, InvalidCommand
@@ -40,7 +40,7 @@ _LONGEST = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class DaemonNote:
     """Sentence about a daemon."""
 
     text: str
@@ -54,7 +54,7 @@ class LiveMessage:
     document: Mapping[str, Any]
 
 
-Place = Path | Address
+DaemonPlace = Path | DaemonAddress
 """Control socket, or address of the ops port, of a daemon."""
 
 
@@ -71,7 +71,7 @@ def reader_of(loaded: Loaded, options: TapOptions) -> TapReader:
     return TapReader(lambda: sockets(directory), options)
 
 
-async def check_names(places: Sequence[Address], options: TapOptions) -> None:
+async def check_names(places: Sequence[DaemonAddress], options: TapOptions) -> None:
     """Check the names in the options. Raises: LookupError for one that no daemon knows, and as `remote.operate`."""
     sources: set[str] = set()
     routes: set[str] = set()
@@ -92,19 +92,19 @@ class _NotConfigured(Exception):
 class TapReader:
     """Reader that merges the taps of daemons."""
 
-    def __init__(self, places: Callable[[], Sequence[Place]], options: TapOptions) -> None:
+    def __init__(self, places: Callable[[], Sequence[DaemonPlace]], options: TapOptions) -> None:
         """Read nothing yet. places: daemons that are known now."""
         self._places = places
         self._options = options
-        self._found: asyncio.Queue[Note | LiveMessage | Exception] = asyncio.Queue(_QUEUE)
-        self._readers: dict[Place, asyncio.Task[None]] = {}
-        self._gone: set[Place] = set()
+        self._found: asyncio.Queue[DaemonNote | LiveMessage | Exception] = asyncio.Queue(_QUEUE)
+        self._readers: dict[DaemonPlace, asyncio.Task[None]] = {}
+        self._gone: set[DaemonPlace] = set()
         """Sockets of daemons that have ended, and daemons that cannot be watched."""
-        self._silent: set[Place] = set()
+        self._silent: set[DaemonPlace] = set()
         """Daemons that take longer than usual to answer."""
-        self._reached: set[Address] = set()
+        self._reached: set[DaemonAddress] = set()
         """Addresses that have answered."""
-        self._lost: set[Address] = set()
+        self._lost: set[DaemonAddress] = set()
         """Addresses whose connection has ended."""
         self._connections = count()
         self._counts: dict[int, Counter[str]] = {}
@@ -118,7 +118,7 @@ class TapReader:
         """Counts of all daemons since this reader began; see `bridge.app.serve.views.tap.Tap.counts`."""
         return sum(self._counts.values(), Counter())
 
-    async def read(self) -> AsyncGenerator[Note | LiveMessage, None]:
+    async def read(self) -> AsyncGenerator[DaemonNote | LiveMessage, None]:
         """Messages and notes, without end.
 
         Raises: InvalidCommand when a daemon refuses the tap; of an address also Unauthenticated, Denied,
@@ -142,13 +142,15 @@ class TapReader:
             self._readers = {place: task for place, task in self._readers.items() if not task.done()}
             for place in places:
                 if place not in self._readers and place not in self._gone:
-                    follow = self._follow_address(place) if isinstance(place, Address) else self._follow(place)
+                    follow = self._follow_address(place) if isinstance(place, DaemonAddress) else self._follow(place)
                     self._readers[place] = asyncio.create_task(follow)
             if self._readers:
                 waiting = False
             elif not waiting:
                 waiting = True
-                await self._found.put(Note("no daemon of this configuration runs on this machine; waiting for one"))
+                await self._found.put(
+                    DaemonNote("no daemon of this configuration runs on this machine; waiting for one")
+                )
             await asyncio.sleep(SCAN_SECONDS)
 
     async def _follow(self, path: Path) -> None:
@@ -163,17 +165,17 @@ class TapReader:
         except aiohttp.ClientConnectorError:
             self._gone.add(path)  # left by a killed daemon
         except (aiohttp.ClientError, OSError):
-            await self._found.put(Note(f"{name} has closed the connection"))
+            await self._found.put(DaemonNote(f"{name} has closed the connection"))
         except InvalidCommand as error:
             await self._found.put(error)
         except _NotConfigured as error:
             self._gone.add(path)
-            await self._found.put(Note(f"{name} is left out: {error}"))
+            await self._found.put(DaemonNote(f"{name} is left out: {error}"))
         except (ValueError, LookupError, TypeError):
             self._gone.add(path)
-            await self._found.put(Note(f"{name} sends what this version does not understand, and is left out"))
+            await self._found.put(DaemonNote(f"{name} sends what this version does not understand, and is left out"))
 
-    async def _follow_address(self, place: Address) -> None:
+    async def _follow_address(self, place: DaemonAddress) -> None:
         """Read the tap of the daemon behind an address, again and again; the first attempt must succeed."""
         while True:
             try:
@@ -192,7 +194,7 @@ class TapReader:
                 return
             except _NotConfigured as error:
                 self._gone.add(place)
-                await self._found.put(Note(f"{place.url} is left out: {error}"))
+                await self._found.put(DaemonNote(f"{place.url} is left out: {error}"))
                 return
             except (aiohttp.ClientError, OSError) as error:
                 if place not in self._reached:
@@ -202,14 +204,14 @@ class TapReader:
                     return
                 if place not in self._lost:
                     self._lost.add(place)
-                    await self._found.put(Note(f"{place.url} has closed the connection; trying again"))
+                    await self._found.put(DaemonNote(f"{place.url} has closed the connection; trying again"))
             except (ValueError, LookupError, TypeError):
                 await self._found.put(EngineUnavailable(f"{place.url} sends what this version does not understand"))
                 return
             await asyncio.sleep(SCAN_SECONDS)
 
     async def _stream(
-        self, session: aiohttp.ClientSession, path: Place, name: str, base: str = "http://localhost"
+        self, session: aiohttp.ClientSession, path: DaemonPlace, name: str, base: str = "http://localhost"
     ) -> None:
         options = quote(self._options.model_dump_json(), safe="")
         url = URL(f"{base}{PREFIX}{TAP}?options={options}", encoded=True)
@@ -218,8 +220,8 @@ class TapReader:
                 refusal = refusal_of(response, await bounded_body(response, _LONGEST))
                 if type(refusal) is LookupError:
                     raise _NotConfigured(str(refusal))
-                raise refusal if isinstance(path, Address) else InvalidCommand(str(refusal))
-            if isinstance(path, Address):
+                raise refusal if isinstance(path, DaemonAddress) else InvalidCommand(str(refusal))
+            if isinstance(path, DaemonAddress):
                 self._reached.add(path)
                 self._lost.discard(path)
             key, rest = next(self._connections), b""
@@ -232,20 +234,20 @@ class TapReader:
                         name = await self._event(json.loads(line[6:]), key)
             raise aiohttp.ServerDisconnectedError
 
-    async def _patiently(self, work: Coroutine[Any, Any, T], path: Place, name: str) -> T:
+    async def _patiently(self, work: Coroutine[Any, Any, T], path: DaemonPlace, name: str) -> T:
         """Result of a call to a daemon, with a note when it takes long."""
         task = asyncio.ensure_future(work)
         try:
             done, _ = await asyncio.wait({task}, timeout=FIND_SECONDS)
             if not done and path not in self._silent:
                 self._silent.add(path)
-                await self._found.put(Note(_silence(name, path)))
+                await self._found.put(DaemonNote(_silence(name, path)))
             result = await task
         finally:
             task.cancel()
         if path in self._silent:
             self._silent.discard(path)
-            await self._found.put(Note(f"{name} answers again"))
+            await self._found.put(DaemonNote(f"{name} answers again"))
         return result
 
     async def _event(self, event: Any, key: int) -> str:
@@ -253,19 +255,19 @@ class TapReader:
         daemon = str(event["daemon"])
         if key not in self._counts:
             self.daemons.add(daemon)
-            await self._found.put(Note(f"watching daemon {daemon}"))
+            await self._found.put(DaemonNote(f"watching daemon {daemon}"))
         version = event.get("config")
         if version is not None and self._versions.setdefault(key, version) != version:
             self._versions[key] = version
-            await self._found.put(Note(f"daemon {daemon} has reloaded and uses the configuration {version}"))
+            await self._found.put(DaemonNote(f"daemon {daemon} has reloaded and uses the configuration {version}"))
         self._counts[key] = Counter({name: int(number) for name, number in event["counts"].items()})
         if "delivery" in event:
             await self._found.put(LiveMessage(daemon, event["delivery"]))
         return f"daemon {daemon}"
 
 
-def _silence(name: str, path: Place) -> str:
-    if isinstance(path, Address):
+def _silence(name: str, path: DaemonPlace) -> str:
+    if isinstance(path, DaemonAddress):
         return f"{name} does not answer for {FIND_SECONDS:g} s"
     pid = path.name.partition("-")[0]
     if is_stopped(pid):

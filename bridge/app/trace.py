@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from bridge.app.connection import attached, searched
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, EnginesTracer, Found, Tracer, of_in_flight
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.trace import AllEnginesTracer, EngineTracer, TraceAnswer, TraceResult, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer
 from bridge.app.serve.control import ask_daemons
 from bridge.config.source import Loaded
@@ -24,12 +24,12 @@ class Traced:
     """
 
     id: str
-    found: Found
+    found: TraceResult
     silent: int = 0
     away: EngineOutage | None = None
 
 
-async def trace(loaded: Loaded, engine: str | None, ids: Sequence[str], scope: Scope) -> list[Traced]:
+async def trace(loaded: Loaded, engine: str | None, ids: Sequence[str], scope: SearchScope) -> list[Traced]:
     """Trace each id. engine: None is `default`, or the only one, and those between which instances move.
 
     While the engine does not answer, daemons still know their messages in flight.
@@ -38,22 +38,22 @@ async def trace(loaded: Loaded, engine: str | None, ids: Sequence[str], scope: S
     try:
         async with AsyncExitStack() as opened:
             running = [await opened.enter_async_context(attached(loaded, name)) for name in searched(loaded, engine)]
-            tracer = EnginesTracer([Tracer(each) for each in running])
+            tracer = AllEnginesTracer([EngineTracer(each) for each in running])
             return [await _one(loaded, tracer, each, scope) for each in ids]
     except EngineOutage as error:
         traced = []
         for each in ids:
             answers, silent = await _in_flight(loaded, each)
-            traced.append(Traced(each, Found("nothing").add(answers), silent, error))
+            traced.append(Traced(each, TraceResult("nothing").add(answers), silent, error))
         if not any(each.found.answers for each in traced):
             raise
         return traced
 
 
-async def _one(loaded: Loaded, tracer: EnginesTracer, wanted: str, scope: Scope) -> Traced:
+async def _one(loaded: Loaded, tracer: AllEnginesTracer, wanted: str, scope: SearchScope) -> Traced:
     silent = 0
 
-    async def in_flight(id_: str) -> Sequence[Answer]:
+    async def in_flight(id_: str) -> Sequence[TraceAnswer]:
         nonlocal silent
         answers, missing = await _in_flight(loaded, id_)
         silent = max(silent, missing)
@@ -63,7 +63,7 @@ async def _one(loaded: Loaded, tracer: EnginesTracer, wanted: str, scope: Scope)
     return Traced(wanted, found, silent)
 
 
-async def _in_flight(loaded: Loaded, wanted: str) -> tuple[Sequence[Answer], int]:
+async def _in_flight(loaded: Loaded, wanted: str) -> tuple[Sequence[TraceAnswer], int]:
     try:
         asked = await ask_daemons(loaded, "messages.show", {"message": wanted})
     except InvalidCommand:  # an id that is longer than any message's

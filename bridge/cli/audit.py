@@ -18,7 +18,7 @@ from bridge.cli.shared.parameters import SINCE
 from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
-    from bridge.app.remote import Address
+    from bridge.app.remote import DaemonAddress
 
 MOST_LINES = 10_000
 """Most lines that a daemon of an earlier version sends."""
@@ -52,7 +52,7 @@ def command(
     action: str | None,
     path: Path | None,
     as_json: bool,
-    remote: Address | None,
+    remote: DaemonAddress | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> None:
@@ -62,7 +62,7 @@ def command(
     names the files that were read. With --json: one JSON object per line. With --url, the lines are those of the
     daemon's machine.
     """
-    from bridge.app.audit import Wanted, files, lines
+    from bridge.app.audit import AuditFilter, files, lines
     from bridge.app.composition import load_config
     from bridge.app.operations.engine_file import given
     from bridge.app.state import trails as all_trails
@@ -80,7 +80,7 @@ def command(
         _print(found, as_json)
         return
     trails = [Trail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
-    _print(lines(trails, Wanted(since, until, actor, action)), as_json)
+    _print(lines(trails, AuditFilter(since, until, actor, action)), as_json)
     read = files(trails)
     named = f": {', '.join(map(str, read))}" if read else ""
     click.echo(f"read {plural(len(read), 'file')} on this machine{named}", err=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
@@ -27,7 +27,7 @@ from bridge.cli.shared.waiting import (
 
 @click.group(
     "early",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List early messages.",
         "release": "Try to deliver early messages now.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge.cli.shared import exit_codes
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import json_option, log_level_option, log_levels, reason_option
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group(
     "engine",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "backup": "Back up the engine's file, also while a daemon runs.",
         "check": "Check the engine's file for damage.",

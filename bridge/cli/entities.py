@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
@@ -17,7 +17,7 @@ from bridge.cli.shared.parameters import AT, DURATION, ENTITY, JSON, SINCE
 
 @click.group(
     "entities",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List entities by name, key and time.",
         "show": "Show one entity and its state.",

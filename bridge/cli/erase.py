@@ -15,7 +15,7 @@ from bridge.cli.shared.options import json_option, reason_option
 from bridge.cli.shared.output import plural, print_json, print_table
 
 if TYPE_CHECKING:
-    from bridge.app.operations.erase import Finding, Progress
+    from bridge.app.operations.erase import ErasureFinding, Progress
 
 
 @make(
@@ -71,21 +71,23 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | N
 
 def _erase(
     options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Progress
-) -> tuple[list[Finding], list[str]]:
+) -> tuple[list[ErasureFinding], list[str]]:
     from bridge.app.composition import load_config
-    from bridge.app.operations.erase import Finding, condition_of, elsewhere, preview
+    from bridge.app.operations.erase import ErasureFinding, condition_of, elsewhere, preview
 
     if options["remote"] is not None:
         condition_of(where)
         [erased] = operate(options, ("erase", {"where": where, "dry_run": dry_run, "reason": reason}))
-        return [Finding(**each) for each in erased], ["the topics of the daemon's sources, targets and dead letters"]
+        return [ErasureFinding(**each) for each in erased], [
+            "the topics of the daemon's sources, targets and dead letters"
+        ]
     loaded = load_config(options["config"], options["overlay"])
     if dry_run:
         found = asyncio.run(preview(loaded, options["engine"], where, progress))
     else:
         condition_of(where)
         [erased] = operate(options, ("erase", {"where": where, "reason": reason}))
-        found = [Finding(**each) for each in erased]
+        found = [ErasureFinding(**each) for each in erased]
     return found, elsewhere(loaded)
 
 

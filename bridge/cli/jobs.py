@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.jobs import WATCH_EXITS, counts_text, engines, on_its_engine, progress_text, watched, word
@@ -20,7 +20,7 @@ _STATES = ("selecting", "running", "paused", "stopped", "aborted", "done")
 
 @click.group(
     "jobs",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List jobs, the newest first.",
         "show": "Show one job, and results of its items.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
@@ -15,7 +15,7 @@ from bridge.cli.shared.output import local_time, print_json, print_table, say
 
 @click.group(
     "keys",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List the keys that sign requests.",
         "rotate": "Add a key; it signs new requests after a minute.",

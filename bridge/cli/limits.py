@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_route, operate, operate_on_each_engine
 from bridge.cli.shared.options import config_options, output_option, reason_option
@@ -19,7 +19,7 @@ _EXITS = EXITS | {1: "the engine refused, or the route has no temporary limit"}
 
 @click.group(
     "limits",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "set": "Limit a route for a time, on all its daemons.",
         "list": "List temporary limits.",

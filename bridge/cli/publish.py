@@ -15,7 +15,7 @@ import click
 from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
-from bridge.cli.shared.output import Progress, plural, say
+from bridge.cli.shared.output import ProgressCount, plural, say
 from bridge.cli.shared.parameters import BODY
 from bridge.core.errors import BridgeError, DecodeError
 
@@ -95,7 +95,7 @@ def command(
         say(f"note: no source or target has the topic {to.topic}; did you mean {to.broker}/{near}?", err=True)
     options = MessageOptions(type_, id_, key, headers, raw)
     batches = _lines(jsonl, to, options) if jsonl else _singles(files, data, to, options)
-    progress = Progress("message", "published")
+    progress = ProgressCount("message", "published")
     published = 0
     sent: deque[tuple[str, str | None]] = deque()
 

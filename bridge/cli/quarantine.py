@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
@@ -29,7 +29,7 @@ from bridge.cli.shared.waiting import (
 
 @click.group(
     "quarantine",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List quarantined messages.",
         "release": "Process the messages of quarantined keys again.",

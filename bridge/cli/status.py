@@ -24,7 +24,7 @@ from bridge.cli.shared.screen import (
 )
 
 if TYPE_CHECKING:
-    from bridge.app.remote import Address
+    from bridge.app.remote import DaemonAddress
 
 EXITS = {
     0: "nothing needs a person",
@@ -52,7 +52,7 @@ EXITS = {
 @output_option()
 @config_options
 def command(
-    remotes: Sequence[Address],
+    remotes: Sequence[DaemonAddress],
     watch: bool,
     interval: float,
     output: str,

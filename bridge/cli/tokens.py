@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.parameters import AT
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(
     "tokens",
-    cls=Group,
+    cls=BridgeGroup,
     members={"new": "Make a token for the API."},
     examples="""
         bridge tokens new ada --role operator >> tokens

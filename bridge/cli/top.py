@@ -22,7 +22,7 @@ from bridge.cli.shared.screen import (
 )
 
 if TYPE_CHECKING:
-    from bridge.app.remote import Address
+    from bridge.app.remote import DaemonAddress
 
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "lag": lambda source: -(source["lag"] or 0),
@@ -65,7 +65,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 )
 @config_options
 def command(
-    remotes: Sequence[Address],
+    remotes: Sequence[DaemonAddress],
     sort: str,
     interval: float,
     count: int,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, json_option
 from bridge.cli.shared.output import clean, local_time, say
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(
     "topic",
-    cls=Group,
+    cls=BridgeGroup,
     members={"read": "Show the messages of a topic or queue."},
     examples="""
         bridge topic read orders
@@ -30,7 +30,7 @@ def command() -> None:
     """Show the messages on the brokers of the configuration. `bridge publish` puts messages there."""
 
 
-class Start(click.ParamType[Any]):
+class StartType(click.ParamType[Any]):
     """Start position: `earliest`, `latest` or an offset."""
 
     name = "start"
@@ -65,7 +65,7 @@ class Start(click.ParamType[Any]):
 @click.option(
     "--from",
     "start",
-    type=Start(),
+    type=StartType(),
     default="earliest",
     show_default=True,
     metavar="earliest|latest|OFFSET",

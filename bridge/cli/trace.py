@@ -17,12 +17,12 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options, operate
 from bridge.cli.shared.options import output_option
 from bridge.cli.shared.output import local_time, plural, print_fields, print_json, print_table, say
-from bridge.cli.shared.parameters import Time
+from bridge.cli.shared.parameters import TimeType
 from bridge.core.states import MessageState, Outcome
 
 if TYPE_CHECKING:
     from bridge.app.operations.lineage.lineage import Arrival, Lineage, Publication
-    from bridge.app.operations.lineage.trace import Answer, Found
+    from bridge.app.operations.lineage.trace import TraceAnswer, TraceResult
     from bridge.app.trace import Traced
     from bridge.config.source import Loaded
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     },
 )
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--since", type=Time(), help="Search only instances that changed since this time or duration.")
+@click.option("--since", type=TimeType(), help="Search only instances that changed since this time or duration.")
 @click.option("--prefix", metavar="TEXT", help="Search only instances with this prefix of the id.")
 @click.option("--all", "all_", is_flag=True, help="Read all instances of the message.  [default: the first ones]")
 @click.option(
@@ -98,21 +98,21 @@ def _own(
     options: dict[str, Any], wanted: Sequence[str], since: datetime | None, prefix: str | None, all_: bool
 ) -> tuple[Loaded | None, list[Traced]]:
     from bridge.app.composition import load_config
-    from bridge.app.operations.lineage.lineage import Scope
+    from bridge.app.operations.lineage.lineage import SearchScope
     from bridge.app.trace import trace
 
     loaded = load_config(options["config"], options["overlay"])
-    return loaded, asyncio.run(trace(loaded, options["engine"], wanted, Scope(since, prefix, all_, _progress)))
+    return loaded, asyncio.run(trace(loaded, options["engine"], wanted, SearchScope(since, prefix, all_, _progress)))
 
 
 def _remote(options: dict[str, Any], wanted: Sequence[str]) -> tuple[Loaded | None, list[Traced]]:
     from pydantic import TypeAdapter
 
-    from bridge.app.operations.lineage.trace import Found
+    from bridge.app.operations.lineage.trace import TraceResult
     from bridge.app.trace import Traced
 
     found = operate(options, *(("messages.trace", {"message": each, "search": True}) for each in wanted))
-    read = TypeAdapter(Found).validate_python
+    read = TypeAdapter(TraceResult).validate_python
     return None, [Traced(id_, read(each)) for id_, each in zip(wanted, found, strict=True)]
 
 
@@ -213,7 +213,7 @@ def _print_traced(loaded: Loaded | None, one: Traced, since: datetime | None, pr
         click.echo(f"partial: {plural(one.silent, 'daemon')} did not answer", err=True)
 
 
-def _bound(found: Found) -> str:
+def _bound(found: TraceResult) -> str:
     """Sentence about an index that does not name an id, which it may have lost."""
     if found.index_since is None:
         return "the index has no rows yet where it would name this id"
@@ -221,7 +221,7 @@ def _bound(found: Found) -> str:
     return f"the index would name this id since {since} at the earliest; older and dropped rows are missing"
 
 
-def _sentence(answer: Answer) -> str:
+def _sentence(answer: TraceAnswer) -> str:
     since, until = local_time(answer.at), local_time(answer.until)
     at = f" at {since}" if since else ""
     route = f" by route {answer.route}" if answer.route else ""
@@ -263,7 +263,7 @@ def _sentence(answer: Answer) -> str:
             return f"not kept{place}{because}"
 
 
-def _next(loaded: Loaded | None, answer: Answer) -> str | None:
+def _next(loaded: Loaded | None, answer: TraceAnswer) -> str | None:
     """Next command for a message that needs a person."""
     match answer.outcome:
         case MessageState.EARLY:

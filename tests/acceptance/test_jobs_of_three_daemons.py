@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.operations.instances.instances import Filter, Instances, Start
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
 from bridge.config.source import load
 from bridge.core.system_names import job_instance_id
 from tests.kit.fleet import engine_process
@@ -37,7 +37,7 @@ ops: {{http: {{port: 0}}}}
 def on_engine(directory: Path, work: Any) -> Any:
     async def run() -> Any:
         async with attached(load([directory / "bridge.yaml"], environ={})) as engine:
-            return await work(Instances(engine))
+            return await work(InstanceOperations(engine))
 
     return asyncio.run(run())
 
@@ -50,13 +50,13 @@ def finished(directory: Path, job: str) -> int:
 
 @pytest.mark.timeout(300)
 def test_a_job_goes_on_without_a_frozen_or_killed_daemon(tmp_path: Path) -> None:
-    async def start(instances: Instances) -> None:
-        await asyncio.gather(*(instances.start(Start("waits", None, f"i-{number}")) for number in range(ITEMS)))
+    async def start(instances: InstanceOperations) -> None:
+        await asyncio.gather(*(instances.start(StartRequest("waits", None, f"i-{number}")) for number in range(ITEMS)))
 
-    async def terminated(instances: Instances) -> int:
-        return len(await instances.list(Filter(("TERMINATED",), "i-"), payloads=False))
+    async def terminated(instances: InstanceOperations) -> int:
+        return len(await instances.list(InstanceFilter(("TERMINATED",), "i-"), payloads=False))
 
-    async def events(instances: Instances) -> list[str]:
+    async def events(instances: InstanceOperations) -> list[str]:
         return [type(event).__name__ for event in await instances.history(job_instance_id(job))]
 
     (tmp_path / "frozen_job_flows.py").write_text(FLOWS)

@@ -9,13 +9,13 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge.app.remote import Address
+from bridge.app.remote import DaemonAddress
 from bridge.app.serve.views.all_daemons import ask
 from bridge.ops.status import merge
 
 
 @asynccontextmanager
-async def served(answer: Callable[[], web.Response]) -> AsyncIterator[Address]:
+async def served(answer: Callable[[], web.Response]) -> AsyncIterator[DaemonAddress]:
     """Address of a server that has one answer."""
 
     async def handle(request: web.Request) -> web.Response:
@@ -27,7 +27,7 @@ async def served(answer: Callable[[], web.Response]) -> AsyncIterator[Address]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield Address(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        yield DaemonAddress(f"http://127.0.0.1:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()
 

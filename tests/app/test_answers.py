@@ -14,8 +14,8 @@ import orjson
 import pytest
 from durabletask.entities import EntityInstanceId
 
-from bridge.app.operations.entities import Entities
-from bridge.app.operations.keys import Keys
+from bridge.app.operations.entities import EntityOperations
+from bridge.app.operations.keys import KeyOperations
 from bridge.core.answers import Key
 from bridge.core.errors import EngineMisconfigured, EngineRejected
 from bridge.engines.commands import answers as answers_module
@@ -242,8 +242,8 @@ async def test_rotations_at_once_keep_the_key_that_signs(tmp_path: Path, engine:
         await it.ask()
         engine_ = it.it.daemon.engines["default"]
         for _ in range(6):
-            await Keys(engine_).rotate()
-        done = await asyncio.gather(*(Keys(engine_).rotate() for _ in range(3)), return_exceptions=True)
+            await KeyOperations(engine_).rotate()
+        done = await asyncio.gather(*(KeyOperations(engine_).rotate() for _ in range(3)), return_exceptions=True)
         assert sorted(type(each).__name__ for each in done) == ["EngineRejected", "EngineRejected", "KeyInfo"]
         await it.answer("a")
         await until_answered(it, {"id": "a"})
@@ -259,12 +259,12 @@ async def test_a_key_that_another_process_may_sign_with_is_not_retired(tmp_path:
             new = Key.new(time.time() - age)
             await keys.change("rotate", new.to_json(), lambda found, new=new: found.find(new.id) is not None)  # type: ignore[misc]  # mypy cannot infer it
             with pytest.raises(EngineRejected, match="or did a minute ago"):
-                await Keys(engine_).retire(old.id)
+                await KeyOperations(engine_).retire(old.id)
             await keys.change("retire", new.id, lambda found, new=new: found.find(new.id) is None)  # type: ignore[misc]  # mypy cannot infer it
         new = Key.new(time.time() - 121.0)
         await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
-        await Keys(engine_).retire(old.id)
-        assert [each.id for each in await Keys(engine_).list()] == [new.id]
+        await KeyOperations(engine_).retire(old.id)
+        assert [each.id for each in await KeyOperations(engine_).list()] == [new.id]
 
 
 SECRET = "S" * 43
@@ -284,17 +284,19 @@ async def test_keys_that_are_damaged_are_replaced_and_never_shown(tmp_path: Path
     database.close()
     async with service(tmp_path, signatures="required") as it:
         engine_ = it.it.daemon.engines["default"]
-        assert SECRET not in str(await Entities(engine_).show("bridge.answers", "keys"))
-        assert SECRET not in str(await Entities(engine_).list(None, None, None, None, state=True, transient=False))
+        assert SECRET not in str(await EntityOperations(engine_).show("bridge.answers", "keys"))
+        assert SECRET not in str(
+            await EntityOperations(engine_).list(None, None, None, None, state=True, transient=False)
+        )
         await it.answer("a", correlation_id=sent)
         assert it.dead_letters == {"unexpected_reply": 1}
-        await Keys(engine_).rotate()
-        assert len(await Keys(engine_).list()) == 1
+        await KeyOperations(engine_).rotate()
+        assert len(await KeyOperations(engine_).list()) == 1
         await it.it.publish("orders", {"id": "2", "timeout": None})
         # The requests lie in partitions: they are read in any order
         ids = [headers(message)["correlation-id"] for message in await it.it.read("service", 2)]
         [again] = [each for each in ids if each != sent]
-        assert again.partition(";")[2][:4] == (await Keys(engine_).list())[0].id
+        assert again.partition(";")[2][:4] == (await KeyOperations(engine_).list())[0].id
 
 
 async def test_keys_of_a_later_version_are_an_outage_and_stay(tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ async def test_keys_of_a_later_version_are_an_outage_and_stay(tmp_path: Path) ->
     database.close()
     async with service(tmp_path, signatures="required") as it:
         engine_ = it.it.daemon.engines["default"]
-        for call in (Keys(engine_).list, Keys(engine_).rotate):
+        for call in (KeyOperations(engine_).list, KeyOperations(engine_).rotate):
             with pytest.raises(EngineMisconfigured, match="later version"):
                 await call()
         await engine_.client.signal_entity(
@@ -328,7 +330,7 @@ async def test_keys_are_rotated_with_overlap(tmp_path: Path, engine: str) -> Non
         new = Key.new(0.0)
         ring = await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
         old = ring.keys[1].id
-        (shown,) = await Entities(engine_).list("bridge.answers", None, None, None, state=True, transient=False)
+        (shown,) = await EntityOperations(engine_).list("bridge.answers", None, None, None, state=True, transient=False)
         assert [each["id"] for each in shown.state["keys"]] == [new.id, old]
         assert not any(key.to_json()["secret"] in str(shown) for key in ring.keys)
         assert it.correlation_id.partition(";")[2][:4] == old

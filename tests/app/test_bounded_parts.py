@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.app.audit import Wanted, newest
+from bridge.app.audit import AuditFilter, newest
 from bridge.app.composition import build_engine, load_config
 from bridge.app.operations.operation import Scene, perform
 from bridge.app.operations.operations import BY_NAME
@@ -43,7 +43,7 @@ def line(number: int) -> dict[str, Any]:
     return {"time": f"{stamp}.000Z", "actor": "ada" if number % 2 else "bob", "action": "reload", "target": str(number)}
 
 
-def whole(trails: list[Trail], limit: int, wanted: Wanted = Wanted(), most: int | None = None) -> list[str]:  # noqa: B008 -- frozen
+def whole(trails: list[Trail], limit: int, wanted: AuditFilter = AuditFilter(), most: int | None = None) -> list[str]:  # noqa: B008 -- frozen
     """Targets of all lines, read in parts."""
     found: list[str] = []
     places = None
@@ -73,24 +73,26 @@ def test_parts_of_the_audit_have_each_line_once(
         patch.setattr(trail, "_BLOCK", block)
         expected = [str(number) for number in reversed(range(len(entries)))]
         assert whole(trails, limit) == expected
-        assert whole(trails, limit, Wanted(actor="bob"), most=3) == [each for each in expected if int(each) % 2 == 0]
-        assert newest(trails, Wanted(), 1_000).next is None
+        assert whole(trails, limit, AuditFilter(actor="bob"), most=3) == [
+            each for each in expected if int(each) % 2 == 0
+        ]
+        assert newest(trails, AuditFilter(), 1_000).next is None
 
 
 def test_audit_lines_that_come_meanwhile_move_no_others(tmp_path: Path) -> None:
     copies = [Trail(tmp_path / "a", 400, 50), Trail(tmp_path / "empty")]
     for number in range(20):
         copies[0].append(line(number))
-    part = newest(copies, Wanted(), 7)
+    part = newest(copies, AuditFilter(), 7)
     for number in range(20, 40):  # new files, and those before have other names
         copies[number % 2].append(line(number))
-    rest = newest(copies, Wanted(), 100, part.next)
+    rest = newest(copies, AuditFilter(), 100, part.next)
     found = [int(each["target"]) for each in (*part.lines, *rest.lines)]
     assert found == [*reversed(range(20))]
     assert rest.next is None
     for file in copies[0].files()[:-1]:
         file.unlink()
-    assert newest(copies, Wanted(), 100, part.next).lines == []
+    assert newest(copies, AuditFilter(), 100, part.next).lines == []
 
 
 def _read_bytes() -> int:
@@ -105,11 +107,11 @@ def test_a_part_of_the_audit_reads_its_lines_only(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("a") as file:
         file.writelines(json.dumps(line(number)) + "\n" for number in range(1, MANY))
     size = (tmp_path / FILE).stat().st_size
-    second = newest([copy], Wanted(), 1).next
+    second = newest([copy], AuditFilter(), 1).next
     assert second is not None
     for places in (None, [second[0]._replace(offset=size // 2)]):
         before = _read_bytes()
-        assert len(newest([copy], Wanted(), LIMIT, places).lines) == LIMIT
+        assert len(newest([copy], AuditFilter(), LIMIT, places).lines) == LIMIT
         assert _read_bytes() - before < 200_000 < size / 20
 
 

@@ -262,9 +262,9 @@ async def test_values_arrive_as_they_were(loaded: Loaded) -> None:
     async with serving(loaded), attached(loaded) as engine:
         [received] = await operate(loaded, None, [("instances.start", {"orchestration": "greet", "input": value})])
         assert kept(loaded)[-1]["target"] == received["instance_id"]
-        from bridge.app.operations.instances.instances import Instances
+        from bridge.app.operations.instances.instances import InstanceOperations
 
-        one = await Instances(engine).wait(received["instance_id"], "completion", TIMEOUT)
+        one = await InstanceOperations(engine).wait(received["instance_id"], "completion", TIMEOUT)
         assert one is not None
         assert one.input == value
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.operations.cursors import MOST_OF_PART, PART, START, Order, Place, cursor_at, place_of
+from bridge.app.operations.cursors import MOST_OF_PART, PART, START, EntryPlace, Order, cursor_at, place_of
 from bridge.app.serve.control import operate
 from bridge.app.state import trail
 from bridge.core.errors import InvalidCommand
@@ -287,7 +287,7 @@ def test_any_text_is_a_cursor_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("place", [(), (1,), ("a", 1), (True, "a"), (2**62, "a"), (1, "a", 1), (1, "a" * 8_192)])
-def test_places_of_another_form_are_refused(place: Place) -> None:
+def test_places_of_another_form_are_refused(place: EntryPlace) -> None:
     with pytest.raises(InvalidCommand):
         place_of("numbers", cursor_at("numbers", place), (int, str))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.app.operations.dead_letters.jobs import DropDeadLetters, RestoreDeadLetters
+from bridge.app.operations.dead_letters.jobs import DropKind, RestoreKind
 from bridge.app.serve.daemon import Daemon
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.dead_letters.store import DeadLetterStates
@@ -26,9 +26,9 @@ async def work(
     return [(found[item].result.value, found[item].detail) for item in items]
 
 
-def kinds(daemon: Daemon) -> tuple[DropDeadLetters, RestoreDeadLetters, DeadLetterStates]:
+def kinds(daemon: Daemon) -> tuple[DropKind, RestoreKind, DeadLetterStates]:
     engine = daemon.engines["default"]
-    return DropDeadLetters(engine), RestoreDeadLetters(engine), DeadLetterStates(engine)
+    return DropKind(engine), RestoreKind(engine), DeadLetterStates(engine)
 
 
 async def test_each_dead_letter_has_one_result(tmp_path: Path) -> None:
@@ -84,6 +84,6 @@ async def test_a_job_whose_creation_no_worker_has_processed_is_unfinished(tmp_pa
         request = JobRequest("drop", {"broker": "broker", "written": None}, by="ann", reason="test")
         submitted = await JobStore(engine).submit(request, items(), None)
         assert submitted is not None
-        assert await RestoreDeadLetters(engine)._active({submitted[0], "unknown"}) == {submitted[0]}
+        assert await RestoreKind(engine)._active({submitted[0], "unknown"}) == {submitted[0]}
     finally:
         await engine.stop()

@@ -17,7 +17,7 @@ from azure.servicebus.aio import ServiceBusClient
 
 from bridge.app.composition import load_config
 from bridge.app.dead_letters.groups import grouped
-from bridge.app.dead_letters.reading import Selection, why_gone
+from bridge.app.dead_letters.reading import DeadLetterSelection, why_gone
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.brokers.base import ReadableBroker, ReadOptions
@@ -198,7 +198,7 @@ async def test_service_bus_loses_what_was_replayed_or_dropped_long_ago(tmp_path:
             assert await dead_letters(daemon, topic) == [young, *open_]
             # Messages that the daemon has completed are not reported as gone
             loaded, engines = load_config([tmp_path / "bridge.yaml"]), daemon.engines
-            assert (await grouped(loaded, Selection(), False, engines=engines)).gone == []
+            assert (await grouped(loaded, DeadLetterSelection(), False, engines=engines)).gone == []
             gone = f"{replayed.id} is gone: the daemon has completed it; it was replayed"
             assert await why_gone(loaded, replayed.id) == gone
             # The states of completed messages leave, the other one stays

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.dead_letters.editing import Document
+from bridge.app.dead_letters.editing import JsonBody
 from bridge.core.errors import InvalidCommand
 
 ORDER = (
@@ -19,7 +19,7 @@ ORDER = (
 
 
 def edited(body: bytes, *assignments: str) -> Any:
-    document = Document.of(body, False)
+    document = JsonBody.of(body, False)
     for each in assignments:
         document = document.set(each)
     return json.loads(document.body)
@@ -31,7 +31,7 @@ def test_members_are_set_to_json_values_and_other_texts() -> None:
 
 
 def test_numbers_that_are_not_edited_stay_as_they_are() -> None:
-    body = Document.of(ORDER, False).set("payload.total=1e400").body
+    body = JsonBody.of(ORDER, False).set("payload.total=1e400").body
     assert b'"price":0.1000000000000000055511' in body
     assert b'"big":123456789012345678901' in body
     assert b'"total":1e400' in body
@@ -39,7 +39,7 @@ def test_numbers_that_are_not_edited_stay_as_they_are() -> None:
 
 def test_the_payload_of_a_cloud_event_is_its_data() -> None:
     event = b'{"specversion": "1.0", "id": "1", "data": {"total": 1}}'
-    document = Document.of(event, True)
+    document = JsonBody.of(event, True)
     assert json.loads(document.payload_text()) == {"total": 1}
     assert json.loads(document.set("payload.total=2").body) == {"specversion": "1.0", "id": "1", "data": {"total": 2}}
 
@@ -50,11 +50,11 @@ def test_the_payload_of_a_cloud_event_is_its_data() -> None:
 )
 def test_a_place_that_is_not_there_is_refused(assignment: str) -> None:
     with pytest.raises(InvalidCommand):
-        Document.of(ORDER, False).set(assignment)
+        JsonBody.of(ORDER, False).set(assignment)
 
 
 def test_the_edited_document_is_another_one() -> None:
-    document = Document.of(ORDER, False)
+    document = JsonBody.of(ORDER, False)
     document.set("payload.total=1").patched(b'[{"op": "remove", "path": "/id"}]')
     assert json.loads(document.body) == json.loads(ORDER)
 
@@ -78,7 +78,7 @@ def test_the_edited_document_is_another_one() -> None:
     ],
 )
 def test_merge_patches(target: str, patch: str, result: str) -> None:
-    assert json.loads(Document.of(target.encode(), False).patched(patch.encode()).body) == json.loads(result)
+    assert json.loads(JsonBody.of(target.encode(), False).patched(patch.encode()).body) == json.loads(result)
 
 
 def test_patches() -> None:
@@ -86,7 +86,7 @@ def test_patches() -> None:
         b'[{"op": "test", "path": "/id", "value": 7}, {"op": "replace", "path": "/lines/0/n", "value": 2.50}, '
         b'{"op": "test", "path": "/lines/0/n", "value": 2.5}]'
     )
-    body = Document.of(ORDER, False).patched(patch).body
+    body = JsonBody.of(ORDER, False).patched(patch).body
     assert json.loads(body)["lines"] == [{"sku": "a", "n": 2.5}]
     assert b'"price":0.1000000000000000055511' in body
 
@@ -101,14 +101,14 @@ def test_patches() -> None:
 )  # fmt: skip
 def test_a_patch_that_does_not_fit_is_refused_without_the_payload(patch: bytes) -> None:
     with pytest.raises(InvalidCommand) as caught:
-        Document.of(ORDER, False).patched(patch)
+        JsonBody.of(ORDER, False).patched(patch)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("body", [None, b"", b"\x00\x01", b"<xml/>", b"NaN", b'{"a": Infinity}'])
 def test_a_body_that_is_no_json_is_refused_with_the_next_step(body: bytes | None) -> None:
     with pytest.raises(InvalidCommand, match="bridge dlq export"):
-        Document.of(body, False)
+        JsonBody.of(body, False)
 
 
 JSON = st.recursive(
@@ -121,13 +121,13 @@ JSON = st.recursive(
 @given(JSON)
 def test_an_untouched_payload_keeps_its_value_through_the_editor(value: Any) -> None:
     body = json.dumps(value).encode()
-    document = Document.of(body, False)
+    document = JsonBody.of(body, False)
     assert json.loads(document.with_payload_text(document.payload_text()).body) == value
 
 
 @given(JSON, JSON)
 def test_a_merge_patch_never_breaks(value: Any, patch: Any) -> None:
-    document = Document.of(json.dumps(value).encode(), False)
+    document = JsonBody.of(json.dumps(value).encode(), False)
     try:
         json.loads(document.patched(json.dumps(patch).encode()).body)
     except InvalidCommand:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.operations.entities import Entities, Entity
+from bridge.app.operations.entities import EntityInfo, EntityOperations
 from bridge.config.source import Loaded
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from tests.app.project import EngineThread
@@ -18,23 +18,23 @@ from tests.kit.waiting import eventually
 
 
 @pytest.fixture
-async def entities(loaded: Loaded, host: EngineThread) -> AsyncIterator[Entities]:
+async def entities(loaded: Loaded, host: EngineThread) -> AsyncIterator[EntityOperations]:
     async with attached(loaded) as engine:
-        yield Entities(engine)
+        yield EntityOperations(engine)
 
 
-async def reaches(entities: Entities, key: str, state: int) -> Entity:
-    async def found() -> Entity | None:
+async def reaches(entities: EntityOperations, key: str, state: int) -> EntityInfo:
+    async def found() -> EntityInfo | None:
         with contextlib.suppress(InstanceNotFound):
             one = await entities.show("Counter", key)
             return one if one.state == state else None
         return None
 
-    one: Entity = await eventually(found, f"Counter@{key} is {state}")
+    one: EntityInfo = await eventually(found, f"Counter@{key} is {state}")
     return one
 
 
-async def test_signal_show_and_list(entities: Entities) -> None:
+async def test_signal_show_and_list(entities: EntityOperations) -> None:
     key = uuid4().hex
     for amount in (2, 5):
         await entities.signal("counter", key, "add", amount, None, None)
@@ -57,25 +57,25 @@ async def test_signal_show_and_list(entities: Entities) -> None:
     assert found.state == 7
 
 
-async def test_a_signal_can_be_put_off(entities: Entities) -> None:
+async def test_a_signal_can_be_put_off(entities: EntityOperations) -> None:
     key = uuid4().hex
     await entities.signal("counter", key, "add", 1, datetime.now(UTC) + timedelta(seconds=0.2), None)
     await entities.signal("counter", key, "add", 1, None, 0.2)
     await reaches(entities, key, 2)
 
 
-async def test_unknown_entities(entities: Entities) -> None:
+async def test_unknown_entities(entities: EntityOperations) -> None:
     with pytest.raises(InstanceNotFound, match="no entity counter@nobody exists"):
         await entities.show("counter", "nobody")
 
 
 @pytest.mark.parametrize(("name", "key"), [("", "k"), ("counter", ""), ("a@b", "k"), ("counter", "a/b")])
-async def test_impossible_ids(entities: Entities, name: str, key: str) -> None:
+async def test_impossible_ids(entities: EntityOperations, name: str, key: str) -> None:
     with pytest.raises(InvalidCommand):
         await entities.signal(name, key, "add", 1, None, None)
 
 
-async def test_clean(entities: Entities) -> None:
+async def test_clean(entities: EntityOperations) -> None:
     result = await entities.clean(empty=True, locks=True)
     assert result.empty_entities_removed >= 0
     assert result.orphaned_locks_released >= 0

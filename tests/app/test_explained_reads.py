@@ -14,7 +14,7 @@ import pytest
 
 from bridge.app import configurations
 from bridge.app.composition import load_config
-from bridge.app.dead_letters.reading import Selection, visit
+from bridge.app.dead_letters.reading import DeadLetterSelection, visit
 from bridge.app.operations.operations import BY_NAME
 from bridge.brokers.base import ReadOptions
 from bridge.brokers.local.broker import LocalBroker
@@ -224,7 +224,7 @@ async def test_named_positions_are_read_alone(tmp_path: Path) -> None:
         loaded = it.daemon.loaded
 
         async def found(*ids: str) -> list[str]:
-            return [entry.id async for _, entry, _ in visit(loaded, Selection(ids=ids))]
+            return [entry.id async for _, entry, _ in visit(loaded, DeadLetterSelection(ids=ids))]
 
         assert await found("orders.dlq/0@7", "orders.dlq/0@3", "orders.dlq/0@99", "orders.dlq/9@0") == [
             "orders.dlq/0@3", "orders.dlq/0@7",

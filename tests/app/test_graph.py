@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.app.composition import load_config
-from bridge.app.graph.flow import COLUMNS, Edge, Flow, Kind, Node, flow
+from bridge.app.graph.flow import COLUMNS, Edge, Flow, Node, NodeKind, flow
 from bridge.app.graph.svg import layout, svg
 from bridge.app.graph.text import dot, mermaid
 from tests.kit.processes import bridge, run_bridge
@@ -40,15 +40,15 @@ def test_a_flow_has_every_source_rule_and_target(name: str) -> None:
     loaded = load_config([ROOT / f"config/{name}.yaml"])
     found = flow(loaded)
     config = loaded.config
-    by_kind = {kind: [node.name for node in found.nodes if node.kind is kind] for kind in Kind}
-    assert by_kind[Kind.SOURCE] == list(config.sources)
-    assert by_kind[Kind.RULE] == [route.name for route in config.routes]
-    assert sorted(by_kind[Kind.TARGET]) == sorted(config.targets)
+    by_kind = {kind: [node.name for node in found.nodes if node.kind is kind] for kind in NodeKind}
+    assert by_kind[NodeKind.SOURCE] == list(config.sources)
+    assert by_kind[NodeKind.RULE] == [route.name for route in config.routes]
+    assert sorted(by_kind[NodeKind.TARGET]) == sorted(config.targets)
     ids = [node.id for node in found.nodes]
     assert len(set(ids)) == len(ids)
     assert {edge.start for edge in found.edges} | {edge.end for edge in found.edges} <= set(ids)
     fed = {edge.end for edge in found.edges}
-    assert all(node.id in fed for node in found.nodes if node.kind not in (Kind.SOURCE, Kind.TARGET))
+    assert all(node.id in fed for node in found.nodes if node.kind not in (NodeKind.SOURCE, NodeKind.TARGET))
 
 
 def test_the_flow_of_the_shop() -> None:
@@ -132,7 +132,7 @@ def test_engines_shared_prefixes_and_unknown_targets(project: Path) -> None:
     assert details["order"] == ("orchestration", "a")
     assert [node.engine for node in found.nodes if node.name == "order-..."] == ["b"]
     part = flow(load_config([project / "bridge.yaml"]), ["bills"])
-    assert {node.name for node in part.nodes if node.kind in (Kind.SOURCE, Kind.RULE)} == {
+    assert {node.name for node in part.nodes if node.kind in (NodeKind.SOURCE, NodeKind.RULE)} == {
         "bills",
         "pay",
         "other",
@@ -159,7 +159,7 @@ NAMES = st.text(min_size=1, max_size=60) | st.sampled_from(
 
 @st.composite
 def flows(draw: st.DrawFn) -> Flow:
-    kinds = draw(st.lists(st.sampled_from(list(Kind)), max_size=25))
+    kinds = draw(st.lists(st.sampled_from(list(NodeKind)), max_size=25))
     nodes = [
         Node(
             f"n{at}",
@@ -178,8 +178,8 @@ def flows(draw: st.DrawFn) -> Flow:
                 Edge(start.id, end.id, draw(st.just("") | NAMES), draw(st.booleans()))
                 for end in (draw(st.lists(st.sampled_from(right), max_size=3)) if right else ())
             ]
-    dead_letters = [node for node in nodes if node.kind is Kind.DEAD_LETTERS]
-    sources = [node for node in nodes if node.kind is Kind.SOURCE and dead_letters]
+    dead_letters = [node for node in nodes if node.kind is NodeKind.DEAD_LETTERS]
+    sources = [node for node in nodes if node.kind is NodeKind.SOURCE and dead_letters]
     found += [Edge(node.id, draw(st.sampled_from(dead_letters)).id, "", True) for node in sources]
     engines = {node.engine: draw(NAMES) for node in nodes if node.engine}
     return Flow(nodes, found, engines)
@@ -213,6 +213,6 @@ def test_every_form_is_well_formed_whatever_the_names_are(found: Flow) -> None:
     titles = [
         element
         for element in document.iter(f"{SVG}g")
-        if element.get("class") in {str(k).replace(" ", "-") for k in Kind}
+        if element.get("class") in {str(k).replace(" ", "-") for k in NodeKind}
     ]
     assert len(titles) == len(found.nodes)

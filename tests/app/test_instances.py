@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.operations.instances.instances import Filter, Instances, Start
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
 from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.config.source import Loaded, load
 from bridge.core.errors import (
@@ -28,9 +28,9 @@ from tests.kit.waiting import TIMEOUT
 
 
 @pytest.fixture
-async def instances(loaded: Loaded, host: EngineThread) -> AsyncIterator[Instances]:
+async def instances(loaded: Loaded, host: EngineThread) -> AsyncIterator[InstanceOperations]:
     async with attached(loaded) as engine:
-        yield Instances(engine)
+        yield InstanceOperations(engine)
 
 
 @pytest.fixture
@@ -39,15 +39,18 @@ def prefix() -> str:
     return f"t{uuid4().hex[:8]}-"
 
 
-async def finish(instances: Instances, instance_id: str, status: str = "COMPLETED") -> None:
+async def finish(instances: InstanceOperations, instance_id: str, status: str = "COMPLETED") -> None:
     one = await instances.wait(instance_id, "completion", TIMEOUT)
     assert one is not None
     assert one.status == status
 
 
-async def test_start_wait_and_show(instances: Instances, prefix: str) -> None:
+async def test_start_wait_and_show(instances: InstanceOperations, prefix: str) -> None:
     began = datetime.now(UTC)
-    assert await instances.start(Start("greet", "ada", prefix + "1", tags={"by": "test"})) == (prefix + "1", True)
+    assert await instances.start(StartRequest("greet", "ada", prefix + "1", tags={"by": "test"})) == (
+        prefix + "1",
+        True,
+    )
     await finish(instances, prefix + "1")
     one = await instances.show(prefix + "1")
     assert (one.name, one.status, one.input, one.output, one.failure) == (
@@ -57,29 +60,29 @@ async def test_start_wait_and_show(instances: Instances, prefix: str) -> None:
     assert one.finished
 
 
-async def test_an_id_is_made_when_none_is_given(instances: Instances) -> None:
-    instance_id, _ = await instances.start(Start("greet", "bob"))
+async def test_an_id_is_made_when_none_is_given(instances: InstanceOperations) -> None:
+    instance_id, _ = await instances.start(StartRequest("greet", "bob"))
     await finish(instances, instance_id)
     with pytest.raises(InstanceAlreadyExists):
-        await instances.start(Start("greet", "bob", instance_id))
+        await instances.start(StartRequest("greet", "bob", instance_id))
 
 
 @pytest.mark.parametrize("instance_id", ["", "@counter@1", "bridge:probe", "a/b", "x" * 1000])
-async def test_ids_that_no_rule_may_use_are_refused(instances: Instances, instance_id: str) -> None:
+async def test_ids_that_no_rule_may_use_are_refused(instances: InstanceOperations, instance_id: str) -> None:
     with pytest.raises(InvalidCommand):
-        await instances.start(Start("greet", "bob", instance_id))
+        await instances.start(StartRequest("greet", "bob", instance_id))
 
 
-async def test_a_start_can_be_put_off(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("greet", "later", prefix + "1", delay=3600))
-    await instances.start(Start("greet", "past", prefix + "2", start_at=datetime.now(UTC) - timedelta(hours=1)))
+async def test_a_start_can_be_put_off(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("greet", "later", prefix + "1", delay=3600))
+    await instances.start(StartRequest("greet", "past", prefix + "2", start_at=datetime.now(UTC) - timedelta(hours=1)))
     await finish(instances, prefix + "2")
     assert (await instances.show(prefix + "1")).status == "PENDING"
     assert await instances.wait(prefix + "1", "start", 0.05) is None
 
 
-async def test_raise_event(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("waits", None, prefix + "1"))
+async def test_raise_event(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("waits", None, prefix + "1"))
     assert await instances.wait(prefix + "1", "start", TIMEOUT) is not None
     await instances.raise_event(prefix + "1", "go", {"how": ["fast", 2**70]})
     await finish(instances, prefix + "1")
@@ -89,8 +92,8 @@ async def test_raise_event(instances: Instances, prefix: str) -> None:
         await instances.raise_event(prefix + "1", "go", None)
 
 
-async def test_suspend_and_resume(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("waits", None, prefix + "1"))
+async def test_suspend_and_resume(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("waits", None, prefix + "1"))
     await instances.wait(prefix + "1", "start", TIMEOUT)
     await instances.suspend(prefix + "1", "the customer thinks")
     async with asyncio.timeout(TIMEOUT):
@@ -101,8 +104,8 @@ async def test_suspend_and_resume(instances: Instances, prefix: str) -> None:
     await finish(instances, prefix + "1")
 
 
-async def test_terminate(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("waits", None, prefix + "1"))
+async def test_terminate(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("waits", None, prefix + "1"))
     await instances.terminate(prefix + "1", {"reason": "fraud"}, recursive=True)
     await finish(instances, prefix + "1", "TERMINATED")
     assert (await instances.show(prefix + "1")).output == {"reason": "fraud"}
@@ -110,8 +113,8 @@ async def test_terminate(instances: Instances, prefix: str) -> None:
         await instances.terminate(prefix + "1", None, recursive=True)
 
 
-async def test_restart(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("greet", "again", prefix + "1"))
+async def test_restart(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("greet", "again", prefix + "1"))
     await finish(instances, prefix + "1")
     assert await instances.restart(prefix + "1", new_id=False) == prefix + "1"
     await finish(instances, prefix + "1")
@@ -121,8 +124,8 @@ async def test_restart(instances: Instances, prefix: str) -> None:
     assert (await instances.show(other)).input == "again"
 
 
-async def test_rewind(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("breaks", None, prefix + "1"))
+async def test_rewind(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("breaks", None, prefix + "1"))
     await finish(instances, prefix + "1", "FAILED")
     failure = (await instances.show(prefix + "1")).failure
     assert failure is not None
@@ -138,8 +141,8 @@ async def test_rewind(instances: Instances, prefix: str) -> None:
         await instances.rewind(prefix + "1", None)
 
 
-async def test_a_rewind_that_cannot_be_done_says_why(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("regrets", None, prefix + "1"))
+async def test_a_rewind_that_cannot_be_done_says_why(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("regrets", None, prefix + "1"))
     await finish(instances, prefix + "1", "FAILED")
     before = await instances.show(prefix + "1")
     with pytest.raises(
@@ -149,9 +152,9 @@ async def test_a_rewind_that_cannot_be_done_says_why(instances: Instances, prefi
     assert await instances.show(prefix + "1") == before
 
 
-async def test_purge(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("greet", "gone", prefix + "1"))
-    await instances.start(Start("waits", None, prefix + "2"))
+async def test_purge(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("greet", "gone", prefix + "1"))
+    await instances.start(StartRequest("waits", None, prefix + "2"))
     await finish(instances, prefix + "1")
     assert await instances.purge(prefix + "1", recursive=True) == 1
     with pytest.raises(InstanceNotFound):
@@ -160,27 +163,27 @@ async def test_purge(instances: Instances, prefix: str) -> None:
         await instances.purge(prefix + "2", recursive=True)
 
 
-async def test_purge_by_filter(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("waits", None, prefix + "1"))
+async def test_purge_by_filter(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("waits", None, prefix + "1"))
     await instances.terminate(prefix + "1", None, recursive=True)
     await finish(instances, prefix + "1", "TERMINATED")
     long_ago = datetime.now(UTC) - timedelta(days=1)
-    assert await instances.purge_by(Filter(("TERMINATED",), created_to=long_ago), recursive=False) == (0, True)
-    count, complete = await instances.purge_by(Filter(("TERMINATED",), created_from=long_ago), recursive=False)
+    assert await instances.purge_by(InstanceFilter(("TERMINATED",), created_to=long_ago), recursive=False) == (0, True)
+    count, complete = await instances.purge_by(InstanceFilter(("TERMINATED",), created_from=long_ago), recursive=False)
     assert count >= 1
     assert complete
     with pytest.raises(InstanceNotFound):
         await instances.show(prefix + "1")
 
 
-async def test_list_filters(instances: Instances, prefix: str) -> None:
+async def test_list_filters(instances: InstanceOperations, prefix: str) -> None:
     for number in range(3):
-        await instances.start(Start("greet", "x", f"{prefix}{number}"))
+        await instances.start(StartRequest("greet", "x", f"{prefix}{number}"))
         await finish(instances, f"{prefix}{number}")
-    await instances.start(Start("waits", None, prefix + "w"))
+    await instances.start(StartRequest("waits", None, prefix + "w"))
 
     async def ids(**filter_: object) -> list[str]:
-        found = await instances.list(Filter(prefix=prefix, **filter_), payloads=False)  # type: ignore[arg-type]  # keywords of Filter
+        found = await instances.list(InstanceFilter(prefix=prefix, **filter_), payloads=False)  # type: ignore[arg-type]  # keywords of InstanceFilter
         return [one.instance_id.removeprefix(prefix) for one in found]
 
     hour = timedelta(hours=1)
@@ -197,16 +200,16 @@ async def test_list_filters(instances: Instances, prefix: str) -> None:
     assert await ids(completed_from=now - hour, statuses=("FAILED",)) == []
 
 
-async def test_payloads_are_listed_when_asked_for(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("greet", "x", prefix + "1"))
+async def test_payloads_are_listed_when_asked_for(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("greet", "x", prefix + "1"))
     await finish(instances, prefix + "1")
-    [one] = await instances.list(Filter(prefix=prefix), payloads=True)
+    [one] = await instances.list(InstanceFilter(prefix=prefix), payloads=True)
     assert (one.input, one.output) == ("x", "hello x")
-    [one] = await instances.list(Filter(prefix=prefix), payloads=False)
+    [one] = await instances.list(InstanceFilter(prefix=prefix), payloads=False)
     assert (one.input, one.output) == (None, None)
 
 
-async def test_unknown_instances(instances: Instances) -> None:
+async def test_unknown_instances(instances: InstanceOperations) -> None:
     with pytest.raises(InstanceNotFound):
         await instances.show("nobody")
     with pytest.raises(InstanceNotFound):
@@ -227,8 +230,8 @@ async def test_unknown_instances(instances: Instances) -> None:
         await instances.purge("nobody", recursive=True)
 
 
-async def test_the_history_as_a_timeline(instances: Instances, prefix: str) -> None:
-    await instances.start(Start("family", None, prefix + "1"))
+async def test_the_history_as_a_timeline(instances: InstanceOperations, prefix: str) -> None:
+    await instances.start(StartRequest("family", None, prefix + "1"))
     await finish(instances, prefix + "1")
     events = await instances.history(prefix + "1")
     entries = timeline(events)

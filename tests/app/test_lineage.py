@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bridge.app.operations.lineage.lineage import Arrival, Lineage, Scope
-from bridge.app.operations.lineage.trace import Found, Tracer
+from bridge.app.operations.lineage.lineage import Arrival, Lineage, SearchScope
+from bridge.app.operations.lineage.trace import EngineTracer, TraceResult
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
 from tests.kit.waiting import TIMEOUT
 
@@ -80,7 +80,7 @@ async def whole_day(it: DaemonFixture) -> str:
     return str(next(one["id"] for one in published if one["type"] == "order.paid"))
 
 
-def ids(found: Found) -> list[str]:
+def ids(found: TraceResult) -> list[str]:
     return [one.instance_id for one in found.instances]
 
 
@@ -92,8 +92,8 @@ def plain(arrivals: tuple[Arrival, ...]) -> list[tuple[str, str | None, str | No
 async def test_it_is_found_from_every_end(tmp_path: Path, engine: str) -> None:
     async with running(tmp_path, CONFIG, FLOWS, engine) as it:
         payment = await whole_day(it)
-        tracer = Tracer(it.daemon.engines["default"])
-        found = await tracer.find("order-1", Scope())
+        tracer = EngineTracer(it.daemon.engines["default"])
+        found = await tracer.find("order-1", SearchScope())
         assert (found.by, ids(found)) == ("instance", ["order-1"])
         one = found.instances[0]
         assert (one.name, one.status, one.parent, one.trace_id) == ("order", "COMPLETED", None, TRACE)
@@ -114,29 +114,29 @@ async def test_it_is_found_from_every_end(tmp_path: Path, engine: str) -> None:
         assert inner.trace_id == TRACE
         # Found by the message that started it, by a received event, and by a publication
         for wanted in ("shop c1", "c1", "shop p1", "p1", payment):
-            found = await tracer.find(wanted, Scope(prefix="order-"))
+            found = await tracer.find(wanted, SearchScope(prefix="order-"))
             assert (found.by, ids(found)) == ("message", ["order-1"]), wanted
             assert found.instances[0].children == one.children
         inner_id = inner.publications[0].id
-        assert ids(await tracer.find(inner_id, Scope())) == ["order-1:ship"]
-        both = await tracer.find("shop c2", Scope(all=True))
+        assert ids(await tracer.find(inner_id, SearchScope())) == ["order-1:ship"]
+        both = await tracer.find("shop c2", SearchScope(all=True))
         assert sorted(ids(both)) == ["order-2", "watch-2"], "one message, two routes"
-        assert len(ids(await tracer.find("shop c2", Scope()))) == (2 if both.index == "complete" else 1)
+        assert len(ids(await tracer.find("shop c2", SearchScope()))) == (2 if both.index == "complete" else 1)
         assert asdict(one)["arrivals"][0]["message_id"] == "shop c1"
 
 
 async def test_a_search_is_as_narrow_as_it_is_told(tmp_path: Path) -> None:
     async with running(tmp_path, CONFIG, FLOWS, lineage="off") as it:
         await whole_day(it)
-        tracer = Tracer(it.daemon.engines["default"])
+        tracer = EngineTracer(it.daemon.engines["default"])
         seen: list[tuple[int, int]] = []
-        nothing = await tracer.find("shop none", Scope(progress=lambda done, of: seen.append((done, of))))
+        nothing = await tracer.find("shop none", SearchScope(progress=lambda done, of: seen.append((done, of))))
         assert (nothing.by, nothing.instances, nothing.searched) == ("nothing", (), 5)
         assert seen == [(5, 5)]
-        assert (await tracer.find("shop none", Scope(prefix="watch-"))).searched == 2
+        assert (await tracer.find("shop none", SearchScope(prefix="watch-"))).searched == 2
         later = datetime.now(UTC) + timedelta(hours=1)
-        assert (await tracer.find("shop c1", Scope(since=later))).by == "nothing"
-        first = await tracer.find("shop c1", Scope(prefix="order-"))
+        assert (await tracer.find("shop c1", SearchScope(since=later))).by == "nothing"
+        first = await tracer.find("shop c1", SearchScope(prefix="order-"))
         assert first.searched == 1, "a start is found in the listing"
 
 
@@ -156,8 +156,8 @@ async def test_repeats_attempts_and_strangers_are_told_apart(tmp_path: Path) -> 
         await it.settled(1)
         await it.client.raise_orchestration_event("order-1", "PAID", data={"by": "hand"})
         await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
-        tracer = Tracer(it.daemon.engines["default"])
-        one = (await tracer.find("order-1", Scope())).instances[0]
+        tracer = EngineTracer(it.daemon.engines["default"])
+        one = (await tracer.find("order-1", SearchScope())).instances[0]
         assert plain(one.arrivals)[1] == ("event PAID", None, None), "raised by another client"
         assert [(out.state, out.attempts) for out in one.publications] == [("published", 3)]
 
@@ -176,10 +176,10 @@ async def test_what_is_under_way_is_told_as_that(tmp_path: Path) -> None:
         await event(it, "order.created", "c1", "1")
         await event(it, "order.paid", "p1", "1")
         await it.settled(2)
-        tracer = Tracer(it.daemon.engines["default"])
+        tracer = EngineTracer(it.daemon.engines["default"])
 
         async def look() -> Lineage:
-            return (await tracer.find("order-1", Scope())).instances[0]
+            return (await tracer.find("order-1", SearchScope())).instances[0]
 
         async with asyncio.timeout(TIMEOUT):
             while not (await look()).publications:

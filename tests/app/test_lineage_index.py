@@ -16,7 +16,7 @@ from typing import Any
 from durabletask.client import EntityQuery
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.app.operations.lineage.trace import Found
+from bridge.app.operations.lineage.trace import TraceResult
 from bridge.core.system_names import LINEAGE_INDEX
 from bridge.engines.lineage_index import LineageIndex
 from tests.app.test_trace import CONFIG, Bridge, short, traced
@@ -68,7 +68,7 @@ class Indexed(Bridge):
                     return
                 await asyncio.sleep(0.02)
 
-    async def indexed(self, wanted: str) -> Found:
+    async def indexed(self, wanted: str) -> TraceResult:
         """Result that the index alone gives."""
         await self.written()
         found = await self.find(wanted)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from bridge.app.serve.views import live as live_module
-from bridge.app.serve.views.live import MOST_CHANGES, Live
+from bridge.app.serve.views.live import MOST_CHANGES, LiveStream
 from bridge.app.serve.views.tap import TAP, Taps
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
@@ -117,7 +117,7 @@ async def served(
         return loaded
 
     taps = Taps(configuration, decisions)
-    live = Live(status, taps, tick=0.01, beat=0.05)
+    live = LiveStream(status, taps, tick=0.01, beat=0.05)
     http = HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000), **settings)
     streams = [Stream(LIVE, live.events), Stream(TAP, taps.events)]
     web = Web(http, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, None, (), streams, access)

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bridge.app.operations.instances.instances import Instance
+from bridge.app.operations.instances.instances import InstanceInfo
 from bridge.app.operations.instances.sagas import saga_of
 from bridge.engines.sagas import saga_progress
 from tests.kit.daemon import ENGINES, DaemonFixture, running
@@ -128,8 +128,8 @@ def test_words_of_a_saga_are_printable_and_its_states_known() -> None:
     assert progress is not None
     assert progress.saga == "(unprintable)"
     assert progress.steps == (("(unprintable)", "completed"), ("t", "unknown"), ("u", "unknown"))
-    one = Instance("i", "n", "RUNNING", "", "", None, None, status, None)
+    one = InstanceInfo("i", "n", "RUNNING", "", "", None, None, status, None)
     found = saga_of(one)
     assert found is not None
     assert found.state == "running"
-    assert saga_of(Instance("i", "n", "RUNNING", "", "", None, None, {"stage": 1}, None)) is None
+    assert saga_of(InstanceInfo("i", "n", "RUNNING", "", "", None, None, {"stage": 1}, None)) is None

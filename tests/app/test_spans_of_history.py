@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.operations.instances.spans import Span, SpanKind, Undoing, lifetime
+from bridge.app.operations.instances.spans import HistorySpan, SpanKind, Undoing, lifetime
 from bridge.app.operations.instances.timeline_svg import MOST_ROWS, drawn
 from bridge.app.page.visit import place
 
@@ -21,7 +21,7 @@ def event(kind: str, second: float, **members: Any) -> Mapping[str, Any]:
 STARTED = event("ExecutionStarted", 0, event_id=0, name="order")
 
 
-def spans(*events: Mapping[str, Any], undoing: Undoing | None = None) -> list[Span]:
+def spans(*events: Mapping[str, Any], undoing: Undoing | None = None) -> list[HistorySpan]:
     found = lifetime([STARTED, *events], undoing)
     assert found is not None
     return [*found.spans]

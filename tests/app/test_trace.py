@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, Behind, Found
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.trace import Behind, TraceAnswer, TraceResult
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.process import _channel
 from bridge.app.trace import trace
@@ -137,8 +137,8 @@ class Bridge:
         await self.it.publish(topic, event, order, **{"content-type": "application/cloudevents+json"})
         await self.it.settled(count)
 
-    async def find(self, wanted: str) -> Found:
-        [found] = await trace(self.loaded, None, [wanted], Scope())
+    async def find(self, wanted: str) -> TraceResult:
+        [found] = await trace(self.loaded, None, [wanted], SearchScope())
         assert not found.silent
         return found.found
 
@@ -147,15 +147,15 @@ class Bridge:
         [answer] = (await self.find(wanted)).answers
         return plain(answer)
 
-    async def until(self, wanted: str, outcome: str) -> Answer:
-        async def found() -> Answer | None:
+    async def until(self, wanted: str, outcome: str) -> TraceAnswer:
+        async def found() -> TraceAnswer | None:
             return next((one for one in (await self.find(wanted)).answers if one.outcome == outcome), None)
 
-        answer: Answer = await eventually(found, f"{wanted} is {outcome}")
+        answer: TraceAnswer = await eventually(found, f"{wanted} is {outcome}")
         return answer
 
 
-def plain(answer: Answer) -> dict[str, Any]:
+def plain(answer: TraceAnswer) -> dict[str, Any]:
     left_out = ("at", "until", "next_try", "config")
     return {name: value for name, value in asdict(answer).items() if value is not None and name not in left_out}
 
@@ -271,7 +271,7 @@ async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> Non
         await it.send("paid", "p-1", "2", count=3)
         await it.it.client.wait_for_orchestration_completion("order-2", timeout=TIMEOUT)
         [dead_letter, publication] = [
-            (await trace(it.loaded, None, [each], Scope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
+            (await trace(it.loaded, None, [each], SearchScope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
         ]
         assert (dead_letter.id, dead_letter.found.behind) == (
             "orders.dlq/0@0",
@@ -284,7 +284,7 @@ async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> Non
         assert (answer.outcome, answer.instance_id, answer.topic) == ("published", "order-2", "results")
         assert publication.found.behind == Behind("publication", answer.message_id or "")
         for unknown in ("orders.dlq/0@7", "outcomes/5@0", "elsewhere/0@0"):
-            [nothing] = await trace(it.loaded, None, [unknown], Scope())
+            [nothing] = await trace(it.loaded, None, [unknown], SearchScope())
             assert (nothing.found.by, nothing.found.behind) == ("nothing", None)
 
 
@@ -314,14 +314,14 @@ async def test_messages_in_flight_are_known_while_the_engine_is_away(tmp_path: P
         event = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "created", "data": {"id": "1"}}
         await it.it.publish("orders", event, "1", **{"content-type": "application/cloudevents+json"})
         await it.it.until(lambda: sum(each.ledger.in_flight for each in it.it.daemon.sources), "received")
-        [one, other] = await trace(it.loaded, None, ["orders/0@0", "unknown"], Scope())
+        [one, other] = await trace(it.loaded, None, ["orders/0@0", "unknown"], SearchScope())
         assert one.away is not None
         [answer] = one.found.answers
         assert answer.outcome in ("queued", "retrying")
         assert answer.source == "orders"
         assert other.found.answers == ()
         with pytest.raises(EngineOutage):
-            await trace(it.loaded, None, ["unknown"], Scope())
+            await trace(it.loaded, None, ["unknown"], SearchScope())
         await host.start()
         assert (await it.until("a-1", "executed")).instance_id == "order-1"
 
@@ -335,7 +335,7 @@ async def test_a_daemon_that_does_not_answer_is_counted(tmp_path: Path, monkeypa
             frozen.bind(str(directory / "1-frozen.sock"))
             frozen.listen()
             dead.bind(str(directory / "2-dead.sock"))  # of a killed daemon: nobody listens
-            [found] = await trace(it.loaded, None, ["c-1"], Scope())
+            [found] = await trace(it.loaded, None, ["c-1"], SearchScope())
         assert (found.silent, [answer.outcome for answer in found.found.answers]) == (1, ["executed"])
 
 

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Tracer
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.trace import EngineTracer
 from tests.kit.daemon import DaemonFixture, headers, running
 from tests.kit.openmetrics import families
 from tests.kit.otlp import OtlpReceiver, attributes
@@ -164,7 +164,7 @@ async def test_a_position_is_found_with_traces_on(tmp_path: Path, receiver: Otlp
     async with running(tmp_path, CONFIG, FLOWS, broker="{type: local, partitions: 1}") as it:
         await it.publish("orders", {"id": 7}, traceparent=PARENT)
         await it.settled(1)
-        found = await Tracer(it.daemon.engines["default"]).find("orders/0@0", Scope())
+        found = await EngineTracer(it.daemon.engines["default"]).find("orders/0@0", SearchScope())
     assert [one.instance_id for one in found.instances] == ["order-7"]
     [answer] = found.answers
     assert (answer.position or "").endswith("/orders/0@0")

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from bridge.cli import root
-from bridge.cli.shared.command import Command
+from bridge.cli.shared.command import BridgeCommand
 from bridge.ops.trail import Trail
 from tests.cli.conftest import Bridge
 from tests.kit.waiting import TIMEOUT_OPTION
@@ -76,13 +76,13 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 """Command, target, result, arguments."""
 
 
-def commands(group: click.Group = root, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Command]]:
+def commands(group: click.Group = root, path: tuple[str, ...] = ()) -> Iterator[tuple[str, BridgeCommand]]:
     for name in group.list_commands(click.Context(group)):
         command = group.get_command(click.Context(group), name)
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
         else:
-            assert isinstance(command, Command)
+            assert isinstance(command, BridgeCommand)
             yield " ".join((*path, name)), command
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.dead_letters.reading import Selection
+from bridge.app.dead_letters.reading import DeadLetterSelection
 from bridge.cli.shared import exit_codes
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.message import Message, Position
@@ -157,7 +157,7 @@ def test_an_export_into_a_closed_pipe_ends_quietly(place: Path) -> None:
 def test_an_event_is_named_by_its_id(id_: str, holds: bool) -> None:
     """The identity of a CloudEvent is its source, a blank and its id."""
     entry = DeadLetter(Position("c", "orders.dlq", 0, 0), "bridge", "no_route", message_id="shop a 1")
-    assert Selection(ids=(id_,)).holds(entry, Message(b"")) is holds
+    assert DeadLetterSelection(ids=(id_,)).holds(entry, Message(b"")) is holds
 
 
 def test_a_check_says_what_would_become_of_each_and_changes_nothing(place: Path) -> None:

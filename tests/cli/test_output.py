@@ -17,8 +17,17 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
-from bridge.cli.shared.output import Progress, clean, compact, local_time, plural, print_fields, print_json, print_table
-from bridge.cli.shared.parameters import Time
+from bridge.cli.shared.output import (
+    ProgressCount,
+    clean,
+    compact,
+    local_time,
+    plural,
+    print_fields,
+    print_json,
+    print_table,
+)
+from bridge.cli.shared.parameters import TimeType
 from tests.kit.processes import terminal_output
 
 
@@ -121,8 +130,8 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "\r12,345 messages read\r\x1b[K"), (io.StringIO(), "")])
 def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
-    progress = Progress("message", "read")
+    monkeypatch.setattr(ProgressCount, "INTERVAL", 0.0)
+    progress = ProgressCount("message", "read")
     progress(12_345)
     progress.close()
     assert stream.getvalue() == shown
@@ -202,4 +211,4 @@ def test_an_offset_of_zero_is_z(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_in_cairo")
 def test_a_printed_local_time_can_be_given_to_since() -> None:
     at = datetime(2030, 1, 31, 8, tzinfo=UTC)
-    assert Time().convert(local_time(at), None, None) == at
+    assert TimeType().convert(local_time(at), None, None) == at

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from bridge import __version__
 from bridge.cli import root
 from bridge.cli.shared import exit_codes, failure
-from bridge.cli.shared.command import Command, Group
+from bridge.cli.shared.command import BridgeCommand, BridgeGroup
 from bridge.core.errors import (
     BridgeError,
     BrokerUnavailable,
@@ -47,13 +47,13 @@ def test_every_command_has_help_with_examples_and_exit_codes(path: tuple[str, ..
     assert result.exit_code == 0
     assert "\nExamples:\n" in result.output
     assert f"bridge {' '.join(path)}" in result.output.partition("Examples:")[2]
-    if isinstance(ALL[path], Command):
+    if isinstance(ALL[path], BridgeCommand):
         assert "\nExit codes:\n" in result.output
     assert max(map(len, result.output.splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, command in ALL.items() if isinstance(command, Group)] + [()], ids=" ".join
+    "path", [path for path, command in ALL.items() if isinstance(command, BridgeGroup)] + [()], ids=" ".join
 )
 def test_groups_list_exactly_their_commands(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(root, [*path, "--help"])
@@ -61,7 +61,9 @@ def test_groups_list_exactly_their_commands(path: tuple[str, ...]) -> None:
         assert f"\n  {name} " in result.output
 
 
-@pytest.mark.parametrize("path", [path for path, command in ALL.items() if isinstance(command, Command)], ids=" ".join)
+@pytest.mark.parametrize(
+    "path", [path for path, command in ALL.items() if isinstance(command, BridgeCommand)], ids=" ".join
+)
 def test_every_command_that_needs_one_takes_a_configuration(path: tuple[str, ...]) -> None:
     options = {name for parameter in ALL[path].params for name in parameter.opts}
     assert ({"-c", "--config", "--overlay"} <= options) == (

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from bridge.app.operations.instances.instances import Instances, Start
+from bridge.app.operations.instances.instances import InstanceOperations, StartRequest
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage
 from bridge.engines.scheduler import SchedulerEngine
@@ -58,9 +58,9 @@ async def connect(address: str) -> SchedulerEngine:
 
 
 def calls(engine: SchedulerEngine) -> list[Any]:
-    instances = Instances(engine)
+    instances = InstanceOperations(engine)
     return [
-        instances.start(Start("o", None, "i", None, None, None, {}), None),
+        instances.start(StartRequest("o", None, "i", None, None, None, {}), None),
         instances.raise_event("i", "e", None, None), instances.terminate("i", None, recursive=True),
     ]  # fmt: skip
 

@@ -12,8 +12,8 @@ import pytest
 from durabletask.client import OrchestrationQuery
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.app.operations.entities import Entities
-from bridge.app.operations.instances.instances import Filter, Instances, Start
+from bridge.app.operations.entities import EntityOperations
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
 from bridge.app.serve.admission import count
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable
@@ -58,16 +58,16 @@ async def connected(hostile: HostileEngine, timeout: str = "20s") -> AsyncIterat
 
 
 CALLS: dict[str, tuple[type[EngineError], str, Callable[[SchedulerEngine], Awaitable[Any]]]] = {
-    "a history": (EngineRejected, "a history is larger than", lambda it: Instances(it).history("i")),
-    "a recording": (EngineRejected, "a history is larger than", lambda it: Instances(it).recording("i")),
-    "a listing": (EngineUnavailable, "exceed", lambda it: Instances(it).list(Filter(), payloads=True)),
+    "a history": (EngineRejected, "a history is larger than", lambda it: InstanceOperations(it).history("i")),
+    "a recording": (EngineRejected, "a history is larger than", lambda it: InstanceOperations(it).recording("i")),
+    "a listing": (EngineUnavailable, "exceed", lambda it: InstanceOperations(it).list(InstanceFilter(), payloads=True)),
     "a count": (EngineUnavailable, "exceed", lambda it: count(it, "i")()),
     "a count by value": (EngineUnavailable, "exceed", lambda it: count(it, "i", values=True)()),
-    "ids": (EngineUnavailable, "exceed", lambda it: Instances(it).finished_ids(Filter())),
+    "ids": (EngineUnavailable, "exceed", lambda it: InstanceOperations(it).finished_ids(InstanceFilter())),
     "entities": (
         EngineUnavailable,
         "exceed",
-        lambda it: Entities(it).list(None, None, None, None, state=True, transient=True),
+        lambda it: EntityOperations(it).list(None, None, None, None, state=True, transient=True),
     ),
     "keys": (EngineUnavailable, "exceed", lambda it: AnswerKeys(it).ring()),
 }
@@ -126,7 +126,7 @@ async def test_many_answers_at_once_share_one_bound(hostile: HostileEngine) -> N
 
     hostile.answers = {"StreamInstanceHistory": history}
     async with connected(hostile) as engine:
-        instances = Instances(engine)
+        instances = InstanceOperations(engine)
         assert len(await instances.history("i")) == 500
         found = await asyncio.gather(*(instances.history("i") for _ in range(12)), return_exceptions=True)
         assert any(isinstance(each, EngineUnavailable) for each in found)
@@ -141,16 +141,16 @@ async def test_a_single_answer_is_refused_before_it_is_read(hostile: HostileEngi
         "QueryEntities": b"x" * 2_000_000,
     }  # fmt: skip
     async with connected(hostile) as engine:
-        instances = Instances(engine)
+        instances = InstanceOperations(engine)
         with pytest.raises(EngineRejected, match="larger than the 1000000 bytes of `max_answer`"):
             await instances.show("i")
         with pytest.raises(EngineRejected, match="larger than the 1000000 bytes of `max_answer`"):
             await instances.history("i")
         with pytest.raises(EngineRejected, match="larger than the 1000000 bytes of `max_answer`"):
-            await Entities(engine).list(None, None, None, None, state=True, transient=True)
+            await EntityOperations(engine).list(None, None, None, None, state=True, transient=True)
         # An answer that never holds a payload is no message's fault
         with pytest.raises(EngineOutage, match="does not speak the protocol"):
-            await instances.start(Start("o", None, "i", None, None, None, {}), None)
+            await instances.start(StartRequest("o", None, "i", None, None, None, {}), None)
         with pytest.raises(EngineOutage, match="does not speak the protocol"):
             await engine.probe()
 
@@ -164,11 +164,11 @@ async def test_an_answer_about_another_instance_is_no_answer(hostile: HostileEng
         "GetEntity": entity.SerializeToString(),
     }  # fmt: skip
     async with connected(hostile) as engine:
-        instances = Instances(engine)
+        instances = InstanceOperations(engine)
         for call in (
             instances.show("i"),
-            instances.start(Start("o", None, "i", None, None, None, {}), None),
-            Entities(engine).show("stock", "i"),
+            instances.start(StartRequest("o", None, "i", None, None, None, {}), None),
+            EntityOperations(engine).show("stock", "i"),
             engine.probe(),
         ):
             with pytest.raises(EngineOutage, match="answers about another instance"):
@@ -176,7 +176,7 @@ async def test_an_answer_about_another_instance_is_no_answer(hostile: HostileEng
         entity.entity.instanceId = "@stock@I"
         hostile.answers = {"GetInstance": own_state, "GetEntity": entity.SerializeToString()}
         assert (await instances.show("i")).instance_id == "i"
-        assert (await Entities(engine).show("Stock", "I")).key == "I"
+        assert (await EntityOperations(engine).show("Stock", "I")).key == "I"
 
 
 async def test_answers_within_the_bounds_are_read(hostile: HostileEngine) -> None:
@@ -191,4 +191,4 @@ async def test_answers_within_the_bounds_are_read(hostile: HostileEngine) -> Non
     async with connected(hostile) as engine:
         found = await engine.client.get_all_orchestration_states(OrchestrationQuery())
         assert len(found) == TOTAL + 1
-        assert len((await Instances(engine).show("i")).output) == MAX_ANSWER - 1000
+        assert len((await InstanceOperations(engine).show("i")).output) == MAX_ANSWER - 1000

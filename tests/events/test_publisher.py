@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.dead_letters.reading import Place
+from bridge.app.dead_letters.reading import DeadLetterPlace
 from bridge.app.lifecycle.data import schema
 from bridge.app.lifecycle.publisher import LifecycleEvents
 from bridge.app.serve.lifecycle import LASTING, RECENT, CauseObserver, SourceObserver
@@ -157,7 +157,7 @@ def test_states_of_a_source(states: list[tuple[float, SourceState | None]], expe
 def test_causes_of_dead_letters() -> None:
     clock = Clock()
     found: list[LifecycleEvent] = []
-    place = Place("local", "orders.dlq", ("orders",), ("orders",))
+    place = DeadLetterPlace("local", "orders.dlq", ("orders",), ("orders",))
 
     def look(observer: CauseObserver, **first: float | None) -> list[str]:
         found.clear()
@@ -190,7 +190,7 @@ def test_a_cause_of_two_configurations_is_one() -> None:
     facts = Facts("orders", None, "r", "E", "bridge", "f", "1")
     observer = CauseObserver(found.append, Clock())
     causes = {facts: Summary(1, 999_990.0, 999_990.0), facts._replace(config="2"): Summary(2, 999_980.0, 999_980.0)}
-    observer.observe({Place("local", "orders.dlq", ("orders",), ("orders",)): causes})
+    observer.observe({DeadLetterPlace("local", "orders.dlq", ("orders",), ("orders",)): causes})
     [event] = found
     assert (event.data["count"], event.time) == (3, 999_980.0)
     assert [each.count for each in causes.values()] == [1, 2], "the counter's own numbers stay"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.operations.instances.instances import Filter, Instance, Instances, Start
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceInfo, InstanceOperations, StartRequest
 from bridge.config.source import load
 from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import job_instance_id
@@ -54,7 +54,7 @@ def on_engine(project: Path, work: Any) -> Any:
 
     async def run() -> Any:
         async with attached(load([project / "bridge.yaml"], environ={})) as engine:
-            return await work(Instances(engine))
+            return await work(InstanceOperations(engine))
 
     def attempt() -> list[Any]:
         try:
@@ -69,16 +69,16 @@ def on_engine(project: Path, work: Any) -> Any:
 def start(project: Path, count: int, orchestration: str = "waits", given: Any = None, **tags: str) -> list[str]:
     names = [f"i-{number:04}" for number in range(count)]
 
-    async def work(instances: Instances) -> None:
-        await asyncio.gather(*(instances.start(Start(orchestration, given, name, tags=tags)) for name in names))
+    async def work(instances: InstanceOperations) -> None:
+        await asyncio.gather(*(instances.start(StartRequest(orchestration, given, name, tags=tags)) for name in names))
 
     on_engine(project, work)
     return names
 
 
 def statuses(project: Path) -> dict[str, str]:
-    async def work(instances: Instances) -> list[Instance]:
-        return await instances.list(Filter(prefix="i-"), payloads=False)
+    async def work(instances: InstanceOperations) -> list[InstanceInfo]:
+        return await instances.list(InstanceFilter(prefix="i-"), payloads=False)
 
     return {one.instance_id: one.status for one in on_engine(project, work)}
 
@@ -132,7 +132,7 @@ def _progress(project: Path, job: str, last: int = 0) -> None:
 
 
 def _without_failed_activity(project: Path, job: str) -> None:
-    async def work(instances: Instances) -> list[str]:
+    async def work(instances: InstanceOperations) -> list[str]:
         return [type(event).__name__ for event in await instances.history(job_instance_id(job))]
 
     assert "TaskFailedEvent" not in on_engine(project, work)
@@ -154,8 +154,8 @@ def test_each_instance_gets_its_event_once_although_the_daemon_is_killed(project
         assert shown(project, job)["counts"]["succeeded"] == 60
         bridge("instances", "raise", "item", "--all", "--data", '"second"', "--yes", "--watch", cwd=project)
 
-        async def work(instances: Instances) -> list[Instance]:
-            found = await instances.list(Filter(prefix="i-"), payloads=False)
+        async def work(instances: InstanceOperations) -> list[InstanceInfo]:
+            found = await instances.list(InstanceFilter(prefix="i-"), payloads=False)
             return [await instances.wait(one.instance_id, "completion", 60) or one for one in found]
 
         assert [one.output for one in on_engine(project, work)] == [["first", "second"]] * 60

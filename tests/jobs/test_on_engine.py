@@ -14,8 +14,8 @@ import pytest
 from durabletask.entities import EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.app.operations.instances.instances import Filter, Instances, Start
-from bridge.app.operations.instances.selection import InstanceFilter, Selection
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
+from bridge.app.operations.instances.selection import BulkFilter, InstanceSelection
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB_PAGE, JOB_RESULTS, job_instance_id, job_page_key
@@ -90,8 +90,8 @@ class JobsFixture:
         return JobStore(self.engine)
 
     @property
-    def instances(self) -> Instances:
-        return Instances(self.engine)
+    def instances(self) -> InstanceOperations:
+        return InstanceOperations(self.engine)
 
     async def submit(self, items: Iterable[str], **request: object) -> str:
         given = JobRequest(**{"kind": "test", "cut_off": time.time(), "by": "ada"} | request)  # type: ignore[arg-type]  # by name
@@ -423,13 +423,13 @@ async def test_a_kind_that_no_process_has_stops_the_job(jobs: JobsFixture) -> No
 
 async def start(jobs: JobsFixture, orchestration: str, ids: Iterable[str], **tags: str) -> None:
     for instance_id in ids:
-        await jobs.instances.start(Start(orchestration, None, instance_id, tags=tags))
+        await jobs.instances.start(StartRequest(orchestration, None, instance_id, tags=tags))
 
 
-async def act(jobs: JobsFixture, action: str, given: InstanceFilter, **request: object) -> JobRecord:
+async def act(jobs: JobsFixture, action: str, given: BulkFilter, **request: object) -> JobRecord:
     """Submit a job on instances and wait for its end."""
     cut_off = time.time()
-    selection = Selection(jobs.engine, action, given, cut_off, None)
+    selection = InstanceSelection(jobs.engine, action, given, cut_off, None)
     fields = {"kind": f"instances.{action}", "cut_off": cut_off, "by": "ada"} | request
     submitted = await jobs.store.submit(JobRequest(**fields), selection.ids(), "instances")  # type: ignore[arg-type]  # by name
     assert submitted is not None
@@ -438,7 +438,7 @@ async def act(jobs: JobsFixture, action: str, given: InstanceFilter, **request: 
 
 async def ids(jobs: JobsFixture, *statuses: str) -> list[str]:
     """Ids of the test's instances with these statuses; jobs are not among them."""
-    found = await jobs.instances.list(Filter(statuses=statuses, prefix="i-"), payloads=False)
+    found = await jobs.instances.list(InstanceFilter(statuses=statuses, prefix="i-"), payloads=False)
     return sorted(one.instance_id for one in found)
 
 
@@ -446,7 +446,7 @@ async def test_instances_are_terminated_by_a_condition(jobs: JobsFixture) -> Non
     await start(jobs, "waits", named(120, "i-a-"), tenant="a")
     await start(jobs, "waits", named(5, "i-b-"), tenant="b")
     await start(jobs, "other", named(5, "i-c-"), tenant="a")
-    record = await act(jobs, "terminate", InstanceFilter("waits", where="tags.tenant == 'a'"), arguments={"output": 1})
+    record = await act(jobs, "terminate", BulkFilter("waits", where="tags.tenant == 'a'"), arguments={"output": 1})
     assert record.counts["succeeded"] == 120
     assert await ids(jobs, "TERMINATED") == sorted(named(120, "i-a-"))
     assert (await jobs.instances.show("i-a-0")).output == 1
@@ -454,12 +454,12 @@ async def test_instances_are_terminated_by_a_condition(jobs: JobsFixture) -> Non
 
 async def test_instances_are_suspended_resumed_and_get_an_event(jobs: JobsFixture) -> None:
     await start(jobs, "waits", named(5, "i-"))
-    assert (await act(jobs, "suspend", InstanceFilter("waits"), reason="lunch")).counts["succeeded"] == 5
+    assert (await act(jobs, "suspend", BulkFilter("waits"), reason="lunch")).counts["succeeded"] == 5
     async with asyncio.timeout(TIMEOUT):
         while await ids(jobs, "SUSPENDED") != named(5, "i-"):
             await asyncio.sleep(0.02)
-    assert (await act(jobs, "resume", InstanceFilter("waits"))).counts["succeeded"] == 5
-    record = await act(jobs, "raise", InstanceFilter("waits"), arguments={"event": "go", "data": {"paid": True}})
+    assert (await act(jobs, "resume", BulkFilter("waits"))).counts["succeeded"] == 5
+    record = await act(jobs, "raise", BulkFilter("waits"), arguments={"event": "go", "data": {"paid": True}})
     assert record.counts["succeeded"] == 5
     for instance_id in named(5, "i-"):
         one = await jobs.instances.wait(instance_id, "completion", TIMEOUT)
@@ -471,10 +471,10 @@ async def test_failed_instances_are_rewound_or_restarted(jobs: JobsFixture) -> N
     await start(jobs, "fails", named(3, "i-"))
     for instance_id in named(3, "i-"):
         await jobs.instances.wait(instance_id, "completion", TIMEOUT)
-    assert (await act(jobs, "restart", InstanceFilter(statuses=("FAILED",)))).counts["succeeded"] == 3
+    assert (await act(jobs, "restart", BulkFilter(statuses=("FAILED",)))).counts["succeeded"] == 3
     for instance_id in named(3, "i-"):
         await jobs.instances.wait(instance_id, "completion", TIMEOUT)
-    record = await act(jobs, "rewind", InstanceFilter("fails"))
+    record = await act(jobs, "rewind", BulkFilter("fails"))
     assert record.counts["succeeded"] + record.counts["failed"] == 3
 
 
@@ -496,16 +496,16 @@ async def test_instances_that_have_changed_since_their_selection_are_skipped(job
 async def test_jobs_select_no_instance_of_the_bridge(jobs: JobsFixture) -> None:
     jobs.kind.do = lambda job, items, repeated: {}
     await jobs.submit(named(1))
-    selection = Selection(jobs.engine, "terminate", InstanceFilter(), time.time(), None)
+    selection = InstanceSelection(jobs.engine, "terminate", BulkFilter(), time.time(), None)
     assert [one async for one in selection.ids()] == []
 
 
 async def test_many_reads_need_a_confirmation(jobs: JobsFixture) -> None:
     await start(jobs, "waits", named(5, "i-"))
-    selection = Selection(jobs.engine, "terminate", InstanceFilter("other"), time.time(), 4)
+    selection = InstanceSelection(jobs.engine, "terminate", BulkFilter("other"), time.time(), 4)
     with pytest.raises(InvalidCommand, match="more than 4 instances"):
         _ = [one async for one in selection.ids()]
-    selection = Selection(jobs.engine, "terminate", InstanceFilter(prefix="i-"), time.time(), 4)
+    selection = InstanceSelection(jobs.engine, "terminate", BulkFilter(prefix="i-"), time.time(), 4)
     assert len([one async for one in selection.ids()]) == 5
     assert selection.reads == 0
 
@@ -513,13 +513,13 @@ async def test_many_reads_need_a_confirmation(jobs: JobsFixture) -> None:
 @pytest.mark.parametrize(
     ("action", "given", "problem"),
     [
-        ("rewind", InstanceFilter(statuses=("RUNNING",)), "rewind works on instances that are failed, not running"),
-        ("terminate", InstanceFilter(where="tags."), "`where`: "),
-        ("terminate", InstanceFilter(where="payload.a == 1"), "`where`: "),
+        ("rewind", BulkFilter(statuses=("RUNNING",)), "rewind works on instances that are failed, not running"),
+        ("terminate", BulkFilter(where="tags."), "`where`: "),
+        ("terminate", BulkFilter(where="payload.a == 1"), "`where`: "),
     ],
 )
 async def test_a_filter_that_selects_nothing_is_refused(
-    jobs: JobsFixture, action: str, given: InstanceFilter, problem: str
+    jobs: JobsFixture, action: str, given: BulkFilter, problem: str
 ) -> None:
     with pytest.raises(InvalidCommand, match=problem):
-        Selection(jobs.engine, action, given, time.time(), None)
+        InstanceSelection(jobs.engine, action, given, time.time(), None)

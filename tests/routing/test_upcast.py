@@ -11,7 +11,7 @@ import pytest
 
 from bridge.app.check.configuration import check
 from bridge.app.composition import load_config
-from bridge.app.explain import Answer, SourceRules
+from bridge.app.explain import DecisionResult, SourceRules
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.message import Message
 from tests.kit.processes import DaemonProcess, bridge
@@ -65,7 +65,7 @@ def event(data: Any, schema: str | None = None, **headers: str) -> Message:
     return Message(json.dumps(body).encode(), None, tuple((name, text.encode()) for name, text in given.items()))
 
 
-def input_of(answer: Answer) -> Any:
+def input_of(answer: DecisionResult) -> Any:
     assert answer.explanation is not None
     assert answer.explanation.decision is not None
     [step] = answer.explanation.decision.steps

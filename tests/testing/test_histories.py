@@ -13,7 +13,7 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.connection import attached
-from bridge.app.operations.instances.instances import Instances
+from bridge.app.operations.instances.instances import InstanceOperations
 from bridge.core.errors import EngineRejected
 from bridge.engines.recording import UnreadableRecording
 from bridge.testing.histories import check as histories
@@ -242,7 +242,9 @@ def test_histories_that_cannot_be_replayed_are_counted(
     async def run() -> list[histories.Checked]:
         async with attached(loaded) as engine:
             code = Code(str(project), str(project), ("flows",))
-            return await histories.check_histories(Instances(engine), engine.client, code, sample=None, only=("order",))
+            return await histories.check_histories(
+                InstanceOperations(engine), engine.client, code, sample=None, only=("order",)
+            )
 
     [found] = asyncio.run(run())
     assert found.as_json()["unchecked"] == [{"reason": reason, "count": 3}]

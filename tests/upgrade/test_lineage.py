@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Tracer
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.trace import EngineTracer
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.origin import MessageOrigin, read_origin
@@ -44,14 +44,14 @@ async def test_instances_of_an_older_file_are_found(recording: Path, tmp_path: P
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), directory, True, lineage_records=10)
     await engine.start()
     try:
-        tracer = Tracer(engine)
+        tracer = EngineTracer(engine)
         for message_id in sorted(old)[:3]:
-            found = await tracer.find(message_id, Scope(all=True))
+            found = await tracer.find(message_id, SearchScope(all=True))
             assert old[message_id] in [one.instance_id for one in found.instances]
             assert (found.index, found.searched > 10) == ("partial", True), "the answer says that it has searched"
         new = MessageOrigin("/new m-1", "route", position="c/t/0@1")
         await CommandRunner(engine).execute(ScheduleOrchestration("nobody", "new-1"), new)
-        found = await tracer.find("m-1", Scope())
+        found = await tracer.find("m-1", SearchScope())
         assert ([one.instance_id for one in found.instances], found.searched) == (["new-1"], 0)
     finally:
         await engine.stop()

@@ -85,17 +85,17 @@ def control() -> list[str]:
 def printed() -> list[str]:
     """Return the members of printed JSON by command, and of the other dataclasses that become JSON."""
     results = {
-        "instances": instances.Instance,
-        "entities": entities.Entity,
+        "instances": instances.InstanceInfo,
+        "entities": entities.EntityInfo,
         "early list, quarantine list": operations.WaitingMessage,
         "early release, quarantine release": operations.Change,
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
         "trace, behind": traced.Behind,
-        "trace, undelivered": undelivered.Undelivered,
+        "trace, undelivered": undelivered.UndeliveredMessage,
         "check": errors.Problem,
         "lint": finding.Finding,
-        "erase": erase.Finding,
+        "erase": erase.ErasureFinding,
     }
     found = {f"{name} {each}" for name, kind in results.items() for each in _members(kind)}
     return sorted([*found, f"{source.calls_of('asdict', 'fields')} calls make members of attributes: are all here?"])

@@ -35,7 +35,7 @@ class Sample:
 
 
 @dataclass
-class Reach:
+class ReachedRules:
     """Rules that sample messages reach.
 
     by_source: number of samples of each source.
@@ -106,9 +106,9 @@ def reach(
     samples: Iterator[Sample],
     decoders: Mapping[str, SourceDecoder],
     routers: Mapping[str, Router],
-) -> Reach:
+) -> ReachedRules:
     """Route the samples, and note the rules that match. Only sources with a decoder and a router are tried."""
-    found = Reach()
+    found = ReachedRules()
     for sample in samples:
         if sample.source is not None:
             names = [sample.source]
@@ -123,7 +123,9 @@ def reach(
     return found
 
 
-def _try(config: BridgeConfig, name: str, sample: Sample, decoder: SourceDecoder, router: Router, found: Reach) -> bool:
+def _try(
+    config: BridgeConfig, name: str, sample: Sample, decoder: SourceDecoder, router: Router, found: ReachedRules
+) -> bool:
     """Route a sample as a message of a source. Returns False if it would be dead-lettered."""
     found.by_source[name] += 1
     source = config.sources[name]
@@ -138,7 +140,7 @@ def _try(config: BridgeConfig, name: str, sample: Sample, decoder: SourceDecoder
     return True
 
 
-def unreached(config: BridgeConfig, found: Reach, locate: Locate) -> list[Problem]:
+def unreached(config: BridgeConfig, found: ReachedRules, locate: Locate) -> list[Problem]:
     """Warnings for rules that no sample reaches."""
     problems = []
     for position, route in enumerate(config.routes):

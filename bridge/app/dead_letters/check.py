@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_decoder, build_router
 from bridge.app.connection import attached
-from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
+from bridge.app.dead_letters.reading import DeadLetterSelection, PlaceStates, visit
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.source import Loaded
 from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Step
@@ -262,7 +262,7 @@ async def expected(
 async def checked(
     loaded: Loaded,
     rules: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     offline: bool,
     progress: Callable[[int], None],
     limit: int | None = None,

@@ -13,7 +13,7 @@ from uuid import uuid4
 from jsonpath import JSONPatch
 from jsonpath.exceptions import JSONPatchError
 
-from bridge.app.dead_letters.reading import Found
+from bridge.app.dead_letters.reading import FoundDeadLetter
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 
@@ -23,14 +23,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NAME = re.compile(r"[^.\[\]]+")
 
 
-def is_cloud_event(loaded: Loaded, found: Found) -> bool:
+def is_cloud_event(loaded: Loaded, found: FoundDeadLetter) -> bool:
     """True for a dead letter whose payload is the member `data` of a CloudEvent."""
     codec = loaded.config.sources[found.place.owner(found.dead_letter.source)].codec
     return codec == "cloudevents" and b'"specversion"' in (found.message.body or b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class JsonBody:
     """JSON body of a message, and the member of it that rules call `payload`.
 
     data: member of a CloudEvent with the payload; None when the whole body is the payload.
@@ -42,7 +42,7 @@ class Document:
     marker: str
 
     @classmethod
-    def of(cls, body: bytes | None, is_cloud_event: bool) -> Document:
+    def of(cls, body: bytes | None, is_cloud_event: bool) -> JsonBody:
         """Document of a body. Raises: InvalidCommand when it is no JSON."""
         marker = f"\ue000{uuid4().hex}:"
 
@@ -73,19 +73,19 @@ class Document:
         """JSON text of the payload for an editor."""
         return self._text(self.payload, 2) + "\n"
 
-    def with_payload(self, payload: Any) -> Document:
+    def with_payload(self, payload: Any) -> JsonBody:
         """Document with another payload."""
         value = payload if self.data is None else self.value | {self.data: payload}
-        return Document(value, self.data, self.marker)
+        return JsonBody(value, self.data, self.marker)
 
-    def with_payload_text(self, text: str) -> Document:
+    def with_payload_text(self, text: str) -> JsonBody:
         """Document with an edited payload. Raises: InvalidCommand when the text is no JSON."""
         try:
-            return self.with_payload(Document.of(text.encode(), False)._moved(self.marker))
+            return self.with_payload(JsonBody.of(text.encode(), False)._moved(self.marker))
         except InvalidCommand:
             raise InvalidCommand("the edited text is not JSON; nothing was replayed") from None
 
-    def set(self, assignment: str) -> Document:
+    def set(self, assignment: str) -> JsonBody:
         """Document with one member set: `payload.total=12.5`. A value that is no JSON is a text.
 
         Raises: InvalidCommand for a path that does not exist but for its last name.
@@ -95,7 +95,7 @@ class Document:
         if not equals or parts is None:
             raise InvalidCommand(f"expected payload.NAME=VALUE, not {assignment!r}")
         try:
-            value = Document.of(text.encode(), False)._moved(self.marker)
+            value = JsonBody.of(text.encode(), False)._moved(self.marker)
         except InvalidCommand:
             value = text
         if not parts:
@@ -114,10 +114,10 @@ class Document:
             at = at[part]
         return self.with_payload(copy)
 
-    def patched(self, patch: bytes) -> Document:
+    def patched(self, patch: bytes) -> JsonBody:
         """Document after a patch of its payload: RFC 6902 (a list) or RFC 7396 (an object). Raises: InvalidCommand."""
         try:
-            value = Document.of(patch, False)._moved(self.marker)
+            value = JsonBody.of(patch, False)._moved(self.marker)
         except InvalidCommand:
             raise InvalidCommand("the patch is not JSON") from None
         if isinstance(value, dict):

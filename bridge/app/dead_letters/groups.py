@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 from bridge import __version__
 from bridge.app import state
-from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places, offline_hint, visit
+from bridge.app.dead_letters.reading import (
+    DeadLetterPlace,
+    DeadLetterSelection,
+    PlaceStates,
+    found_places,
+    offline_hint,
+    visit,
+)
 from bridge.app.dead_letters.view import shown_time
 from bridge.brokers.base import Broker, ReadableBroker
 from bridge.config.source import Loaded
@@ -48,7 +55,7 @@ class Trend:
 
 
 @dataclass(slots=True)
-class Group:
+class CauseGroup:
     """Dead letters of one cause.
 
     detail: of the last one; empty for foreign formats.
@@ -103,7 +110,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Groups:
+class CauseGroups:
     """Groups of dead letters by cause.
 
     gone: sentences about dead letters that have a state, but are not in their topic any more.
@@ -112,13 +119,15 @@ class Groups:
 
     gone: list[str] = field(default_factory=list)
     trend: Trend | None = None
-    _groups: dict[str, Group] = field(default_factory=dict)
+    _groups: dict[str, CauseGroup] = field(default_factory=dict)
 
     def add(self, topic: str, partition: int, facts: Facts, summary: Summary) -> None:
         """Add dead letters of one partition."""
         group = self._groups.get(facts.fingerprint)
         if group is None:
-            group = self._groups[facts.fingerprint] = Group(facts.fingerprint, facts.reason, facts.error, facts.format)
+            group = self._groups[facts.fingerprint] = CauseGroup(
+                facts.fingerprint, facts.reason, facts.error, facts.format
+            )
             group.trend = [0] * TREND_PARTS if self.trend is not None else []
         group.add(topic, partition, facts, summary)
 
@@ -128,7 +137,7 @@ class Groups:
         if part is not None:
             self._groups[facts.fingerprint].trend[part] += 1
 
-    def sorted(self) -> list[Group]:
+    def sorted(self) -> list[CauseGroup]:
         """All groups, most numerous first."""
         return sorted(self._groups.values(), key=lambda group: (-group.count, group.reason, group.fingerprint))
 
@@ -141,12 +150,12 @@ def row_cache(loaded: Loaded) -> RowCache:
 
 async def grouped(
     loaded: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     offline: bool,
     progress: Callable[[int], None] = lambda count: None,
     engines: Mapping[str, Engine] | None = None,
     trend: Trend | None = None,
-) -> Groups:
+) -> CauseGroups:
     """Group the selected dead letters.
 
     offline: do not ask the engines; dead letters of all states are selected then.
@@ -154,7 +163,7 @@ async def grouped(
     trend: time in which the dead letters of each group are also counted by its parts.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
-    found = Groups(trend=trend)
+    found = CauseGroups(trend=trend)
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened, engines)
@@ -185,11 +194,11 @@ async def grouped(
 
 async def read_rows(
     loaded: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     states: PlaceStates | None,
     opened: AsyncExitStack,
     progress: Callable[[int], None] = lambda count: None,
-) -> AsyncIterator[tuple[Place, TopicRows]]:
+) -> AsyncIterator[tuple[DeadLetterPlace, TopicRows]]:
     """Rows of the places of the selected sources. The states of a place are read before its rows."""
     brokers: dict[str, Broker] = {}
     cache = row_cache(loaded)
@@ -203,20 +212,20 @@ async def read_rows(
     cache.tidy()
 
 
-def choice_of(place: Place, selection: Selection, states: PlaceStates | None) -> Choice:
+def choice_of(place: DeadLetterPlace, selection: DeadLetterSelection, states: PlaceStates | None) -> Choice:
     """Choice of rows, without the states of a partition."""
     wanted = selection.states if states is not None and selection.states else frozenset(DeadLetterState)
     return Choice(selection.facts, lambda facts, first: None, wanted, selection.since, selection.until)
 
 
-def at_partition(place: Place, partition: int, states: PlaceStates | None) -> Callable[[Facts, int], Any]:
+def at_partition(place: DeadLetterPlace, partition: int, states: PlaceStates | None) -> Callable[[Facts, int], Any]:
     """States of the blocks of a partition, for a `Choice`."""
     if states is None:
         return lambda facts, first: None
     return lambda facts, first: states.block(place, facts.source, partition, first)
 
 
-def gone(place: Place, rows: TopicRows, states: PlaceStates, restore: float) -> list[str]:
+def gone(place: DeadLetterPlace, rows: TopicRows, states: PlaceStates, restore: float) -> list[str]:
     """Sentences about dead letters that have a state, but are not in their topic any more.
 
     A queue has lost those that the daemon completes: the replayed ones, and those dropped more than `restore` seconds
@@ -257,7 +266,7 @@ class Newest:
 
 async def newest(
     loaded: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     limit: int,
     before: str | None = None,
     *,

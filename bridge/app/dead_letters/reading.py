@@ -31,7 +31,7 @@ _MOST_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DeadLetterPlace:
     """Topic or sub-queue with dead letters.
 
     sources: chosen sources whose dead letters go there.
@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class DeadLetterSelection:
     """Conditions on dead letters; all must hold. An empty condition holds always.
 
     causes: reasons, or fingerprints of groups.
@@ -109,7 +109,7 @@ def _names(entry: DeadLetter) -> tuple[str, ...]:
     return entry.id, message_id, str(entry.origin), message_id.partition(" ")[2]
 
 
-def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
+def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[DeadLetterPlace]:
     """Places with dead letters of these sources, or of all. Raises: LookupError for an unknown source.
 
     A source of Service Bus that names a queue has two places: the service and other consumers use the sub-queue of the
@@ -129,7 +129,7 @@ def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
             if config.is_queue and config.sub_queue is None:
                 found.setdefault((config.broker, topic + SUB_QUEUES["dead_letter"]), []).append(name)
     return [
-        Place(broker, topic, of, tuple(names))
+        DeadLetterPlace(broker, topic, of, tuple(names))
         for (broker, topic), names in found.items()
         if (of := tuple(name for name in names if not chosen or name in chosen))
     ]
@@ -151,12 +151,12 @@ class PlaceStates:
         self._topics: dict[tuple[str, str, str], TopicStates] = {}
         """States by engine, broker and topic."""
 
-    async def load(self, place: Place) -> None:
+    async def load(self, place: DeadLetterPlace) -> None:
         """Read the states of a place again. Raises: EngineError."""
         for name in dict.fromkeys(state_engine(self._loaded, each) for each in place.owners):
             self._topics[name, place.broker, place.topic] = await self._read(name, place)
 
-    async def _read(self, name: str, place: Place) -> TopicStates:
+    async def _read(self, name: str, place: DeadLetterPlace) -> TopicStates:
         engine = self._engines.get(name)
         if engine is None and name not in self._stored:
             self._stored[name] = stored_entities(self._loaded, name)
@@ -172,29 +172,29 @@ class PlaceStates:
             await engine.probe()
         return await DeadLetterStates(engine).topic(place.broker, place.topic)
 
-    def topics(self, place: Place) -> Mapping[str, TopicStates]:
+    def topics(self, place: DeadLetterPlace) -> Mapping[str, TopicStates]:
         """States of a place by engine."""
         names = dict.fromkeys(state_engine(self._loaded, each) for each in place.owners)
         return {name: self._topics[name, place.broker, place.topic] for name in names}
 
-    def block(self, place: Place, source: str | None, partition: int, first: int) -> BlockStates | None:
+    def block(self, place: DeadLetterPlace, source: str | None, partition: int, first: int) -> BlockStates | None:
         """States of a block on the engine of a source; None if all are open there."""
         name = state_engine(self._loaded, place.owner(source))
         return self._topics[name, place.broker, place.topic].blocks.get((partition, first))
 
-    def mark(self, place: Place, entry: DeadLetter) -> Mark | None:
+    def mark(self, place: DeadLetterPlace, entry: DeadLetter) -> Mark | None:
         """Mark of a dead letter; None if it is open."""
         at = entry.position
         topic = self._topics[state_engine(self._loaded, place.owner(entry.source)), place.broker, place.topic]
         return topic.mark(at.partition, at.offset, entry.failed_at)
 
-    def state(self, place: Place, entry: DeadLetter) -> DeadLetterState:
+    def state(self, place: DeadLetterPlace, entry: DeadLetter) -> DeadLetterState:
         """State of a dead letter."""
         mark = self.mark(place, entry)
         return DeadLetterState.OPEN if mark is None else mark.state
 
     @staticmethod
-    def ref(place: Place, entry: DeadLetter) -> DeadLetterRef:
+    def ref(place: DeadLetterPlace, entry: DeadLetter) -> DeadLetterRef:
         """Position of a dead letter for the states of its engine."""
         at = entry.position
         return DeadLetterRef(place.broker, place.topic, at.partition, at.offset, entry.failed_at)
@@ -202,11 +202,11 @@ class PlaceStates:
 
 async def visit(
     loaded: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     limit: int | None = None,
     states: PlaceStates | None = None,
     after: ReadPlace | None = None,
-) -> AsyncIterator[tuple[Place, DeadLetter, Message]]:
+) -> AsyncIterator[tuple[DeadLetterPlace, DeadLetter, Message]]:
     """Selected dead letters, place by place, in order within a partition.
 
     A place that does not exist yet has none. If a few positions are named, only they are read of a log.
@@ -313,10 +313,10 @@ def offline_hint() -> Iterator[None]:
         raise type(error)(f"{error}; `--offline` shows dead letters without their states") from error
 
 
-class Found(NamedTuple):
+class FoundDeadLetter(NamedTuple):
     """Dead letter with its state. mark: None if it is open, or if its state was not asked for."""
 
-    place: Place
+    place: DeadLetterPlace
     dead_letter: DeadLetter
     message: Message
     state: DeadLetterState | None
@@ -325,13 +325,13 @@ class Found(NamedTuple):
 
 async def visited(
     loaded: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     limit: int | None = None,
     *,
     offline: bool = False,
     engines: Mapping[str, Engine] | None = None,
     after: ReadPlace | None = None,
-) -> AsyncIterator[Found]:
+) -> AsyncIterator[FoundDeadLetter]:
     """Selected dead letters with their states, as `visit`.
 
     offline: do not ask the engines; dead letters of all states are selected, and their state is None.
@@ -345,7 +345,7 @@ async def visited(
             async for place, entry, message in entries:
                 mark = None if states is None else states.mark(place, entry)
                 state = None if states is None else states.state(place, entry)
-                yield Found(place, entry, message, state, mark)
+                yield FoundDeadLetter(place, entry, message, state, mark)
 
 
 async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | None:
@@ -387,7 +387,7 @@ async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | 
 
 async def found_places(
     loaded: Loaded, sources: Iterable[str], brokers: dict[str, Broker], opened: AsyncExitStack
-) -> list[Place]:
+) -> list[DeadLetterPlace]:
     """Existing places with dead letters, also of sources with a pattern.
 
     brokers: started brokers by name; receives the others that are needed.
@@ -415,5 +415,5 @@ async def found_places(
         for topic in existing[config.broker] or ():
             place = template.replace("{topic}", topic)
             if re.match(pattern, topic) and not any(each.topic == place for each in known):
-                known.append(Place(config.broker, place, (name,), (name,)))
+                known.append(DeadLetterPlace(config.broker, place, (name,), (name,)))
     return [place for place in known if (topics := existing[place.broker]) is None or place.topic in topics]

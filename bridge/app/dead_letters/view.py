@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters.reading import Found
+    from bridge.app.dead_letters.reading import FoundDeadLetter
 
 
-def facts_of(found: Found, payload: bool = False) -> dict[str, Any]:
+def facts_of(found: FoundDeadLetter, payload: bool = False) -> dict[str, Any]:
     """Facts of a dead letter. payload: add headers, body, and the text of a foreign program's error."""
     dead_letter, message, mark = found.dead_letter, found.message, found.mark
     facts: dict[str, Any] = {

@@ -20,7 +20,7 @@ MOST_LABELS = 3
 """Most event types or commands in the label of an edge."""
 
 
-class Kind(StrEnum):
+class NodeKind(StrEnum):
     """Kind of a node, and its column from left to right."""
 
     SOURCE = "source"
@@ -34,9 +34,9 @@ class Kind(StrEnum):
     TARGET = "target"
 
 
-COLUMNS: Mapping[Kind, int] = {
-    Kind.SOURCE: 0, Kind.DEAD_LETTERS: 0, Kind.RULE: 1, Kind.ORCHESTRATION: 2, Kind.SAGA: 2, Kind.ENTITY: 2,
-    Kind.INSTANCES: 2, Kind.TARGET: 3,
+COLUMNS: Mapping[NodeKind, int] = {
+    NodeKind.SOURCE: 0, NodeKind.DEAD_LETTERS: 0, NodeKind.RULE: 1, NodeKind.ORCHESTRATION: 2, NodeKind.SAGA: 2,
+    NodeKind.ENTITY: 2, NodeKind.INSTANCES: 2, NodeKind.TARGET: 3,
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ class Node:
     """Node. detail: second line of its text. engine: engine of a workflow; empty for others."""
 
     id: str
-    kind: Kind
+    kind: NodeKind
     name: str
     detail: str = ""
     engine: str = ""
@@ -101,7 +101,7 @@ class _Builder:
         self._config = config = loaded.config
         self._sources = {name: each for name, each in config.sources.items() if not sources or name in sources}
         self._routes = [route for route in config.routes if not self._sources.keys().isdisjoint(route.from_)]
-        self._nodes: dict[tuple[Kind, str, str], Node] = {}
+        self._nodes: dict[tuple[NodeKind, str, str], Node] = {}
         self._edges: dict[tuple[str, str, bool], dict[str, None]] = {}
         """Labels by start, end and `is_side`."""
         self._publications = publications(loaded)
@@ -112,10 +112,10 @@ class _Builder:
         for name, source in self._sources.items():
             self._source(name, source)
         for route in self._routes:
-            self._node(Kind.RULE, route.name, _condition(route))
+            self._node(NodeKind.RULE, route.name, _condition(route))
             for name in route.from_:
                 if name in self._sources:
-                    self._edge(Kind.SOURCE, name, Kind.RULE, route.name, label=_types(route))
+                    self._edge(NodeKind.SOURCE, name, NodeKind.RULE, route.name, label=_types(route))
         for route in self._routes:
             self._start(route)
         for route in self._routes:
@@ -131,13 +131,13 @@ class _Builder:
         edges = [Edge(start, end, _listed(labels), side) for (start, end, side), labels in self._edges.items()]
         return Flow(tuple(self._nodes.values()), edges, engines)
 
-    def _node(self, kind: Kind, name: str, detail: str = "", engine: str = "") -> Node:
+    def _node(self, kind: NodeKind, name: str, detail: str = "", engine: str = "") -> Node:
         key = (kind, name, engine)
         if key not in self._nodes:
             self._nodes[key] = Node(f"n{len(self._nodes)}", kind, name, detail, engine)
         return self._nodes[key]
 
-    def _edge(self, start_kind: Kind, start: str, end_kind: Kind, end: str, *, label: str = "") -> None:
+    def _edge(self, start_kind: NodeKind, start: str, end_kind: NodeKind, end: str, *, label: str = "") -> None:
         self._connect(self._nodes[start_kind, start, ""], self._nodes[end_kind, end, ""], label)
 
     def _connect(self, start: Node, end: Node, label: str = "", *, is_side: bool = False) -> None:
@@ -146,10 +146,10 @@ class _Builder:
             labels[label] = None
 
     def _source(self, name: str, source: SourceConfig) -> None:
-        node = self._node(Kind.SOURCE, name, f"{source.broker}: {', '.join(source.origins) or 'topics by pattern'}")
+        node = self._node(NodeKind.SOURCE, name, f"{source.broker}: {', '.join(source.origins) or 'topics by pattern'}")
         dead_letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
         for origin in source.origins or ("{topic}",):
-            topic = self._node(Kind.DEAD_LETTERS, dead_letters.replace("{topic}", origin), source.broker)
+            topic = self._node(NodeKind.DEAD_LETTERS, dead_letters.replace("{topic}", origin), source.broker)
             self._connect(node, topic, is_side=True)
 
     def _start(self, route: RouteConfig) -> None:
@@ -163,7 +163,7 @@ class _Builder:
             return
         saga = route.schedule.saga if route.schedule is not None else None
         if saga is not None:
-            node = self._node(Kind.SAGA, saga, "saga", route.engine)
+            node = self._node(NodeKind.SAGA, saga, "saga", route.engine)
             self._connect(self._rule(route), node, "starts")
             self._starts.setdefault((route.engine, constant_prefix(command.instance_id)), []).append(node)
             self._saga(node, self._config.sagas[saga])
@@ -173,7 +173,7 @@ class _Builder:
         self._workflow(route, command.orchestration, label, command.instance_id)
 
     def _workflow(self, route: RouteConfig, name: str, label: str, instance_id: str) -> None:
-        node = self._node(Kind.ORCHESTRATION, name, "orchestration", route.engine)
+        node = self._node(NodeKind.ORCHESTRATION, name, "orchestration", route.engine)
         self._connect(self._rule(route), node, label)
         self._starts.setdefault((route.engine, constant_prefix(instance_id)), []).append(node)
         for each in self._publications.get(name, ()):
@@ -198,14 +198,14 @@ class _Builder:
         ]
         if readers:
             detail += f" (read by {', '.join(readers)})"
-        return self._node(Kind.TARGET, target, detail)
+        return self._node(NodeKind.TARGET, target, detail)
 
     def _command(self, route: RouteConfig) -> None:
         """Connect a rule with the workflow that its command addresses."""
         rule = self._rule(route)
         command: Any = getattr(route, route.command)
         if route.signal_entity is not None:
-            node = self._node(Kind.ENTITY, route.signal_entity.entity, "entity", route.engine)
+            node = self._node(NodeKind.ENTITY, route.signal_entity.entity, "entity", route.engine)
             self._connect(rule, node, "signals")
         elif route.reply is not None:
             for node in self._waiting(route):
@@ -214,7 +214,7 @@ class _Builder:
             prefix = constant_prefix(command.instance_id)
             label = "raises" if route.raise_event is not None else f"{route.command}s"
             found = self._starts.get((route.engine, prefix)) or [
-                self._node(Kind.INSTANCES, f"{prefix}...", "instances", route.engine)
+                self._node(NodeKind.INSTANCES, f"{prefix}...", "instances", route.engine)
             ]
             for node in dict.fromkeys(found):
                 self._connect(rule, node, label)
@@ -222,7 +222,7 @@ class _Builder:
     def _waiting(self, route: RouteConfig) -> Iterator[Node]:
         """Workflows that may wait for the answers of a rule."""
         for node in list(self._nodes.values()):
-            if node.kind is Kind.SAGA:
+            if node.kind is NodeKind.SAGA:
                 waits = self._config.sagas[node.name].replies in route.from_
             else:
                 waits = any(each.awaits_answer for each in self._publications.get(node.name, ()))
@@ -230,7 +230,7 @@ class _Builder:
                 yield node
 
     def _rule(self, route: RouteConfig) -> Node:
-        return self._nodes[Kind.RULE, route.name, ""]
+        return self._nodes[NodeKind.RULE, route.name, ""]
 
 
 def _types(route: RouteConfig) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape, quoteattr
 
-from bridge.app.graph.flow import COLUMNS, Edge, Flow, Kind, Node
+from bridge.app.graph.flow import COLUMNS, Edge, Flow, Node, NodeKind
 from bridge.core.bytetext import printable
 
 SWEEPS = 8
@@ -29,21 +29,21 @@ _MARGIN = 24
 _TITLE = 26
 """Height of the title of an engine."""
 
-_COLORS: Mapping[Kind, tuple[str, str]] = {
-    Kind.SOURCE: ("#e3f2fd", "#1565c0"),
-    Kind.DEAD_LETTERS: ("#ffebee", "#b71c1c"),
-    Kind.RULE: ("#ffffff", "#455a64"),
-    Kind.ORCHESTRATION: ("#e8f5e9", "#2e7d32"),
-    Kind.SAGA: ("#e8f5e9", "#2e7d32"),
-    Kind.ENTITY: ("#f3e5f5", "#6a1b9a"),
-    Kind.INSTANCES: ("#f5f5f5", "#616161"),
-    Kind.TARGET: ("#fff8e1", "#e65100"),
+_COLORS: Mapping[NodeKind, tuple[str, str]] = {
+    NodeKind.SOURCE: ("#e3f2fd", "#1565c0"),
+    NodeKind.DEAD_LETTERS: ("#ffebee", "#b71c1c"),
+    NodeKind.RULE: ("#ffffff", "#455a64"),
+    NodeKind.ORCHESTRATION: ("#e8f5e9", "#2e7d32"),
+    NodeKind.SAGA: ("#e8f5e9", "#2e7d32"),
+    NodeKind.ENTITY: ("#f3e5f5", "#6a1b9a"),
+    NodeKind.INSTANCES: ("#f5f5f5", "#616161"),
+    NodeKind.TARGET: ("#fff8e1", "#e65100"),
 }
 """Fill and stroke."""
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class NodeState:
     """Present state of a node. text: instead of its detail. tone: good, warn, bad or empty. link: address of a page."""
 
     text: str = ""
@@ -67,11 +67,11 @@ class Box:
         return self.y + _HEIGHT / 2
 
 
-def svg(flow: Flow, live: Mapping[str, Live] | None = None) -> str:
+def svg(flow: Flow, live: Mapping[str, NodeState] | None = None) -> str:
     """Diagram as an SVG document. live: present states of nodes by id."""
     states = live or {}
     flow = replace(
-        flow, nodes=[replace(node, detail=states.get(node.id, Live()).text or node.detail) for node in flow.nodes]
+        flow, nodes=[replace(node, detail=states.get(node.id, NodeState()).text or node.detail) for node in flow.nodes]
     )
     return "\n".join(_document(flow, layout(flow), states)) + "\n"
 
@@ -142,7 +142,7 @@ def _ordered(flow: Flow) -> list[list[Node]]:
                     node.engine,
                     wanted[node.id],
                     owner.get(node.id, node.id),
-                    node.kind is Kind.DEAD_LETTERS,
+                    node.kind is NodeKind.DEAD_LETTERS,
                 )
             )
             for at, node in enumerate(column):
@@ -159,7 +159,7 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _document(flow: Flow, places: Mapping[str, Box], live: Mapping[str, Live]) -> Iterator[str]:
+def _document(flow: Flow, places: Mapping[str, Box], live: Mapping[str, NodeState]) -> Iterator[str]:
     # Assistive technology does not look for links inside a picture
     role = "group" if any(each.link for each in live.values()) else "img"
     width = max((box.x + box.width for box in places.values()), default=0.0) + _MARGIN
@@ -186,7 +186,7 @@ def _document(flow: Flow, places: Mapping[str, Box], live: Mapping[str, Live]) -
         yield _edge(edge, places[edge.start], places[edge.end], fans_in=fans_in, has_label=place not in labelled)
         labelled.add(place)
     for node in flow.nodes:
-        yield _box(node, places[node.id], live.get(node.id, Live()))
+        yield _box(node, places[node.id], live.get(node.id, NodeState()))
     yield "</svg>"
 
 
@@ -201,9 +201,9 @@ def _engine(title: str, boxes: Sequence[Box]) -> str:
     )
 
 
-def _box(node: Node, box: Box, live: Live) -> str:
+def _box(node: Node, box: Box, live: NodeState) -> str:
     fill, stroke = _COLORS[node.kind]
-    radius = 20 if node.kind in (Kind.SOURCE, Kind.TARGET) else 4
+    radius = 20 if node.kind in (NodeKind.SOURCE, NodeKind.TARGET) else 4
     title = escape(printable(f"{node.kind} {node.name}" + (f": {node.detail}" if node.detail else "")))
     lines = [(node.name, "#17212b", 12, box.y + (17 if node.detail else 25))]
     if node.detail:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bridge.app.graph.flow import Flow, Kind, Node
+from bridge.app.graph.flow import Flow, Node, NodeKind
 from bridge.core.bytetext import printable
 
 _MERMAID = {
-    Kind.SOURCE: ("([", "])"),
-    Kind.DEAD_LETTERS: ("[(", ")]"),
-    Kind.RULE: ("[", "]"),
-    Kind.ORCHESTRATION: ("[[", "]]"),
-    Kind.SAGA: ("[[", "]]"),
-    Kind.ENTITY: ("{{", "}}"),
-    Kind.INSTANCES: ("[/", "/]"),
-    Kind.TARGET: ("([", "])"),
+    NodeKind.SOURCE: ("([", "])"),
+    NodeKind.DEAD_LETTERS: ("[(", ")]"),
+    NodeKind.RULE: ("[", "]"),
+    NodeKind.ORCHESTRATION: ("[[", "]]"),
+    NodeKind.SAGA: ("[[", "]]"),
+    NodeKind.ENTITY: ("{{", "}}"),
+    NodeKind.INSTANCES: ("[/", "/]"),
+    NodeKind.TARGET: ("([", "])"),
 }
 _DOT = {
-    Kind.SOURCE: "box, style=rounded",
-    Kind.DEAD_LETTERS: "cylinder",
-    Kind.RULE: "box",
-    Kind.ORCHESTRATION: "component",
-    Kind.SAGA: "component",
-    Kind.ENTITY: "hexagon",
-    Kind.INSTANCES: "parallelogram",
-    Kind.TARGET: "box, style=rounded",
+    NodeKind.SOURCE: "box, style=rounded",
+    NodeKind.DEAD_LETTERS: "cylinder",
+    NodeKind.RULE: "box",
+    NodeKind.ORCHESTRATION: "component",
+    NodeKind.SAGA: "component",
+    NodeKind.ENTITY: "hexagon",
+    NodeKind.INSTANCES: "parallelogram",
+    NodeKind.TARGET: "box, style=rounded",
 }
 
 

@@ -33,7 +33,7 @@ _END = 2**62
 _CHECK = 6
 """Bytes of the digest in a cursor. It detects damage and cursors of other lists; it is no secret."""
 
-Place = tuple[str | int | float, ...]
+EntryPlace = tuple[str | int | float, ...]
 """Place of an entry in the order of its list: distinct for each entry, and the same while the entry exists."""
 
 T = TypeVar("T")
@@ -67,13 +67,13 @@ def part_size(limit: int | None) -> int:
     return limit
 
 
-def cursor_at(name: str, place: Place) -> str:
+def cursor_at(name: str, place: EntryPlace) -> str:
     """Cursor of the part after a place. name: of the list."""
     text = json.dumps(place, separators=(",", ":")).encode()
     return urlsafe_b64encode(_digest(name, text) + text).rstrip(b"=").decode()
 
 
-def place_of(name: str, cursor: str, *forms: tuple[type, ...]) -> Place | None:
+def place_of(name: str, cursor: str, *forms: tuple[type, ...]) -> EntryPlace | None:
     """Place of a cursor; None for the first part.
 
     name: of the list. forms: types of the members of its places.
@@ -107,7 +107,7 @@ class Order(Generic[T]):
     """
 
     name: str
-    place: Callable[[T], Place]
+    place: Callable[[T], EntryPlace]
     form: tuple[type, ...]
     newest_first: bool = False
 
@@ -118,7 +118,7 @@ class Order(Generic[T]):
         found = first(size + 1, (each for each in entries if self._is_after(each, after)), key=self.place)
         return self._shown(found, size)
 
-    def after(self, cursor: str) -> Place | None:
+    def after(self, cursor: str) -> EntryPlace | None:
         """Place of a cursor. Raises: InvalidCommand."""
         return place_of(self.name, cursor, self.form)
 
@@ -143,7 +143,7 @@ class Order(Generic[T]):
         more = self.cursor(found[size - 1]) if len(found) > size else None
         return found[:size], more
 
-    def _is_after(self, entry: T, place: Place | None) -> bool:
+    def _is_after(self, entry: T, place: EntryPlace | None) -> bool:
         if place is None:
             return True
         return self.place(entry) < place if self.newest_first else self.place(entry) > place

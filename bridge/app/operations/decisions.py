@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bridge.app.composition import build_router
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.position import Place, behind, decoded, message_at, of_its_time, places
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.position import NamedPosition, behind, decoded, message_at, of_its_time, places
 from bridge.app.operations.lineage.tracing import tracer_of
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded
@@ -97,13 +97,13 @@ async def _explain(scene: Scene, given: ExplainMessage) -> Any:
     return [asdict(each) for each in found]
 
 
-async def _places(scene: Scene, wanted: str, engine: str | None) -> list[Place]:
+async def _places(scene: Scene, wanted: str, engine: str | None) -> list[NamedPosition]:
     """Positions of a message. Those of an id are known by the lineage of the engine."""
     of = await behind(scene.loaded, wanted)
     named = wanted if of is None else of.id
     if found := places(scene.loaded, named):
         return found
-    traced = await (await tracer_of(scene, engine)).find(named, Scope())
+    traced = await (await tracer_of(scene, engine)).find(named, SearchScope())
     here = scene.in_flight(named) if scene.in_flight is not None else ()
     positions = [each.position for each in traced.answers] + [each["position"] for each in here]
     return [place for text in dict.fromkeys(filter(None, positions)) for place in places(scene.loaded, text)]

@@ -14,7 +14,7 @@ from durabletask.history import EventRaisedEvent, HistoryEvent, TaskScheduledEve
 from pydantic import Field
 
 from bridge.app.connection import stamp
-from bridge.app.operations.instances.instances import FINISHED, Filter, Instances
+from bridge.app.operations.instances.instances import FINISHED, InstanceFilter, InstanceOperations
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded, state_engine
 from bridge.core.answers import ANSWER, PUBLISH_ACTIVITY, parse
@@ -100,9 +100,11 @@ _BLOCKING = ("starts", "instances", "jobs", "early", "quarantined", "replays", "
 async def drain(loaded: Loaded, engine: Engine, *, entities: bool, histories: int) -> DrainReport:
     """Report what is left on an engine. See `DrainEngine`. Raises: EngineError."""
     unfinished: Counter[str] = Counter()
-    for each in await Instances(engine).count(Filter(statuses=_UNFINISHED)):
+    for each in await InstanceOperations(engine).count(InstanceFilter(statuses=_UNFINISHED)):
         unfinished[each.name] += each.count
-    kept = sum(each.count for each in await Instances(engine).count(Filter(statuses=tuple(sorted(FINISHED)))))
+    kept = sum(
+        each.count for each in await InstanceOperations(engine).count(InstanceFilter(statuses=tuple(sorted(FINISHED))))
+    )
     own = {name for name in unfinished if name.startswith(PREFIX) and name != SAGA}
     waits = await _waits(engine, histories)
     totals = WaitingTotals(1, 1)

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from bridge.app.connection import payload, stamp
 from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
-from bridge.app.operations.operation import LONGEST_SECONDS, Message, Operation, Parameters, Scene, checked
+from bridge.app.operations.operation import LONGEST_SECONDS, MessageParameters, Operation, Parameters, Scene, checked
 from bridge.core import commands
 from bridge.core.answers import Keyring, LaterKeys
 from bridge.core.errors import InstanceNotFound, InvalidCommand
@@ -32,7 +32,7 @@ from bridge.workflow.entity import bare_state
 
 
 @dataclass(frozen=True, slots=True)
-class Entity:
+class EntityInfo:
     """Current state of one entity.
 
     state: a JSON value; None when not requested.
@@ -47,7 +47,7 @@ class Entity:
     state: Any
 
 
-class Entities:
+class EntityOperations:
     """Entities of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
@@ -63,7 +63,7 @@ class Entities:
         *,
         state: bool,
         transient: bool,
-    ) -> Sequence[Entity]:
+    ) -> Sequence[EntityInfo]:
         """Entities by name and key prefix, sorted. transient: include entities without state."""
         query = EntityQuery(
             _prefix(name, key_prefix) or None,
@@ -75,7 +75,7 @@ class Entities:
         found = await self._client.get_all_entities(query)
         return sorted((_entity(metadata, state) for metadata in found), key=lambda one: (one.entity, one.key))
 
-    async def page(self, given: ListEntities, token: str | None, size: int) -> tuple[Sequence[Entity], str | None]:
+    async def page(self, given: ListEntities, token: str | None, size: int) -> tuple[Sequence[EntityInfo], str | None]:
         """Entities in the order of the engine, and the token of the page after them; None after the last one."""
         wanted = EntityFilter(
             _prefix(given.entity, given.key_prefix),
@@ -87,7 +87,7 @@ class Entities:
         page, following = await self._client.entity_page(wanted, token, size, what="list entities")
         return [_entity(each, given.state) for each in page], following
 
-    async def show(self, name: str, key: str) -> Entity:
+    async def show(self, name: str, key: str) -> EntityInfo:
         """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
         if not name.lower().startswith(PREFIX):
             check_entity(name, key)
@@ -138,9 +138,9 @@ def _state(metadata: EntityMetadata) -> Any:
     return {"keys": shown, "damaged": ring.damaged} if ring.damaged else {"keys": shown}
 
 
-def _entity(metadata: EntityMetadata, state: bool) -> Entity:
+def _entity(metadata: EntityMetadata, state: bool) -> EntityInfo:
     # Only an orchestration locks an entity, and its id has another form than an entity's
-    return Entity(
+    return EntityInfo(
         metadata.id.entity,
         metadata.id.key,
         stamp(metadata.last_modified),
@@ -150,7 +150,7 @@ def _entity(metadata: EntityMetadata, state: bool) -> Entity:
     )
 
 
-class SignalEntity(Message):
+class SendSignal(MessageParameters):
     entity: str
     key: str
     operation: str
@@ -177,7 +177,7 @@ class EntitiesPart(TypedDict):
     """Part of the entities in the order of their ids, `@name@key`. next: cursor of the next part."""
 
     next: str | None
-    entities: list[Entity]
+    entities: list[EntityInfo]
 
 
 class OneEntity(Parameters):
@@ -197,11 +197,11 @@ class Cleaned(TypedDict):
     released: int
 
 
-async def _signal(scene: Scene, given: SignalEntity) -> Any:
+async def _signal(scene: Scene, given: SendSignal) -> Any:
     if given.at is not None and given.delay is not None:
         raise InvalidCommand("use either `at` or `delay`")
     message = given.origin("bridge entities signal")
-    await Entities(await scene.engine()).signal(
+    await EntityOperations(await scene.engine()).signal(
         given.entity, given.key, given.operation, checked(given.input), given.at, given.delay, message
     )
     id_ = message and message.message_id
@@ -209,12 +209,12 @@ async def _signal(scene: Scene, given: SignalEntity) -> Any:
 
 
 async def _clean(scene: Scene, given: CleanEntities) -> Any:
-    result = await Entities(await scene.engine()).clean(empty=given.empty, locks=given.locks)
+    result = await EntityOperations(await scene.engine()).clean(empty=given.empty, locks=given.locks)
     return {"removed": result.empty_entities_removed, "released": result.orphaned_locks_released}
 
 
 async def _list(scene: Scene, given: ListEntities) -> Any:
-    entities = Entities(await scene.engine())
+    entities = EntityOperations(await scene.engine())
     if given.cursor is None:
         found = await entities.list(
             given.entity, given.key_prefix, given.modified_from, given.modified_to,
@@ -228,7 +228,7 @@ async def _list(scene: Scene, given: ListEntities) -> Any:
 
 
 async def _show(scene: Scene, given: OneEntity) -> Any:
-    return asdict(await Entities(await scene.engine()).show(given.entity, given.key))
+    return asdict(await EntityOperations(await scene.engine()).show(given.entity, given.key))
 
 
 _CURSORS = "entities"
@@ -236,12 +236,12 @@ _CURSORS = "entities"
 _OF_ENTITY = frozenset({"state"})
 ENTITY_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "entities.list", "reader", "entities", ListEntities, _list, list[Entity] | EntitiesPart, payloads=_OF_ENTITY,
-        reads_payloads=lambda given: given.state,
+        "entities.list", "reader", "entities", ListEntities, _list, list[EntityInfo] | EntitiesPart,
+        payloads=_OF_ENTITY, reads_payloads=lambda given: given.state,
     ),
-    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _show, Entity, payloads=_OF_ENTITY),
+    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _show, EntityInfo, payloads=_OF_ENTITY),
     Operation(
-        "entities.signal", "operator", "entities/{entity}/{key}:signal", SignalEntity, _signal, Signalled,
+        "entities.signal", "operator", "entities/{entity}/{key}:signal", SendSignal, _signal, Signalled,
         lambda given: f"{given.entity}@{given.key}", lambda given: {"operation": given.operation},
     ),
     Operation(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge.app.connection import attached, payload
-from bridge.app.operations.entities import Entities
-from bridge.app.operations.instances.instances import Filter, Instance, Instances
+from bridge.app.operations.entities import EntityOperations
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceInfo, InstanceOperations
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem
@@ -30,11 +30,11 @@ VARIABLES = frozenset(("payload", "kind", "id", "name"))
 
 Progress = Callable[[int, int], None]
 
-State = Literal["found", "erased", "runs", "left"]
+ErasureState = Literal["found", "erased", "runs", "left"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ErasureFinding:
     """Item with a payload that matches the condition.
 
     kind: `instance`, `early`, `quarantined` or `entity`.
@@ -46,7 +46,7 @@ class Finding:
     kind: str
     id: str
     name: str
-    state: State
+    state: ErasureState
     detail: str = ""
 
 
@@ -77,14 +77,14 @@ class Erasure:
     """One pass of an erasure over an engine."""
 
     def __init__(self, engine: Engine, condition: Expression, *, dry_run: bool) -> None:
-        self._entities = Entities(engine)
-        self._instances = Instances(engine)
+        self._entities = EntityOperations(engine)
+        self._instances = InstanceOperations(engine)
         self._early_messages = EarlyMessageOperations(engine)
         self._quarantine = QuarantineOperations(engine)
         self._condition = condition
         self._dry_run = dry_run
 
-    async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[Finding]:
+    async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[ErasureFinding]:
         """Erase matching items, and yield each finding.
 
         progress: called with the numbers of instances read and of all. Raises: EngineError.
@@ -96,8 +96,8 @@ class Erasure:
         async for finding in self._of_entities():
             yield finding
 
-    async def _of_instances(self, progress: Progress) -> AsyncIterator[Finding]:
-        found = await self._instances.list(Filter(), payloads=False)
+    async def _of_instances(self, progress: Progress) -> AsyncIterator[ErasureFinding]:
+        found = await self._instances.list(InstanceFilter(), payloads=False)
         for begin in range(0, len(found), _AT_ONCE):
             part = found[begin : begin + _AT_ONCE]
             held = await asyncio.gather(*(self._holds(each) for each in part))
@@ -106,7 +106,7 @@ class Erasure:
                     yield await self._erased(instance)
             progress(begin + len(part), len(found))
 
-    async def _holds(self, instance: Instance) -> bool:
+    async def _holds(self, instance: InstanceInfo) -> bool:
         try:
             whole = await self._instances.show(instance.instance_id)
             history = await self._instances.history(instance.instance_id)
@@ -120,8 +120,8 @@ class Erasure:
                     payloads.append(payload(text))
         return any(self._matches(each, "instance", whole.instance_id, whole.name) for each in payloads)
 
-    async def _erased(self, instance: Instance) -> Finding:
-        finding = Finding("instance", instance.instance_id, instance.name, "found")
+    async def _erased(self, instance: InstanceInfo) -> ErasureFinding:
+        finding = ErasureFinding("instance", instance.instance_id, instance.name, "found")
         if not instance.finished:
             detail = f"the instance is {instance.status}: wait for its end or terminate it, then erase again"
             return replace(finding, state="runs", detail=detail)
@@ -130,16 +130,16 @@ class Erasure:
             return replace(finding, state="erased")
         return finding
 
-    async def _of_messages(self) -> AsyncIterator[Finding]:
+    async def _of_messages(self) -> AsyncIterator[ErasureFinding]:
         for waiting, message in [*await self._early_messages.messages(), *await self._quarantine.messages()]:
             kind = "early" if waiting.instance_id is not None else "quarantined"
             subject = waiting.instance_id if waiting.instance_id is not None else waiting.key or ""
             if not any(self._matches(each, kind, subject, waiting.source) for each in _bodies(message)):
                 continue
-            finding = Finding(kind, subject, waiting.source, "found")
+            finding = ErasureFinding(kind, subject, waiting.source, "found")
             yield finding if self._dry_run else await self._dropped(waiting, finding)
 
-    async def _dropped(self, waiting: WaitingMessage, finding: Finding) -> Finding:
+    async def _dropped(self, waiting: WaitingMessage, finding: ErasureFinding) -> ErasureFinding:
         try:
             if waiting.instance_id is not None:
                 await self._early_messages.drop(waiting.instance_id, [waiting.id], forget=True)
@@ -151,11 +151,11 @@ class Erasure:
             return replace(finding, state="left", detail=str(error))
         return replace(finding, state="erased")
 
-    async def _of_entities(self) -> AsyncIterator[Finding]:
+    async def _of_entities(self) -> AsyncIterator[ErasureFinding]:
         for each in await self._entities.list(None, None, None, None, state=True, transient=False):
             if not each.entity.startswith(PREFIX) and self._matches(each.state, "entity", each.key, each.entity):
                 detail = "the state belongs to your workflows; delete it with a signal to the entity"
-                yield Finding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
+                yield ErasureFinding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
 
     def _matches(self, value: Any, kind: str, id_: str, name: str) -> bool:
         """True when the condition is true; a payload that lacks a member of the condition does not match."""
@@ -179,7 +179,7 @@ def _bodies(message: Message) -> Iterator[Any]:
         yield body.get("data")
 
 
-async def preview(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[Finding]:
+async def preview(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[ErasureFinding]:
     """Findings of an erasure, as a dry run. Raises: ConfigError, LookupError, EngineError."""
     condition = condition_of(where)
     async with attached(loaded, engine) as running:

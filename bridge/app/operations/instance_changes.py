@@ -9,12 +9,20 @@ from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
 from bridge.app.operations.instance_reads import INSTANCE, OneInstance, instance_target
-from bridge.app.operations.instances.instances import Filter, Instances, Start
-from bridge.app.operations.operation import LONGEST_SECONDS, NEW, Message, Operation, Parameters, Scene, checked
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
+from bridge.app.operations.operation import (
+    LONGEST_SECONDS,
+    NEW,
+    MessageParameters,
+    Operation,
+    Parameters,
+    Scene,
+    checked,
+)
 from bridge.core.errors import InvalidCommand
 
 
-class StartInstance(Message):
+class StartInstance(MessageParameters):
     orchestration: str
     input: Any = None
     instance_id: str | None = None
@@ -24,7 +32,7 @@ class StartInstance(Message):
     tags: Mapping[str, str] = Field(default_factory=dict)
 
 
-class RaiseEvent(Message, OneInstance):
+class RaiseToInstance(MessageParameters, OneInstance):
     event: str
     data: Any = None
 
@@ -42,7 +50,7 @@ class PurgeInstance(OneInstance):
     recursive: bool = True
 
 
-class Selection(Parameters):
+class PurgeInstances(Parameters):
     statuses: tuple[Literal["COMPLETED", "FAILED", "TERMINATED"], ...]
     created_from: AwareDatetime | None = None
     created_to: AwareDatetime | None = None
@@ -79,56 +87,60 @@ async def _start(scene: Scene, given: StartInstance) -> Any:
     if given.start_at is not None and given.delay is not None:
         raise InvalidCommand("use either `start_at` or `delay`")
     message = given.origin("bridge instances start")
-    start = Start(
+    start = StartRequest(
         given.orchestration, checked(given.input), given.instance_id, given.start_at, given.delay, given.version,
         given.tags,
     )  # fmt: skip
-    instance_id, new = await Instances(await scene.engine()).start(start, message)
+    instance_id, new = await InstanceOperations(await scene.engine()).start(start, message)
     return {"instance_id": instance_id, "message_id": message and message.message_id, "repeated": not new}
 
 
-async def _raise(scene: Scene, given: RaiseEvent) -> Any:
+async def _raise(scene: Scene, given: RaiseToInstance) -> Any:
     message = given.origin("bridge instances raise")
     data = checked(given.data)
-    new = await Instances(await scene.engine()).raise_event(given.instance_id, given.event, data, message)
+    new = await InstanceOperations(await scene.engine()).raise_event(given.instance_id, given.event, data, message)
     id_ = message and message.message_id
     return {"instance_id": given.instance_id, "event": given.event, "message_id": id_, "repeated": not new}
 
 
 async def _suspend(scene: Scene, given: OneInstance) -> Any:
-    await Instances(await scene.engine()).suspend(given.instance_id, given.reason)
+    await InstanceOperations(await scene.engine()).suspend(given.instance_id, given.reason)
     return {"instance_id": given.instance_id}
 
 
 async def _resume(scene: Scene, given: OneInstance) -> Any:
-    await Instances(await scene.engine()).resume(given.instance_id, given.reason)
+    await InstanceOperations(await scene.engine()).resume(given.instance_id, given.reason)
     return {"instance_id": given.instance_id}
 
 
 async def _terminate(scene: Scene, given: TerminateInstance) -> Any:
     output = checked(given.output)
-    await Instances(await scene.engine()).terminate(given.instance_id, output, recursive=given.recursive)
+    await InstanceOperations(await scene.engine()).terminate(given.instance_id, output, recursive=given.recursive)
     return {"instance_id": given.instance_id}
 
 
 async def _restart(scene: Scene, given: RestartInstance) -> Any:
-    return {"instance_id": await Instances(await scene.engine()).restart(given.instance_id, new_id=given.new_id)}
+    return {
+        "instance_id": await InstanceOperations(await scene.engine()).restart(given.instance_id, new_id=given.new_id)
+    }
 
 
 async def _rewind(scene: Scene, given: OneInstance) -> Any:
-    await Instances(await scene.engine()).rewind(given.instance_id, given.reason)
+    await InstanceOperations(await scene.engine()).rewind(given.instance_id, given.reason)
     return {"instance_id": given.instance_id}
 
 
 async def _purge(scene: Scene, given: PurgeInstance) -> Any:
-    return {"purged": await Instances(await scene.engine()).purge(given.instance_id, recursive=given.recursive)}
+    return {
+        "purged": await InstanceOperations(await scene.engine()).purge(given.instance_id, recursive=given.recursive)
+    }
 
 
-async def _purge_by(scene: Scene, given: Selection) -> Any:
+async def _purge_by(scene: Scene, given: PurgeInstances) -> Any:
     if not given.statuses:
         raise InvalidCommand("`statuses` is empty")
-    filter_ = Filter(given.statuses, None, given.created_from, given.created_to)
-    count, complete = await Instances(await scene.engine()).purge_by(filter_, recursive=given.recursive)
+    filter_ = InstanceFilter(given.statuses, None, given.created_from, given.created_to)
+    count, complete = await InstanceOperations(await scene.engine()).purge_by(filter_, recursive=given.recursive)
     return {"purged": count, "complete": complete}
 
 
@@ -138,7 +150,7 @@ INSTANCE_CHANGES: tuple[Operation[Any], ...] = (
         lambda given: given.instance_id or NEW, lambda given: {"orchestration": given.orchestration},
     ),
     Operation(
-        "instances.raise", "operator", f"{INSTANCE}:raise", RaiseEvent, _raise, Raised, instance_target,
+        "instances.raise", "operator", f"{INSTANCE}:raise", RaiseToInstance, _raise, Raised, instance_target,
         lambda given: {"event": given.event},
     ),
     Operation("instances.suspend", "operator", f"{INSTANCE}:suspend", OneInstance, _suspend, OneId, instance_target),
@@ -158,7 +170,7 @@ INSTANCE_CHANGES: tuple[Operation[Any], ...] = (
         lambda given: {"recursive": given.recursive},
     ),
     Operation(
-        "instances.purge_by", "admin", "instances:purge", Selection, _purge_by, PurgedBy,
+        "instances.purge_by", "admin", "instances:purge", PurgeInstances, _purge_by, PurgedBy,
         filter=lambda given: given.model_dump(mode="json", exclude={"engine", "reason"}),
     ),
 )  # fmt: skip

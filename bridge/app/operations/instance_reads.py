@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from bridge.app.operations.cursors import Cursor, part_size
-from bridge.app.operations.instances.instances import Filter, Instance, Instances
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceInfo, InstanceOperations
 from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, json_object
 from bridge.core.errors import InvalidCommand
@@ -49,7 +49,7 @@ class SelectInstances(Parameters):
     tags: Annotated[Mapping[str, str], BeforeValidator(json_object)] = Field(default_factory=dict)
 
     @property
-    def filter(self) -> Filter:
+    def filter(self) -> InstanceFilter:
         """Filter. Raises: InvalidCommand for an unknown status or outcome."""
         for name, given, known in (
             ("statuses", self.statuses, tuple(OrchestrationStatus.__members__)),
@@ -57,7 +57,7 @@ class SelectInstances(Parameters):
         ):
             if unknown := sorted(set(given).difference(known)):
                 raise InvalidCommand(f"`{name}`: {unknown[0][:100]!r} is not one of {', '.join(known)}")
-        return Filter(
+        return InstanceFilter(
             self.statuses, self.prefix, self.created_from, self.created_to, self.completed_from, self.completed_to,
             self.name, self.outcomes, self.tags,
         )  # fmt: skip
@@ -90,7 +90,7 @@ class InstanceList(TypedDict):
 
     all: int | None
     next: str | None
-    instances: list[Instance]
+    instances: list[InstanceInfo]
 
 
 class CountOfInstances(TypedDict):
@@ -128,7 +128,7 @@ class RecordedHistory(TypedDict):
 
 
 async def _list(scene: Scene, given: ListInstances) -> Any:
-    instances = Instances(await scene.engine())
+    instances = InstanceOperations(await scene.engine())
     if given.cursor is not None:
         if given.payloads:
             raise InvalidCommand("with `cursor`, use no `payloads`")
@@ -142,33 +142,35 @@ async def _list(scene: Scene, given: ListInstances) -> Any:
 
 
 async def _count(scene: Scene, given: SelectInstances) -> Any:
-    return [asdict(one) for one in await Instances(await scene.engine()).count(given.filter)]
+    return [asdict(one) for one in await InstanceOperations(await scene.engine()).count(given.filter)]
 
 
 async def _show(scene: Scene, given: OneInstance) -> Any:
-    return asdict(await Instances(await scene.engine()).show(given.instance_id))
+    return asdict(await InstanceOperations(await scene.engine()).show(given.instance_id))
 
 
 async def _cause(scene: Scene, given: OneInstance) -> Any:
-    instances = Instances(await scene.engine())
+    instances = InstanceOperations(await scene.engine())
     cause = await instances.cause(await instances.show(given.instance_id))
     return None if cause is None else asdict(cause)
 
 
 async def _history(scene: Scene, given: OneInstance) -> Any:
-    return as_json(await Instances(await scene.engine()).history(given.instance_id))
+    return as_json(await InstanceOperations(await scene.engine()).history(given.instance_id))
 
 
 async def _timeline(scene: Scene, given: OneInstance) -> Any:
-    return [asdict(each) for each in timeline(await Instances(await scene.engine()).history(given.instance_id))]
+    return [
+        asdict(each) for each in timeline(await InstanceOperations(await scene.engine()).history(given.instance_id))
+    ]
 
 
 async def _recording(scene: Scene, given: OneInstance) -> Any:
-    return (await Instances(await scene.engine()).recording(given.instance_id)).to_json()
+    return (await InstanceOperations(await scene.engine()).recording(given.instance_id)).to_json()
 
 
 async def _wait(scene: Scene, given: WaitForInstance) -> Any:
-    one = await Instances(await scene.engine()).wait(given.instance_id, given.until, given.seconds)
+    one = await InstanceOperations(await scene.engine()).wait(given.instance_id, given.until, given.seconds)
     return None if one is None else asdict(one)
 
 
@@ -185,7 +187,7 @@ INSTANCE_READS: tuple[Operation[Any], ...] = (
         reads_payloads=lambda given: given.payloads,
     ),
     Operation("instances.count", "reader", "instances:count", SelectInstances, _count, list[CountOfInstances]),
-    Operation("instances.show", "reader", INSTANCE, OneInstance, _show, Instance, payloads=_PAYLOADS),
+    Operation("instances.show", "reader", INSTANCE, OneInstance, _show, InstanceInfo, payloads=_PAYLOADS),
     Operation(
         "instances.cause", "reader", f"{INSTANCE}/cause", OneInstance, _cause, CauseOfFailure | None,
         payloads=_PAYLOADS,
@@ -203,7 +205,7 @@ INSTANCE_READS: tuple[Operation[Any], ...] = (
         reads_payloads=lambda given: True,
     ),
     Operation(
-        "instances.wait", "reader", f"{INSTANCE}/wait", WaitForInstance, _wait, Instance | None,
+        "instances.wait", "reader", f"{INSTANCE}/wait", WaitForInstance, _wait, InstanceInfo | None,
         payloads=_PAYLOADS,
     ),
 )  # fmt: skip

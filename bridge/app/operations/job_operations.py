@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from bridge.app.operations.cursors import Cursor, InParts, Order
 from bridge.app.operations.dead_letters.replays import why_waiting
 from bridge.app.operations.instances.jobs import SPACE
-from bridge.app.operations.instances.selection import MAX_READS, InstanceFilter, Selection
+from bridge.app.operations.instances.selection import MAX_READS, BulkFilter, InstanceSelection
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words, checked, json_object
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
@@ -79,14 +79,14 @@ class FilterInstances(Parameters):
     yes: bool = False
 
     @property
-    def filter(self) -> InstanceFilter:
+    def filter(self) -> BulkFilter:
         """Filter. Raises: InvalidCommand when it is empty without `all`, or names no status."""
         for status in self.statuses:
             if status not in OrchestrationStatus.__members__:
                 raise InvalidCommand(
                     f"`statuses`: {status[:100]!r} is not one of {', '.join(OrchestrationStatus.__members__)}"
                 )
-        found = InstanceFilter(
+        found = BulkFilter(
             self.orchestration, self.statuses, self.prefix, self.tags, self.since, self.until, self.where, self.limit
         )
         if found.is_empty and not self.all:
@@ -146,7 +146,7 @@ class JobSubmitted(TypedDict):
     reads: int
 
 
-class Job(TypedDict):
+class JobInfo(TypedDict):
     """Job. Times are RFC 3339 in UTC; `eta_seconds` is null while it is unknown."""
 
     job: str
@@ -178,7 +178,7 @@ class JobsPart(TypedDict):
     """Part of the jobs, newest first. next: cursor of the next part."""
 
     next: str | None
-    jobs: list[Job]
+    jobs: list[JobInfo]
 
 
 _JOBS: Order[JobRecord] = Order("jobs", lambda one: (float(one.created), one.id), (float, str), newest_first=True)
@@ -233,7 +233,7 @@ async def _control(action: Action, scene: Scene, given: OneJob) -> Any:
 async def _match(scene: Scene, given: MatchInstances) -> Any:
     max_reads = None if given.yes else MAX_READS
     cut_off = time.time()
-    selection = Selection(await scene.engine(), given.action, given.filter, cut_off, max_reads)
+    selection = InstanceSelection(await scene.engine(), given.action, given.filter, cut_off, max_reads)
     if not await selection.counted():
         async for _ in selection.ids():
             pass
@@ -242,7 +242,7 @@ async def _match(scene: Scene, given: MatchInstances) -> Any:
 
 async def _bulk(action: InstanceAction, scene: Scene, given: BulkInstances, arguments: Mapping[str, Any]) -> Any:
     engine, cut_off = await scene.engine(), time.time()
-    selection = Selection(engine, action, given.filter, cut_off, None if given.yes else MAX_READS)
+    selection = InstanceSelection(engine, action, given.filter, cut_off, None if given.yes else MAX_READS)
     request = JobRequest(
         f"instances.{action}",
         dict(arguments),
@@ -293,12 +293,14 @@ def _controls(action: Action) -> Operation[Any]:
     async def run(scene: Scene, given: OneJob) -> Any:
         return await _control(action, scene, given)
 
-    return Operation(f"jobs.{action}", "operator", f"jobs/{{job}}:{action}", OneJob, run, Job, lambda given: given.job)
+    return Operation(
+        f"jobs.{action}", "operator", f"jobs/{{job}}:{action}", OneJob, run, JobInfo, lambda given: given.job
+    )
 
 
 JOB_OPERATIONS: tuple[Operation[Any], ...] = (
-    Operation("jobs.list", "reader", "jobs", InParts, _list, list[Job] | JobsPart),
-    Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show, Job),
+    Operation("jobs.list", "reader", "jobs", InParts, _list, list[JobInfo] | JobsPart),
+    Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show, JobInfo),
     Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items, list[JobItem] | JobItemsPart),
     *(_controls(action) for action in ("pause", "resume", "abort")),
     Operation(

@@ -27,7 +27,7 @@ class KeyInfo:
     signs: bool
 
 
-class Keys:
+class KeyOperations:
     """Signing keys of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:

@@ -49,7 +49,7 @@ class Parameters(Model):
     reason: str | None = None
 
 
-class Message(Parameters):
+class MessageParameters(Parameters):
     """Parameters of an operation that counts as a message.
 
     bare: it does not.

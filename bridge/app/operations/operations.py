@@ -21,12 +21,12 @@ from bridge.app.operations.dead_letters.reads import DEAD_LETTER_READS
 from bridge.app.operations.decisions import DECISION_OPERATIONS
 from bridge.app.operations.drain import DRAIN_OPERATIONS
 from bridge.app.operations.entities import ENTITY_OPERATIONS
-from bridge.app.operations.erase import Erasure, Finding, condition_of
+from bridge.app.operations.erase import Erasure, ErasureFinding, condition_of
 from bridge.app.operations.instance_changes import INSTANCE_CHANGES
 from bridge.app.operations.instance_reads import INSTANCE_READS
 from bridge.app.operations.instances.sagas import SAGA_OPERATIONS
 from bridge.app.operations.job_operations import JOB_OPERATIONS
-from bridge.app.operations.keys import KeyInfo, Keys
+from bridge.app.operations.keys import KeyInfo, KeyOperations
 from bridge.app.operations.operation import TABLE, Operation, Parameters, Scene
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
@@ -78,15 +78,15 @@ async def _in_flight(scene: Scene, given: OneMessage) -> Any:
 
 
 async def _keys(scene: Scene, given: Parameters) -> Any:
-    return [asdict(one) for one in await Keys(await scene.engine()).list()]
+    return [asdict(one) for one in await KeyOperations(await scene.engine()).list()]
 
 
 async def _rotate(scene: Scene, given: Parameters) -> Any:
-    return asdict(await Keys(await scene.engine()).rotate())
+    return asdict(await KeyOperations(await scene.engine()).rotate())
 
 
 async def _retire(scene: Scene, given: OneKey) -> Any:
-    await Keys(await scene.engine()).retire(given.key)
+    await KeyOperations(await scene.engine()).retire(given.key)
     return {"id": given.key}
 
 
@@ -106,7 +106,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate, KeyInfo),
     Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, KeyId, lambda given: given.key),
     Operation(
-        "erase", "admin", "payloads:erase", Erase, _erase, list[Finding],
+        "erase", "admin", "payloads:erase", Erase, _erase, list[ErasureFinding],
         # The condition may name a person
         filter=lambda given: {
             "where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest(),

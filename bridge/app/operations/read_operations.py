@@ -16,12 +16,11 @@ from bridge.app import audit, state
 from bridge.app.dead_letters.check import checked
 from bridge.app.dead_letters.editing import is_cloud_event
 from bridge.app.dead_letters.groups import Newest, Trend, grouped, newest
-from bridge.app.dead_letters.reading import Found as DeadLetterFound
-from bridge.app.dead_letters.reading import ReadPlace, Selection, visited
+from bridge.app.dead_letters.reading import DeadLetterSelection, FoundDeadLetter, ReadPlace, visited
 from bridge.app.dead_letters.view import facts_of
 from bridge.app.operations.cursors import Cursor, Order, cursor_at, part_size, place_of
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.trace import Answer, Found, of_in_flight
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.trace import TraceAnswer, TraceResult, of_in_flight
 from bridge.app.operations.lineage.tracing import MessageTracer, tracer_of
 from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Parameters, QueryIds, Scene, Words, words
 from bridge.core.errors import InstanceNotFound, Problem
@@ -49,9 +48,9 @@ class ChooseDeadLetters(Parameters):
     states: Annotated[tuple[DeadLetterState, ...], BeforeValidator(words)] = (DeadLetterState.OPEN,)
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> DeadLetterSelection:
         since, until = (None if each is None else each.timestamp() for each in (self.since, self.until))
-        return Selection(self.sources, self.routes, self.causes, (), (), since, until, frozenset(self.states))
+        return DeadLetterSelection(self.sources, self.routes, self.causes, (), (), since, until, frozenset(self.states))
 
 
 class ListDeadLetters(ChooseDeadLetters):
@@ -60,7 +59,7 @@ class ListDeadLetters(ChooseDeadLetters):
     keys: Words = ()
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> DeadLetterSelection:
         return replace(super().selection, keys=self.keys)
 
 
@@ -219,16 +218,16 @@ async def _dead_letters(scene: Scene, given: PageOfDeadLetters) -> Any:
     return {"next": more, "dead_letters": [facts_of(each) for each in part]}
 
 
-def _place(found: DeadLetterFound) -> ReadPlace:
+def _place(found: FoundDeadLetter) -> ReadPlace:
     at = found.dead_letter.position
     return found.place.broker, found.place.topic, at.partition, at.offset
 
 
-DEAD_LETTERS: Order[DeadLetterFound] = Order("dead letters", _place, (str, str, int, int))
+DEAD_LETTERS: Order[FoundDeadLetter] = Order("dead letters", _place, (str, str, int, int))
 
 
 async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
-    selection, opened = Selection(ids=(given.id,)), await scene.engines(given.engine)
+    selection, opened = DeadLetterSelection(ids=(given.id,)), await scene.engines(given.engine)
     found = []
     async for each in visited(scene.loaded, selection, engines=opened):
         facts = facts_of(each, given.payload)
@@ -241,7 +240,7 @@ async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
 async def _trace(scene: Scene, given: TraceMessage) -> Any:
     silent = 0
 
-    async def in_flight(id_: str) -> Sequence[Answer]:
+    async def in_flight(id_: str) -> Sequence[TraceAnswer]:
         nonlocal silent
         known = [*(() if scene.in_flight is None else scene.in_flight(id_))]
         if scene.elsewhere is not None:
@@ -250,12 +249,12 @@ async def _trace(scene: Scene, given: TraceMessage) -> Any:
         return [of_in_flight(each) for each in known]
 
     tracer = MessageTracer(scene.loaded, await tracer_of(scene, given.engine), in_flight)
-    found = await tracer.find(given.message, Scope(search=given.search))
+    found = await tracer.find(given.message, SearchScope(search=given.search))
     return asdict(found) | {"started_by": sorted(found.started_by), "silent": silent}
 
 
 async def _audit(scene: Scene, given: ListAudit) -> Any:
-    wanted = audit.Wanted(given.since, given.until, given.actor, given.action)
+    wanted = audit.AuditFilter(given.since, given.until, given.actor, given.action)
     trails = state.trails(scene.loaded)
     if given.cursor is None:
         found = await asyncio.to_thread(_newest_lines, trails, wanted, given.limit)
@@ -272,11 +271,11 @@ async def _audit(scene: Scene, given: ListAudit) -> Any:
 
 def _newest_lines(
     trails: Sequence[Trail],
-    wanted: audit.Wanted,
+    wanted: audit.AuditFilter,
     limit: int,
     places: Sequence[Place] | None = None,
     most: int | None = None,
-) -> audit.Part:
+) -> audit.AuditLines:
     """Part as of `audit.newest`. The first one has the lines of changes whose process was killed, too."""
     if places is None:
         for trail in trails:
@@ -315,7 +314,7 @@ READ_OPERATIONS: tuple[Operation[Any], ...] = (
         "dlq.show", "reader", "dead-letters/{id}", OneDeadLetter, _dead_letter, list[dict[str, Any]],
         reads_payloads=lambda given: given.payload,
     ),
-    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace, Found),
+    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace, TraceResult),
     Operation(
         "audit.list", "operator", "audit", ListAudit, _audit, list[dict[str, Any]] | AuditPart, only_reads=True
     ),

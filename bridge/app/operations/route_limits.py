@@ -44,7 +44,7 @@ class Configured(TypedDict):
     rate: float | None
 
 
-class RouteLimit(TypedDict):
+class RouteLimitInfo(TypedDict):
     route: str
     running: int | None
     rate: float | None
@@ -54,7 +54,7 @@ class RouteLimit(TypedDict):
     reason: str
 
 
-class RouteLimitLine(RouteLimit):
+class RouteLimitLine(RouteLimitInfo):
     engine: str
     daemons: list[str]
     configured: Configured
@@ -147,7 +147,7 @@ async def _store(scene: Scene, route: str) -> TemporaryLimits:
 LIMIT_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("limits.list", "reader", "limits", Parameters, _list, list[RouteLimitLine]),
     Operation(
-        "limits.set", "operator", "limits/{route}:set", SetLimit, _set, RouteLimit, lambda given: given.route,
+        "limits.set", "operator", "limits/{route}:set", SetLimit, _set, RouteLimitInfo, lambda given: given.route,
         lambda given: {"running": given.running, "rate": given.rate, "seconds": given.seconds}, place=_place,
     ),
     Operation(

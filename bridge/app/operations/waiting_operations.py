@@ -19,7 +19,7 @@ from bridge.quarantine.orphaned import refuse_release
 from bridge.waiting.operations import Change, WaitingMessage, WaitingPlace
 
 
-class QuarantinedKeys(Parameters):
+class ReleaseQuarantined(Parameters):
     """Quarantined key of a source; `all`: every key of the source."""
 
     source: str
@@ -86,7 +86,7 @@ async def _drop_early(scene: Scene, given: DropEarly) -> Any:
     return asdict(await early.drop(given.instance_id, given.ids, forget=given.forget))
 
 
-async def _release_quarantined(scene: Scene, given: QuarantinedKeys) -> Any:
+async def _release_quarantined(scene: Scene, given: ReleaseQuarantined) -> Any:
     if given.all == (given.key is not None):
         raise InvalidCommand("name `key` or `all`")
     quarantine = QuarantineOperations(await scene.engine())
@@ -154,7 +154,7 @@ WAITING_OPERATIONS: tuple[Operation[Any], ...] = (
         Unprocessed,
     ),
     Operation(
-        "quarantine.release", "operator", "quarantine:release", QuarantinedKeys, _release_quarantined, list[Change],
+        "quarantine.release", "operator", "quarantine:release", ReleaseQuarantined, _release_quarantined, list[Change],
         lambda given: given.target,
     ),
     Operation(

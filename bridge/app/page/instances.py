@@ -12,7 +12,7 @@ from durabletask.client import OrchestrationStatus
 from markupsafe import Markup
 
 from bridge.app.operations.cursors import START
-from bridge.app.operations.instances.instances import Instance
+from bridge.app.operations.instances.instances import InstanceInfo
 from bridge.app.operations.instances.sagas import saga_of
 from bridge.app.operations.instances.spans import SpanKind, lifetime
 from bridge.app.operations.instances.timeline_svg import timeline_svg
@@ -53,7 +53,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         if name in (None, each["name"]):
             by_status[each["status"]] += each["count"]
     return {
-        "instances": [Instance(**each) for each in part["instances"]],
+        "instances": [InstanceInfo(**each) for each in part["instances"]],
         "next": part["next"],
         "statuses": [(each, by_status[each]) for each in STATUSES if by_status[each] or each == status],
         "all": sum(by_status.values()),
@@ -105,14 +105,14 @@ async def _file(visit: Visit) -> Picture:
     return Picture(drawn, "timeline")
 
 
-async def _known(visit: Visit) -> tuple[Instance, Sequence[Mapping[str, Any]]]:
+async def _known(visit: Visit) -> tuple[InstanceInfo, Sequence[Mapping[str, Any]]]:
     """Instance of the visit, and its history."""
     given = {"engine": visit.get("engine"), "instance_id": visit.parts["instance_id"]}
-    one = Instance(**await visit.ask("instances.show", **given))
+    one = InstanceInfo(**await visit.ask("instances.show", **given))
     return one, await visit.ask("instances.history", **given)
 
 
-def _picture(one: Instance, history: Sequence[Mapping[str, Any]], engine: str | None) -> Markup | None:
+def _picture(one: InstanceInfo, history: Sequence[Mapping[str, Any]], engine: str | None) -> Markup | None:
     def link(instance_id: str) -> str:
         return address(place("instances", instance_id), engine=engine)
 
@@ -127,7 +127,7 @@ def _children(history: Sequence[Mapping[str, Any]]) -> Sequence[tuple[str, str]]
     return [(each.instance_id, each.name) for each in spans if each.kind is SpanKind.CHILD and each.instance_id]
 
 
-async def _cause(visit: Visit, one: Instance, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+async def _cause(visit: Visit, one: InstanceInfo, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Failure of an instance or of its saga, with its place in code; None without one."""
     if one.failure is None and one.outcome not in ("failed", "compensated", "compensation_failed"):
         return None

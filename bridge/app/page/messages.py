@@ -17,7 +17,7 @@ _SHOWN = 100
 """Most arrivals and publications of an instance that are shown."""
 
 
-class Link(NamedTuple):
+class PageLink(NamedTuple):
     """Link to another page."""
 
     path: str
@@ -25,7 +25,7 @@ class Link(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerView:
     """End or present state of a message in words.
 
     text: what happened, without its subject.
@@ -36,12 +36,12 @@ class Answer:
     outcome: str
     at: str | None
     text: str
-    facts: Sequence[tuple[str, str | Link]]
-    next: Sequence[Link]
+    facts: Sequence[tuple[str, str | PageLink]]
+    next: Sequence[PageLink]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EventView:
     """Arrival at an instance, or its publication.
 
     way: `in`, `out`.
@@ -51,45 +51,45 @@ class Event:
     at: str
     way: str
     what: str
-    message: Link | None
+    message: PageLink | None
     by: str
     is_wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
-    """Instance on the way of a message.
+class InstanceView:
+    """Instance on the way of a message, for the page.
 
     depth: of a child. events: the first ones; more: number of the others.
     """
 
-    link: Link
+    link: PageLink
     name: str
     status: str
     created_at: str
     depth: int
-    events: Sequence[Event]
+    events: Sequence[EventView]
     more: int = 0
 
 
-def answers(trace: Mapping[str, Any]) -> list[Answer]:
+def answers(trace: Mapping[str, Any]) -> list[AnswerView]:
     """Answers of a trace in words."""
     return [_answer(each) for each in trace["answers"]]
 
 
-def _answer(answer: Mapping[str, Any]) -> Answer:
-    facts: list[tuple[str, str | Link]] = []
+def _answer(answer: Mapping[str, Any]) -> AnswerView:
+    facts: list[tuple[str, str | PageLink]] = []
     for title, name in (("Source", "source"), ("Route", "route"), ("Key", "key"), ("Attempt", "attempt")):
         if answer[name] is not None:
             facts.append((title, str(answer[name])))
     if answer["position"]:
-        facts.append(("Position", Link(life(answer["position"]), short(answer["position"]))))
+        facts.append(("Position", PageLink(life(answer["position"]), short(answer["position"]))))
     if answer["instance_id"]:
-        facts.append(("Instance", Link(place("instances", answer["instance_id"]), answer["instance_id"])))
+        facts.append(("Instance", PageLink(place("instances", answer["instance_id"]), answer["instance_id"])))
     if answer["entity"]:
         facts.append(("Entity", _entity(answer["entity"])))
     if answer["duplicate_of"]:
-        facts.append(("Duplicate of", Link(life(answer["duplicate_of"]), short(answer["duplicate_of"]))))
+        facts.append(("Duplicate of", PageLink(life(answer["duplicate_of"]), short(answer["duplicate_of"]))))
     if answer["topic"]:
         facts.append(("Target" if answer["outcome"] == "published" else "Dead letters in", answer["topic"]))
     if answer["config"]:
@@ -97,12 +97,12 @@ def _answer(answer: Mapping[str, Any]) -> Answer:
     for title, name in (("Next try", "next_try"), ("Until", "until")):
         if answer[name]:
             facts.append((title, answer[name]))
-    return Answer(answer["outcome"], answer["at"], _text(answer), facts, list(_next(answer)))
+    return AnswerView(answer["outcome"], answer["at"], _text(answer), facts, list(_next(answer)))
 
 
-def _entity(text: str) -> str | Link:
+def _entity(text: str) -> str | PageLink:
     name, at, key = text.lstrip("@").partition("@")
-    return Link(place("entities", name, key), text) if at else text
+    return PageLink(place("entities", name, key), text) if at else text
 
 
 def _text(answer: Mapping[str, Any]) -> str:
@@ -125,21 +125,21 @@ def _text(answer: Mapping[str, Any]) -> str:
             return why
 
 
-def _next(answer: Mapping[str, Any]) -> Iterator[Link]:
+def _next(answer: Mapping[str, Any]) -> Iterator[PageLink]:
     """Pages with the next action for a message that needs a person."""
     match answer["outcome"]:
         case MessageState.EARLY:
-            yield Link(address("/waiting", prefix=answer["instance_id"]), "Release or drop it")
+            yield PageLink(address("/waiting", prefix=answer["instance_id"]), "Release or drop it")
         case MessageState.QUARANTINED:
-            yield Link(address("/waiting", source=answer["source"], key=answer["key"]), "Release or drop its key")
+            yield PageLink(address("/waiting", source=answer["source"], key=answer["key"]), "Release or drop its key")
         case MessageState.RETRYING | MessageState.QUEUED if answer["source"]:
-            yield Link(address("/", source=answer["source"]), f"See source {answer['source']}")
+            yield PageLink(address("/", source=answer["source"]), f"See source {answer['source']}")
         case Outcome.DEAD_LETTERED:
             # Dead letters know positions without their cluster
             origin = (answer["position"] or "").partition("/")[2]
             named = answer["message_id"] if answer["message_id"] not in (None, answer["position"]) else origin
             if named:
-                yield Link(place("dead-letters", named), "Replay, edit or drop the dead letter")
+                yield PageLink(place("dead-letters", named), "Replay, edit or drop the dead letter")
 
 
 def life(message: str) -> str:
@@ -156,34 +156,36 @@ def short(id_: str) -> str:
     return id_ if found is None else found[1]
 
 
-def instances(found: Sequence[Mapping[str, Any]], wanted: str, depth: int = 0) -> Iterator[Instance]:
+def instances(found: Sequence[Mapping[str, Any]], wanted: str, depth: int = 0) -> Iterator[InstanceView]:
     """Instances of a trace, each before its children. wanted: id of the message."""
     for one in found:
         events = sorted((*_arrivals(one, wanted), *_publications(one, wanted)), key=lambda each: each.at)
-        link = Link(place("instances", one["instance_id"]), one["instance_id"])
+        link = PageLink(place("instances", one["instance_id"]), one["instance_id"])
         shown = events[:_SHOWN]
-        yield Instance(
+        yield InstanceView(
             link, one["name"], one["status"], one["created_at"], depth, shown, max(0, len(events) - len(shown))
         )
         yield from instances(one["children"], wanted, depth + 1)
 
 
-def _arrivals(one: Mapping[str, Any], wanted: str) -> Iterator[Event]:
+def _arrivals(one: Mapping[str, Any], wanted: str) -> Iterator[EventView]:
     for each in one["arrivals"]:
         id_ = each["message_id"]
         by = f"route {each['route']}" if each["route"] else ""
-        link = None if id_ is None else Link(life(id_), short(id_))
+        link = None if id_ is None else PageLink(life(id_), short(id_))
         position = each["position"] or ""
         is_wanted = wanted in (id_, position, position.partition("/")[2]) or (id_ or "").endswith(f"/{wanted}")
-        yield Event(each["at"], "in", each["what"], link, by, is_wanted)
+        yield EventView(each["at"], "in", each["what"], link, by, is_wanted)
 
 
-def _publications(one: Mapping[str, Any], wanted: str) -> Iterator[Event]:
+def _publications(one: Mapping[str, Any], wanted: str) -> Iterator[EventView]:
     for each in one["publications"]:
         state = "" if each["state"] == "published" else f", {each['state']}"
         tries = f", {each['attempts']} attempts" if each["attempts"] > 1 else ""
         by = f"target {each['target']}{state}{tries}"
-        yield Event(each["at"], "out", each["type"], Link(life(each["id"]), each["id"]), by, each["id"] == wanted)
+        yield EventView(
+            each["at"], "out", each["type"], PageLink(life(each["id"]), each["id"]), by, each["id"] == wanted
+        )
 
 
 def mark(holds: bool | None) -> tuple[str, str]:
@@ -202,31 +204,31 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class DecisionView:
     """Decision about a message. failure: why there is none; None if there is one."""
 
     explained: Sequence[Mapping[str, Any]] = ()
     failure: str | None = None
 
 
-async def _decision(visit: Visit, wanted: str) -> Decision:
+async def _decision(visit: Visit, wanted: str) -> DecisionView:
     try:
-        return Decision(await visit.ask("messages.explain", message=wanted, rules=visit.get("rules")))
+        return DecisionView(await visit.ask("messages.explain", message=wanted, rules=visit.get("rules")))
     except (BridgeError, LookupError) as error:
-        return Decision(failure=str(error))
+        return DecisionView(failure=str(error))
 
 
-async def _waiting(visit: Visit, wanted: str) -> list[Link]:
+async def _waiting(visit: Visit, wanted: str) -> list[PageLink]:
     """Pages with the messages that wait for an instance, or with an ordering key, of this name."""
     early = [each for each in await visit.ask("early.list", prefix=wanted) if each["instance_id"] == wanted]
     quarantined = [each for each in await visit.ask("quarantine.list") if each["key"] == wanted]
     found = []
     if early:
         waiting = plural(len(early), "message waits", "messages wait")
-        found.append(Link(address("/waiting", prefix=wanted), f"{waiting} for the start of this instance"))
+        found.append(PageLink(address("/waiting", prefix=wanted), f"{waiting} for the start of this instance"))
     if quarantined:
         waiting = plural(len(quarantined), "message waits", "messages wait")
-        found.append(Link(address("/waiting", key=wanted), f"{waiting} with this ordering key"))
+        found.append(PageLink(address("/waiting", key=wanted), f"{waiting} with this ordering key"))
     return found
 
 

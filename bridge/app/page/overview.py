@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bridge.app.graph.flow import Flow, Kind, Node, flow
-from bridge.app.graph.svg import Live, svg
+from bridge.app.graph.flow import Flow, Node, NodeKind, flow
+from bridge.app.graph.svg import NodeState, svg
 from bridge.app.page.formats import number, rate, tone
 from bridge.app.page.next_steps import page_of, resumed_source
 from bridge.app.page.visit import Page, Picture, Visit, address
@@ -71,7 +71,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
 async def _file(visit: Visit) -> Picture:
     status = await visit.status()
     found = await _FLOWS.of(visit.loaded, None)
-    live = {node: Live(each.text, each.tone) for node, each in _live(found, status).items()}
+    live = {node: NodeState(each.text, each.tone) for node, each in _live(found, status).items()}
     return Picture(svg(found, live), "flow")
 
 
@@ -122,7 +122,7 @@ def _numbers(counts: Document | None) -> Mapping[str, int | None]:
     }
 
 
-def _live(found: Flow, status: Document) -> Mapping[str, Live]:
+def _live(found: Flow, status: Document) -> Mapping[str, NodeState]:
     """States of the nodes of a flow."""
     sources = {each["name"]: each for each in status["sources"]}
     routes: dict[str, dict[str, float]] = {}
@@ -145,25 +145,25 @@ def _of_node(
     routes: Mapping[str, Mapping[str, float]],
     targets: Mapping[str, Mapping[str, float]],
     counts: Mapping[str, Document],
-) -> Live | None:
+) -> NodeState | None:
     match node.kind:
-        case Kind.SOURCE if node.name in sources:
+        case NodeKind.SOURCE if node.name in sources:
             return _of_source(sources[node.name])
-        case Kind.RULE if node.name in routes:
+        case NodeKind.RULE if node.name in routes:
             figures = routes[node.name]
-            return Live(f"{rate(figures['per_second'])} · {number(int(figures['executed']))} executed", "good")
-        case Kind.RULE if sources:
-            return Live("0 executed")
-        case Kind.TARGET if node.name in targets:
+            return NodeState(f"{rate(figures['per_second'])} · {number(int(figures['executed']))} executed", "good")
+        case NodeKind.RULE if sources:
+            return NodeState("0 executed")
+        case NodeKind.TARGET if node.name in targets:
             figures = targets[node.name]
-            return Live(f"{rate(figures['per_second'])} · {number(int(figures['published']))} published", "good")
-        case Kind.ORCHESTRATION | Kind.SAGA if node.engine in counts:
+            return NodeState(f"{rate(figures['per_second'])} · {number(int(figures['published']))} published", "good")
+        case NodeKind.ORCHESTRATION | NodeKind.SAGA if node.engine in counts:
             return _of_workflow(node, counts[node.engine])
         case _:
             return None
 
 
-def _of_source(source: Document) -> Live:
+def _of_source(source: Document) -> NodeState:
     state = str(source["state"])
     parts = [*(() if tone(state) == "good" else (state,)), f"in {rate(source['received_per_second'])}"]
     if source["lag"] is not None:
@@ -171,17 +171,17 @@ def _of_source(source: Document) -> Live:
         parts.append(f"lag {number(source['lag'])}{behind}")
     if (dead_letters := source.get("dead_letters_open")) and dead_letters["count"]:
         parts.append(plural(dead_letters["count"], "dead letter"))
-    return Live(" · ".join(parts), tone(state), address("/dead-letters", source=source["name"]))
+    return NodeState(" · ".join(parts), tone(state), address("/dead-letters", source=source["name"]))
 
 
-def _of_workflow(node: Node, counts: Document) -> Live:
+def _of_workflow(node: Node, counts: Document) -> NodeState:
     mine: Sequence[Document] = [each for each in counts["instances"] if each["orchestration"] == node.name]
     running = sum(each["count"] for each in mine if each["status"] not in _FINISHED)
     ended = sum(each["count"] for each in mine if each["status"] in _FINISHED)
     failed = counts["failed"].get(node.name, 0)
     parts = [f"{number(running)} open", f"{number(ended)} ended", *([f"{number(failed)} failed"] if failed else ())]
     state = "bad" if counts["failed_today"].get(node.name) and failed else "good" if mine else ""
-    return Live(" · ".join(parts), state, address("/instances", name=node.name))
+    return NodeState(" · ".join(parts), state, address("/instances", name=node.name))
 
 
 OVERVIEW = Page("/", "overview.html", _read, "Overview")

@@ -47,7 +47,7 @@ _COMMAND_IDENTITY = (
 """Settings of a command that decide which effect a repeated message finds."""
 
 
-class Change(StrEnum):
+class ChangeKind(StrEnum):
     """Change of a source or route. RESTARTED: the source drains and starts again, alone. RULES: without a pause."""
 
     ADDED = "added"
@@ -68,7 +68,7 @@ class RouteChange:
     """
 
     route: str
-    change: Change
+    change: ChangeKind
     keys: tuple[str, ...] = ()
     sources: frozenset[str] = frozenset()
     repeats: bool = False
@@ -79,7 +79,7 @@ class SourceChange:
     """Change of a source. keys: changed settings, like `topics` or `limits.max_in_flight`. routes: changed ones."""
 
     source: str
-    change: Change
+    change: ChangeKind
     keys: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
 
@@ -100,7 +100,7 @@ class Changes:
     @property
     def any(self) -> bool:
         """True when anything has changed."""
-        changed = [each for each in self.sources if each.change is not Change.UNCHANGED]
+        changed = [each for each in self.sources if each.change is not ChangeKind.UNCHANGED]
         return bool(changed or self.routes or self.settings or self.restart)
 
 
@@ -151,15 +151,15 @@ def _routes(old: BridgeConfig, new: BridgeConfig) -> tuple[RouteChange, ...]:
         first, last = before.get(name), after.get(name)
         sources = frozenset(each for route in (first, last) if route is not None for each in route.from_)
         if first is None:
-            found.append(RouteChange(name, Change.ADDED, (), sources))
+            found.append(RouteChange(name, ChangeKind.ADDED, (), sources))
         elif last is None:
-            found.append(RouteChange(name, Change.REMOVED, (), sources, repeats=True))
+            found.append(RouteChange(name, ChangeKind.REMOVED, (), sources, repeats=True))
         else:
             keys = tuple(differences(_members(first), _members(last)))
             if name in moved:
                 keys = (*keys, "order")
             if keys:
-                found.append(RouteChange(name, Change.CHANGED, keys, sources, repeats=_repeats(first, last, keys)))
+                found.append(RouteChange(name, ChangeKind.CHANGED, keys, sources, repeats=_repeats(first, last, keys)))
     return tuple(found)
 
 
@@ -194,24 +194,24 @@ def _sources(loaded: Loaded, other: Loaded, routes: Sequence[RouteChange]) -> tu
     for name in dict.fromkeys((*new.sources, *old.sources)):
         mine = tuple(each.route for each in routes if name in each.sources)
         if name not in old.sources:
-            found[name] = SourceChange(name, Change.ADDED, (), mine)
+            found[name] = SourceChange(name, ChangeKind.ADDED, (), mine)
         elif name not in new.sources:
-            found[name] = SourceChange(name, Change.REMOVED, (), mine)
+            found[name] = SourceChange(name, ChangeKind.REMOVED, (), mine)
         else:
             keys, restarts = _source_keys(loaded, other, name)
-            change = Change.RULES if keys or mine or shared else Change.UNCHANGED
-            found[name] = SourceChange(name, Change.RESTARTED if restarts else change, keys, mine)
+            change = ChangeKind.RULES if keys or mine or shared else ChangeKind.UNCHANGED
+            found[name] = SourceChange(name, ChangeKind.RESTARTED if restarts else change, keys, mine)
     # Abandoned messages of a draining source must not be overtaken by later ones of its ordering domain
     domains = {
         config.sources[each.source].ordering_domain
         for each in found.values()
-        if each.change in (Change.REMOVED, Change.RESTARTED)
+        if each.change in (ChangeKind.REMOVED, ChangeKind.RESTARTED)
         for config in (old, new)
         if each.source in config.sources
     } - {None}
     for name, each in found.items():
-        if each.change in (Change.RULES, Change.UNCHANGED) and new.sources[name].ordering_domain in domains:
-            found[name] = SourceChange(name, Change.RESTARTED, (*each.keys, "ordering_domain"), each.routes)
+        if each.change in (ChangeKind.RULES, ChangeKind.UNCHANGED) and new.sources[name].ordering_domain in domains:
+            found[name] = SourceChange(name, ChangeKind.RESTARTED, (*each.keys, "ordering_domain"), each.routes)
     return tuple(found.values())
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from enum import StrEnum
 
 
-class Result(StrEnum):
+class ReloadResult(StrEnum):
     """Result of a reload. REFUSED: nothing has changed."""
 
     RELOADED = "reloaded"
@@ -25,7 +25,7 @@ class Reloads:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self.results: Counter[str] = Counter(dict.fromkeys(Result, 0))
+        self.results: Counter[str] = Counter(dict.fromkeys(ReloadResult, 0))
         self.successful = True
         self.detail = ""
         """Cause of the last refused reload; empty after a successful one."""
@@ -33,7 +33,7 @@ class Reloads:
 
     def succeed(self, version: str, *, changed: bool) -> None:
         """Count a successful reload. changed: the configuration differs from the one before."""
-        self.results[Result.RELOADED if changed else Result.UNCHANGED] += 1
+        self.results[ReloadResult.RELOADED if changed else ReloadResult.UNCHANGED] += 1
         self.successful, self.detail = True, ""
         self.succeeded_at = time.time()
         if version != self.version:
@@ -41,5 +41,5 @@ class Reloads:
 
     def refuse(self, detail: str) -> None:
         """Count a refused reload."""
-        self.results[Result.REFUSED] += 1
+        self.results[ReloadResult.REFUSED] += 1
         self.successful, self.detail = False, detail

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bridge.app.codecs import build_registries
-from bridge.app.explain import Answer, SourceRules, json_form
-from bridge.app.rules.condition import Condition, Side, first_condition
-from bridge.app.rules.decision import Decision, decision_of
-from bridge.app.rules.differences import Difference, member
+from bridge.app.explain import DecisionResult, SourceRules, json_form
+from bridge.app.rules.condition import DifferingCondition, Side, first_condition
+from bridge.app.rules.decision import DecisionDocument, decision_of
+from bridge.app.rules.differences import ValueDifference, member
 from bridge.config.source import Loaded
 from bridge.core.commands import Step
 from bridge.core.message import Message, Position
@@ -63,7 +63,7 @@ class ConfigurationRules:
         if rules is not None and rules.decoder.prepare is not None:
             await rules.decoder.prepare([message])
 
-    def decide(self, source: str, message: Message, position: Position | None) -> Answer | None:
+    def decide(self, source: str, message: Message, position: Position | None) -> DecisionResult | None:
         """Decision about a message of a source; None if the configuration has no such source. Raises: ConfigError."""
         rules = self.of(source)
         return None if rules is None else rules.decide(message, position)
@@ -110,12 +110,12 @@ class Example:
     message: Message = field(repr=False)
     position: Position | None
     message_id: str | None
-    old: Decision | None = field(repr=False)
-    new: Decision | None = field(repr=False)
+    old: DecisionDocument | None = field(repr=False)
+    new: DecisionDocument | None = field(repr=False)
 
 
 @dataclass(slots=True)
-class Group:
+class DifferenceGroup:
     """Messages with the same difference.
 
     members: differing members of commands, like `start-order.input`, if the routes are the same.
@@ -125,7 +125,7 @@ class Group:
     old: Shape
     new: Shape
     members: tuple[str, ...]
-    condition: Condition
+    condition: DifferingCondition
     example: Example
     count: int = 0
 
@@ -156,7 +156,7 @@ def _position(position: Position | None) -> dict[str, Any]:
     return {"topic": position.topic, "partition": position.partition, "offset": position.offset}
 
 
-def _decision(decision: Decision) -> dict[str, Any]:
+def _decision(decision: DecisionDocument) -> dict[str, Any]:
     return {
         "outcome": decision.outcome,
         "routes": list(decision.routes),
@@ -166,7 +166,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _decision_of(side: Side) -> Decision | None:
+def _decision_of(side: Side) -> DecisionDocument | None:
     return None if side.answer is None else decision_of(side.answer, side.loaded.config)
 
 
@@ -189,10 +189,10 @@ class Comparison:
         self.different = 0
         self.ungrouped = 0
         """Different messages beyond the limit of groups."""
-        self._groups: dict[tuple[Any, ...], Group] = {}
+        self._groups: dict[tuple[Any, ...], DifferenceGroup] = {}
 
     @property
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[DifferenceGroup]:
         """Groups, the largest first."""
         return sorted(self._groups.values(), key=lambda group: -group.count)
 
@@ -229,7 +229,7 @@ class Comparison:
             envelopes = (side.answer.envelope for side in (old, new) if side.answer is not None)
             id_ = next((each.id for each in envelopes if each is not None), message.message_id)
             example = Example(message, position, id_, _decision_of(old), _decision_of(new))
-            group = self._groups[key] = Group(source, *shapes, members, condition, example)
+            group = self._groups[key] = DifferenceGroup(source, *shapes, members, condition, example)
         group.count += 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,12 +242,12 @@ class Comparison:
         }
 
 
-def _steps(answer: Answer | None) -> Sequence[Step]:
+def _steps(answer: DecisionResult | None) -> Sequence[Step]:
     found = answer.explanation.decision if answer is not None and answer.explanation is not None else None
     return () if found is None else found.steps
 
 
-def _is_same(old: Answer | None, new: Answer | None) -> bool:
+def _is_same(old: DecisionResult | None, new: DecisionResult | None) -> bool:
     """True if both decisions lead to the same commands, or to a dead letter with the same reason."""
     if old is None or new is None:
         return old is new
@@ -258,7 +258,7 @@ def _is_same(old: Answer | None, new: Answer | None) -> bool:
     return repr(steps[0]) == repr(steps[1]) or _canonical(_comparable(old)) == _canonical(_comparable(new))
 
 
-def _comparable(answer: Answer | None) -> list[dict[str, Any]]:
+def _comparable(answer: DecisionResult | None) -> list[dict[str, Any]]:
     """Commands of a decision with all of their members. A saga has its definition as a member."""
     found = []
     for step in _steps(answer):
@@ -301,10 +301,10 @@ def _changed(old: Side, new: Side) -> Iterator[tuple[str, str]]:
                 yield pair
 
 
-def changes(example: Mapping[str, Any]) -> Iterator[Difference]:
+def changes(example: Mapping[str, Any]) -> Iterator[ValueDifference]:
     """Differing members of the commands of an example, if both decisions have the same number of commands.
 
-    example: of `Group.to_dict`.
+    example: of `DifferenceGroup.to_dict`.
     """
     sides = [(example.get(side) or {}).get("commands", []) for side in ("old", "new")]
     if len(sides[0]) != len(sides[1]):
@@ -314,7 +314,7 @@ def changes(example: Mapping[str, Any]) -> Iterator[Difference]:
             before, after = was.get(name), now.get(name)
             if _canonical(before) != _canonical(after):
                 found = list(member(before, after, (), name))
-                yield from found or [Difference((), name, before, after)]
+                yield from found or [ValueDifference((), name, before, after)]
 
 
 def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

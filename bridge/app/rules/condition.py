@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bridge.app.explain import Answer
+from bridge.app.explain import DecisionResult
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.routing import Considered
@@ -16,7 +16,7 @@ _NO_RULE = "no such rule"
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class DifferingCondition:
     """First condition that separates two decisions.
 
     route: None for a part of a source.
@@ -34,17 +34,17 @@ class Condition:
     new_at: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Condition as JSON types."""
+        """Members as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Answer of one configuration, with the verdict of every rule. answer: None if it has no such source."""
+    """Decision of one configuration, with the verdict of every rule. answer: None if it has no such source."""
 
     loaded: Loaded
     source: str
-    answer: Answer | None
+    answer: DecisionResult | None
 
     @property
     def rules(self) -> Sequence[Considered]:
@@ -70,7 +70,7 @@ class Side:
         return self.at("routes", names.index(route), *members) if route in names else None
 
 
-def first_condition(old: Side, new: Side, changed: Sequence[tuple[str, str]]) -> Condition:
+def first_condition(old: Side, new: Side, changed: Sequence[tuple[str, str]]) -> DifferingCondition:
     """First differing condition of two different decisions.
 
     changed: differing members of the commands, as pairs of route and member, if the routes are the same.
@@ -89,7 +89,7 @@ def first_condition(old: Side, new: Side, changed: Sequence[tuple[str, str]]) ->
         kinds = [_command(side, route) for side in (old, new)]
         if kinds[0] != kinds[1]:
             places = [side.place(route, kind) for side, kind in zip((old, new), kinds, strict=True)]
-            return Condition(route, "command", kinds[0], kinds[1], places[0], places[1])
+            return DifferingCondition(route, "command", kinds[0], kinds[1], places[0], places[1])
     failed = _failed(old) or _failed(new)
     if failed is None:
         texts = [side.loaded.config.sources[side.source].no_match for side in (old, new)]
@@ -97,11 +97,11 @@ def first_condition(old: Side, new: Side, changed: Sequence[tuple[str, str]]) ->
     results = [_reason(side) or "succeeds" for side in (old, new)]
     kinds = [_command(side, failed) for side in (old, new)]
     places = [side.place(failed, kind) for side, kind in zip((old, new), kinds, strict=True)]
-    return Condition(failed, kinds[1] or kinds[0], results[0], results[1], places[0], places[1])
+    return DifferingCondition(failed, kinds[1] or kinds[0], results[0], results[1], places[0], places[1])
 
 
-def _of_source(old: Side, new: Side, member: str, texts: Sequence[str | None]) -> Condition:
-    return Condition(None, member, texts[0], texts[1], old.place(None, member), new.place(None, member))
+def _of_source(old: Side, new: Side, member: str, texts: Sequence[str | None]) -> DifferingCondition:
+    return DifferingCondition(None, member, texts[0], texts[1], old.place(None, member), new.place(None, member))
 
 
 def _reason(side: Side) -> str | None:
@@ -119,7 +119,7 @@ def _failed(side: Side) -> str | None:
     return None if explanation is None else explanation.failed
 
 
-def _removed_or_changed(old: Side, new: Side) -> Condition | None:
+def _removed_or_changed(old: Side, new: Side) -> DifferingCondition | None:
     """First rule, in the order of the new configuration, whose effect differs; before it, a rule that is gone."""
     verdicts = {each.route: each for each in old.rules}
     order = {name: at for at, name in enumerate(verdicts)}
@@ -137,11 +137,11 @@ def _removed_or_changed(old: Side, new: Side) -> Condition | None:
         if gone is not None and order[gone.route] <= (passed + 1 if was is None else order[now.route]):
             break
         if was is None:
-            return Condition(now.route, "rule", _NO_RULE, _effect(new, now), None, new.place(now.route))
+            return DifferingCondition(now.route, "rule", _NO_RULE, _effect(new, now), None, new.place(now.route))
         return found
     if gone is None:
         return None
-    return Condition(gone.route, "rule", _effect(old, gone), _NO_RULE, old.place(gone.route), None)
+    return DifferingCondition(gone.route, "rule", _effect(old, gone), _NO_RULE, old.place(gone.route), None)
 
 
 def _effect(side: Side, rule: Considered) -> str:
@@ -152,7 +152,7 @@ def _effect(side: Side, rule: Considered) -> str:
     return "fails" if rule.verdict == "when failed" and settings and settings.on_error == "dead_letter" else ""
 
 
-def _of_rule(old: Side, new: Side, was: Considered, now: Considered) -> Condition | None:
+def _of_rule(old: Side, new: Side, was: Considered, now: Considered) -> DifferingCondition | None:
     """First differing condition of a rule that both configurations have; None if its effect is the same."""
     name, effects = now.route, (_effect(old, was), _effect(new, now))
     if effects[0] == effects[1]:
@@ -177,8 +177,8 @@ def _goes_on(side: Side, route: str, effect: str) -> str | None:
 
 def _with_places(
     old: Side, new: Side, route: str, member: str, texts: Sequence[str | None], path: tuple[str, ...] = ()
-) -> Condition:
-    return Condition(route, member, texts[0], texts[1], old.place(route, *path), new.place(route, *path))
+) -> DifferingCondition:
+    return DifferingCondition(route, member, texts[0], texts[1], old.place(route, *path), new.place(route, *path))
 
 
 def _differing_key(was: Considered, now: Considered) -> str | None:
@@ -205,13 +205,13 @@ def _when(rule: Considered) -> str | None:
     return f"{rule.condition} {result}"
 
 
-def _of_command(old: Side, new: Side, route: str, member: str) -> Condition:
+def _of_command(old: Side, new: Side, route: str, member: str) -> DifferingCondition:
     """Condition of a command whose member differs."""
     of_route = member in ("engine", "for_each")
     paths = [(member,) if of_route else (_command(side, route), member) for side in (old, new)]
     texts = [_written(side, route, path) for side, path in zip((old, new), paths, strict=True)]
     places = [side.place(route, *path) for side, path in zip((old, new), paths, strict=True)]
-    return Condition(route, ".".join(paths[1]), texts[0], texts[1], places[0], places[1])
+    return DifferingCondition(route, ".".join(paths[1]), texts[0], texts[1], places[0], places[1])
 
 
 def _written(side: Side, route: str, path: Sequence[str]) -> str | None:

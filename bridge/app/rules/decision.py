@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.app.explain import Answer, json_form, with_ordered_values
+from bridge.app.explain import DecisionResult, json_form, with_ordered_values
 from bridge.config.model.bridge import BridgeConfig
 from bridge.routing import command_dict
 from bridge.routing.saga import SAGA_ORCHESTRATION
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class DecisionDocument:
     """Decision about one message.
 
     outcome: several, joined by a comma, if the message led to further messages of the same source.
@@ -27,7 +27,7 @@ class Decision:
     detail: str | None = field(default=None, repr=False)
 
 
-def decision_of(answer: Answer, config: BridgeConfig) -> Decision:
+def decision_of(answer: DecisionResult, config: BridgeConfig) -> DecisionDocument:
     """Decision of the rules, if the engine accepts the commands."""
     found = answer.explanation.decision if answer.explanation is not None else None
     kinds = {route.name: route.command for route in config.routes}
@@ -40,7 +40,7 @@ def decision_of(answer: Answer, config: BridgeConfig) -> Decision:
         }
         for step in (found.steps if found is not None else ())
     ]
-    return Decision(answer.outcome.value, answer.routes, tuple(commands), answer.reason, answer.detail)
+    return DecisionDocument(answer.outcome.value, answer.routes, tuple(commands), answer.reason, answer.detail)
 
 
 def _members(command: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bridge.core.message import Message, Position
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedMessage:
     """Message with the sources that receive it in one of the configurations."""
 
     message: Message
@@ -83,12 +83,12 @@ class Receivers:
         return next(side[source].broker for side in self._sides if source in side)
 
 
-def of_files(paths: Sequence[Path], old: Loaded, new: Loaded, receivers: Receivers) -> AsyncGenerator[Received]:
+def of_files(paths: Sequence[Path], old: Loaded, new: Loaded, receivers: Receivers) -> AsyncGenerator[ReceivedMessage]:
     """Messages of files and directories, as `bridge check --samples` reads them. Raises: DecodeError, OSError."""
     return _samples(read_samples(paths, {**new.config.sources, **old.config.sources}), receivers)
 
 
-def of_lines(lines: Any, label: str, receivers: Receivers) -> AsyncGenerator[Received]:
+def of_lines(lines: Any, label: str, receivers: Receivers) -> AsyncGenerator[ReceivedMessage]:
     """Messages of lines of `bridge topic read --json`. Raises: DecodeError with label and line."""
 
     def samples() -> Any:
@@ -103,16 +103,18 @@ def of_lines(lines: Any, label: str, receivers: Receivers) -> AsyncGenerator[Rec
     return _samples(samples(), receivers)
 
 
-async def _samples(samples: Any, receivers: Receivers) -> AsyncGenerator[Received]:
+async def _samples(samples: Any, receivers: Receivers) -> AsyncGenerator[ReceivedMessage]:
     for sample in samples:
         sources = receivers.of(sample)
         position = None
         if sample.topic is not None and sources:
             position = Position(receivers.broker(sources[0]), sample.topic, *(sample.place or (0, 0)))
-        yield Received(sample.message, position, sources)
+        yield ReceivedMessage(sample.message, position, sources)
 
 
-async def of_topic(old: Loaded, new: Loaded, text: str, receivers: Receivers, newest: int) -> AsyncGenerator[Received]:
+async def of_topic(
+    old: Loaded, new: Loaded, text: str, receivers: Receivers, newest: int
+) -> AsyncGenerator[ReceivedMessage]:
     """Newest messages of a topic.
 
     text: `SOURCE` or `BROKER/TOPIC` of the old configuration, or of the new one if the old one does not have it.
@@ -125,11 +127,11 @@ async def of_topic(old: Loaded, new: Loaded, text: str, receivers: Receivers, ne
     sources = receivers.of_topic(topic)
     async with aclosing(messages(loaded, broker, ReadOptions(topic), newest)) as found:
         async for position, message in found:
-            yield Received(message, position, sources)
+            yield ReceivedMessage(message, position, sources)
 
 
 async def compare(
-    old: Loaded, new: Loaded, received: AsyncGenerator[Received], limit: int, progress: Callable[[int], None]
+    old: Loaded, new: Loaded, received: AsyncGenerator[ReceivedMessage], limit: int, progress: Callable[[int], None]
 ) -> Diff:
     """Compare the decisions of two configurations about at most `limit` messages.
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from bridge.app.dead_letters.groups import at_partition, choice_of, row_cache
-from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places, places
+from bridge.app.dead_letters.reading import DeadLetterPlace, DeadLetterSelection, PlaceStates, found_places, places
 from bridge.brokers.base import Broker, CompletingBroker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
@@ -44,10 +44,10 @@ _AGAIN = 300.0
 """Seconds until messages that could not be completed are tried again: each attempt locks the messages before them."""
 _REASONS = 100
 """Most reasons in labels; others are counted as `other`."""
-_OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
+_OPEN = DeadLetterSelection(states=frozenset({DeadLetterState.OPEN}))
 
 
-Causes = Mapping[Place, Mapping[Facts, Summary]]
+Causes = Mapping[DeadLetterPlace, Mapping[Facts, Summary]]
 """Open dead letters by their place and facts."""
 
 
@@ -84,19 +84,19 @@ class DeadLetterCounter:
         self._ended = asyncio.Event()
         """Set at the end of a count; the next one then has another event."""
         self._on_count = on_count
-        self._causes: dict[Place, dict[Facts, Summary]] = {}
+        self._causes: dict[DeadLetterPlace, dict[Facts, Summary]] = {}
         """Open dead letters by their facts."""
         self._loaded = loaded
         self._brokers = dict(brokers)
         self._engines = engines
         self._cache = row_cache(loaded) if keeps_files else None
         self._reader = TopicReader(self._cache, share=_SHARE)
-        self._rows: dict[Place, TopicRows] = {}
-        self._open: dict[Place, Counter[tuple[str, str, str]]] = {}
-        self._oldest: dict[Place, dict[str, float]] = {}
-        self._missing: dict[Place, set[tuple[str, DeadLetterRef]]] = {}
+        self._rows: dict[DeadLetterPlace, TopicRows] = {}
+        self._open: dict[DeadLetterPlace, Counter[tuple[str, str, str]]] = {}
+        self._oldest: dict[DeadLetterPlace, dict[str, float]] = {}
+        self._missing: dict[DeadLetterPlace, set[tuple[str, DeadLetterRef]]] = {}
         """Dead letters of queues that have a state and were not found, with their engines."""
-        self._tried: dict[Place, tuple[frozenset[int], float]] = {}
+        self._tried: dict[DeadLetterPlace, tuple[frozenset[int], float]] = {}
         """Messages that the last attempt was to complete, and its monotonic time."""
         self._counted: float | None = None
         self._known: set[str] = set()
@@ -243,7 +243,7 @@ class DeadLetterCounter:
             self._reported[place] = detail
             log.info("dead letters cannot be counted", action="count", place=place, detail=detail)
 
-    async def _count(self, loaded: Loaded, place: Place, states: PlaceStates) -> None:
+    async def _count(self, loaded: Loaded, place: DeadLetterPlace, states: PlaceStates) -> None:
         broker = self._brokers[place.broker]
         assert isinstance(broker, ReadableBroker)
         # States first: a dead letter that has a state exists
@@ -274,7 +274,7 @@ class DeadLetterCounter:
                 block.unload()
             self._rows[place] = rows
 
-    def _sums(self, place: Place, rows: TopicRows, states: PlaceStates) -> list[tuple[Facts, Summary]]:
+    def _sums(self, place: DeadLetterPlace, rows: TopicRows, states: PlaceStates) -> list[tuple[Facts, Summary]]:
         choice = choice_of(place, _OPEN, states)
         return [
             each
@@ -283,14 +283,16 @@ class DeadLetterCounter:
         ]
 
     def _blocks(
-        self, place: Place, rows: TopicRows, states: PlaceStates, choice: Choice
+        self, place: DeadLetterPlace, rows: TopicRows, states: PlaceStates, choice: Choice
     ) -> Iterator[tuple[int, Rows, Choice]]:
         for partition, blocks in rows.partitions.items():
             here = replace(choice, states=at_partition(place, partition, states))
             for block in blocks:
                 yield partition, block, here
 
-    def _loaded_block(self, place: Place, rows: TopicRows, partition: int, block: Rows, choice: Choice) -> Rows:
+    def _loaded_block(
+        self, place: DeadLetterPlace, rows: TopicRows, partition: int, block: Rows, choice: Choice
+    ) -> Rows:
         """Block with its columns, if they are needed. Raises: BridgeError when the cache has lost them."""
         if block.is_loaded or block.is_summed(choice):
             return block
@@ -314,7 +316,7 @@ class DeadLetterCounter:
 
     # -- states of dead letters that do not exist any more
 
-    async def _forget(self, place: Place, rows: TopicRows, states: PlaceStates) -> None:
+    async def _forget(self, place: DeadLetterPlace, rows: TopicRows, states: PlaceStates) -> None:
         """Remove the states of dead letters that retention or compaction has removed, or somebody has completed."""
         missing: set[tuple[str, DeadLetterRef]] = set()
         for engine, topic in states.topics(place).items():
@@ -341,7 +343,7 @@ class DeadLetterCounter:
             refs = [ref for name, ref in sure if name == engine]
             await DeadLetterStates(self._engines[engine]).send("forget", refs, {})
 
-    def _present(self, place: Place, rows: TopicRows, partition: int, first: int) -> tuple[set[int], float]:
+    def _present(self, place: DeadLetterPlace, rows: TopicRows, partition: int, first: int) -> tuple[set[int], float]:
         """Offsets of the dead letters of a block, and the time of the oldest; minus infinity if one has no time."""
         needed = Choice(lambda facts: True, lambda facts, first: BlockStates(), frozenset())
         for block in rows.partitions.get(partition, ()):
@@ -353,7 +355,9 @@ class DeadLetterCounter:
 
     # -- dead letters of queues
 
-    async def _complete(self, broker: CompletingBroker, place: Place, rows: TopicRows, states: PlaceStates) -> None:
+    async def _complete(
+        self, broker: CompletingBroker, place: DeadLetterPlace, rows: TopicRows, states: PlaceStates
+    ) -> None:
         """Complete the messages that were replayed, or dropped before the restore time."""
         dropped_before = time.time() - self._loaded.config.ops.dead_letters.restore
         due = []

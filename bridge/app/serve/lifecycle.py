@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bridge.app.lifecycle.facts import SOURCE_TROUBLES, of_cause, of_end, of_job, of_reload, of_source
 from bridge.app.lifecycle.publisher import LifecycleEvents
-from bridge.app.reload.changes import Change, Changes
+from bridge.app.reload.changes import ChangeKind, Changes
 from bridge.app.serve.dead_letters import Causes
 from bridge.app.serve.jobs import JobFigures
 from bridge.config.model.bridge import EventsConfig
@@ -38,7 +38,7 @@ PERIOD = 5.0
 
 _INSTANCES = frozenset({EventKind.INSTANCE_FAILED, EventKind.INSTANCE_COMPENSATED})
 
-Cause = tuple[str, str, str, str]
+CauseKey = tuple[str, str, str, str]
 """Broker, topic, source and fingerprint."""
 
 
@@ -87,11 +87,11 @@ class CauseObserver:
         self._add = add
         self._now = now
         self._oldest = now() - RECENT
-        self._known: set[Cause] | None = None
+        self._known: set[CauseKey] | None = None
 
     def observe(self, causes: Causes) -> None:
         """Compare the causes of open dead letters with those of the last count."""
-        found: dict[Cause, tuple[Facts, Summary]] = {}
+        found: dict[CauseKey, tuple[Facts, Summary]] = {}
         for place, each in causes.items():
             for facts, summary in each.items():
                 key = (place.broker, place.topic, facts.source or "", facts.fingerprint)
@@ -185,7 +185,7 @@ class Lifecycle:
 
     def reloaded(self, before: str, version: str, by: str, changes: Changes) -> None:
         """Announce a reload. before, version: versions of the configuration."""
-        unchanged = (Change.UNCHANGED,)
+        unchanged = (ChangeKind.UNCHANGED,)
         sources = {each.source: str(each.change) for each in changes.sources if each.change not in unchanged}
         routes = {each.route: str(each.change) for each in changes.routes}
         self.events.add(of_reload(self._daemon, before, version, by, time.time(), sources=sources, routes=routes))

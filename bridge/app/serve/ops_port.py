@@ -13,7 +13,7 @@ from bridge.app.page.site import Site
 from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.views.all_daemons import OtherDaemons
 from bridge.app.serve.views.lineage import in_flight
-from bridge.app.serve.views.live import Live
+from bridge.app.serve.views.live import LiveStream
 from bridge.app.serve.views.peers import PeerClient
 from bridge.app.serve.views.status import DaemonStatus, daemon_id
 from bridge.app.serve.views.tap import TAP, Taps
@@ -66,7 +66,7 @@ class OpsPort:
         others = OtherDaemons(own, status.peers, client)
         self.routes = routes(loaded, engines, status.document, sources, current, reload, candidate, held, others)
         taps = Taps(current, decisions)
-        self.streams = [Stream(TAP, taps.events), Stream(LIVE, Live(status.document, taps).events)]
+        self.streams = [Stream(TAP, taps.events), Stream(LIVE, LiveStream(status.document, taps).events)]
         access = build_access(loaded)
         if not is_intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one

@@ -22,16 +22,25 @@ from bridge.cli.dlq.selection import (
     selection_options,
 )
 from bridge.cli.dlq.states import drop, restore
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import in_parts, lists_in_parts, operate, require_table
 from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
-from bridge.cli.shared.output import Progress, clean, local_time, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import (
+    ProgressCount,
+    clean,
+    local_time,
+    plural,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+)
 from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters.reading import Found, Selection
-    from bridge.app.remote import Address
+    from bridge.app.dead_letters.reading import DeadLetterSelection, FoundDeadLetter
+    from bridge.app.remote import DaemonAddress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +52,7 @@ _EXITS = {0: "done", 1: "there is no such dead letter"}
 
 @click.group(
     "dlq",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "groups": "Group dead letters by cause.",
         "list": "List dead letters.",
@@ -95,7 +104,7 @@ def offline_option(function: F) -> F:
 def groups(
     as_json: bool,
     offline: bool,
-    remote: Address | None,
+    remote: DaemonAddress | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
     **chosen: Any,
@@ -161,7 +170,7 @@ def list_(
     limit: int,
     offline: bool,
     output: str,
-    remote: Address | None,
+    remote: DaemonAddress | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
     **chosen: Any,
@@ -230,7 +239,7 @@ def show(
     payload: bool,
     offline: bool,
     as_json: bool,
-    remote: Address | None,
+    remote: DaemonAddress | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -282,7 +291,7 @@ def show(
 @remote_options
 @config_options
 def export(
-    offline: bool, remote: Address | None, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any
+    offline: bool, remote: DaemonAddress | None, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any
 ) -> None:
     """Write dead letters as lines of JSON, in the form of `bridge topic read --json`, with their payloads."""
     if remote is not None:
@@ -304,7 +313,7 @@ def export(
     asyncio.run(write())
 
 
-def _export(remote: Address, given: dict[str, Any]) -> None:
+def _export(remote: DaemonAddress, given: dict[str, Any]) -> None:
     """Print the messages of a remote daemon, part by part."""
     from bridge.app.operations.cursors import START
 
@@ -349,7 +358,7 @@ def check(
     candidate: tuple[Path, ...],
     offline: bool,
     as_json: bool,
-    remote: Address | None,
+    remote: DaemonAddress | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
     **chosen: Any,
@@ -380,7 +389,7 @@ def _checked(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
     candidate: tuple[Path, ...],
-    selection: Selection,
+    selection: DeadLetterSelection,
     offline: bool,
 ) -> dict[str, Any]:
     from bridge.app.composition import load_config
@@ -388,7 +397,7 @@ def _checked(
 
     loaded = load_config(config, overlay)
     rules = load_config(candidate, overlay) if candidate else loaded
-    progress = Progress("dead letter", "checked")
+    progress = ProgressCount("dead letter", "checked")
     try:
         return asyncio.run(checked(loaded, rules, selection, offline, progress)).to_dict()
     finally:
@@ -396,7 +405,11 @@ def _checked(
 
 
 def _grouped(
-    remote: Address | None, config: tuple[Path, ...], overlay: tuple[Path, ...], chosen: dict[str, Any], offline: bool
+    remote: DaemonAddress | None,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    chosen: dict[str, Any],
+    offline: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Groups, the most numerous first, and sentences about dead letters that are gone."""
     if remote is not None:
@@ -406,7 +419,7 @@ def _grouped(
     from bridge.app.dead_letters.groups import grouped
 
     loaded = load_config(config, overlay)
-    progress = Progress("dead letter", "read")
+    progress = ProgressCount("dead letter", "read")
     try:
         found = asyncio.run(grouped(loaded, selection_of(chosen), offline, progress))
     finally:
@@ -414,7 +427,7 @@ def _grouped(
     return [each.to_dict() for each in found.sorted()], found.gone
 
 
-def _asked(remote: Address, offline: bool, operation: str, given: dict[str, Any]) -> Any:
+def _asked(remote: DaemonAddress, offline: bool, operation: str, given: dict[str, Any]) -> Any:
     """Answer of a remote daemon. Raises: UsageError for `offline`."""
     _check_online(offline)
     [answer] = operate({"remote": remote, "engine": None}, (operation, given))
@@ -428,14 +441,18 @@ def _check_online(offline: bool) -> None:
 
 
 def _read(
-    config: tuple[Path, ...], overlay: tuple[Path, ...], selection: Selection, limit: int | None, offline: bool
-) -> list[Found]:
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    selection: DeadLetterSelection,
+    limit: int | None,
+    offline: bool,
+) -> list[FoundDeadLetter]:
     from bridge.app.composition import load_config
     from bridge.app.dead_letters.reading import visited
 
     loaded = load_config(config, overlay)
 
-    async def read() -> list[Found]:
+    async def read() -> list[FoundDeadLetter]:
         return [each async for each in visited(loaded, selection, limit, offline=offline)]
 
     return asyncio.run(read())

@@ -23,15 +23,15 @@ from bridge.cli.dlq.selection import (
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_names, operate, require_table
 from bridge.cli.shared.options import config_options, json_option, reason_option
-from bridge.cli.shared.output import Progress, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters.editing import Document
-    from bridge.app.dead_letters.reading import Found, Selection
-    from bridge.app.remote import Address
+    from bridge.app.dead_letters.editing import JsonBody
+    from bridge.app.dead_letters.reading import DeadLetterSelection, FoundDeadLetter
+    from bridge.app.remote import DaemonAddress
     from bridge.config.source import Loaded
 
 T = TypeVar("T")
@@ -117,10 +117,10 @@ def replay(
 
     Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
     """
-    from bridge.app.dead_letters.reading import Selection
+    from bridge.app.dead_letters.reading import DeadLetterSelection
 
     names = tuple(read_ids(ids, separated)) if ids else ()
-    if selection_of({**chosen, "states": ("all",)}, names) == Selection() and not all_:
+    if selection_of({**chosen, "states": ("all",)}, names) == DeadLetterSelection() and not all_:
         raise click.UsageError(
             "no filter is given; name sources, --cause, --route, --key, --id, --since or --until, or use --all",
             click.get_current_context(),
@@ -147,7 +147,7 @@ def _loaded(options: Mapping[str, Any]) -> Loaded:
     return load_config(options["config"], options["overlay"])
 
 
-def _dry_run(options: dict[str, Any], selection: Selection, limit: int | None, as_json: bool) -> int:
+def _dry_run(options: dict[str, Any], selection: DeadLetterSelection, limit: int | None, as_json: bool) -> int:
     if options["remote"] is not None:
         report = remote_check(options["remote"], options, selection.ids, limit, replays=True)
     else:
@@ -161,17 +161,19 @@ def _dry_run(options: dict[str, Any], selection: Selection, limit: int | None, a
     return 1 if report["failing"] or not report["total"] else 0
 
 
-def _checked(loaded: Loaded, selection: Selection, limit: int | None) -> dict[str, Any]:
+def _checked(loaded: Loaded, selection: DeadLetterSelection, limit: int | None) -> dict[str, Any]:
     from bridge.app.dead_letters.check import checked
 
-    progress = Progress("dead letter", "checked")
+    progress = ProgressCount("dead letter", "checked")
     try:
         return asyncio.run(checked(loaded, loaded, selection, False, progress, limit)).to_dict()
     finally:
         progress.close()
 
 
-def _replay(options: dict[str, Any], selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
+def _replay(
+    options: dict[str, Any], selection: DeadLetterSelection, given: dict[str, Any], yes: bool, as_json: bool
+) -> int:
     from bridge.app.audit import refused
     from bridge.app.operations.dead_letters.batches import select
     from bridge.app.operations.dead_letters.replays import ReplayBatch
@@ -265,7 +267,7 @@ class _OwnDeadLetter:
 
     def __init__(self, loaded: Loaded, id_: str) -> None:
         self._loaded = loaded
-        self._found: Found | None = None
+        self._found: FoundDeadLetter | None = None
         self.id = id_
 
     def refused(self, reason: str | None) -> AbstractContextManager[None]:
@@ -274,15 +276,15 @@ class _OwnDeadLetter:
 
         return refused(self._loaded, "dlq.edit", self.id, reason)
 
-    def read(self) -> Document:
+    def read(self) -> JsonBody:
         """Read the document. Raises: InstanceNotFound, InvalidCommand."""
-        from bridge.app.dead_letters.editing import Document, is_cloud_event
+        from bridge.app.dead_letters.editing import JsonBody, is_cloud_event
 
         self._found = _one(self._loaded, self.id)
         self.id = self._found.dead_letter.id
-        return Document.of(self._found.message.body, is_cloud_event(self._loaded, self._found))
+        return JsonBody.of(self._found.message.body, is_cloud_event(self._loaded, self._found))
 
-    def verdict(self, document: Document) -> tuple[str, str | None, bool]:
+    def verdict(self, document: JsonBody) -> tuple[str, str | None, bool]:
         """Outcome of the edited message in words, its detail, and True if it would be dead-lettered."""
         from dataclasses import replace
 
@@ -294,7 +296,7 @@ class _OwnDeadLetter:
         found = asyncio.run(expected(self._loaded, self._found.dead_letter, message, self._owner))
         return found.text, found.detail, found.outcome is Outcome.DEAD_LETTERED
 
-    def submit(self, document: Document, given: dict[str, Any]) -> str:
+    def submit(self, document: JsonBody, given: dict[str, Any]) -> str:
         """Submit the replay; return the id of its job."""
         from bridge.app.serve.control import operate
         from bridge.config.source import state_engine
@@ -312,41 +314,41 @@ class _OwnDeadLetter:
 class _RemoteDeadLetter:
     """Dead letter that is edited through a remote daemon, which reads its payload; as `_OwnDeadLetter`."""
 
-    def __init__(self, remote: Address, id_: str) -> None:
+    def __init__(self, remote: DaemonAddress, id_: str) -> None:
         self._options: dict[str, Any] = {"remote": remote, "engine": None}
         self.id = id_
 
     def refused(self, reason: str | None) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def read(self) -> Document:
-        from bridge.app.dead_letters.editing import Document
+    def read(self) -> JsonBody:
+        from bridge.app.dead_letters.editing import JsonBody
 
         [rows] = operate(self._options, ("dlq.show", {"id": self.id, "payload": True}))
         facts = _only(self.id, [each for each in rows if each["state"] == "open"], lambda each: str(each["id"]))
         self.id = facts["id"]
         body = facts["body"]
-        return Document.of(None if body is None else body.encode(), facts["is_cloud_event"])
+        return JsonBody.of(None if body is None else body.encode(), facts["is_cloud_event"])
 
-    def verdict(self, document: Document) -> tuple[str, str | None, bool]:
+    def verdict(self, document: JsonBody) -> tuple[str, str | None, bool]:
         [found] = operate(self._options, ("dlq.edit", _parameters(self.id, document, {"dry_run": True})))
         return found["would"], found["detail"], found["fails"]
 
-    def submit(self, document: Document, given: dict[str, Any]) -> str:
+    def submit(self, document: JsonBody, given: dict[str, Any]) -> str:
         [job] = operate(self._options, ("dlq.edit", _parameters(self.id, document, given)))
         return str(job["job"])
 
 
-def _parameters(id_: str, document: Document, given: dict[str, Any]) -> dict[str, Any]:
+def _parameters(id_: str, document: JsonBody, given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "id": id_, "body": base64.b64encode(document.body).decode()}
 
 
-def _one(loaded: Loaded, id_: str) -> Found:
-    from bridge.app.dead_letters.reading import Selection, visited
+def _one(loaded: Loaded, id_: str) -> FoundDeadLetter:
+    from bridge.app.dead_letters.reading import DeadLetterSelection, visited
     from bridge.dead_letters.state_machine import DeadLetterState
 
-    async def read() -> list[Found]:
-        selection = Selection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
+    async def read() -> list[FoundDeadLetter]:
+        selection = DeadLetterSelection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
         return [each async for each in visited(loaded, selection)]
 
     return _only(id_, asyncio.run(read()), lambda each: each.dead_letter.id)
@@ -364,7 +366,7 @@ def _only(id_: str, found: Sequence[T], name: Callable[[T], str]) -> T:
     return found[0]
 
 
-def _edited(document: Document, assignments: tuple[str, ...], patch: Path | None) -> Document | None:
+def _edited(document: JsonBody, assignments: tuple[str, ...], patch: Path | None) -> JsonBody | None:
     """Edited document; None if a person has changed nothing in the editor."""
     if not assignments and patch is None:
         text = click.edit(document.payload_text(), extension=".json")

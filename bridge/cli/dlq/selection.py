@@ -14,8 +14,8 @@ from bridge.cli.shared.parameters import SINCE
 from bridge.cli.shared.several import LONGEST_PART, in_requests
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters.reading import Selection
-    from bridge.app.remote import Address
+    from bridge.app.dead_letters.reading import DeadLetterSelection
+    from bridge.app.remote import DaemonAddress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,13 +65,13 @@ def filter_options(function: F) -> F:
     return function
 
 
-def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
+def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> DeadLetterSelection:
     """Selection of the options. ids: of dead letters or messages."""
-    from bridge.app.dead_letters.reading import Selection
+    from bridge.app.dead_letters.reading import DeadLetterSelection
     from bridge.dead_letters.state_machine import DeadLetterState
 
     states = chosen.get("states", ("all",))
-    return Selection(
+    return DeadLetterSelection(
         tuple(chosen.get("sources", ())),
         tuple(chosen.get("routes", ())),
         tuple(chosen.get("causes", ())),
@@ -103,7 +103,7 @@ TABLE_WITH_READS = 6
 
 
 def remote_count(
-    remote: Address, chosen: dict[str, Any], ids: tuple[str, ...], limit: int | None, *, replays: bool = False
+    remote: DaemonAddress, chosen: dict[str, Any], ids: tuple[str, ...], limit: int | None, *, replays: bool = False
 ) -> int:
     """Number of dead letters that the options select on a remote daemon. replays: only those that can be replayed."""
     from bridge.app.operations.operation import MOST_IDS_OF_QUERY
@@ -136,7 +136,7 @@ MOST_CHECKED = 10_000
 
 
 def remote_check(
-    remote: Address, chosen: dict[str, Any], ids: tuple[str, ...] = (), limit: int | None = None, *, replays: bool
+    remote: DaemonAddress, chosen: dict[str, Any], ids: tuple[str, ...] = (), limit: int | None = None, *, replays: bool
 ) -> dict[str, Any]:
     """Dry run of a remote daemon; see `DryRunReport.to_dict`. Standard error tells if some were left out."""
     from bridge.app.operations.operation import MOST_IDS_OF_QUERY
@@ -171,7 +171,7 @@ def submit_jobs(
     options: dict[str, Any],
     action: str,
     engines: Iterable[str],
-    selection: Selection,
+    selection: DeadLetterSelection,
     given: dict[str, Any],
     verb: str,
     as_json: bool,

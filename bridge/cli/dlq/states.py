@@ -114,12 +114,12 @@ def _submit(
     """Select dead letters, and submit the jobs. states: of the selected ones."""
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters.reading import Selection
-    from bridge.app.operations.dead_letters.batches import Batch, select
+    from bridge.app.dead_letters.reading import DeadLetterSelection
+    from bridge.app.operations.dead_letters.batches import DeadLetterBatch, select
     from bridge.core.errors import InstanceNotFound
 
     ids = tuple(read_ids(given["ids"], given["separated"])) if given["ids"] else ()
-    if selection_of({**given, "states": ("all",)}, ids) == Selection() and not given["all_"]:
+    if selection_of({**given, "states": ("all",)}, ids) == DeadLetterSelection() and not given["all_"]:
         raise click.UsageError(
             "no filter is given; name sources, --cause, --route, --key, --id, --since or --until, or use --all",
             click.get_current_context(),
@@ -135,7 +135,7 @@ def _submit(
             count = remote_count(given["remote"], {**given, "states": states}, ids, given["limit"])
             engines = engine_names(given)
         else:
-            found = asyncio.run(select(loaded, selection, Batch, given["limit"]))
+            found = asyncio.run(select(loaded, selection, DeadLetterBatch, given["limit"]))
             count, engines, ends = found.count, found.engines, found.ends
         if not count and not (given["dry_run"] and given["as_json"]):
             which = " or ".join(states)

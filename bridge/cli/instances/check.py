@@ -12,7 +12,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import json_option
-from bridge.cli.shared.output import Progress, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, plural, print_json, say
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -74,19 +74,19 @@ def check(
     """
     from bridge.app.composition import load_config
     from bridge.app.connection import attached
-    from bridge.app.operations.instances.instances import Instances
+    from bridge.app.operations.instances.instances import InstanceOperations
     from bridge.testing.histories.check import check_histories
 
     if all_running and sample is not None:
         raise click.UsageError("use either --sample or --all-running", click.get_current_context())
     loaded = load_config(engine["config"], engine["overlay"])
     code = _code(loaded, workflows)
-    progress = Progress("history", "replayed")
+    progress = ProgressCount("history", "replayed")
 
     async def run() -> list[Checked]:
         async with attached(loaded, engine["engine"]) as own:
             return await check_histories(
-                Instances(own), own.client, code,
+                InstanceOperations(own), own.client, code,
                 sample=None if all_running else sample or _SAMPLE,
                 only=only, external=frozenset(loaded.config.workflows.external),
                 versions=loaded.config.engines[own.name].worker.versions, progress=progress,

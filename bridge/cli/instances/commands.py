@@ -16,7 +16,7 @@ from bridge.cli.instances.check import check
 from bridge.cli.instances.listing import list_
 from bridge.cli.instances.views import Shown, document, instance_of, print_history, print_instance, shown, with_causes
 from bridge.cli.shared import exit_codes
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate, operate_each
 from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, form_option, is_bulk, split
@@ -39,7 +39,7 @@ _history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown i
 
 @click.group(
     "instances",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List or count instances by status, name, saga outcome, tag and age.",
         "show": "Show instances: status, payloads, failure, history.",

@@ -17,7 +17,7 @@ from bridge.cli.shared.output import clean, compact, local_time, print_json, pri
 from bridge.cli.shared.parameters import SINCE, STATUS, TAG
 
 if TYPE_CHECKING:
-    from bridge.app.operations.instances.instances import Instance
+    from bridge.app.operations.instances.instances import InstanceInfo
 
 OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 
@@ -145,7 +145,7 @@ def list_(
         click.echo(f"the newest {len(shown):,} of {count:,}; --limit 0 shows all", err=True)
 
 
-def _print_instances(shown: Sequence[Instance]) -> None:
+def _print_instances(shown: Sequence[InstanceInfo]) -> None:
     """Print a table. On a terminal it has ages instead of times, and no empty column."""
     terminal = sys.stdout.isatty()
     columns = ("INSTANCE", "NAME", "STATUS", "OUTCOME", "CREATED", "UPDATED", "CUSTOM STATUS")

@@ -15,8 +15,8 @@ from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.user_code.frames import Frame, frames
 
 if TYPE_CHECKING:
-    from bridge.app.operations.instances.causes import Cause
-    from bridge.app.operations.instances.instances import Instance
+    from bridge.app.operations.instances.causes import FailureCause
+    from bridge.app.operations.instances.instances import InstanceInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,16 @@ class Shown:
     history: result of `instances.history` or `instances.timeline`.
     """
 
-    instance: Instance
-    cause: Cause | None = None
+    instance: InstanceInfo
+    cause: FailureCause | None = None
     history: Sequence[Mapping[str, Any]] | None = None
 
 
-def instance_of(document: Mapping[str, Any]) -> Instance:
+def instance_of(document: Mapping[str, Any]) -> InstanceInfo:
     """Instance of a result of an operation."""
-    from bridge.app.operations.instances.instances import Instance
+    from bridge.app.operations.instances.instances import InstanceInfo
 
-    return Instance(**document)
+    return InstanceInfo(**document)
 
 
 def shown(options: dict[str, Any], names: Sequence[str], history: str | None = None) -> list[Any]:
@@ -50,14 +50,14 @@ def shown(options: dict[str, Any], names: Sequence[str], history: str | None = N
 
 
 def with_causes(options: dict[str, Any], found: Sequence[Any], history: str | None = None) -> list[Any]:
-    """Replace each `Instance` by a `Shown` with its cause and history, or by the error that this met.
+    """Replace each `InstanceInfo` by a `Shown` with its cause and history, or by the error that this met.
 
     An outage ends the list.
     """
-    from bridge.app.operations.instances.causes import Cause
-    from bridge.app.operations.instances.instances import Instance
+    from bridge.app.operations.instances.causes import FailureCause
+    from bridge.app.operations.instances.instances import InstanceInfo
 
-    at = [position for position, one in enumerate(found) if isinstance(one, Instance)]
+    at = [position for position, one in enumerate(found) if isinstance(one, InstanceInfo)]
     calls = []
     for position in at:
         one = found[position]
@@ -76,11 +76,11 @@ def with_causes(options: dict[str, Any], found: Sequence[Any], history: str | No
                 return results[: position + 1]
             continue
         cause = got[0] if has_cause else None
-        results[position] = Shown(one, cause and Cause(**cause), got[-1] if history is not None else None)
+        results[position] = Shown(one, cause and FailureCause(**cause), got[-1] if history is not None else None)
     return results
 
 
-def in_json(one: Instance) -> dict[str, Any]:
+def in_json(one: InstanceInfo) -> dict[str, Any]:
     """Members of an instance for `--json`."""
     return asdict(one)
 

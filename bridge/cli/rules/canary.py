@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, operate
 from bridge.cli.shared.options import config_options, json_option, reason_option
@@ -22,7 +22,7 @@ _EXITS = EXITS | {1: "the engine refused", 2: "the command line is not valid, or
 
 @click.group(
     "canary",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "status": "Show the candidate, its counts and its fallback.",
         "abort": "End the candidate on all daemons.",

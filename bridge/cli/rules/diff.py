@@ -14,12 +14,12 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import json_option
-from bridge.cli.shared.output import Progress, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, plural, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from bridge.app.rules.diff import Received, Receivers
+    from bridge.app.rules.diff import ReceivedMessage, Receivers
     from bridge.config.source import Loaded
 
 LIMIT = 10_000
@@ -93,7 +93,7 @@ def command(
 
     sides = load_config([old], overlay), load_config([new], overlay)
     receivers = Receivers(*sides, source)
-    progress = Progress("message", "compared")
+    progress = ProgressCount("message", "compared")
     try:
         found = asyncio.run(compare(*sides, _messages(place, *sides, receivers, limit), limit, progress))
     except DecodeError as error:
@@ -118,7 +118,9 @@ def command(
     return exit_codes.FAILED if found.comparison.different else exit_codes.OK
 
 
-def _messages(place: str, old: Loaded, new: Loaded, receivers: Receivers, limit: int) -> AsyncGenerator[Received]:
+def _messages(
+    place: str, old: Loaded, new: Loaded, receivers: Receivers, limit: int
+) -> AsyncGenerator[ReceivedMessage]:
     from bridge.app.rules.diff import of_files, of_lines, of_topic
 
     if place == "-":

@@ -15,7 +15,7 @@ from bridge.cli.shared.output import clean, compact, print_fields, print_json, p
 from bridge.cli.shared.parameters import BODY
 
 if TYPE_CHECKING:
-    from bridge.app.explain import Answer
+    from bridge.app.explain import DecisionResult
     from bridge.app.messages.reading import MessageOptions
     from bridge.core.message import Message
     from bridge.routing import Considered, Equality
@@ -129,7 +129,7 @@ def _read(name: str) -> bytes:
         raise click.FileError(name, error.strerror or "") from None
 
 
-def _print(answer: Answer) -> None:
+def _print(answer: DecisionResult) -> None:
     from bridge.cli.shared.saga_progress import given, outline
 
     if answer.envelope is not None:
@@ -180,7 +180,7 @@ def _inequality(equality: Equality) -> str:
     return f"{equality.key} is {actual}, not {expected}"
 
 
-def _verdict(answer: Answer, expect: str | None, expect_dead_letter: bool) -> int:
+def _verdict(answer: DecisionResult, expect: str | None, expect_dead_letter: bool) -> int:
     dead = answer.reason is not None
     if expect_dead_letter:
         if not dead:

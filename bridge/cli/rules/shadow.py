@@ -13,14 +13,14 @@ from bridge.cli.rules.diff import print_comparison
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import EXISTING, json_option
-from bridge.cli.shared.output import Progress, plural, print_json, say
-from bridge.cli.shared.parameters import Duration
+from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.parameters import DurationType
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
 
 
-class Share(click.ParamType[Any]):
+class ShareType(click.ParamType[Any]):
     """Share such as `5%`. Returns a number above 0, at most 1."""
 
     name = "share"
@@ -64,9 +64,9 @@ class Share(click.ParamType[Any]):
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help="Only this source; repeatable.")
 @click.option(
-    "--for", "seconds", type=Duration("1ms", "24h"), default="10m", show_default=True, help="Duration, at most 24h."
+    "--for", "seconds", type=DurationType("1ms", "24h"), default="10m", show_default=True, help="Duration, at most 24h."
 )
-@click.option("--share", type=Share(), default="100%", show_default=True, help="Share of the messages to compare.")
+@click.option("--share", type=ShareType(), default="100%", show_default=True, help="Share of the messages to compare.")
 @click.option("--offline", is_flag=True, help="Do not use the daemon: read new messages from the brokers.")
 @click.option("--report", is_flag=True, help="Show the report of the running shadow, or of the last one.")
 @click.option("--stop", is_flag=True, help="End the running shadow, and show its report.")
@@ -144,7 +144,7 @@ def _compare(
             "share": share,
         }
     )
-    progress = Progress("message", "compared")
+    progress = ProgressCount("message", "compared")
 
     async def run() -> dict[str, Any]:
         if not offline:

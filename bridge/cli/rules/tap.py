@@ -22,7 +22,7 @@ from bridge.cli.shared.remote import remotes_options
 from bridge.core.states import Outcome
 
 if TYPE_CHECKING:
-    from bridge.app.remote import Address
+    from bridge.app.remote import DaemonAddress
     from bridge.app.tap import TapReader
 
 REPORT_SECONDS = 10.0
@@ -90,7 +90,7 @@ def command(
     seconds: float | None,
     payload: bool,
     output: str,
-    remotes: list[Address],
+    remotes: list[DaemonAddress],
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -131,11 +131,11 @@ def command(
 
 async def _show(view: _View, reader: TapReader, limit: int | None, seconds: float | None) -> None:
     """Print messages. Raises: TimeoutError after `seconds`."""
-    from bridge.app.tap import Note
+    from bridge.app.tap import DaemonNote
 
     async with asyncio.timeout(seconds), aclosing(reader.read()) as found:
         async for each in found:
-            if isinstance(each, Note):
+            if isinstance(each, DaemonNote):
                 say(each.text, err=True)
                 continue
             view.show(each.daemon, each.document)

@@ -20,7 +20,7 @@ Effect = Literal["reads", "changes", "serves"]
 """
 
 
-class Command(click.Command):
+class BridgeCommand(click.Command):
     """A command.
 
     examples: lines for the help, kept unchanged.
@@ -47,7 +47,7 @@ class Command(click.Command):
             formatter.write_dl([(str(code), meaning) for code, meaning in sorted(self.exits.items())])
 
 
-class Group(click.Group):
+class BridgeGroup(click.Group):
     """A group of commands, each a module below `package` with the attribute `command`.
 
     members: one line of help per command, which allows listing the commands without importing them.
@@ -56,7 +56,7 @@ class Group(click.Group):
     A command in the file of its group is added with `add_command`.
     """
 
-    command_class = Command
+    command_class = BridgeCommand
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Group(click.Group):
         _write_block(formatter, "Examples", self._examples.splitlines())
 
 
-class Root(Group):
+class Root(BridgeGroup):
     """Command line as a whole. Errors become one line and an exit code."""
 
     def main(  # type: ignore[override]  # click's overloads tell standalone from embedded use; here both return
@@ -155,9 +155,9 @@ def _meant(name: str, members: Mapping[str, str]) -> str:
 
 def command(
     name: str, *, effect: Effect, examples: str, exits: Mapping[int, str] | None = None, **options: Any
-) -> Callable[[Callable[..., Any]], Command]:
-    """Decorator that makes a Command of a function."""
-    return click.command(name, cls=Command, effect=effect, examples=examples, exits=exits, **options)
+) -> Callable[[Callable[..., Any]], BridgeCommand]:
+    """Decorator that makes a BridgeCommand of a function."""
+    return click.command(name, cls=BridgeCommand, effect=effect, examples=examples, exits=exits, **options)
 
 
 def _write_block(formatter: click.HelpFormatter, title: str, lines: Sequence[str]) -> None:

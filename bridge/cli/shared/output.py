@@ -155,7 +155,7 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
         click.echo(f"{name:<{width}}  {clean(text)}")
 
 
-class Progress:
+class ProgressCount:
     """Progress count on standard error during long work. Silent if standard error is not a terminal."""
 
     INTERVAL = 0.2

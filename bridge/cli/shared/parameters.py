@@ -15,7 +15,7 @@ def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
 
 
-class JsonValue(click.ParamType[Any]):
+class JsonType(click.ParamType[Any]):
     """JSON text, `@FILE`, or `@-` for standard input. Returns the parsed value; an envelope in it must be valid."""
 
     name = "json"
@@ -42,7 +42,7 @@ class JsonValue(click.ParamType[Any]):
         return parsed
 
 
-class Body(click.ParamType[Any]):
+class BodyType(click.ParamType[Any]):
     """Text of a message, `@FILE`, or `@-` for standard input; `@@` begins a text with `@`. Returns bytes."""
 
     name = "body"
@@ -58,7 +58,7 @@ class Body(click.ParamType[Any]):
             self.fail(what, param, ctx)
 
 
-class Time(click.ParamType[Any]):
+class TimeType(click.ParamType[Any]):
     """RFC 3339 time, or a duration before now. Returns an aware UTC time."""
 
     name = "time"
@@ -84,7 +84,7 @@ class Time(click.ParamType[Any]):
         raise click.BadParameter(f"{text!r} is not an RFC 3339 time like 2030-01-31T08:00:00Z{also}", ctx, param)
 
 
-class Duration(click.ParamType[Any]):
+class DurationType(click.ParamType[Any]):
     """Duration such as `30s` or `1h30m`. Returns seconds."""
 
     name = "duration"
@@ -105,7 +105,7 @@ class Duration(click.ParamType[Any]):
         return seconds
 
 
-class RouteRate(click.ParamType[Any]):
+class RouteRateType(click.ParamType[Any]):
     """Rate, of one route where a name comes before it: `100/s`, `orders=5/m`. The value is (name or None, times a
     second).
     """
@@ -124,7 +124,7 @@ class RouteRate(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-class Rate(click.ParamType[Any]):
+class RateType(click.ParamType[Any]):
     """Rate such as `100/s` or `6000/m`; a number alone is per second. Returns times a second."""
 
     name = "rate"
@@ -139,7 +139,7 @@ class Rate(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-class Ramp(click.ParamType[Any]):
+class RampType(click.ParamType[Any]):
     """Sizes of the first steps of a job, such as `1,10,100`. Returns a tuple."""
 
     name = "ramp"
@@ -153,7 +153,7 @@ class Ramp(click.ParamType[Any]):
         return tuple(map(int, parts))
 
 
-class Size(click.ParamType[Any]):
+class SizeType(click.ParamType[Any]):
     """Size such as `4096`, `64KiB` or `1MiB`. Returns bytes."""
 
     name = "size"
@@ -173,7 +173,7 @@ def _seconds(text: str) -> float:
     return parse_duration(text)
 
 
-class Pair(click.ParamType[Any]):
+class PairType(click.ParamType[Any]):
     """Pair `NAME=VALUE`. Returns both parts."""
 
     def __init__(self, name: str) -> None:
@@ -186,7 +186,7 @@ class Pair(click.ParamType[Any]):
         return name, text
 
 
-class Status(click.ParamType[Any]):
+class StatusType(click.ParamType[Any]):
     """Runtime status of an orchestration, in upper or lower case."""
 
     name = "status"
@@ -199,7 +199,7 @@ class Status(click.ParamType[Any]):
         return word
 
 
-class EntityId(click.ParamType[Any]):
+class EntityIdType(click.ParamType[Any]):
     """Entity id `NAME@KEY`, as in lists of entities. Returns both parts."""
 
     name = "entity"
@@ -211,7 +211,7 @@ class EntityId(click.ParamType[Any]):
         return name, key
 
 
-class Address(click.ParamType[Any]):
+class AddressType(click.ParamType[Any]):
     """Address `HOST:PORT`; port 0 selects a free one. Returns the text."""
 
     name = "address"
@@ -223,7 +223,7 @@ class Address(click.ParamType[Any]):
         return str(value)
 
 
-class LogLevel(click.ParamType[Any]):
+class LogLevelType(click.ParamType[Any]):
     """Log level, or `LOGGER=LEVEL`. Returns the logger, empty for the level of the whole log, and the level."""
 
     name = "log level"
@@ -236,20 +236,20 @@ class LogLevel(click.ParamType[Any]):
         return logger, level
 
 
-JSON = JsonValue()
-BODY = Body()
-ADDRESS = Address()
-SINCE = Time()
-AT = Time(ago=False)
-DURATION = Duration()
-PAUSE = Duration(least="100ms")
+JSON = JsonType()
+BODY = BodyType()
+ADDRESS = AddressType()
+SINCE = TimeType()
+AT = TimeType(ago=False)
+DURATION = DurationType()
+PAUSE = DurationType(least="100ms")
 """Duration of a pause or of a time limit. Without a pause, a repeated command would use a whole processor."""
-RATES = RouteRate()
-RATE = Rate()
-RAMP = Ramp()
-SIZE = Size()
-HEADER = Pair("header")
-TAG = Pair("tag")
-STATUS = Status()
-LOG_LEVEL = LogLevel()
-ENTITY = EntityId()
+RATES = RouteRateType()
+RATE = RateType()
+RAMP = RampType()
+SIZE = SizeType()
+HEADER = PairType("header")
+TAG = PairType("tag")
+STATUS = StatusType()
+LOG_LEVEL = LogLevelType()
+ENTITY = EntityIdType()

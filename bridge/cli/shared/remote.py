@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from bridge.app.remote import Address
+    from bridge.app.remote import DaemonAddress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,7 +95,7 @@ def urls_of(urls: tuple[str, ...], config: tuple[Path, ...]) -> tuple[str, ...]:
     return urls
 
 
-def addresses(urls: tuple[str, ...], token_file: Path | None, ca: Path | None) -> list[Address]:
+def addresses(urls: tuple[str, ...], token_file: Path | None, ca: Path | None) -> list[DaemonAddress]:
     """Addresses with their token. Raises: UsageError, InvalidCommand."""
     if not urls:
         return []

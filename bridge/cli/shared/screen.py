@@ -19,7 +19,7 @@ import click
 from bridge.cli.shared.output import WIDE, clean, field_lines, kept_whole, local_time, plural
 
 if TYPE_CHECKING:
-    from bridge.app.remote import Address
+    from bridge.app.remote import DaemonAddress
 
 Document = dict[str, Any]
 
@@ -64,7 +64,7 @@ Lines = Sequence[str | Table]
 
 
 def status_of(
-    remotes: Sequence[Address], config: tuple[Path, ...], overlay: tuple[Path, ...]
+    remotes: Sequence[DaemonAddress], config: tuple[Path, ...], overlay: tuple[Path, ...]
 ) -> Callable[[], Document]:
     """Function that asks for the status. Raises: ConfigError, for a configuration that is not valid."""
     import asyncio

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate
 from bridge.cli.shared.options import config_options, json_option, reason_option
@@ -17,7 +17,7 @@ from bridge.cli.sources.positions import lag, seek
 
 @click.group(
     "sources",
-    cls=Group,
+    cls=BridgeGroup,
     members={
         "list": "List sources, with the routes whose dead letters are limited.",
         "pause": "Pause a source on all its daemons.",

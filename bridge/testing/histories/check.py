@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import durabletask.internal.orchestrator_service_pb2 as pb
 
-from bridge.app.operations.instances.instances import Filter, Instance, Instances
+from bridge.app.operations.instances.instances import InstanceFilter, InstanceInfo, InstanceOperations
 from bridge.core.errors import BridgeError, EngineOutage
 from bridge.core.system_names import PREFIX, SAGA
 from bridge.engines.client import EngineClient
@@ -102,7 +102,7 @@ class Checked:
 
 
 async def check_histories(
-    instances: Instances,
+    instances: InstanceOperations,
     client: EngineClient,
     code: Code,
     *,
@@ -120,8 +120,8 @@ async def check_histories(
     versions: versions that the worker runs; empty: all.
     Raises: BridgeError if the code cannot be imported; EngineError.
     """
-    found: defaultdict[str, list[Instance]] = defaultdict(list)
-    for one in await instances.list(Filter(statuses=RUNNING), payloads=False):
+    found: defaultdict[str, list[InstanceInfo]] = defaultdict(list)
+    for one in await instances.list(InstanceFilter(statuses=RUNNING), payloads=False):
         is_own = one.name.startswith(PREFIX) and one.name != SAGA
         if not is_own and one.name not in external and (not only or one.name in only):
             found[one.name].append(one)
@@ -139,7 +139,7 @@ async def check_histories(
     return results
 
 
-def _spread(running: Sequence[Instance], count: int) -> list[Instance]:
+def _spread(running: Sequence[InstanceInfo], count: int) -> list[InstanceInfo]:
     """Members of a list at equal distances, with the first and the last."""
     if count >= len(running):
         return [*running]
@@ -148,7 +148,7 @@ def _spread(running: Sequence[Instance], count: int) -> list[Instance]:
 
 
 async def _check(
-    client: EngineClient, one: Instance, replayer: _Replayer, versions: Sequence[str], checked: Checked
+    client: EngineClient, one: InstanceInfo, replayer: _Replayer, versions: Sequence[str], checked: Checked
 ) -> None:
     try:
         recording = await record(client, one.instance_id)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from bridge.app.dead_letters.groups import at_partition, choice_of, read_rows
-from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
+from bridge.app.dead_letters.reading import DeadLetterSelection, PlaceStates, visit
 from bridge.config.source import Loaded, state_engine
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import InvalidCommand
@@ -36,7 +36,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
+class DeadLetterBatch:
     """Dead letters of one broker with their states on one engine. They become one job.
 
     reads_messages: the batch needs the messages of its dead letters.
@@ -71,7 +71,7 @@ class Batch:
                 yield f"{topic}/{partition}@{offset}"
 
 
-B = TypeVar("B", bound=Batch)
+B = TypeVar("B", bound=DeadLetterBatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Selected(Generic[B]):
 
 async def select(
     loaded: Loaded,
-    selection: Selection,
+    selection: DeadLetterSelection,
     batch: type[B],
     limit: int | None = None,
     *,
@@ -153,14 +153,14 @@ def _is_foreign(loaded: Loaded, chosen: Chosen) -> bool:
     return source is not None and source not in loaded.config.sources
 
 
-async def _visited(loaded: Loaded, selection: Selection, states: PlaceStates) -> AsyncGenerator[Chosen, None]:
+async def _visited(loaded: Loaded, selection: DeadLetterSelection, states: PlaceStates) -> AsyncGenerator[Chosen, None]:
     async for place, dead_letter, message in visit(loaded, selection, states=states):
         source = place.owner(dead_letter.source)
         yield Chosen(source, state_engine(loaded, source), PlaceStates.ref(place, dead_letter), (dead_letter, message))
 
 
 async def _rows(
-    loaded: Loaded, selection: Selection, states: PlaceStates, opened: AsyncExitStack
+    loaded: Loaded, selection: DeadLetterSelection, states: PlaceStates, opened: AsyncExitStack
 ) -> AsyncGenerator[Chosen, None]:
     async for place, rows in read_rows(loaded, selection, states, opened):
         choice = choice_of(place, selection, states)

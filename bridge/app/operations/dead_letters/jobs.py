@@ -18,7 +18,7 @@ RESTORE_KIND = "restore"
 _SUCCEEDED = ItemResult(Result.SUCCEEDED)
 
 
-class DropDeadLetters:
+class DropKind:
     """Kind of the jobs that drop dead letters. Implements `bridge.jobs.kind.JobKind`.
 
     Items are ids (`orders.dlq/0@12`) of dead letters of one broker.
@@ -49,10 +49,10 @@ def _dropped(job: str, mark: Mark | None) -> ItemResult:
     return ItemResult(Result.SKIPPED, _is(mark))
 
 
-class RestoreDeadLetters:
+class RestoreKind:
     """Kind of the jobs that make dead letters open again. Implements `bridge.jobs.kind.JobKind`.
 
-    Items: as of `DropDeadLetters`. Arguments of a job: `broker`, and `states`, those that it ends.
+    Items: as of `DropKind`. Arguments of a job: `broker`, and `states`, those that it ends.
     """
 
     name = RESTORE_KIND
@@ -103,4 +103,4 @@ def _is(mark: Mark) -> str:
 
 def dead_letter_kinds(engine: Engine) -> list[JobKind]:
     """Kinds of jobs on the states of dead letters of an engine."""
-    return [DropDeadLetters(engine), RestoreDeadLetters(engine)]
+    return [DropKind(engine), RestoreKind(engine)]

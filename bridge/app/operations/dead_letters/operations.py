@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
 from bridge.app.dead_letters.check import expected
-from bridge.app.dead_letters.reading import Selection, visited
-from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
+from bridge.app.dead_letters.reading import DeadLetterSelection, visited
+from bridge.app.operations.dead_letters.batches import DeadLetterBatch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import LONGEST_SECONDS, Ids, Operation, Parameters, Scene
@@ -23,10 +23,10 @@ from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
 from bridge.replay.kind import REPLAY_KIND
 
 
-class DeadLetters(Parameters):
+class ChangeDeadLetters(Parameters):
     """Dead letters of a job.
 
-    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.reading.Selection`.
+    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.reading.DeadLetterSelection`.
     all: all dead letters in these states; required without another condition.
     ends: offsets after the last selected one, by broker, topic and partition.
     rate: see `bridge.jobs.kind.JobRequest`.
@@ -46,11 +46,11 @@ class DeadLetters(Parameters):
     states: tuple[DeadLetterState, ...] = (DeadLetterState.OPEN,)
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> DeadLetterSelection:
         """Selection of the conditions. Raises: InvalidCommand without one."""
         since, until = (None if each is None else each.timestamp() for each in (self.since, self.until))
-        found = Selection(self.sources, self.routes, self.causes, self.ids, self.keys, since, until)
-        if found == Selection() and not self.all:
+        found = DeadLetterSelection(self.sources, self.routes, self.causes, self.ids, self.keys, since, until)
+        if found == DeadLetterSelection() and not self.all:
             raise InvalidCommand("no condition is given; `all` selects all dead letters")
         return replace(found, states=frozenset(self.states))
 
@@ -61,7 +61,7 @@ class DeadLetters(Parameters):
         return given | ({"keys": len(self.keys)} if self.keys else {})
 
 
-class ReplayDeadLetters(DeadLetters):
+class ReplayDeadLetters(ChangeDeadLetters):
     """Dead letters to replay.
 
     force: also those of which `limits.max_replays` replays have failed.
@@ -75,14 +75,14 @@ class ReplayDeadLetters(DeadLetters):
     follow: float = Field(DEFAULT_FOLLOW, ge=0, le=LONGEST_SECONDS)
 
 
-class DropDeadLetters(DeadLetters):
+class DropDeadLetters(ChangeDeadLetters):
     """Dead letters to drop."""
 
     reason: str = Field(min_length=1)
     states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
 
 
-class RestoreDeadLetters(DeadLetters):
+class RestoreDeadLetters(ChangeDeadLetters):
     """Dead letters to open again. states: those that end."""
 
     states: tuple[
@@ -115,14 +115,14 @@ async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
 
 
 async def _drop_dead_letters(scene: Scene, given: DropDeadLetters) -> Any:
-    return await _submit(scene, given, Batch, JobRequest(DROP_KIND))
+    return await _submit(scene, given, DeadLetterBatch, JobRequest(DROP_KIND))
 
 
 async def _restore_dead_letters(scene: Scene, given: RestoreDeadLetters) -> Any:
-    return await _submit(scene, given, Batch, JobRequest(RESTORE_KIND, {"states": list(given.states)}))
+    return await _submit(scene, given, DeadLetterBatch, JobRequest(RESTORE_KIND, {"states": list(given.states)}))
 
 
-async def _submit(scene: Scene, given: DeadLetters, batch: type[Batch], request: JobRequest) -> Any:
+async def _submit(scene: Scene, given: ChangeDeadLetters, batch: type[DeadLetterBatch], request: JobRequest) -> Any:
     """Select dead letters, and submit their jobs on the engine of the scene."""
     engine, selection = await scene.engine(), given.selection
     found = await select(scene.loaded, selection, batch, given.limit, engines={engine.name: engine}, ends=given.ends)
@@ -152,8 +152,8 @@ async def _try(scene: Scene, given: EditDeadLetter, body: bytes) -> EditVerdict:
     return {"would": verdict.text, "detail": verdict.detail, "fails": verdict.outcome is Outcome.DEAD_LETTERED}
 
 
-def _open(id_: str) -> Selection:
-    return Selection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
+def _open(id_: str) -> DeadLetterSelection:
+    return DeadLetterSelection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
 
 
 def _ambiguous(id_: str, count: int) -> InvalidCommand:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from bridge.app.dead_letters.reading import ReadPlace, visited
 from bridge.app.messages.jsonlines import line_of
 from bridge.app.operations.cursors import START, Cursor, part_size
-from bridge.app.operations.dead_letters.batches import Batch, select
+from bridge.app.operations.dead_letters.batches import DeadLetterBatch, select
 from bridge.app.operations.dead_letters.replays import ReplayBatch
 from bridge.app.operations.operation import Operation, QueryIds, Scene
 from bridge.app.operations.read_operations import DEAD_LETTERS, ListDeadLetters
@@ -58,7 +58,7 @@ class ExportPart(TypedDict):
 
 async def _match(scene: Scene, given: MatchDeadLetters) -> Any:
     selection, opened = replace(given.selection, ids=given.ids), await scene.engines(given.engine)
-    batch = ReplayBatch if given.replays else Batch
+    batch = ReplayBatch if given.replays else DeadLetterBatch
     found = await select(scene.loaded, selection, batch, given.limit, engines=opened)
     return {"count": found.count, "foreign": found.foreign}
 

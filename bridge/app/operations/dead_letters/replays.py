@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
-from bridge.app.dead_letters.reading import Selection
+from bridge.app.dead_letters.reading import DeadLetterSelection
 from bridge.app.dead_letters.view import shown_time
-from bridge.app.operations.dead_letters.batches import Batch, Chosen, Selected, Submitted, submit
+from bridge.app.operations.dead_letters.batches import Chosen, DeadLetterBatch, Selected, Submitted, submit
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.core.words import plural
@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(slots=True)
-class ReplayBatch(Batch):
+class ReplayBatch(DeadLetterBatch):
     """Dead letters that are to be replayed by one job.
 
     owners: source for dead letters that state none, by topic.
@@ -51,7 +51,7 @@ class ReplayBatch(Batch):
     owners: dict[str, str] = field(default_factory=dict)
 
     def add(self, chosen: Chosen) -> None:
-        Batch.add(self, chosen)
+        DeadLetterBatch.add(self, chosen)
         assert chosen.read is not None
         dead_letter, message = chosen.read
         origin = original_position(dead_letter, message)
@@ -93,7 +93,7 @@ async def why_waiting(engine: Engine, record: JobRecord) -> str:
     return "; ".join(f"source {name} is paused by {pauses[name].by}: bridge sources resume {name}" for name in paused)
 
 
-def described(selection: Selection, limit: int | None = None) -> str:
+def described(selection: DeadLetterSelection, limit: int | None = None) -> str:
     """Selection in words."""
     parts = [
         selection.sources and f"source {' or '.join(selection.sources)}",

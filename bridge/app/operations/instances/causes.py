@@ -19,7 +19,7 @@ MAX_DEPTH = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class FailureCause:
     """Failure that ended an instance, or failed its saga.
 
     instance_id: of the instance whose code or activity failed.
@@ -43,13 +43,13 @@ class Cause:
 
 async def cause_of(
     client: EngineClient, instance_id: str, own: dict[str, Any] | None, reason: str | None
-) -> Cause | None:
+) -> FailureCause | None:
     """Find the cause of a failure; None without a failure. Reads the history when a task failed.
 
     own: failure of the instance itself, as of `failure`. reason: reason of the failure of its saga.
     An engine that does not return the history leaves the failure of the instance itself.
     """
-    itself = None if own is None else Cause(instance_id, own)
+    itself = None if own is None else FailureCause(instance_id, own)
     caused = reason == "failed" if own is None else own["type"].endswith(TaskFailedError.__name__)
     if not caused:
         return itself
@@ -59,14 +59,14 @@ async def cause_of(
         return itself
 
 
-async def _task(client: EngineClient, instance_id: str, depth: int) -> Cause | None:
+async def _task(client: EngineClient, instance_id: str, depth: int) -> FailureCause | None:
     """Last failure of a task in the history; of a child, the failure of its own task."""
     history = await client.get_protocol_history(instance_id)
     event = last_failed(history)
     if event is None:
         return None
     if event.HasField("taskFailed"):
-        return Cause(instance_id, _document(event.taskFailed.failureDetails))
+        return FailureCause(instance_id, _document(event.taskFailed.failureDetails))
     details = event.subOrchestrationInstanceFailed.failureDetails
     number = event.subOrchestrationInstanceFailed.taskScheduledId
     created = (one for one in history if one.HasField("subOrchestrationInstanceCreated"))
@@ -75,7 +75,7 @@ async def _task(client: EngineClient, instance_id: str, depth: int) -> Cause | N
         found = await _task(client, child.subOrchestrationInstanceCreated.instanceId, depth - 1)
         if found is not None:
             return found
-    return Cause(instance_id, _document(details))
+    return FailureCause(instance_id, _document(details))
 
 
 def _document(details: pb.TaskFailureDetails) -> dict[str, Any]:

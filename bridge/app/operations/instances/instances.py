@@ -18,8 +18,8 @@ from durabletask.client import (
 from durabletask.history import HistoryEvent
 
 from bridge.app.connection import payload, stamp
-from bridge.app.operations.cursors import Place, cursor_at, place_of
-from bridge.app.operations.instances.causes import Cause, cause_of, failure
+from bridge.app.operations.cursors import EntryPlace, cursor_at, place_of
+from bridge.app.operations.instances.causes import FailureCause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.core.instance_protocol import FINISHED as ENDED
@@ -43,7 +43,7 @@ FINISHED = ENDED & frozenset(OrchestrationStatus.__members__)
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class InstanceInfo:
     """Current state of one orchestration. Times are RFC 3339 in UTC, payloads are JSON values."""
 
     instance_id: str
@@ -77,7 +77,7 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class InstanceFilter:
     """Filter of instances. Empty and None mean any. completed_*: only finished instances, by time of completion."""
 
     statuses: tuple[str, ...] = ()
@@ -101,9 +101,9 @@ class Filter:
     def counted(self) -> bool:
         """True when the counts of an engine answer it."""
         rest = replace(self, statuses=(), name=None, outcomes=())
-        return rest == Filter() and not (self.statuses and self.outcomes)
+        return rest == InstanceFilter() and not (self.statuses and self.outcomes)
 
-    def takes(self, one: Instance) -> bool:
+    def takes(self, one: InstanceInfo) -> bool:
         """True when an instance that the engine selected has name and outcome of the filter."""
         return (self.name is None or self.name in (one.shown_name, one.saga)) and (
             not self.outcomes or one.outcome in self.outcomes
@@ -120,7 +120,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartRequest:
     """Request to start an orchestration.
 
     start_at: aware time.
@@ -136,7 +136,7 @@ class Start:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class Instances:
+class InstanceOperations:
     """Orchestrations of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
@@ -144,7 +144,7 @@ class Instances:
         self._client = engine.client
         self._execute = CommandRunner(engine).execute
 
-    async def list(self, filter_: Filter, *, payloads: bool) -> list[Instance]:
+    async def list(self, filter_: InstanceFilter, *, payloads: bool) -> list[InstanceInfo]:
         """Instances that match the filter, newest first. payloads: include input and output."""
         if filter_.completed_from or filter_.completed_to:
             states = await self._completed(filter_, payloads)
@@ -157,7 +157,7 @@ class Instances:
                 instance_id_prefix=filter_.prefix,
             )
             states = await self._client.get_all_orchestration_states(query)
-        found: Sequence[Instance] = [_instance(state) for state in states]
+        found: Sequence[InstanceInfo] = [_instance(state) for state in states]
         if filter_.tags:
             tagged = await self._tagged(filter_)
             found = [one for one in found if one.instance_id in tagged]
@@ -166,8 +166,8 @@ class Instances:
         return sorted(filter(filter_.takes, found), key=lambda one: (one.created_at, one.instance_id), reverse=True)
 
     async def page(
-        self, filter_: Filter, limit: int, cursor: str, status_text: tuple[str, ...] = ()
-    ) -> tuple[Sequence[Instance], str | None]:
+        self, filter_: InstanceFilter, limit: int, cursor: str, status_text: tuple[str, ...] = ()
+    ) -> tuple[Sequence[InstanceInfo], str | None]:
         """Part of the instances that match the filter, newest first and without payloads; and the next cursor.
 
         cursor: `start`, or that of the part before. status_text: texts in custom statuses, where the engine can look.
@@ -188,7 +188,7 @@ class Instances:
         return shown, more
 
     async def _newest(
-        self, filter_: Filter, limit: int, before: int | None, status_text: tuple[str, ...]
+        self, filter_: InstanceFilter, limit: int, before: int | None, status_text: tuple[str, ...]
     ) -> ListPart | None:
         if (
             not isinstance(self._engine, ListingEngine)
@@ -204,13 +204,13 @@ class Instances:
         wanted = Wanted(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end, status_text)
         return await self._engine.newest_instances(wanted, limit, before)
 
-    async def _tagged(self, filter_: Filter) -> set[str]:
+    async def _tagged(self, filter_: InstanceFilter) -> set[str]:
         """Ids of the instances with the tags of the filter."""
         statuses = filter_.runtime_status or ()
         found = await self._client.get_all_tags(statuses, filter_.prefix or "", _TAG_PAGE, what="list instances")
         return {id_ for id_, _, tags in found if filter_.tags.items() <= tags.items()}
 
-    async def named(self, found: Sequence[Instance]) -> Sequence[Instance]:
+    async def named(self, found: Sequence[InstanceInfo]) -> Sequence[InstanceInfo]:
         """Add the own names of declared sagas that have no custom status yet, from their input."""
         named = [*found]
         for position, one in enumerate(found):
@@ -220,7 +220,7 @@ class Instances:
                 named[position] = replace(one, saga=saga)
         return named
 
-    async def count(self, filter_: Filter) -> Sequence[Count]:
+    async def count(self, filter_: InstanceFilter) -> Sequence[Count]:
         """Number of instances by name and status, or by saga and outcome if the filter has outcomes.
 
         The embedded engine answers from its counts, unless the filter has a prefix, a tag or a time.
@@ -240,7 +240,7 @@ class Instances:
                     found[name, word] += number
         return [Count(name, word, number) for (name, word), number in sorted(found.items())]
 
-    async def _completed(self, filter_: Filter, payloads: bool) -> Sequence[OrchestrationState]:
+    async def _completed(self, filter_: InstanceFilter, payloads: bool) -> Sequence[OrchestrationState]:
         states = []
         for instance_id in await self.finished_ids(filter_):
             state = await self._client.find_instance(instance_id, fetch_payloads=payloads)
@@ -255,20 +255,20 @@ class Instances:
                 states.append(state)
         return states
 
-    async def finished_ids(self, filter_: Filter) -> Sequence[str]:
+    async def finished_ids(self, filter_: InstanceFilter) -> Sequence[str]:
         """Ids of finished instances, by status and time of completion."""
         return await self._client.list_all_instance_ids(
             filter_.runtime_status, filter_.completed_from, filter_.completed_to
         )
 
-    async def show(self, instance_id: str) -> Instance:
+    async def show(self, instance_id: str) -> InstanceInfo:
         """Read one instance. Raises: InstanceNotFound."""
         state = await self._client.find_instance(instance_id)
         if state is None:
             raise InstanceNotFound(f"no instance {instance_id!r} exists")
         return _instance(state)
 
-    async def cause(self, one: Instance) -> Cause | None:
+    async def cause(self, one: InstanceInfo) -> FailureCause | None:
         """Cause of the failure of an instance or of its saga; None without a failure.
 
         Reads the history when a task failed. Without a history it is the failure of the instance itself.
@@ -287,7 +287,9 @@ class Instances:
         except UnreadableRecording as error:
             raise EngineRejected(str(error)) from error
 
-    async def wait(self, instance_id: str, until: Literal["start", "completion"], seconds: float) -> Instance | None:
+    async def wait(
+        self, instance_id: str, until: Literal["start", "completion"], seconds: float
+    ) -> InstanceInfo | None:
         """Wait until the instance has started or finished; None after `seconds`. Raises: InstanceNotFound."""
         await self.show(instance_id)
         wait = (
@@ -301,7 +303,7 @@ class Instances:
             return None
         return None if state is None else _instance(state)
 
-    async def start(self, start: Start, origin: MessageOrigin | None = None) -> tuple[str, bool]:
+    async def start(self, start: StartRequest, origin: MessageOrigin | None = None) -> tuple[str, bool]:
         """Start an instance; return its id, and False when the start is a duplicate.
 
         origin: message that the start counts as, see `execute`. Without an id in `start`, the id is derived from the
@@ -366,7 +368,7 @@ class Instances:
         result = await self._client.purge_orchestration(instance_id, recursive)
         return result.deleted_instance_count
 
-    async def purge_by(self, filter_: Filter, *, recursive: bool) -> tuple[int, bool]:
+    async def purge_by(self, filter_: InstanceFilter, *, recursive: bool) -> tuple[int, bool]:
         """Delete finished instances by status and creation; return their number, and False when some are left."""
         result = await self._client.purge_orchestrations_by(
             filter_.created_from, filter_.created_to, filter_.runtime_status, recursive
@@ -388,24 +390,24 @@ class Instances:
             )
 
 
-def _is_before(one: Instance, place: Place | None) -> bool:
+def _is_before(one: InstanceInfo, place: EntryPlace | None) -> bool:
     return place is None or (one.created_at, one.instance_id) < place
 
 
-def _listed(each: Listed) -> Instance:
+def _listed(each: Listed) -> InstanceInfo:
     found = _instance(parse_orchestration_state(each.state))
     return replace(found, saga=each.saga or found.saga, outcome=each.outcome or found.outcome)
 
 
-def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:
+def _fresh_id(start: StartRequest, origin: MessageOrigin | None) -> str:
     return uuid4().hex if origin is None else uuid5(NAMESPACE_OID, f"{start.orchestration}\n{origin.message_id}").hex
 
 
-def _instance(state: OrchestrationState) -> Instance:
+def _instance(state: OrchestrationState) -> InstanceInfo:
     status = state.runtime_status.name
     declared = declared_name(state.serialized_input or "") if state.name == SAGA else None
     end = saga_end(state.serialized_custom_status, state.runtime_status.value, declared)
-    return Instance(
+    return InstanceInfo(
         state.instance_id,
         state.name,
         state.runtime_status.name,

@@ -9,7 +9,7 @@ from datetime import UTC
 
 from durabletask.client import OrchestrationState
 
-from bridge.app.operations.instances.instances import Instances
+from bridge.app.operations.instances.instances import InstanceOperations
 from bridge.app.operations.instances.selection import STATUSES
 from bridge.core.errors import EngineError, EngineOutage, InstanceFinished, InstanceNotFound
 from bridge.core.origin import MessageOrigin
@@ -24,12 +24,12 @@ _AT_ONCE = 16
 _SUCCEEDED = ItemResult(Result.SUCCEEDED)
 
 
-def _terminate(instances: Instances, job: Job, id_: str) -> Awaitable[object]:
+def _terminate(instances: InstanceOperations, job: Job, id_: str) -> Awaitable[object]:
     given = job.request.arguments
     return instances.terminate(id_, given.get("output"), recursive=given.get("recursive", True))
 
 
-def _raise(instances: Instances, job: Job, id_: str) -> Awaitable[object]:
+def _raise(instances: InstanceOperations, job: Job, id_: str) -> Awaitable[object]:
     """Raise an event. Each event is a message of its own: an inbox drops the repeat after a crash."""
     given = job.request.arguments
     return instances.raise_event(id_, given["event"], given.get("data"), _origin(job, id_))
@@ -64,7 +64,7 @@ class _Action:
     is_done: True of an instance on which an earlier call has done it.
     """
 
-    do: Callable[[Instances, Job, str], Awaitable[object]]
+    do: Callable[[InstanceOperations, Job, str], Awaitable[object]]
     is_done: Callable[[Engine, Job, OrchestrationState], Awaitable[bool]]
 
 
@@ -121,7 +121,7 @@ class InstanceKind:
                     return _skipped("the instance was started after the selection")
                 if state.runtime_status.name not in self._statuses:
                     return _skipped(f"the instance is {state.runtime_status.name}")
-                await self._action.do(Instances(self._engine), job, id_)
+                await self._action.do(InstanceOperations(self._engine), job, id_)
             except EngineOutage:
                 raise
             except InstanceNotFound:

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from bridge.app.operations.cursors import START
-from bridge.app.operations.instances.instances import FINISHED, Filter, Instance, Instances
+from bridge.app.operations.instances.instances import FINISHED, InstanceFilter, InstanceInfo, InstanceOperations
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words
 from bridge.core.errors import InvalidCommand
 from bridge.engines.sagas import OUTCOMES, saga_end, saga_progress
@@ -84,7 +84,7 @@ class ListSagas(Parameters):
         return bool({"running", COMPENSATING} & {*self.states})
 
 
-def saga_of(one: Instance) -> Saga | None:
+def saga_of(one: InstanceInfo) -> Saga | None:
     """Saga of an instance; None when it runs none."""
     progress = saga_progress(one.custom_status)
     text = json.dumps(one.custom_status) if progress is not None else None
@@ -112,14 +112,14 @@ async def _list(scene: Scene, given: ListSagas) -> Any:
         # Sagas in Python have a name of their own in their custom status only
         text += ['"saga"', *([] if given.saga is None else [json.dumps(given.saga)])]
         text += [f'"{COMPENSATING}"'] if given.states == (COMPENSATING,) else []
-        filter_ = Filter(statuses=_OPEN)
+        filter_ = InstanceFilter(statuses=_OPEN)
     else:
         # A completed saga has no failed step
         outcomes = tuple(each for each in given.states if given.step is None or each != "completed")
         if not outcomes:
             return {"sagas": [], "next": None}
-        filter_ = Filter(outcomes=outcomes, name=given.saga)
-    part, more = await Instances(await scene.engine()).page(filter_, given.limit, given.cursor, tuple(text))
+        filter_ = InstanceFilter(outcomes=outcomes, name=given.saga)
+    part, more = await InstanceOperations(await scene.engine()).page(filter_, given.limit, given.cursor, tuple(text))
     found = [each for one in part if (each := saga_of(one)) is not None and _is_wanted(each, given)]
     return {"sagas": [_document(each) for each in found], "next": more}
 

@@ -38,7 +38,7 @@ STATUSES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceFilter:
+class BulkFilter:
     """Filter of a bulk action. Empty and None mean any.
 
     orchestration: name of the orchestration, or own name of a saga.
@@ -81,15 +81,13 @@ class InstanceFilter:
         return ", ".join(part for part in parts if part) or "all instances"
 
 
-class Selection:
+class InstanceSelection:
     """One pass over the instances that an action selects.
 
     count: selected instances so far. reads: instances that were read because the engine cannot answer the filter.
     """
 
-    def __init__(
-        self, engine: Engine, action: str, given: InstanceFilter, cut_off: float, max_reads: int | None
-    ) -> None:
+    def __init__(self, engine: Engine, action: str, given: BulkFilter, cut_off: float, max_reads: int | None) -> None:
         """Create a selection.
 
         cut_off: seconds since the Unix epoch; instances created later are left out. max_reads: None for no limit.

@@ -30,7 +30,7 @@ WAITS = frozenset({SpanKind.TIMER, SpanKind.SUSPENDED})
 
 
 @dataclass(slots=True)
-class Span:
+class HistorySpan:
     """Part of an instance's life. Times are seconds since the Unix epoch.
 
     end: None while it lasts. attempt: number of the attempt, from 1. instance_id: of a child.
@@ -59,13 +59,13 @@ class Lifetime:
     start: float
     end: float | None
     last: float
-    spans: Sequence[Span]
+    spans: Sequence[HistorySpan]
 
 
 @dataclass(slots=True)
 class _Reader:
-    spans: list[Span] = field(default_factory=list)
-    open: dict[object, Span] = field(default_factory=dict)
+    spans: list[HistorySpan] = field(default_factory=list)
+    open: dict[object, HistorySpan] = field(default_factory=dict)
     start: float | None = None
     end: float | None = None
     now: float = 0.0
@@ -122,7 +122,7 @@ class _Reader:
                 self.end = self.now
 
     def _begin(self, key: object, kind: SpanKind, name: Any, instance_id: Any = None) -> None:
-        span = Span(kind, str(name), self.now, instance_id=None if instance_id is None else str(instance_id))
+        span = HistorySpan(kind, str(name), self.now, instance_id=None if instance_id is None else str(instance_id))
         self.open[key] = span
         self.spans.append(span)
 
@@ -132,7 +132,7 @@ class _Reader:
             span.end, span.failed = self.now, failed
 
     def _moment(self, name: str) -> None:
-        self.spans.append(Span(SpanKind.MOMENT, name, self.now, self.now))
+        self.spans.append(HistorySpan(SpanKind.MOMENT, name, self.now, self.now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def lifetime(events: Iterable[Mapping[str, Any]], undoing: Undoing | None = None
     return Lifetime(reader.start, reader.end, reader.now, reader.spans)
 
 
-def _count_attempts(spans: Sequence[Span]) -> None:
+def _count_attempts(spans: Sequence[HistorySpan]) -> None:
     """Number the attempts: a call of the same name after a failed one is its next attempt."""
     failed: dict[tuple[SpanKind, str], int] = {}
     for span in spans:
@@ -178,7 +178,7 @@ def _count_attempts(spans: Sequence[Span]) -> None:
             failed.pop(key, None)
 
 
-def _mark_compensations(spans: Sequence[Span], undoing: Undoing) -> None:
+def _mark_compensations(spans: Sequence[HistorySpan], undoing: Undoing) -> None:
     """Mark the compensations of a saga, which are its last calls. The publication of its end is none."""
     calls = [span for span in spans if span.kind in (SpanKind.ACTIVITY, SpanKind.CHILD)]
     if calls and undoing.outcome is not None and calls[-1].event_type == undoing.outcome:
@@ -188,13 +188,13 @@ def _mark_compensations(spans: Sequence[Span], undoing: Undoing) -> None:
         span.is_compensation = True
 
 
-def _last_calls(calls: Sequence[Span], count: int) -> int:
+def _last_calls(calls: Sequence[HistorySpan], count: int) -> int:
     """Position of the first of the last calls. count: their number; the attempts of one call count once."""
     begun = [position for position, span in enumerate(calls) if span.attempt == 1]
     return begun[-count] if 0 < count <= len(begun) else len(calls) if count == 0 else 0
 
 
-def _after_failure(calls: Sequence[Span]) -> int:
+def _after_failure(calls: Sequence[HistorySpan]) -> int:
     """Position after the first call that failed for good."""
     for position, span in enumerate(calls):
         later = calls[position + 1 :]

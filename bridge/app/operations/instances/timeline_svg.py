@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from bridge.app.operations.instances.instances import Instance
+from bridge.app.operations.instances.instances import InstanceInfo
 from bridge.app.operations.instances.sagas import Saga, saga_of
-from bridge.app.operations.instances.spans import Lifetime, Span, SpanKind, Undoing, lifetime
+from bridge.app.operations.instances.spans import HistorySpan, Lifetime, SpanKind, Undoing, lifetime
 from bridge.app.operations.instances.timeline import duration
 from bridge.core.bytetext import printable
 
@@ -36,7 +36,7 @@ _COLORS = {
 
 
 def timeline_svg(
-    one: Instance, history: Sequence[Mapping[str, Any]], link: Callable[[str], str] | None = None
+    one: InstanceInfo, history: Sequence[Mapping[str, Any]], link: Callable[[str], str] | None = None
 ) -> str | None:
     """Picture of an instance; None without a history.
 
@@ -103,7 +103,7 @@ def _segments(lifetime: Lifetime, end: float) -> Iterator[tuple[float, float, bo
 
 
 def _document(
-    lifetime: Lifetime, shown: Sequence[Span], end: float, name: str, link: Callable[[str], str] | None
+    lifetime: Lifetime, shown: Sequence[HistorySpan], end: float, name: str, link: Callable[[str], str] | None
 ) -> Iterator[str]:
     width = _LABELS + _AXIS + _DURATIONS
     rest = len(lifetime.spans) - len(shown)
@@ -134,7 +134,7 @@ def _document(
     yield "</svg>"
 
 
-def _row(span: Span, y: float, axis: _Axis, end: float, link: Callable[[str], str] | None) -> str:
+def _row(span: HistorySpan, y: float, axis: _Axis, end: float, link: Callable[[str], str] | None) -> str:
     finish = end if span.end is None else span.end
     left, right = axis.at(span.start), axis.at(finish)
     notes = [
@@ -158,7 +158,7 @@ def _row(span: Span, y: float, axis: _Axis, end: float, link: Callable[[str], st
     return f"<g><title>{escape(printable(title))}</title>{line}{label}{mark}{taken}</g>"
 
 
-def _tone(span: Span) -> str:
+def _tone(span: HistorySpan) -> str:
     if span.waits:
         return "wait"
     if span.failed:

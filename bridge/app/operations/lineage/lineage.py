@@ -98,7 +98,7 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class SearchScope:
     """Limits of a search.
 
     since: only instances changed after this time.
@@ -123,7 +123,7 @@ class Histories:
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
 
-    async def search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
+    async def search(self, wanted: str, scope: SearchScope) -> AsyncIterator[Lineage | None]:
         """Yield matches, and None for other instances.
 
         Instances whose start input names the message come first, then those with the newest change.
@@ -146,7 +146,7 @@ class Histories:
             scope.progress(min(len(states), begin + _AT_ONCE), len(states))
 
     async def _list(
-        self, scope: Scope, prefix: str | None, since: datetime | None, *, payloads: bool
+        self, scope: SearchScope, prefix: str | None, since: datetime | None, *, payloads: bool
     ) -> list[OrchestrationState]:
         query = OrchestrationQuery(
             created_time_from=since,

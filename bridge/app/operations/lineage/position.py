@@ -14,7 +14,7 @@ from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_decoder, build_router, subscribe_options
 from bridge.app.dead_letters import reading as dead_letters
 from bridge.app.messages.reading import id_of
-from bridge.app.operations.lineage.trace import NOT_KEPT, NOT_PROCESSED, Answer, Behind
+from bridge.app.operations.lineage.trace import NOT_KEPT, NOT_PROCESSED, Behind, TraceAnswer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
@@ -31,7 +31,7 @@ _SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NamedPosition:
     """Position as a person writes it, and the source that reads there."""
 
     broker: str
@@ -44,7 +44,7 @@ class Place:
         return f"{self.topic}/{self.partition}@{self.offset}"
 
 
-def places(loaded: Loaded, text: str) -> list[Place]:
+def places(loaded: Loaded, text: str) -> list[NamedPosition]:
     """Places that `TOPIC/PARTITION@OFFSET` may mean. A source may stand for its topic, and a cluster before it."""
     found = _POSITION.fullmatch(text)
     if found is None:
@@ -56,7 +56,7 @@ def places(loaded: Loaded, text: str) -> list[Place]:
             read.setdefault((config.broker, topic), source)
     names = {name, name.partition("/")[2]}
     return [
-        Place(broker, topic, partition, offset, source)
+        NamedPosition(broker, topic, partition, offset, source)
         for (broker, topic), source in read.items()
         if topic in names or source == name
     ]
@@ -73,7 +73,7 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
         if topic not in (found[1], found[1].partition("/")[2]):
             continue
         try:
-            read = await message_at(loaded, Place(broker, topic, int(found[2]), int(found[3]), ""))
+            read = await message_at(loaded, NamedPosition(broker, topic, int(found[2]), int(found[3]), ""))
         except BridgeError:
             continue
         if read is None:
@@ -102,23 +102,23 @@ async def _state(loaded: Loaded, broker: str, topic: str, entry: DeadLetter) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RereadMessage:
     """Message that was read again. identity: None when it cannot be decoded; `answer` says why."""
 
     position: Position
     identity: str | None
-    answer: Answer
+    answer: TraceAnswer
 
 
-async def read(loaded: Loaded, place: Place) -> Reading | Answer:
+async def read(loaded: Loaded, place: NamedPosition) -> RereadMessage | TraceAnswer:
     """Read a message again and route it. Returns the answer alone when it cannot be read."""
     try:
         found = await message_at(loaded, place)
     except BridgeError as error:
-        return Answer(NOT_KEPT, position=str(place), source=place.source, detail=str(error))
+        return TraceAnswer(NOT_KEPT, position=str(place), source=place.source, detail=str(error))
     if found is None:
         detail = "the broker does not have it: it was deleted, or is not written yet"
-        return Answer(NOT_KEPT, position=str(place), source=place.source, detail=detail)
+        return TraceAnswer(NOT_KEPT, position=str(place), source=place.source, detail=detail)
     position, message = found
     known = of_its_time(loaded, place.source, message)
     if known is None:
@@ -132,7 +132,7 @@ def of_its_time(loaded: Loaded, source: str, message: Message) -> Loaded | None:
     return None if known is None or source not in known[0].config.sources else known[0]
 
 
-async def message_at(loaded: Loaded, place: Place) -> tuple[Position, Message] | None:
+async def message_at(loaded: Loaded, place: NamedPosition) -> tuple[Position, Message] | None:
     """Message at a place; None if the broker does not have it. Raises: BrokerError, BrokerUnavailable."""
     try:
         async with asyncio.timeout(_SECONDS):
@@ -141,7 +141,7 @@ async def message_at(loaded: Loaded, place: Place) -> tuple[Position, Message] |
         raise BrokerUnavailable(f"the broker did not answer within {_SECONDS:g} s") from None
 
 
-async def _message(loaded: Loaded, place: Place) -> tuple[Position, Message] | None:
+async def _message(loaded: Loaded, place: NamedPosition) -> tuple[Position, Message] | None:
     broker = build_broker(loaded, place.broker)
     assert isinstance(broker, ReadableBroker)
     await broker.start()
@@ -155,35 +155,35 @@ async def _message(loaded: Loaded, place: Place) -> tuple[Position, Message] | N
     return None
 
 
-async def _routed(loaded: Loaded, by: str, source: str, position: Position, message: Message) -> Reading:
+async def _routed(loaded: Loaded, by: str, source: str, position: Position, message: Message) -> RereadMessage:
     at = None if message.timestamp is None else stamp(datetime.fromtimestamp(message.timestamp, UTC))
-    answer = Answer(NOT_KEPT, position=str(position), at=at, source=source, config=loaded.version)
+    answer = TraceAnswer(NOT_KEPT, position=str(position), at=at, source=source, config=loaded.version)
     envelope: Envelope | None = None
     try:
         envelope = await decoded(loaded, source, position, message)
         explanation = explain(build_router(loaded, source), envelope)
     except MessageError as error:
         failed = Outcome.DEAD_LETTERED
-        return Reading(position, None, _with(answer, outcome=failed, reason=error.reason, detail=str(error)))
+        return RereadMessage(position, None, _with(answer, outcome=failed, reason=error.reason, detail=str(error)))
     except BridgeError as error:
         what = "; ".join(problem.what for problem in error.problems) if isinstance(error, ConfigError) else str(error)
-        return Reading(position, None, _with(answer, detail=f"{by} cannot be used: {what}"))
+        return RereadMessage(position, None, _with(answer, detail=f"{by} cannot be used: {what}"))
     answer = _with(answer, message_id=envelope.message_id)
     decision = explanation.decision
     if decision is None:
         why = {"reason": explanation.reason, "detail": explanation.error}
-        return Reading(position, envelope.message_id, _with(answer, outcome=Outcome.DEAD_LETTERED, **why))
+        return RereadMessage(position, envelope.message_id, _with(answer, outcome=Outcome.DEAD_LETTERED, **why))
     routes = ", ".join(decision.routes) or None
     if not decision.steps:
         why_not = (
             "no route matches" if routes is None else "; ".join(_why_ignored(loaded, each) for each in decision.routes)
         )
         ignored = _with(answer, outcome=Outcome.IGNORED, route=routes, detail=f"{why_not}, by {by}")
-        return Reading(position, envelope.message_id, ignored)
+        return RereadMessage(position, envelope.message_id, ignored)
     ids = (getattr(step.command, "instance_id", None) for step in decision.steps)
     detail = f"route {routes} matches by {by}, but no engine and no daemon knows of it"
     todo = {"route": routes, "instance_id": next(filter(None, ids), None), "detail": detail}
-    return Reading(position, envelope.message_id, _with(answer, outcome=NOT_PROCESSED, **todo))
+    return RereadMessage(position, envelope.message_id, _with(answer, outcome=NOT_PROCESSED, **todo))
 
 
 def _why_ignored(loaded: Loaded, route: str) -> str:
@@ -207,5 +207,5 @@ async def decoded(loaded: Loaded, source: str, position: Position, message: Mess
             await registry.close()
 
 
-def _with(answer: Answer, **changes: Any) -> Answer:
+def _with(answer: TraceAnswer, **changes: Any) -> TraceAnswer:
     return replace(answer, **changes)

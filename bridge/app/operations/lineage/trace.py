@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bridge.app.operations.lineage.lineage import Arrival, Histories, Lineage, Publication, Scope
-from bridge.app.operations.lineage.undelivered import Undelivered, dead_lettered, every, of_entity
+from bridge.app.operations.lineage.lineage import Arrival, Histories, Lineage, Publication, SearchScope
+from bridge.app.operations.lineage.undelivered import UndeliveredMessage, dead_lettered, every, of_entity
 from bridge.core.lineage.records import DEAD_LETTER_RECORD, DUPLICATE_RECORD
 from bridge.core.origin import event_id, index_ids, is_named, search_ids
 from bridge.core.provenance import current_reason
@@ -38,7 +38,7 @@ NOT_PROCESSED = "not_processed"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TraceAnswer:
     """End, or present state, of a message. Members that do not apply are None.
 
     outcome: an `Outcome`, a `MessageState`, PUBLISHED, NOT_KEPT or NOT_PROCESSED.
@@ -87,7 +87,7 @@ class Behind:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class TraceResult:
     """Result of a trace.
 
     by: kind of thing that the id names.
@@ -108,8 +108,8 @@ class Found:
     by: Literal["instance", "message", "undelivered", "nothing"]
     instances: tuple[Lineage, ...] = ()
     searched: int = 0
-    undelivered: tuple[Undelivered, ...] = ()
-    answers: tuple[Answer, ...] = ()
+    undelivered: tuple[UndeliveredMessage, ...] = ()
+    answers: tuple[TraceAnswer, ...] = ()
     upstream: tuple[Lineage, ...] = ()
     downstream: tuple[Lineage, ...] = ()
     started_by: frozenset[str] = frozenset()
@@ -120,7 +120,7 @@ class Found:
     behind: Behind | None = None
     silent: int = 0
 
-    def add(self, answers: Iterable[Answer]) -> Found:
+    def add(self, answers: Iterable[TraceAnswer]) -> TraceResult:
         """The same result with further answers."""
         new = tuple(answers)
         if not new:
@@ -128,7 +128,7 @@ class Found:
         return replace(self, by="message" if self.by == "nothing" else self.by, answers=self.answers + new)
 
 
-class Tracer:
+class EngineTracer:
     """Traces on one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
@@ -136,21 +136,21 @@ class Tracer:
         self._client = engine.client
         self._histories = Histories(engine)
 
-    async def find(self, wanted: str, scope: Scope) -> Found:
+    async def find(self, wanted: str, scope: SearchScope) -> TraceResult:
         """Find by instance id and by the index; if neither has it, in instances older than the index."""
         histories = self._histories
         one = await histories.find(wanted)
         hits = await self._search([search_ids(wanted)])
         begin = None if hits is None or hits.bounded else datetime.fromtimestamp(hits.begin / 1e6, UTC)
         if hits is None:
-            found = Found("nothing")
+            found = TraceResult("nothing")
         elif begin is None:
             since = stamp(datetime.fromtimestamp(hits.begin / 1e6, UTC)) if hits.begin else None
-            found = Found("nothing", index="partial", index_since=since, index_bounded=True)
+            found = TraceResult("nothing", index="partial", index_since=since, index_bounded=True)
         elif hits.last_key:
-            found = Found("nothing", index="partial", index_since=stamp(begin))
+            found = TraceResult("nothing", index="partial", index_since=stamp(begin))
         else:
-            found = Found("nothing", index="complete", index_since=stamp(begin))
+            found = TraceResult("nothing", index="complete", index_since=stamp(begin))
         if hits is not None:
             found = await self._by_index(found, wanted, hits.hits[0], scope)
         if one is not None:
@@ -176,9 +176,9 @@ class Tracer:
         index = self._engine.lineage
         return await (self._client.search_lineage(searches) if index is None else index.search(searches))
 
-    async def identified(self, message_id: str, position: str) -> Sequence[Answer]:
+    async def identified(self, message_id: str, position: str) -> Sequence[TraceAnswer]:
         """Answers for a message of this identity, whatever its position."""
-        found = await self.find(message_id, Scope(all=True))
+        found = await self.find(message_id, SearchScope(all=True))
         return [
             replace(one, outcome=Outcome.DUPLICATE, position=position, duplicate_of=one.position)
             if one.outcome == Outcome.EXECUTED and one.position not in (None, position)
@@ -188,10 +188,10 @@ class Tracer:
 
     # Search
 
-    async def _by_index(self, found: Found, wanted: str, hit: LineageHit, scope: Scope) -> Found:
-        answers: list[Answer] = []
+    async def _by_index(self, found: TraceResult, wanted: str, hit: LineageHit, scope: SearchScope) -> TraceResult:
+        answers: list[TraceAnswer] = []
         instances: list[Lineage] = []
-        undelivered: list[Undelivered] = []
+        undelivered: list[UndeliveredMessage] = []
         names = search_ids(wanted)
         begins = (scope.prefix or "", DEAD_LETTER_IDS)
         candidates = [each for each in hit.instances if each.startswith(begins)]
@@ -233,7 +233,7 @@ class Tracer:
             more=len(candidates) - len(read),
         )
 
-    async def _of_record(self, record: LineageRecord, wanted: str) -> Sequence[Answer]:
+    async def _of_record(self, record: LineageRecord, wanted: str) -> Sequence[TraceAnswer]:
         """Answers for a record. That of a repeated command names only the position of the repeat."""
         message_id, position = record.body.get("id"), record.body.get("position")
         if record.kind == DUPLICATE_RECORD and message_id is not None and position is not None:
@@ -241,7 +241,7 @@ class Tracer:
             return known or [replace(_recorded(record), outcome=Outcome.DUPLICATE)]
         return [_recorded(record)]
 
-    async def _by_search(self, found: Found, wanted: str, scope: Scope) -> Found:
+    async def _by_search(self, found: TraceResult, wanted: str, scope: SearchScope) -> TraceResult:
         instances: list[Lineage] = []
         searched = 0
         async for one in self._histories.search(wanted, scope):
@@ -311,28 +311,28 @@ class Tracer:
                 yield whole, by_message
 
 
-class EnginesTracer:
+class AllEnginesTracer:
     """Traces on several engines, between which instances move. Raises: EngineError, in every method."""
 
-    def __init__(self, tracers: Sequence[Tracer]) -> None:
+    def __init__(self, tracers: Sequence[EngineTracer]) -> None:
         self._tracers = tracers
 
-    async def find(self, wanted: str, scope: Scope) -> Found:
-        """Find on each engine, see `Tracer.find`."""
+    async def find(self, wanted: str, scope: SearchScope) -> TraceResult:
+        """Find on each engine, see `EngineTracer.find`."""
         return _joined([await tracer.find(wanted, scope) for tracer in self._tracers])
 
-    async def identified(self, message_id: str, position: str) -> Sequence[Answer]:
+    async def identified(self, message_id: str, position: str) -> Sequence[TraceAnswer]:
         """Answers for a message of this identity, whatever its position."""
         return [answer for tracer in self._tracers for answer in await tracer.identified(message_id, position)]
 
 
-def _joined(found: Sequence[Found]) -> Found:
+def _joined(found: Sequence[TraceResult]) -> TraceResult:
     """Results of several engines as one. The index is as complete as the least complete one."""
     if len(found) == 1:
         return found[0]
     order = ("instance", "message", "undelivered", "nothing")
     weakest = max(found, key=lambda each: ("complete", "partial", "none").index(each.index))
-    return Found(
+    return TraceResult(
         min((each.by for each in found), key=order.index),
         tuple(one for each in found for one in each.instances),
         sum(each.searched for each in found),
@@ -370,7 +370,7 @@ def _has_received(one: Lineage, ids: Collection[str]) -> bool:
     return not set(_received(one)).isdisjoint(ids)
 
 
-def _executed(one: Lineage, wanted: str) -> Iterable[Answer]:
+def _executed(one: Lineage, wanted: str) -> Iterable[TraceAnswer]:
     for arrival in one.arrived(wanted):
         yield of_arrival(one, arrival)
     for publication in one.publications:
@@ -378,18 +378,18 @@ def _executed(one: Lineage, wanted: str) -> Iterable[Answer]:
             yield of_publication(one, publication)
 
 
-def of_arrival(one: Lineage, arrival: Arrival) -> Answer:
+def of_arrival(one: Lineage, arrival: Arrival) -> TraceAnswer:
     """Answer for a message that an instance has received."""
-    return Answer(
+    return TraceAnswer(
         Outcome.EXECUTED, arrival.message_id, arrival.position, arrival.at, None, arrival.route, arrival.what,
         one.instance_id,
     )  # fmt: skip
 
 
-def of_publication(one: Lineage, publication: Publication) -> Answer:
+def of_publication(one: Lineage, publication: Publication) -> TraceAnswer:
     """Answer for a message that an instance has published."""
     detail = None if publication.state == PUBLISHED else publication.state
-    return Answer(
+    return TraceAnswer(
         PUBLISHED, publication.id, None, publication.at, what=publication.type, instance_id=one.instance_id,
         topic=publication.target, attempt=publication.attempts, detail=detail,
     )  # fmt: skip
@@ -401,16 +401,16 @@ def _explains(one: Lineage, names: Collection[str]) -> bool:
     return any(id_ in names for ids in received for id_ in ids) or any(each.id in names for each in one.publications)
 
 
-def _unread(one: Lineage, wanted: str) -> Answer:
+def _unread(one: Lineage, wanted: str) -> TraceAnswer:
     """Answer for a row of the index that the history does not show."""
     detail = "the instance has not read it yet, or has continued as new since"
     if one.status not in ("RUNNING", "PENDING", "SUSPENDED"):
         detail = "the history does not show it any more: the instance has continued as new, or ended before it read it"
-    return Answer(Outcome.EXECUTED, wanted, instance_id=one.instance_id, detail=detail)
+    return TraceAnswer(Outcome.EXECUTED, wanted, instance_id=one.instance_id, detail=detail)
 
 
-def _waits(one: Undelivered) -> Answer:
-    return Answer(
+def _waits(one: UndeliveredMessage) -> TraceAnswer:
+    return TraceAnswer(
         one.state, one.message_id, one.position, one.at, one.source, one.route, None, one.instance_id, None, one.key,
         one.reason, one.detail, None, one.until, None, one.topic,
     )  # fmt: skip
@@ -420,21 +420,21 @@ def _is_recorded(record: LineageRecord, wanted: str) -> bool:
     return is_named(record.body.get("id"), record.body.get("position"), wanted)
 
 
-def _recorded(record: LineageRecord) -> Answer:
+def _recorded(record: LineageRecord) -> TraceAnswer:
     body = record.body
     at = stamp(datetime.fromtimestamp(record.at, UTC))
     common = (body.get("id"), body.get("position"), at, body.get("source"), body.get("route"))
     if record.kind == DEAD_LETTER_RECORD:
-        return Answer(
+        return TraceAnswer(
             Outcome.DEAD_LETTERED, *common, reason=current_reason(str(body.get("reason"))), detail=body.get("detail"),
             attempt=body.get("attempts"), topic=body.get("topic"), config=body.get("config"),
         )  # fmt: skip
-    return Answer(
+    return TraceAnswer(
         Outcome.EXECUTED, *common, body.get("command"), instance_id=body.get("instance_id"), entity=body.get("entity")
     )
 
 
-def of_in_flight(document: Mapping[str, Any]) -> Answer:
+def of_in_flight(document: Mapping[str, Any]) -> TraceAnswer:
     """Answer for a message in flight. document: JSON of an `InFlightMessage`."""
 
     def time_at(name: str) -> str | None:
@@ -442,7 +442,7 @@ def of_in_flight(document: Mapping[str, Any]) -> Answer:
         # A daemon of an earlier build sends seconds
         return time_of(value) if isinstance(value, int | float) else value
 
-    return Answer(
+    return TraceAnswer(
         MessageState(document["state"]), document["message_id"], document["position"],
         time_at("failed_since") or time_at("since"), document["source"], document["route"], key=document["key"],
         reason=document["reason"] or None, detail=document["detail"] or None, attempt=document["attempt"],

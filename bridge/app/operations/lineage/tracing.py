@@ -6,19 +6,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bridge.app.connection import searched
-from bridge.app.operations.lineage.lineage import Scope
-from bridge.app.operations.lineage.position import Reading, behind, places, read
-from bridge.app.operations.lineage.trace import Answer, EnginesTracer, Found, Tracer
+from bridge.app.operations.lineage.lineage import SearchScope
+from bridge.app.operations.lineage.position import RereadMessage, behind, places, read
+from bridge.app.operations.lineage.trace import AllEnginesTracer, EngineTracer, TraceAnswer, TraceResult
 from bridge.app.operations.operation import Scene
 from bridge.config.source import Loaded
 from bridge.core.states import Outcome
 
 
-async def tracer_of(scene: Scene, named: str | None) -> EnginesTracer:
+async def tracer_of(scene: Scene, named: str | None) -> AllEnginesTracer:
     """Create the tracer of a request. named: engine that the request names."""
     if scene.open is None:
-        return EnginesTracer([Tracer(await scene.engine())])
-    return EnginesTracer([Tracer(await scene.open(name)) for name in searched(scene.loaded, named)])
+        return AllEnginesTracer([EngineTracer(await scene.engine())])
+    return AllEnginesTracer([EngineTracer(await scene.open(name)) for name in searched(scene.loaded, named)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class MessageTracer:
     """Tracer of messages. in_flight: answers of daemons for an id."""
 
     loaded: Loaded
-    tracer: EnginesTracer
-    in_flight: Callable[[str], Awaitable[Sequence[Answer]]]
+    tracer: AllEnginesTracer
+    in_flight: Callable[[str], Awaitable[Sequence[TraceAnswer]]]
 
-    async def find(self, wanted: str, scope: Scope) -> Found:
+    async def find(self, wanted: str, scope: SearchScope) -> TraceResult:
         """Trace a message, publication or instance. Raises: EngineError."""
         of = await behind(self.loaded, wanted)
         if of is not None:
@@ -46,9 +46,9 @@ class MessageTracer:
                 found = found.add(await self._at(await read(self.loaded, place)))
         return found
 
-    async def _at(self, reading: Reading | Answer) -> Sequence[Answer]:
+    async def _at(self, reading: RereadMessage | TraceAnswer) -> Sequence[TraceAnswer]:
         """Answers for a message that was read again at its position."""
-        if isinstance(reading, Answer):
+        if isinstance(reading, TraceAnswer):
             return [reading]
         position = str(reading.position)
         if reading.identity is not None and reading.identity != position:

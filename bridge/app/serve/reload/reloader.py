@@ -16,9 +16,9 @@ from bridge.app import configurations
 from bridge.app.candidate import candidate_rules, load_candidate
 from bridge.app.check.configuration import check
 from bridge.app.composition import build_rule_set, build_targets, limits_of, own_packages, shares_of
-from bridge.app.reload.changes import Change, Changes, SourceChange, changes
+from bridge.app.reload.changes import ChangeKind, Changes, SourceChange, changes
 from bridge.app.reload.code import ImportedCode, digest_of
-from bridge.app.reload.stats import Result
+from bridge.app.reload.stats import ReloadResult
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import action_costs
 from bridge.app.serve.daemon import Daemon
@@ -110,9 +110,9 @@ class Reloader:
             try:
                 plan = await self._plan()
             except ReloadRefused as refused:
-                answer = self._answer(Result.REFUSED, refused.changes, problems=refused.problems)
+                answer = self._answer(ReloadResult.REFUSED, refused.changes, problems=refused.problems)
             else:
-                result = Result.RELOADED if plan.changes.any else Result.UNCHANGED
+                result = ReloadResult.RELOADED if plan.changes.any else ReloadResult.UNCHANGED
                 answer = self._answer(result, plan.changes, to=plan.loaded.version)
             return answer | {"dry_run": True}
 
@@ -128,12 +128,12 @@ class Reloader:
                     daemon.lifecycle.refused(before, by, refused.problems)
                 log.error(
                     f"the reload is refused, the configuration {before} stays in use: {refused}",
-                    action="reload", result=Result.REFUSED, by=by, config=before, problems=list(refused.problems),
+                    action="reload", result=ReloadResult.REFUSED, by=by, config=before, problems=list(refused.problems),
                 )  # fmt: skip
-                return self._answer(Result.REFUSED, refused.changes, problems=refused.problems)
+                return self._answer(ReloadResult.REFUSED, refused.changes, problems=refused.problems)
             starting, left = await self._apply(plan) if plan.changes.any else ((), {})
             daemon.reloads.succeed(plan.loaded.version, changed=plan.changes.any)
-            result = Result.RELOADED if plan.changes.any else Result.UNCHANGED
+            result = ReloadResult.RELOADED if plan.changes.any else ReloadResult.UNCHANGED
             answer = self._answer(result, plan.changes, before=before, starting=starting, dead_letters=left)
             log.info(
                 f"the configuration is {result}: {before} to {plan.loaded.version}"
@@ -143,7 +143,7 @@ class Reloader:
                 sources={
                     each.source: str(each.change)
                     for each in plan.changes.sources
-                    if each.change is not Change.UNCHANGED
+                    if each.change is not ChangeKind.UNCHANGED
                 },
                 routes={each.route: str(each.change) for each in plan.changes.routes},
             )  # fmt: skip
@@ -254,7 +254,7 @@ class Reloader:
         left = daemon.build_limits()
         sources = {source.settings.name: source for source in daemon.sources}
         for each in plan.changes.sources:
-            if each.change in (Change.RULES, Change.UNCHANGED):
+            if each.change in (ChangeKind.RULES, ChangeKind.UNCHANGED):
                 source = sources[each.source]
                 limits = {route: limit for route, limit in source.route_limits.items() if limit.reason is not None}
                 shares = {route: share for route, share in source.budgets.items() if share.reason is not None}
@@ -275,7 +275,7 @@ class Reloader:
         domain_of = {name: config.ordering_domain for name, config in loaded.config.sources.items()}
         domain_of |= {name: source.domain.name for name, source in old.items() if source.domain is not None}
         changed = [each for each in plan.changes.sources if each.change in _MOVES]
-        ended = {domain_of.get(each.source) for each in changed if each.change is not Change.ADDED} - {None}
+        ended = {domain_of.get(each.source) for each in changed if each.change is not ChangeKind.ADDED} - {None}
         for domain in filter(None, {config.ordering_domain for config in loaded.config.sources.values()}):
             if domain not in daemon.domains or domain in ended:
                 daemon.domains[domain] = OrderingDomain(domain)
@@ -286,7 +286,7 @@ class Reloader:
             groups.setdefault(key, []).append(each)
         work = []
         for group in groups.values():
-            draining = [old[each.source] for each in group if each.change is not Change.ADDED]
+            draining = [old[each.source] for each in group if each.change is not ChangeKind.ADDED]
             starting = [
                 daemon.build_source(
                     loaded,
@@ -298,7 +298,7 @@ class Reloader:
                     plan.rules[each.source],
                 )
                 for each in group
-                if each.change is not Change.REMOVED
+                if each.change is not ChangeKind.REMOVED
             ]
             for source in draining:
                 daemon.remove_source(source.settings.name)
@@ -339,7 +339,7 @@ class Reloader:
 
     def _answer(
         self,
-        result: Result,
+        result: ReloadResult,
         found: Changes | None,
         *,
         before: str | None = None,
@@ -391,7 +391,7 @@ class Reloader:
 
 
 _DRAINS, _STARTS = "reload drains ", "reload starts "
-_MOVES = (Change.ADDED, Change.REMOVED, Change.RESTARTED)
+_MOVES = (ChangeKind.ADDED, ChangeKind.REMOVED, ChangeKind.RESTARTED)
 """Changes with which a member of a consumer group joins or leaves."""
 
 

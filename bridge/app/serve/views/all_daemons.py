@@ -15,7 +15,7 @@ import aiohttp
 
 from bridge.app import state
 from bridge.app.operations.client import FIND_SECONDS, bounded_body
-from bridge.app.remote import Address, not_trusted
+from bridge.app.remote import DaemonAddress, not_trusted
 from bridge.app.serve.views.peers import Peer, PeerClient
 from bridge.app.serve.views.status import daemon_id
 from bridge.config.source import Loaded
@@ -244,7 +244,7 @@ def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:
     return merge(documents, silent)
 
 
-async def ask(place: Address | Path, *, of_all: bool = False) -> Document | Exception:
+async def ask(place: DaemonAddress | Path, *, of_all: bool = False) -> Document | Exception:
     """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine.
 
     of_all: the daemon answers for all daemons that it knows, and waits for one that is frozen.
@@ -252,7 +252,7 @@ async def ask(place: Address | Path, *, of_all: bool = False) -> Document | Exce
     query = "?daemons=all" if of_all else ""
     try:
         async with asyncio.timeout(2 * FIND_SECONDS if of_all else FIND_SECONDS):
-            if isinstance(place, Address):
+            if isinstance(place, DaemonAddress):
                 return await _get(place.url, place.connector, place.headers, query)
             with near(place) as short:
                 return await _get("http://localhost", aiohttp.UnixConnector(short), {}, query)

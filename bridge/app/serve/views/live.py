@@ -44,7 +44,7 @@ class _Place:
     number: int | None
 
 
-class Live:
+class LiveStream:
     """Live stream of one daemon."""
 
     def __init__(
