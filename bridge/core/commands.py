@@ -168,7 +168,7 @@ Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate
 
 
 @record(frozen=True, slots=True)
-class Step:
+class RoutedCommand:
     """One command of a decision, with its route and engine.
 
     engine: the engine where instances start.
@@ -193,4 +193,4 @@ class Decision:
     """
 
     routes: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RoutedCommand, ...]

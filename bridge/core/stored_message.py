@@ -149,7 +149,7 @@ class StoredMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Undelivered:
+class UndeliveredMessage:
     """Stored message whose dead letter is to be written, with the cause.
 
     item: JSON that has the message as its member `letter`.
@@ -173,13 +173,13 @@ class OperationResult:
     """
 
     events: list[str] = field(default_factory=list)
-    undelivered: list[Undelivered] = field(default_factory=list)
+    undelivered: list[UndeliveredMessage] = field(default_factory=list)
     ended: list[tuple[dict[str, Any], str, str]] = field(default_factory=list)
     wake: float | None = None
 
     def refuse(self, item: dict[str, Any], reason: str, detail: str, error: str, attempts: int = 1) -> None:
         """Dead-letter a message."""
-        self.undelivered.append(Undelivered(item, reason, detail, error, attempts))
+        self.undelivered.append(UndeliveredMessage(item, reason, detail, error, attempts))
 
     def end(self, item: dict[str, Any], result: str, detail: str = "") -> None:
         """Report the result of a message to the job that replays it, if there is one."""

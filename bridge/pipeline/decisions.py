@@ -10,7 +10,7 @@ import structlog
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.message import Envelope
-from bridge.core.settlement import Complete, DeadLetter
+from bridge.core.settlement import Complete, WriteDeadLetter
 from bridge.core.states import Outcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
@@ -75,7 +75,7 @@ class DecisionListeners:
         self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def offer(
-        self, source: str, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None, now: float
+        self, source: str, item: InFlightDelivery, end: Complete | WriteDeadLetter, route: str | None, now: float
     ) -> None:
         """Offer a delivery that has just been settled. Call this only while there are listeners.
 
@@ -84,7 +84,7 @@ class DecisionListeners:
         """
         reason: str | None = None
         detail: str | None = None
-        if isinstance(end, DeadLetter):
+        if isinstance(end, WriteDeadLetter):
             outcome, reason, detail = Outcome.DEAD_LETTERED, end.reason, end.detail
         else:
             outcome = end.outcome

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from bridge.brokers.base import Partition
-from bridge.core.commands import Step
+from bridge.core.commands import RoutedCommand
 from bridge.core.settlement import Keep, Settlement
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
@@ -81,7 +81,7 @@ class Stage(Part, Protocol):
 
     # -- carrying out
 
-    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: Step | None) -> Settlement:
+    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: RoutedCommand | None) -> Settlement:
         """Keep a delivery durably; return Complete, or the settlement after a failure to keep it.
 
         Raises: DeadLetterLimited.

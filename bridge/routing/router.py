@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
-from bridge.core.commands import Decision, Step
+from bridge.core.commands import Decision, RoutedCommand
 from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
@@ -133,7 +133,7 @@ class Router:
         """
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
-        steps: list[Step] = []
+        steps: list[RoutedCommand] = []
         rules = self.rules
         for position in self._index.candidates(envelope):
             rule = rules[position]
@@ -158,7 +158,7 @@ class Router:
         """Route a message in portions. The generator yields to let other work run, and returns the decision."""
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
-        steps: list[Step] = []
+        steps: list[RoutedCommand] = []
         left = self._max_bytes
         for position in self._index.candidates(envelope):
             rule = self.rules[position]
@@ -178,7 +178,7 @@ class Router:
                 break
         return self._decision(names, steps)
 
-    def _decision(self, names: tuple[str, ...], steps: list[Step]) -> Decision:
+    def _decision(self, names: tuple[str, ...], steps: list[RoutedCommand]) -> Decision:
         if names:
             return Decision(names, tuple(steps))
         if self._ignores:
