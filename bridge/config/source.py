@@ -20,7 +20,7 @@ from bridge.config.translation import REQUIRED, suggestion, translate, unknown_k
 from bridge.config.yaml.document import read
 from bridge.config.yaml.interpolation import interpolate
 from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
-from bridge.config.yaml.node import ALIASES, MappingNode, Mark, ScalarNode, find, key_mark, place
+from bridge.config.yaml.node import ALIASES, FilePosition, MappingNode, ScalarNode, find, key_mark, place
 from bridge.config.yaml.rendering import masked, render
 from bridge.config.yaml.scalars import FileSuppression
 from bridge.core.errors import ConfigError, Problem
@@ -33,7 +33,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class MergedDocument:
     """Merged document with the places of its values.
 
     suppressions: comments of all files that suppress warnings of `bridge check`.
@@ -59,7 +59,7 @@ class Document:
         node = find(self.root, path)
         return self.beside(node.mark, value) if node is not None else self.base / value
 
-    def beside(self, mark: Mark, value: str) -> Path:
+    def beside(self, mark: FilePosition, value: str) -> Path:
         """Absolute path of a relative one that is written at a place."""
         return self.directories.get(mark.file, self.base) / value
 
@@ -77,7 +77,7 @@ class Loaded:
     version: str
     base: Path
     warnings: tuple[Problem, ...]
-    document: Document = field(repr=False)
+    document: MergedDocument = field(repr=False)
 
     def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
         """Create a problem at a path, like `("routes", 2, "when")`.
@@ -147,11 +147,11 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
             root = overlay(root, top, problems)
     base = directories[root.mark.file]
     _check_defaults(root, problems)
-    document = Document(apply_defaults(root), directories, base)
+    document = MergedDocument(apply_defaults(root), directories, base)
     environment = os.environ if environ is None else environ
     unset: list[Problem] = []
     root = interpolate(document.root, environment, document.beside, unset)
-    document = Document(root, directories, base, tuple(suppressions))
+    document = MergedDocument(root, directories, base, tuple(suppressions))
     problems += unset
     known = {(problem.file, problem.line, problem.column) for problem in unset}
     config, whole = _examine(document, problems, readable, known)
@@ -220,7 +220,7 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
 
 
 def _examine(
-    document: Document, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
+    document: MergedDocument, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
 ) -> tuple[BridgeConfig, bool]:
     """Valid part of the configuration, and True if that is all of it. The problems are added.
 

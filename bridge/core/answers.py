@@ -81,7 +81,7 @@ class CorrelationId:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """Secret that signs.
+    """Key that signs requests.
 
     made: seconds since the Unix epoch.
     delay: seconds until it signs even as the first key.
@@ -122,7 +122,7 @@ class LaterKeys(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyring:
-    """Keys of an installation, newest first. damaged: number of keys, or of whole states, that cannot be read."""
+    """Signing keys of an installation, newest first. damaged: number of keys, or of whole states, that cannot be read."""
 
     keys: tuple[SigningKey, ...] = ()
     damaged: int = field(default=0, compare=False)

@@ -169,7 +169,7 @@ Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate
 
 @record(frozen=True, slots=True)
 class RoutedCommand:
-    """One command of a decision, with its route and engine.
+    """One step of a decision: a command with its route and engine.
 
     engine: the engine where instances start.
     value: digest of the value of the route's `limits.per`; empty without one.

@@ -72,7 +72,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class WriteDeadLetter:
-    """Dead-letter a delivery that can never succeed.
+    """Write a dead letter of a delivery that can never succeed.
 
     reason: a stable word.
     detail: a sentence for a person.

@@ -150,7 +150,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class UndeliveredMessage:
-    """Stored message whose dead letter is to be written, with the cause.
+    """Stored message that could not be delivered, with the cause of the dead letter that is to be written.
 
     item: JSON that has the message as its member `letter`.
     """

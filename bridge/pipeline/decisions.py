@@ -53,7 +53,7 @@ class SettledDelivery:
     rules: str
 
 
-Listener = Callable[[SettledDelivery], None]
+DecisionListener = Callable[[SettledDelivery], None]
 """Callback for each settled delivery, on the event loop. It returns at once and awaits nothing."""
 
 
@@ -61,17 +61,17 @@ class DecisionListeners:
     """Listeners of the settled deliveries of some sources. Not thread-safe: one event loop."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[DecisionListener, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self._listeners)
 
-    def add(self, listener: Listener) -> Callable[[], None]:
+    def add(self, listener: DecisionListener) -> Callable[[], None]:
         """Call `listener` for each settled delivery from now on; return a callback that ends this."""
         self._listeners += (listener,)
         return lambda: self._remove(listener)
 
-    def _remove(self, listener: Listener) -> None:
+    def _remove(self, listener: DecisionListener) -> None:
         self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def offer(

@@ -45,7 +45,7 @@ _TURN = 32
 _COMPLETE = {outcome: Complete(outcome) for outcome in Outcome}
 
 
-class Runner:
+class DeliveryRunner:
     """Runner of the deliveries of one source. Every failure becomes a settlement, decided here alone."""
 
     def __init__(

@@ -89,8 +89,8 @@ class EnginePort:
     moving: MovingPort | None = None
 
 
-class Claims(Protocol):
-    """Protocol of the messages of a source whose payload lies elsewhere.
+class SourceClaims(Protocol):
+    """Protocol of the claim check of one source, for messages whose payload lies elsewhere.
 
     size: bytes that one payload may have.
     """

@@ -21,7 +21,7 @@ from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import Shares
+from bridge.pipeline.per_value import ValueShares
 from bridge.pipeline.route_limits import Throttled
 from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
@@ -49,7 +49,7 @@ class Settler:
         unloading: Unloading,
         decoded: DecodedForms,
         outages: Outages,
-        shares: Shares | None,
+        shares: ValueShares | None,
         domain: OrderingDomain | None,
         stage: Stage | None,
         stop_reason: Callable[[InFlightDelivery], str | None],

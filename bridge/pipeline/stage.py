@@ -12,8 +12,8 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 
 
-class Part(Protocol):
-    """Part of a source that brings stored deliveries to its lanes, such as `bridge.replay.feed.ReplayFeed`.
+class SourcePart(Protocol):
+    """Protocol of a part of a source that brings stored deliveries to its lanes, such as `bridge.replay.feed.ReplayFeed`.
 
     A source without parts runs none of this. A delivery that a part brings has `InFlightDelivery.stored`.
     """
@@ -48,7 +48,7 @@ class Part(Protocol):
         ...
 
 
-class Stage(Part, Protocol):
+class Stage(SourcePart, Protocol):
     """Part of a source between its lanes and the execution, such as `bridge.quarantine.stage.QuarantineStage`.
 
     A source without a stage runs none of this.

@@ -13,7 +13,7 @@ from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
-from bridge.routing.index import Index, reader
+from bridge.routing.index import RuleIndex, reader
 from bridge.routing.per import SHARED, value_of
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
@@ -66,7 +66,7 @@ class Router:
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
         self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)
         """True if a message may meet many rules or lead to many commands. Routing may then take long."""
-        self._index = Index([rule.config.match for rule in rules])
+        self._index = RuleIndex([rule.config.match for rule in rules])
 
     @classmethod
     def compile(

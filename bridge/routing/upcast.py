@@ -11,7 +11,7 @@ from bridge.core.errors import ExpressionError
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
-from bridge.routing.index import Reader, reader, values
+from bridge.routing.index import ValueReader, reader, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class _Upcast:
     """One entry of `upcast:`. match: readers with the values of which any may be equal."""
 
     where: str
-    match: Sequence[tuple[Reader, frozenset[Any]]]
+    match: Sequence[tuple[ValueReader, frozenset[Any]]]
     data: Expression | None
     function: Callable[[Envelope], Any] | None
     dataschema: str | None

@@ -41,9 +41,9 @@ from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
-from bridge.ops.audit import Actor, Change
+from bridge.ops.audit import Actor, AuditedChange
 from bridge.ops.health import Check, Readiness
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 from bridge.quarantine import quarantined_key as ordering_key
 from bridge.quarantine import state_machine as key_quarantine
 from bridge.replay.state_machine import ReplayQueue
@@ -338,7 +338,7 @@ def headers() -> list[str]:
 
 
 def _told() -> Iterator[tuple[str, Any]]:
-    change = Change(Actor("a", 1, "cli"), "instances.start", "*", {"a": 1}, "because", "failed", "bug")
+    change = AuditedChange(Actor("a", 1, "cli"), "instances.start", "*", {"a": 1}, "because", "failed", "bug")
     yield "audit line", change.line()
     yield "readiness", Readiness("running", (Check("source", "orders", "held", "d"),)).as_dict()  # type: ignore[arg-type]  # text, as on the wire
 
@@ -405,6 +405,6 @@ def files() -> list[str]:
     """Files of a fresh audit trail and a fresh local broker."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        Trail(directory).append({})
+        AuditTrail(directory).append({})
         open_database(directory).close()
         return sorted(each.name for each in directory.iterdir())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
-from bridge.config.yaml.node import MappingNode, Mark, Node, Path, ScalarNode, SequenceNode, find
+from bridge.config.yaml.node import FilePosition, MappingNode, Node, Path, ScalarNode, SequenceNode, find
 from bridge.core.errors import Problem
 from bridge.system.files import FileProblem, read_file
 
@@ -46,7 +46,7 @@ class _Interpolation:
             return self._scalar(node, node.value, path, allowed)
         return node
 
-    def _key(self, key: str, mark: Mark, path: Path) -> str:
+    def _key(self, key: str, mark: FilePosition, path: Path) -> str:
         if "${" not in key:
             return key
         if any(token.group() != "$${" for token in _TOKEN.finditer(key)):
@@ -120,7 +120,7 @@ class _Interpolation:
 def interpolate(
     document: MappingNode,
     environ: Mapping[str, str],
-    resolve: Callable[[Mark, str], FilePath],
+    resolve: Callable[[FilePosition, str], FilePath],
     problems: list[Problem],
 ) -> MappingNode:
     """Replace `${...}` in the sections that permit it. In all other sections it is a problem.

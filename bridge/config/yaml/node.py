@@ -29,8 +29,8 @@ def without_credentials(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in a file. `line` and `column` start at 1."""
+class FilePosition:
+    """Position in a file. `line` and `column` start at 1."""
 
     file: str
     line: int
@@ -56,7 +56,7 @@ class ScalarNode:
     """
 
     value: str | int | float | bool | None
-    mark: Mark
+    mark: FilePosition
     variables: tuple[str, ...] = ()
     secret: bool = False
     plain: bool = False
@@ -67,7 +67,7 @@ class SequenceNode:
     """A list."""
 
     items: tuple[Node, ...]
-    mark: Mark
+    mark: FilePosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class MappingNode:
     """A mapping. keys: the place of each key."""
 
     entries: dict[str, Node] = field(default_factory=dict)
-    keys: dict[str, Mark] = field(default_factory=dict)
-    mark: Mark = Mark("", 0, 0)
+    keys: dict[str, FilePosition] = field(default_factory=dict)
+    mark: FilePosition = FilePosition("", 0, 0)
 
     def __getitem__(self, key: str) -> Node:
         return self.entries[key]
@@ -84,7 +84,7 @@ class MappingNode:
     def __contains__(self, key: object) -> bool:
         return key in self.entries
 
-    def items(self) -> Iterator[tuple[str, Mark, Node]]:
+    def items(self) -> Iterator[tuple[str, FilePosition, Node]]:
         """Triples of key, place of the key, and value."""
         for key, value in self.entries.items():
             yield key, self.keys[key], value
@@ -94,7 +94,7 @@ class MappingNode:
         entries = {key: value for key, value in self.entries.items() if key not in keys}
         return MappingNode(entries, {key: self.keys[key] for key in entries}, self.mark)
 
-    def with_entry(self, key: str, mark: Mark, value: Node) -> MappingNode:
+    def with_entry(self, key: str, mark: FilePosition, value: Node) -> MappingNode:
         """Copy of the mapping with one entry added or replaced."""
         return MappingNode(self.entries | {key: value}, self.keys | {key: mark}, self.mark)
 
@@ -143,7 +143,7 @@ def find(root: Node, path: Path) -> Node | None:
     return node
 
 
-def place(root: Node, path: Path) -> Mark:
+def place(root: Node, path: Path) -> FilePosition:
     """Place of a path: that of the scalar itself, or that of a container's key.
 
     Else the place of the nearest parent that is written.
@@ -160,7 +160,7 @@ def place(root: Node, path: Path) -> Mark:
     return mark
 
 
-def key_mark(node: MappingNode, key: str) -> Mark:
+def key_mark(node: MappingNode, key: str) -> FilePosition:
     """Place of a mapping's key."""
     return node.keys.get(key) or node.keys.get(ALIASES.get(key, key), node.mark)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bridge.core.errors import ExpressionError
 from bridge.routing.cel.expression import ROUTE, Compiler, Expression
-from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.scope import ExpressionScope
 from bridge.routing.cel.tokens import closing_braces
 
 
@@ -30,7 +30,7 @@ class Template:
         """Whole text if the template has no expression, else None."""
         return "".join(map(str, self._parts)) if all(isinstance(part, str) for part in self._parts) else None
 
-    def render(self, scope: Scope) -> str:
+    def render(self, scope: ExpressionScope) -> str:
         """Render the template.
 
         Raises: ExpressionError if an expression fails or is not text, or the text is not Unicode.
