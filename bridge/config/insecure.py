@@ -119,7 +119,7 @@ def _is_far_http(config: HttpConfig) -> bool:
     return not is_loopback(config.host)
 
 
-RULES: tuple[InsecureSetting, ...] = (
+INSECURE_SETTINGS: tuple[InsecureSetting, ...] = (
     InsecureSetting(
         "S001",
         "sasl_without_tls",
@@ -270,7 +270,7 @@ def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Probl
     root: tree of the document, which shows the origin of secrets.
     """
     for path, model in models_in(config):
-        for rule in RULES:
+        for rule in INSECURE_SETTINGS:
             if isinstance(model, rule.kind) and rule.applies(model):
                 yield coded(rule.code, locate((*path, *rule.field), rule.what))
         for name, field in type(model).model_fields.items():

@@ -23,7 +23,7 @@ from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, ove
 from bridge.config.yaml.node import ALIASES, FilePosition, MappingNode, ScalarNode, find, key_mark, place
 from bridge.config.yaml.rendering import masked, render
 from bridge.config.yaml.scalars import FileSuppression
-from bridge.core.errors import ConfigError, Problem
+from bridge.core.errors import ConfigError, ConfigPath, Problem
 
 _HELP = "name a file or a directory, or create a project with `bridge init NAME`"
 _OVERLAY_HELP = "name the file of the overlay, relative to the current directory"
@@ -44,14 +44,14 @@ class MergedDocument:
     base: Path
     suppressions: tuple[FileSuppression, ...] = ()
 
-    def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
+    def locate(self, path: ConfigPath, what: str) -> Problem:
         """Create a problem at a path. Its place is that of the path, or of the nearest parent that is written."""
         words = tuple(ALIASES.get(part, part) if isinstance(part, str) else part for part in path)
         if words and isinstance(words[-1], int) and isinstance(find(self.root, words[:-1]), ScalarNode):
             words = words[:-1]  # a list of one, written as its member
         return place(self.root, words).problem(words, what)
 
-    def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
+    def resolve(self, path: ConfigPath, value: str) -> Path:
         """Absolute path of a relative one.
 
         The base is the directory of the file in which `path` is written, else of the first file.
@@ -79,14 +79,14 @@ class Loaded:
     warnings: tuple[Problem, ...]
     document: MergedDocument = field(repr=False)
 
-    def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
+    def locate(self, path: ConfigPath, what: str) -> Problem:
         """Create a problem at a path, like `("routes", 2, "when")`.
 
         Its place is that of the path, or of the nearest parent that is written.
         """
         return self.document.locate(path, what)
 
-    def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
+    def resolve(self, path: ConfigPath, value: str) -> Path:
         """Absolute path of `value`, relative to the file in which `path` is written.
 
         For a default, relative to `base`.

@@ -122,7 +122,10 @@ class LaterKeys(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyring:
-    """Signing keys of an installation, newest first. damaged: number of keys, or of whole states, that cannot be read."""
+    """Signing keys of an installation, newest first.
+
+    damaged: number of keys, or of whole states, that cannot be read.
+    """
 
     keys: tuple[SigningKey, ...] = ()
     damaged: int = field(default=0, compare=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bridge.core.commands import Command
 from bridge.core.message import Envelope, Message, Position, Unreadable
+from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import Cause
 
 REMEMBERED_REFUSALS = 100
@@ -146,6 +148,13 @@ class StoredMessage:
             self.message_id,
             self.replayed,
         )
+
+
+StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
+"""Callback that keeps a command durably on its engine until its instance starts, for at most the given seconds.
+
+Raises: EngineError, InvalidCommand.
+"""
 
 
 @dataclass(frozen=True, slots=True)

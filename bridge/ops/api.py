@@ -149,7 +149,10 @@ class EventStream:
 
 
 class EventStreams:
-    """Event streams of an application, bounded by number. A slow reader is closed: nothing but the socket's buffer waits."""
+    """Event streams of an application, bounded by number.
+
+    A slow reader is closed: nothing but the socket's buffer waits.
+    """
 
     def __init__(self, most: int) -> None:
         """Create no streams yet. most: readers at a time."""

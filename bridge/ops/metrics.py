@@ -18,12 +18,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from bridge.core.states import STATES
+from bridge.engines.base import EngineUsage
 from bridge.ops.health import Readiness
 from bridge.ops.metric_stats import (
     BudgetStats,
     DeadLetterStats,
     EngineStats,
-    EngineUsage,
     EventStats,
     HistogramLike,
     JobStats,

@@ -13,7 +13,7 @@ from bridge.pipeline.lanes import Lane
 
 
 class SourcePart(Protocol):
-    """Protocol of a part of a source that brings stored deliveries to its lanes, such as `bridge.replay.feed.ReplayFeed`.
+    """Part of a source that brings stored deliveries to its lanes, such as `bridge.replay.feed.ReplayFeed`.
 
     A source without parts runs none of this. A delivery that a part brings has `InFlightDelivery.stored`.
     """

@@ -39,7 +39,7 @@ from bridge.core.commands import (
     Terminate,
     WaitFor,
 )
-from bridge.core.errors import InvalidCommand, UnexpectedReply
+from bridge.core.errors import ConfigPath, InvalidCommand, UnexpectedReply
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.scope import ExpressionScope, RouteScope
@@ -87,7 +87,7 @@ class CommandCompiler:
 
     compiler: Compiler
     route: RouteConfig
-    path: tuple[str | int, ...]
+    path: ConfigPath
     names: frozenset[str]
     sagas: Mapping[str, Any] = field(default_factory=dict)
 
@@ -299,7 +299,7 @@ class CommandCompiler:
             self.compiler.report(self._at(field), str(error), "R008")
             return None
 
-    def _at(self, field: str) -> tuple[str | int, ...]:
+    def _at(self, field: str) -> ConfigPath:
         return (*self.path, self.route.command, field)
 
     def _where(self, field: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig
+from bridge.core.errors import ConfigPath
 from bridge.routing.call_results import Results, Texts, call_of, disjoint, results_of, spelling
 from bridge.routing.cel.evaluator import Evaluator, MemberPath, Unknown
 from bridge.routing.cel.expression import ROUTE
@@ -19,7 +20,6 @@ from bridge.routing.cel.pattern import required
 from bridge.routing.cel.tokens import Token, readings, tokens
 from bridge.routing.cel.value import kind_name
 
-ConfigPath = tuple[str | int, ...]
 RuleFinding = tuple[str, ConfigPath, str]
 """Code, path and text of a problem."""
 

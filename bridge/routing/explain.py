@@ -34,7 +34,7 @@ class Equality:
 
 @dataclass(frozen=True, slots=True)
 class ConditionResult:
-    """One condition of a rule, with its result for a message: an equality of `match:`, or an operand of `&&` in `when:`.
+    """One condition of a rule with its result: an equality of `match:`, or an operand of `&&` in `when:`.
 
     text: as the rule has it.
     holds: None if it failed.

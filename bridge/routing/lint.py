@@ -10,12 +10,12 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig, StartMissing
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import format_duration, format_size
-from bridge.core.errors import Locate, Problem
+from bridge.core.errors import ConfigPath, Locate, Problem
 from bridge.core.problems.codes import coded
 from bridge.routing.cel.expression import Expression
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import readings
-from bridge.routing.conditions import ConfigPath, RuleFinding, condition_findings
+from bridge.routing.conditions import RuleFinding, condition_findings
 from bridge.routing.index import values
 from bridge.routing.regexes import regex_findings
 from bridge.routing.rule_checks import rule_findings

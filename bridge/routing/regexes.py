@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from bridge.config.model.bridge import BridgeConfig
+from bridge.core.errors import ConfigPath
 from bridge.routing.cel.evaluator import Evaluator, Unknown
 from bridge.routing.cel.expression import ROUTE, Expression
 from bridge.routing.cel.pattern import TOKEN, is_optional
 from bridge.routing.cel.tokens import Token, readings, tokens
-from bridge.routing.conditions import ConfigPath, RuleFinding
+from bridge.routing.conditions import RuleFinding
 
 _LONGEST = 10_000
 _FLAGS = re.compile(r"\(\?[a-zA-Z-]*m")

@@ -8,7 +8,7 @@ from typing import Any
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, RoutedCommand
-from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
+from bridge.core.errors import ConfigError, ConfigPath, Locate, MessageError, NoRoute
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
@@ -18,8 +18,6 @@ from bridge.routing.per import SHARED, value_of
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
 from bridge.routing.volume import check_volume
-
-ConfigPath = tuple[str | int, ...]
 
 Validate = Callable[[Any], None]
 """Function that checks a payload against the schema of a route. Raises: SchemaError."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.config.model.routes import RouteConfig
 from bridge.core.commands import Command, RoutedCommand, ScheduleOrchestration, StartOrRaise
-from bridge.core.errors import BridgeError, ExpressionError, TooManyCommands
+from bridge.core.errors import BridgeError, ConfigPath, ExpressionError, TooManyCommands
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
@@ -152,7 +152,7 @@ def compile_rule(
     sagas: definitions of sagas by name.
     max_commands: commands that `for_each` may make of one message.
     """
-    path: tuple[str | int, ...] = ("routes", position)
+    path: ConfigPath = ("routes", position)
     place = f"route {config.name}"
     when = None if config.when is None else compiler.condition(config.when, (*path, "when"), f"{place}, when")
     for_each = (
@@ -181,7 +181,7 @@ def _map_name(config: RouteConfig) -> str:
     return f"route {config.name}, map {config.map}"
 
 
-def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:
+def _check_cap(config: RouteConfig, path: ConfigPath, compiler: Compiler) -> None:
     """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
     command = config.schedule or config.start_or_raise
     if command is None:

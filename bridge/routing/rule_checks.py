@@ -12,11 +12,12 @@ from bridge.config.model.sources import SourceConfig, UpcastConfig
 from bridge.config.model.types import format_duration
 from bridge.config.model_fields import texts_in
 from bridge.core.commands import OnExisting
+from bridge.core.errors import ConfigPath
 from bridge.routing.cel.expression import ITEM
 from bridge.routing.cel.scope import EVENT
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import closing_braces, readings
-from bridge.routing.conditions import ConfigPath, RuleFinding, topics_of
+from bridge.routing.conditions import RuleFinding, topics_of
 
 _SINGLE = re.compile(r"(?<!\{)\{\s*((?:payload|event|vars|item|input|steps|reply)\b[^{}]*?|index)\s*\}(?!\})")
 _BARE = re.compile(r"(payload|item|event|vars)((?:\.[A-Za-z_]\w*|\[[^\]]*\])+)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.config.model.sources import UpcastConfig
-from bridge.core.errors import ExpressionError
+from bridge.core.errors import ConfigPath, ExpressionError
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
@@ -74,7 +74,7 @@ def compile_upcasts(
     """
     found = []
     for position, config in enumerate(configs):
-        path: tuple[str | int, ...] = ("sources", source, "upcast", position)
+        path: ConfigPath = ("sources", source, "upcast", position)
         where = f"source {source}, upcast {position + 1}"
         data = None if config.data is None else compiler.value(config.data, (*path, "data"), where)
         function = None

@@ -7,10 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.core.errors import Problem
-
-Path = tuple[str | int, ...]
-"""Path of a value in the configuration, like `("routes", 2, "when")`."""
+from bridge.core.errors import ConfigPath, Problem
 
 ALIASES = {"from_": "from", "continue_": "continue", "schema_file": "schema"}
 """Keys in files by attribute name of the models, where the two differ."""
@@ -39,7 +36,7 @@ class FilePosition:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
-    def problem(self, path: Path, what: str, code: str = "C005") -> Problem:
+    def problem(self, path: ConfigPath, what: str, code: str = "C005") -> Problem:
         """An error at this place. Credentials in an address that `what` quotes are masked."""
         if "@" in what:
             what = _PASSWORD.sub(f"{MASK}@", without_credentials(what))
@@ -133,7 +130,7 @@ def child(node: Node, part: str | int) -> Node | None:
     return None
 
 
-def find(root: Node, path: Path) -> Node | None:
+def find(root: Node, path: ConfigPath) -> Node | None:
     """Node at a path, or None if nothing is written there."""
     node: Node | None = root
     for part in path:
@@ -143,7 +140,7 @@ def find(root: Node, path: Path) -> Node | None:
     return node
 
 
-def place(root: Node, path: Path) -> FilePosition:
+def place(root: Node, path: ConfigPath) -> FilePosition:
     """Place of a path: that of the scalar itself, or that of a container's key.
 
     Else the place of the nearest parent that is written.

@@ -43,7 +43,7 @@ from bridge.core.errors import (
     UnexpectedReply,
 )
 from bridge.core.origin import MessageOrigin, read_origin
-from bridge.core.stored_message import StoredMessage
+from bridge.core.stored_message import StoredMessage, StoreEarly
 from bridge.engines.base import Engine
 from bridge.engines.commands.moving import InstanceEngine
 
@@ -215,9 +215,6 @@ def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Ca
         return published if correlation_id == wanted["to"] else published + SIGNED
 
     return signed
-
-
-StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
-from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem
+from bridge.core.errors import ConfigPath, ExpressionCost, ExpressionError, Locate, Problem
 from bridge.core.problems.codes import coded
 from bridge.routing.cel import failure, zones
 from bridge.routing.cel import map_order as cel_map_order
@@ -287,13 +287,13 @@ class Compiler:
     variables: Mapping[str, Any] | None = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
-    compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
+    compiled: list[tuple[ConfigPath, Expression]] = field(default_factory=list)
     """Expressions without problems, each with its place."""
-    places: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    places: dict[str, ConfigPath] = field(default_factory=dict)
     """Places by the names that errors give them, like `route start-order, when`."""
     _projections: Projections = field(default_factory=Projections)
 
-    def report(self, path: tuple[str | int, ...], what: str, code: str = "R001", offset: int | None = None) -> None:
+    def report(self, path: ConfigPath, what: str, code: str = "R001", offset: int | None = None) -> None:
         """Add a problem. offset: its character in the value at the path; None for the whole value."""
         self.problems.append(replace(coded(code, self.locate(path, what)), offset=offset))
 
@@ -302,24 +302,20 @@ class Compiler:
         self.problems += other.problems
         self.compiled += other.compiled
 
-    def name(self, where: str, path: tuple[str | int, ...]) -> None:
+    def name(self, where: str, path: ConfigPath) -> None:
         """Note the name that errors give a place. For several places with one name, note what they have in common."""
         self.places[where] = _common(self.places.get(where, path), path)
 
-    def condition(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
-    ) -> Expression | None:
+    def condition(self, source: str, path: ConfigPath, where: str, names: frozenset[str] = ROUTE) -> Expression | None:
         """Compile an expression that returns true or false; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_condition)
 
-    def value(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
-    ) -> Expression | None:
+    def value(self, source: str, path: ConfigPath, where: str, names: frozenset[str] = ROUTE) -> Expression | None:
         """Compile an expression that returns a JSON value; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_value)
 
     def text(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE, start: int = 0
+        self, source: str, path: ConfigPath, where: str, names: frozenset[str] = ROUTE, start: int = 0
     ) -> Expression | None:
         """Compile an expression inside a template, where it begins at `start`; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_text, start)
@@ -327,7 +323,7 @@ class Compiler:
     def _compile(
         self,
         source: str,
-        path: tuple[str | int, ...],
+        path: ConfigPath,
         where: str,
         names: frozenset[str],
         refused: Callable[[str], str | None],
@@ -387,7 +383,7 @@ class Compiler:
         return None
 
 
-def _common(one: tuple[str | int, ...], other: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _common(one: ConfigPath, other: ConfigPath) -> ConfigPath:
     """Longest path that contains both."""
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return tuple(part for part, _ in same)

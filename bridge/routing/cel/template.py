@@ -5,7 +5,7 @@ To write two literal braces, write them as an expression: `{{ '{{' }}`.
 
 from __future__ import annotations
 
-from bridge.core.errors import ExpressionError
+from bridge.core.errors import ConfigPath, ExpressionError
 from bridge.routing.cel.expression import ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import ExpressionScope
 from bridge.routing.cel.tokens import closing_braces
@@ -52,7 +52,7 @@ def constant_prefix(text: str) -> str:
 
 
 def compile_template(
-    text: str, path: tuple[str | int, ...], where: str, compiler: Compiler, names: frozenset[str] = ROUTE
+    text: str, path: ConfigPath, where: str, compiler: Compiler, names: frozenset[str] = ROUTE
 ) -> Template | None:
     """Compile a template; None after its problems were reported to the compiler."""
     parts: list[str | Expression] = []
