@@ -278,8 +278,8 @@ class Oidc:
         return self._keys
 
 
-class Rate:
-    """Requests of each caller, by a token bucket. per_second: requests; burst: requests at once."""
+class CallerRates:
+    """Rate limit of each caller: a token bucket. per_second: requests; burst: requests at once."""
 
     MOST = 10_000
     """Most callers that are remembered; the one that asked longest ago is forgotten."""
@@ -301,8 +301,8 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Ways to authenticate on the ops port. All are None: loopback, reading, no payloads."""
+class OpsAccess:
+    """Access to the ops port: its ways to authenticate. Without any: from loopback, reading, without payloads."""
 
     tokens: TokenFile | None = None
     oidc: Oidc | None = None

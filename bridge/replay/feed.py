@@ -165,7 +165,7 @@ class ReplayFeed:
     """Feed of the messages of one source's replay queues to their lanes, behind what is in flight there.
 
     The engine has the truth. One process at a time works on a queue: the process that has claimed it and has its
-    partition. Implements `bridge.pipeline.stage.Part`.
+    partition. Implements `bridge.pipeline.stage.SourcePart`.
     """
 
     name = "replay"

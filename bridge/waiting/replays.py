@@ -20,7 +20,7 @@ from bridge.jobs.kind import ItemResult, Result
 from bridge.waiting.dead_letters import has_topic
 
 
-class End(NamedTuple):
+class ReplayEnd(NamedTuple):
     """Result of a replayed message.
 
     returned: the message became another dead letter.
@@ -62,7 +62,7 @@ class ReplayReports:
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self._engines = engines
 
-    async def send(self, found: Sequence[End]) -> None:
+    async def send(self, found: Sequence[ReplayEnd]) -> None:
         """Report results durably. Raises: EngineError."""
         for name, engine in self._engines.items():
             for entity, operation, value in signals([each for each in found if each.replay.engine == name]):
@@ -78,20 +78,20 @@ def report(ctx: EntityContext, engine: str, result: OperationResult) -> None:
         ctx.signal_entity(entity, operation, value)
 
 
-def ends(result: OperationResult) -> Iterator[End]:
+def ends(result: OperationResult) -> Iterator[ReplayEnd]:
     """Results of replayed messages in the result of an operation."""
     for item, word, detail in result.ended:
         if (replay := ReplayOf.of_item(item)) is not None:
-            yield End(replay, ItemResult(Result(word), detail))
+            yield ReplayEnd(replay, ItemResult(Result(word), detail))
     for each in result.undelivered:
         if (replay := ReplayOf.of_item(each.item)) is not None:
             cause = fingerprint(each.reason, each.item.get("route"), each.error, each.detail)
             which = "same cause" if cause == replay.cause else "new cause"
             detail = f"{which}: {each.reason}" + (f": {each.detail}" if each.detail else "")
-            yield End(replay, ItemResult(Result.FAILED, detail), returned=has_topic(each.item))
+            yield ReplayEnd(replay, ItemResult(Result.FAILED, detail), returned=has_topic(each.item))
 
 
-def signals(found: Sequence[End]) -> Iterator[tuple[EntityInstanceId, str, Any]]:
+def signals(found: Sequence[ReplayEnd]) -> Iterator[tuple[EntityInstanceId, str, Any]]:
     """Operations that store results in the pages of jobs, and in the states of dead letters."""
     pages: dict[tuple[str, int], dict[str, list[str]]] = defaultdict(dict)
     entries: dict[tuple[str, str], list[DeadLetterRef]] = defaultdict(list)

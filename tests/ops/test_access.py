@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from bridge.config.model.access import OidcConfig
 from bridge.ops.access import (
-    Access,
     Caller,
+    CallerRates,
     Oidc,
+    OpsAccess,
     ProviderUnavailable,
-    Rate,
     Unauthenticated,
     new_token,
     parse_tokens,
@@ -35,11 +35,11 @@ async def provider() -> AsyncIterator[Provider]:
     await provider.stop()
 
 
-def access(provider: Provider, **settings: Any) -> Access:
-    return Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="bridge", **settings)))
+def access(provider: Provider, **settings: Any) -> OpsAccess:
+    return OpsAccess(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="bridge", **settings)))
 
 
-async def caller(access: Access, token: str) -> Caller:
+async def caller(access: OpsAccess, token: str) -> Caller:
     return await access.caller({"Authorization": f"Bearer {token}"}, "203.0.113.9")
 
 
@@ -97,7 +97,7 @@ async def test_a_token_without_the_name_of_its_key(
 )
 async def test_both_versions_of_tokens_of_entra_id(provider: Provider, path: str, audience: str) -> None:
     provider.path = path
-    oidc = Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience=audience)))
+    oidc = OpsAccess(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience=audience)))
     found = await caller(oidc, provider.token(aud=audience, roles=["Bridge.Admin"], oid="o", tid="8f2a11d0-tenant"))
     assert found.role == "admin"
     for claims in (
@@ -188,7 +188,7 @@ async def test_a_provider_that_is_away_is_named(provider: Provider) -> None:
 )  # fmt: skip
 async def test_without_access_only_this_machine_is_admitted(remote: str | None, admitted: bool) -> None:
     try:
-        found = await Access().caller({}, remote)
+        found = await OpsAccess().caller({}, remote)
     except Unauthenticated:
         assert not admitted
     else:
@@ -217,7 +217,7 @@ def test_a_file_of_tokens_is_valid_or_names_its_line(text: str) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=60))
 def test_nobody_asks_more_often_than_allowed(asked: list[tuple[str, float]]) -> None:
-    rate, now = Rate(2.0, 3), 0.0
+    rate, now = CallerRates(2.0, 3), 0.0
     allowed: dict[str, list[float]] = {}
     for name, pause in asked:
         now += pause

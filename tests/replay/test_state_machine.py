@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.core.stored_message import OperationResult, ReplayOf
 from bridge.jobs.kind import Result
 from bridge.replay.state_machine import FORGET, JOBS, LEASE, ReplayQueue
-from bridge.waiting.replays import End, ends, signals
+from bridge.waiting.replays import ReplayEnd, ends, signals
 from tests.waiting.sample import stored
 
 PAGE = 4
@@ -126,7 +126,7 @@ def test_results_go_to_the_pages_of_jobs_and_to_the_states_of_dead_letters() -> 
     early = {"mark": "a/1/0", "result": "early", "detail": ""}
     found = [
         (str(entity), operation) for entity, operation, _ in signals(
-            list[End](ends(it.settle(succeeded("a/0/0"), failed("a/0/1"), early)))
+            list[ReplayEnd](ends(it.settle(succeeded("a/0/0"), failed("a/0/1"), early)))
         )
     ]  # fmt: skip
     assert sorted(found) == [

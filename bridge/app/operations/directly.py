@@ -8,7 +8,7 @@ from bridge.app import state
 from bridge.app.operations.limits import engine_name
 from bridge.app.operations.positions import seek_directly
 from bridge.config.source import Loaded
-from bridge.ops.audit import Change, audited_async, user
+from bridge.ops.audit import AuditedChange, audited_async, user
 
 
 async def seek(loaded: Loaded, source: str, positions: Mapping[str, int], reason: str | None) -> None:
@@ -17,6 +17,6 @@ async def seek(loaded: Loaded, source: str, positions: Mapping[str, int], reason
     Raises: as `bridge.app.operations.positions.seek_directly`.
     """
     trail = state.trail(loaded, engine_name(loaded, source))
-    change = Change(user(), "sources.seek", source, {"positions": positions, "directly": True}, reason)
+    change = AuditedChange(user(), "sources.seek", source, {"positions": positions, "directly": True}, reason)
     async with audited_async(trail, change):
         await seek_directly(loaded, source, positions)

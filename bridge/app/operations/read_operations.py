@@ -26,7 +26,7 @@ from bridge.app.operations.operation import LONGEST_SECONDS, Operation, Paramete
 from bridge.core.errors import InstanceNotFound, Problem
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.ops.audit import settle
-from bridge.ops.trail import Place, Trail
+from bridge.ops.trail import AuditTrail, TrailPosition
 
 _MOST_LINES = 10_000
 """Most lines of an answer, and most that are read for a part."""
@@ -262,7 +262,9 @@ async def _audit(scene: Scene, given: ListAudit) -> Any:
     form = (str, int) * len(trails)
     after, size = place_of(_AUDIT, given.cursor, form), part_size(given.limit)
     places = (
-        None if after is None else [Place(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
+        None
+        if after is None
+        else [TrailPosition(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
     )
     found = await asyncio.to_thread(_newest_lines, trails, wanted, size, places, _MOST_LINES)
     more = None if found.next is None else cursor_at(_AUDIT, tuple(chain.from_iterable(found.next)))
@@ -270,10 +272,10 @@ async def _audit(scene: Scene, given: ListAudit) -> Any:
 
 
 def _newest_lines(
-    trails: Sequence[Trail],
+    trails: Sequence[AuditTrail],
     wanted: audit.AuditFilter,
     limit: int,
-    places: Sequence[Place] | None = None,
+    places: Sequence[TrailPosition] | None = None,
     most: int | None = None,
 ) -> audit.AuditLines:
     """Part as of `audit.newest`. The first one has the lines of changes whose process was killed, too."""

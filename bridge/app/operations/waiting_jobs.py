@@ -22,7 +22,7 @@ from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result
 from bridge.jobs.store import JobStore
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
-from bridge.waiting.operations import Change, WaitingMessage
+from bridge.waiting.operations import WaitingChange, WaitingMessage
 
 _AT_ONCE = 16
 _PARTS = ("prefix", "source", "routes", "causes", "since", "until")
@@ -155,11 +155,11 @@ class WaitingKind(ABC):
         return ItemResult(Result.SUCCEEDED)
 
     @abstractmethod
-    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> Change: ...
+    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> WaitingChange: ...
 
 
 class EarlyKind(WaitingKind):
-    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> Change:
+    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> WaitingChange:
         early = EarlyMessageOperations(self._engine)
         if self._action == "release":
             return await early.release(item)
@@ -177,7 +177,7 @@ class QuarantineKind(WaitingKind):
             for key, entity in (await quarantine.entity_keys(source)).items()
         }
 
-    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> Change:
+    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> WaitingChange:
         quarantine = QuarantineOperations(self._engine)
         source, _, key = item.partition(" ")
         mark = ""

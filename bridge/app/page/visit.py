@@ -10,14 +10,14 @@ from urllib.parse import quote, urlencode
 from bridge.app.operations.operations import BY_NAME
 from bridge.config.source import Loaded
 from bridge.ops.access import Caller
-from bridge.ops.api import Route
-from bridge.ops.status import Document
+from bridge.ops.api import ApiRoute
+from bridge.ops.status import StatusDocument
 
-AllDaemons = Callable[[Loaded, Document], Awaitable[Document]]
+AllDaemons = Callable[[Loaded, StatusDocument], Awaitable[StatusDocument]]
 """Callback that returns the status of all daemons of a configuration. Its second argument is that of this daemon."""
 
 
-async def this_daemon(loaded: Loaded, own: Document) -> Document:
+async def this_daemon(loaded: Loaded, own: StatusDocument) -> StatusDocument:
     """Status of one daemon alone, see `AllDaemons`."""
     return own
 
@@ -32,7 +32,7 @@ class Visit:
 
     loaded: Loaded
     caller: Caller
-    routes: Mapping[tuple[str, str], Route]
+    routes: Mapping[tuple[str, str], ApiRoute]
     path: str
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Visit:
         sent = {each: value for each, value in given.items() if value not in (None, "", ())}
         return await self.routes[operation.method, operation.path].answer(sent, self.caller, None)
 
-    async def status(self) -> Document:
+    async def status(self) -> StatusDocument:
         """Status of all daemons that this one knows."""
         return await self.all_daemons(self.loaded, await self.routes["GET", "status"].answer({}, self.caller, None))
 

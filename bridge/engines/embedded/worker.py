@@ -16,7 +16,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.system_names import PREFIX, SAGA
-from bridge.core.user_code.kinds import Kind
+from bridge.core.user_code.kinds import FunctionKind
 from bridge.engines.embedded.pools import PooledWorker, PoolStub
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
@@ -24,7 +24,7 @@ from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTR
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 
 _NO_REPLY = ThreadReply()
-_KINDS = {ORCHESTRATION: Kind.ORCHESTRATOR, ACTIVITY: Kind.ACTIVITY, ENTITY: Kind.ENTITY}
+_KINDS = {ORCHESTRATION: FunctionKind.ORCHESTRATOR, ACTIVITY: FunctionKind.ACTIVITY, ENTITY: FunctionKind.ENTITY}
 
 
 def known_names(workflows: Workflows) -> Callable[[int, str], bool]:
