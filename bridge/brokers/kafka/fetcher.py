@@ -22,9 +22,9 @@ from aiokafka.protocol.fetch import FetchRequest
 from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetch_pace import FetchPace
-from bridge.brokers.kafka.partition_log import LOW_WATER, Answer, PartitionLog
+from bridge.brokers.kafka.partition_log import LOW_WATER, PartitionData, PartitionLog
 from bridge.brokers.kafka.record_batch import (
-    Batch,
+    RecordBatch,
     begins_whole,
     claimed_next,
     hides_batch,
@@ -388,7 +388,7 @@ class Fetcher:
 
     # -- damage
 
-    async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: Batch) -> None:
+    async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: RecordBatch) -> None:
         """Read a damaged batch twice more, the second time over a new connection, before its damage is accepted."""
         try:
             # The log may have lost the beginning of the batch, and the broker would refuse its base offset
@@ -416,7 +416,9 @@ class Fetcher:
                 self._wake()
             self._rest([log], _RETRY_SECONDS)
 
-    async def _believe(self, tp: TopicPartition, log: PartitionLog, batch: Batch, answer: Answer, client: Any) -> None:
+    async def _believe(
+        self, tp: TopicPartition, log: PartitionLog, batch: RecordBatch, answer: PartitionData, client: Any
+    ) -> None:
         try:
             known = batch.last is not None or batch.ambiguous
             following = None if known else await self._following(tp, batch, answer, client)
@@ -433,7 +435,9 @@ class Fetcher:
         _log.error("%s: offset %d is damaged: %s", log, batch.base, batch.fault.detail)
         self._wake()
 
-    async def _following(self, tp: TopicPartition, batch: Batch, answer: Answer, client: Any) -> int | None:
+    async def _following(
+        self, tp: TopicPartition, batch: RecordBatch, answer: PartitionData, client: Any
+    ) -> int | None:
         """Offset after a batch whose own header is unreliable; None when it cannot be determined.
 
         The following batch in the answer shows the offset. Without one, the damaged header is accepted if the broker
@@ -461,15 +465,17 @@ class Fetcher:
             raise _Grown
         return end if last is not None and (not last.data or last.data.endswith(batch.raw)) else None
 
-    async def _read_again(self, tp: TopicPartition, offset: int, batch: Batch, client: Any) -> Answer | None:
+    async def _read_again(
+        self, tp: TopicPartition, offset: int, batch: RecordBatch, client: Any
+    ) -> PartitionData | None:
         return await self._read_at(tp, offset, client, len(batch.raw) + _SLACK)
 
-    async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> Answer | None:
+    async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> PartitionData | None:
         """Answer to a fetch of one partition; None when the broker refuses. Raises: KafkaError, OSError."""
         code, answer = await self._ask(tp, offset, client, extra)
         return None if code else answer
 
-    async def _ask(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> tuple[int, Answer]:
+    async def _ask(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> tuple[int, PartitionData]:
         """Error code of the broker and answer to a fetch of one partition. Raises: KafkaError, OSError."""
         if client is None:
             raise LeaderNotAvailableError("the subscription is closed")
@@ -492,7 +498,7 @@ class _Grown(Exception):
     """The log grew between two reads that have to agree."""
 
 
-def _same(batch: Batch, answer: Answer | None) -> Answer | None:
+def _same(batch: RecordBatch, answer: PartitionData | None) -> PartitionData | None:
     """Answer from the batch on, where it shows the same damage; None otherwise. An incomplete batch must still be
     incomplete.
     """
@@ -505,7 +511,7 @@ def _same(batch: Batch, answer: Answer | None) -> Answer | None:
     return None if at < 0 else replace(answer, data=answer.data[at:])
 
 
-def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartition, int, Answer]]:
+def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartition, int, PartitionData]]:
     """Partition, error code and answer. Layouts: versions 4, 5 to 10, and 11 of the fetch response."""
     for topic, partitions in response.topics:
         for number, code, end, *rest in partitions:
@@ -518,5 +524,5 @@ def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartiti
             yield (
                 TopicPartition(topic, number),
                 code,
-                Answer(data, end, readable, tuple(aborted or ()) if committed_only else None, start),
+                PartitionData(data, end, readable, tuple(aborted or ()) if committed_only else None, start),
             )

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 
 from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.producer import DeadLetters
+from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.log_partition import AssignedPartition, LogDelivery
 from bridge.brokers.offsets import OffsetTracker
 from bridge.core.provenance import Cause
@@ -27,7 +27,7 @@ class KafkaPartition(AssignedPartition):
         log: PartitionLog,
         done: Iterable[int],
         committed: tuple[int, str] | None,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterProducer,
         changed: Callable[[], None],
         stamp: int = 0,
     ) -> None:

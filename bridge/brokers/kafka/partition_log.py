@@ -13,8 +13,16 @@ from dataclasses import dataclass
 
 from bridge.brokers.base import stop_reason
 from bridge.brokers.kafka.compression import Inflation, Room
-from bridge.brokers.kafka.record_batch import Batch, Verdict, base_at, begins_whole, is_cut, split, verdict_on
-from bridge.brokers.kafka.records import Bounds, Found
+from bridge.brokers.kafka.record_batch import (
+    OffsetCheck,
+    RecordBatch,
+    base_at,
+    begins_whole,
+    check_offsets,
+    is_cut,
+    split,
+)
+from bridge.brokers.kafka.records import Bounds, LogMessage
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.message import Unreadable
 
@@ -35,7 +43,7 @@ _REMEDY = "restore the partition from a replica, or move the source past the dam
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PartitionData:
     """A broker's answer for one partition.
 
     end: high watermark.
@@ -100,7 +108,7 @@ class PartitionLog:
         self._bounds = bounds
         self._low_water = low_water
         self._treatment = treatment
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[RecordBatch] = deque()
         self._count = self._bytes = 0
         self._readable_end: int | None = None
         self._blocked = False
@@ -110,11 +118,11 @@ class PartitionLog:
         """True when a batch is known to begin at the next expected offset."""
         self._settled = False
         """True when the surroundings of a doubtful batch are being fetched, or cannot be seen."""
-        self._unfollowed: Batch | None = None
+        self._unfollowed: RecordBatch | None = None
         """Batch that the next answer is to show from its last offset on."""
         self._resume = start
         """Offset of the fetch that returned this batch."""
-        self._verdict: Verdict | None = None
+        self._verdict: OffsetCheck | None = None
         self._probe_offset: int | None = None
         """Lowest offset before the next expected one from which a fetch showed something doubtful."""
         self._deepest = False
@@ -169,14 +177,14 @@ class PartitionLog:
         return next((batch.time for batch in self._batches if batch.kind == "records"), None)
 
     @property
-    def suspect(self) -> Batch | None:
+    def suspect(self) -> RecordBatch | None:
         """The damaged batch at the position that must be read again before its damage is accepted; None without one."""
         if not self._batches:
             return None
         head = self._batches[0]
         return head if head.fault is not None and not head.confirmed else None
 
-    def accept(self, offset: int, answer: Answer) -> None:
+    def accept(self, offset: int, answer: PartitionData) -> None:
         """Process the answer to a fetch from `offset`. An answer that a seek has overtaken is ignored."""
         if offset != self.fetch_offset or self._blocked or self.stopped:
             return
@@ -277,7 +285,7 @@ class PartitionLog:
             self.trouble = ""
         self.extra = self._silences = 0
 
-    def _search_around(self, batch: Batch, answer: Answer) -> None:
+    def _search_around(self, batch: RecordBatch, answer: PartitionData) -> None:
         """Fetch a doubtful batch again, together with its surroundings."""
         distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
         if self.fetch_offset < self._next:
@@ -306,11 +314,11 @@ class PartitionLog:
             self.fetch_offset = (offset + probed + 1) // 2
             self._deepest = self.fetch_offset == probed
 
-    def _search_behind(self, batch: Batch, answer: Answer) -> None:
+    def _search_behind(self, batch: RecordBatch, answer: PartitionData) -> None:
         """Judge a batch by an answer from its last offset on, and fetch the batch again."""
         self._unfollowed = None
         self.fetch_offset = self._resume
-        self._verdict = verdict_on(batch, answer.data)
+        self._verdict = check_offsets(batch, answer.data)
         if self._verdict is None or (not self._verdict.agrees and self.extra < _FAR):
             # A following batch of the same segment appears together with the batch itself
             self._verdict = None
@@ -326,12 +334,12 @@ class PartitionLog:
         self.fetch_offset = self._next
         return True
 
-    def take(self, limit: int, room: Room | None = None) -> list[Found]:
+    def take(self, limit: int, room: Room | None = None) -> list[LogMessage]:
         """Return at most `limit` messages from the position on, in order. Gaps are passed and counted.
 
         room: bytes that may be handed out; the message that exceeds them is the last. None: no limit.
         """
-        found: list[Found] = []
+        found: list[LogMessage] = []
         room = room or Room(sys.maxsize)
         while self._batches and len(found) < limit and room.left > 0:
             batch = self._batches[0]
@@ -380,14 +388,14 @@ class PartitionLog:
         self.stopped = ""
         self._stopped_time = None
 
-    def reread(self, batch: Batch) -> None:
+    def reread(self, batch: RecordBatch) -> None:
         """Fetch a damaged batch and the following ones again, because another read returned different bytes."""
         if self._batches and self._batches[0] is batch:
             self._forget()
             # Either the previous batch ended at its beginning, or reading began in the middle of it
             self._fetch_from(self.position, boundary=self._boundary and batch.base >= self.position)
 
-    def confirm(self, batch: Batch, following: int | None) -> None:
+    def confirm(self, batch: RecordBatch, following: int | None) -> None:
         """Accept the damage of the batch. following: base offset of the next batch, where the damaged header cannot
         state it.
         """
@@ -408,7 +416,7 @@ class PartitionLog:
         """Fetch nothing more until the next seek. reason: a sentence. Fetched records are still handed out."""
         self.stopped = reason
 
-    def distrust(self, batch: Batch) -> None:
+    def distrust(self, batch: RecordBatch) -> None:
         """Stop reading because the end of the damaged batch cannot be determined."""
         if self._batches and self._batches[0] is batch:
             fault = batch.fault
@@ -436,7 +444,7 @@ class PartitionLog:
             self._batches[0].close()
             self._inflation.note(self, 0)
 
-    def _leave(self, batch: Batch) -> None:
+    def _leave(self, batch: RecordBatch) -> None:
         self._taken_time = None
         self._inflation.note(self, 0)
         self._batches.popleft()

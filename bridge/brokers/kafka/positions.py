@@ -48,7 +48,7 @@ class OutOfRange:
     """Treatment of such positions by `policy`: the partition stops, or moves and skipped offsets are counted."""
 
     def __init__(self, policy: str) -> None:
-        """Create an out of range.
+        """Create the treatment.
 
         policy: `stop`, `earliest` or `latest`.
         """

@@ -25,7 +25,7 @@ from bridge.brokers.kafka.records import (
     SMALL,
     Bounds,
     Damaged,
-    Found,
+    LogMessage,
     around_damage,
     as_message,
     sparing,
@@ -49,11 +49,11 @@ candidate."""
 
 _CODEC, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
 
-Kind = Literal["records", "control", "aborted"]
+BatchKind = Literal["records", "control", "aborted"]
 
 
 @dataclass(slots=True)
-class Fault:
+class BatchDamage:
     """Damage of a batch, as seen once. A repeated read decides whether it is permanent.
 
     word, detail: see `Unreadable`.
@@ -66,7 +66,7 @@ class Fault:
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class RecordBatch:
     """One batch of an answer.
 
     base, last: offsets; `last` is None where the header that states it is damaged.
@@ -78,8 +78,8 @@ class Batch:
     base: int
     last: int | None
     raw: bytes
-    kind: Kind = "records"
-    fault: Fault | None = None
+    kind: BatchKind = "records"
+    fault: BatchDamage | None = None
     confirmed: bool = False
     count: int = 1
     """Number of records, as stated in the header."""
@@ -88,7 +88,7 @@ class Batch:
     doubtful: bool = False
     """True when the offsets must be compared with those of the surrounding batches before they are accepted."""
     unfollowed: bool = False
-    """True when the answer ends with this batch, and no following batch confirms its offsets; see `Verdict`."""
+    """True when the answer ends with this batch, and no following batch confirms its offsets; see `OffsetCheck`."""
     ambiguous: bool = False
     """True when either the offsets of this batch or those of the next one are wrong, and nothing shows which."""
     placed: bool = True
@@ -96,7 +96,7 @@ class Batch:
     wrong header."""
     asked: int | None = None
     """Offset of the fetch that returned the batch, where it differs from its base."""
-    _records: Iterator[Found] | None = field(default=None, repr=False)
+    _records: Iterator[LogMessage] | None = field(default=None, repr=False)
 
     @property
     def compressed(self) -> bool:
@@ -126,7 +126,7 @@ class Batch:
             self._records = None
             self.inflated = 0
 
-    def records(self, first: int, bounds: Bounds) -> Iterator[Found]:
+    def records(self, first: int, bounds: Bounds) -> Iterator[LogMessage]:
         """Messages from offset `first` on. The iterator continues where the last one stopped.
 
         Damage ends the iteration early and sets `fault`. After `confirmed` is set, the damage appears as unreadable
@@ -154,7 +154,7 @@ class Batch:
         else:
             self._records = iter(self._as_one(first))
 
-    def _as_one(self, first: int) -> list[Found]:
+    def _as_one(self, first: int) -> list[LogMessage]:
         assert self.fault is not None
         assert self.last is not None
         if self.last < first:
@@ -162,11 +162,11 @@ class Batch:
         unreadable = Unreadable(self.fault.word, self.fault.detail, last=self.last)
         return [(first, self.last, Message(self.raw, unreadable=unreadable))]
 
-    def _damaged(self, first: int, bounds: Bounds) -> Iterator[Found]:
+    def _damaged(self, first: int, bounds: Bounds) -> Iterator[LogMessage]:
         assert self.last is not None
         yield from around_damage(_inflated(self.raw, bounds.size), self.base, self.last, first, bounds)
 
-    def _healthy(self, first: int, bounds: Bounds) -> Iterator[Found]:
+    def _healthy(self, first: int, bounds: Bounds) -> Iterator[LogMessage]:
         last = self.last
         assert last is not None
         # For an old compressed set, only the last offset is known before decompression
@@ -175,7 +175,7 @@ class Batch:
             for record in self._parsed(bounds):
                 offset = record.offset
                 if not expected <= offset <= last:
-                    self.fault = Fault("record", "the offset of a record lies outside of its batch")
+                    self.fault = BatchDamage("record", "the offset of a record lies outside of its batch")
                     return
                 expected = offset + 1
                 if offset >= first:
@@ -184,14 +184,14 @@ class Batch:
                         raise too_many_headers(bounds.headers)
                     yield offset, offset, as_message(record.value, record.key, headers, record.timestamp)
         except CodecError as error:
-            self.fault = Fault(error.fault, error.detail)
+            self.fault = BatchDamage(error.fault, error.detail)
         except Damaged as damage:
-            self.fault = Fault("record", damage.detail)
+            self.fault = BatchDamage("record", damage.detail)
         except UnicodeDecodeError:
-            self.fault = Fault("header_name", "the name of a header is not UTF-8")
+            self.fault = BatchDamage("header_name", "the name of a header is not UTF-8")
         except Exception as error:
             # Any error of aiokafka's parser is caused by these bytes
-            self.fault = Fault(
+            self.fault = BatchDamage(
                 "record" if self.raw[_PREFIX.size - 1] == 2 else "batch",
                 f"the records cannot be parsed ({type(error).__name__})",
             )
@@ -215,7 +215,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class OffsetCheck:
     """Result of a fetch from the last offset of a batch. agrees: nothing contradicts the batch's offsets."""
 
     raw: bytes
@@ -233,8 +233,8 @@ def split(
     readable_end: int | None = None,
     settled: bool = False,
     deepest: bool = False,
-    verdict: Verdict | None = None,
-) -> list[Batch]:
+    verdict: OffsetCheck | None = None,
+) -> list[RecordBatch]:
     """Batches from `position` on in the answer to a fetch. The last may be damaged or doubtful; nothing after it is
     examined.
 
@@ -244,7 +244,7 @@ def split(
     ones too.
     asked: offset of the fetch, less than the position when the previous batch is needed; the result is empty when
     that batch shows nothing.
-    readable_end: see `partition_log.Answer`.
+    readable_end: see `partition_log.PartitionData`.
     settled: mark no batch doubtful, except an unfollowed one.
     deepest: no fetch can show the data in front of the first batch.
     verdict: of a fetch from the last offset of an unfollowed batch. An incomplete batch at the end is left out,
@@ -252,7 +252,7 @@ def split(
     accepted when it continues the previous batch, or when the next batch continues it. Gaps are compacted batches.
     They are accepted when both neighbours in the log are known.
     """
-    found: list[Batch] = []
+    found: list[RecordBatch] = []
     pending = sorted(aborted or (), key=lambda each: each[1])
     aborting: set[int] = set()
     start = position if asked is None else asked
@@ -266,8 +266,8 @@ def split(
         size = _size(data, at)
         if size is None:
             if at == 0 and not before:
-                fault = Fault("length", "the length of a batch contradicts the data of the broker")
-                found.append(Batch(position, None, bytes(data), fault=fault))
+                fault = BatchDamage("length", "the length of a batch contradicts the data of the broker")
+                found.append(RecordBatch(position, None, bytes(data), fault=fault))
             break
         raw = bytes(data[at : at + size])
         first = position if floor is None else max(floor, position)
@@ -276,9 +276,11 @@ def split(
             assert batch.last is not None
             if at == 0 and batch.last < start:
                 # A broker answers from the batch that holds the position
-                batch.fault = Fault("offsets", f"the batch claims to end at offset {batch.last}, before {start}")
+                batch.fault = BatchDamage("offsets", f"the batch claims to end at offset {batch.last}, before {start}")
             elif floor is not None and batch.base < floor:
-                batch.fault = Fault("offsets", f"the batch claims to begin at offset {batch.base}, before {floor}")
+                batch.fault = BatchDamage(
+                    "offsets", f"the batch claims to begin at offset {batch.base}, before {floor}"
+                )
         if batch.fault is None and not (floor == batch.base and _states_base(raw)):
             _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
             # A broker skips a batch whose offsets are too low; only an answer from the batch before shows it
@@ -293,7 +295,7 @@ def split(
             elif settled and not found and not hidden and not batch.unfollowed:
                 batch.doubtful = False
                 if batch.ambiguous:
-                    batch.fault = Fault(
+                    batch.fault = BatchDamage(
                         "offsets", "its offsets overlap with those of the next batch; one of the two is wrong"
                     )
         if batch.fault is not None:
@@ -350,7 +352,7 @@ def _place(data: bytes, base: int) -> int:
     return 0
 
 
-def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable_end: int) -> None:
+def _corroborate(batch: RecordBatch, data: bytes, at: int, floor: int | None, readable_end: int) -> None:
     """Compare the offsets of a batch that does not continue the previous one with those of the next batch, at `at`."""
     assert batch.last is not None
     behind = batch.last + 1
@@ -367,10 +369,10 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
         if room_before == room_behind:
             batch.doubtful = batch.ambiguous = True
         elif room_before:
-            batch.fault = Fault("offsets", f"the batch claims to begin at offset {batch.base}, before {follows}")
+            batch.fault = BatchDamage("offsets", f"the batch claims to begin at offset {batch.base}, before {follows}")
 
 
-def _judge(batch: Batch, verdict: Verdict | None) -> None:
+def _judge(batch: RecordBatch, verdict: OffsetCheck | None) -> None:
     """Mark a batch at the end of an answer as doubtful until a verdict exists, since no following batch confirms its
     offsets.
 
@@ -382,7 +384,7 @@ def _judge(batch: Batch, verdict: Verdict | None) -> None:
         batch.doubtful = batch.ambiguous = True
 
 
-def verdict_on(batch: Batch, data: bytes) -> Verdict | None:
+def check_offsets(batch: RecordBatch, data: bytes) -> OffsetCheck | None:
     """Compare a batch with the answer to a fetch from its last offset, which must contain it. None: more data is
     needed.
 
@@ -392,9 +394,9 @@ def verdict_on(batch: Batch, data: bytes) -> Verdict | None:
     assert batch.last is not None
     at = data.find(batch.raw)
     if at < 0:
-        return Verdict(batch.raw, agrees=False)
+        return OffsetCheck(batch.raw, agrees=False)
     follows = base_at(data, at + len(batch.raw))
-    return Verdict(batch.raw, agrees=True) if follows is None or follows > batch.last else None
+    return OffsetCheck(batch.raw, agrees=True) if follows is None or follows > batch.last else None
 
 
 def base_at(data: bytes, at: int) -> int | None:
@@ -469,7 +471,9 @@ def next_base(data: bytes, size: int, position: int, end: int, bounds: Bounds) -
     if _batch(raw, base, end).fault is not None:
         return base if 0 <= magic <= 2 and _header_at(data, size + behind, base, end) else None
     # The offset of an old compressed set is that of its last message
-    return base if magic == 2 else next((first for first, _, _ in Batch(base, base, raw).records(0, bounds)), base)
+    return (
+        base if magic == 2 else next((first for first, _, _ in RecordBatch(base, base, raw).records(0, bounds)), base)
+    )
 
 
 def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
@@ -480,7 +484,7 @@ def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
     return bool(position < base < end and length >= _MINIMUM and 0 <= magic <= 2)
 
 
-def was_early(batch: Batch, end: int) -> bool:
+def was_early(batch: RecordBatch, end: int) -> bool:
     """Return whether the log has meanwhile reached the offsets of the batch. A broker determines the end first and then
     reads data that may lie beyond.
     """
@@ -524,39 +528,39 @@ def _size(data: bytes, at: int) -> int | None:
     return _LENGTH_END + length if _MINIMUM <= length <= len(data) - at - _LENGTH_END else None
 
 
-def _batch(raw: bytes, position: int, end: int) -> Batch:
+def _batch(raw: bytes, position: int, end: int) -> RecordBatch:
     base, _, _, magic = _PREFIX.unpack_from(raw)
     if magic in (0, 1):
         return _legacy(raw, magic, base, position, end)
     if magic != 2:
-        return Batch(position, None, raw, fault=Fault("magic", f"the batch has the unknown format {magic}"))
+        return RecordBatch(position, None, raw, fault=BatchDamage("magic", f"the batch has the unknown format {magic}"))
     if len(raw) < HEADER.size:
-        return Batch(position, None, raw, fault=Fault("length", "the batch is shorter than its header"))
+        return RecordBatch(position, None, raw, fault=BatchDamage("length", "the batch is shorter than its header"))
     header = HEADER.unpack_from(raw)
     if calc_crc32c(memoryview(raw)[_ATTRIBUTES_AT:]) != header[4]:
-        return Batch(position, None, raw, fault=Fault("crc", "the checksum of the batch is wrong"))
+        return RecordBatch(position, None, raw, fault=BatchDamage("crc", "the checksum of the batch is wrong"))
     last = base + header[6]
     # The checksum covers neither the base offset nor the leader epoch
     if header[6] < 0 or base < 0 or last >= end >= 0:
         detail = f"the batch claims offsets {base} to {last}, but the log ends at {end}"
         beyond = header[6] >= 0 and base >= 0
-        return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=beyond))
-    return Batch(base, last, raw, count=max(1, header[12]))
+        return RecordBatch(position, None, raw, fault=BatchDamage("offsets", detail, beyond=beyond))
+    return RecordBatch(base, last, raw, count=max(1, header[12]))
 
 
-def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Batch:
+def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> RecordBatch:
     try:
         healthy = LegacyRecordBatch(raw, magic).validate_crc()
     except Exception:
         healthy = False
     if not healthy:
-        return Batch(position, None, raw, fault=Fault("crc", "the checksum of the message is wrong"))
+        return RecordBatch(position, None, raw, fault=BatchDamage("crc", "the checksum of the message is wrong"))
     # The checksum does not cover the offset
     if offset >= end:
         detail = f"the message claims offset {offset}, but the log ends at {end}"
-        return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=True))
+        return RecordBatch(position, None, raw, fault=BatchDamage("offsets", detail, beyond=True))
     # The offset of compressed messages is that of the last one
-    return Batch(min(position, offset) if _legacy_codec(raw) else offset, offset, raw)
+    return RecordBatch(min(position, offset) if _legacy_codec(raw) else offset, offset, raw)
 
 
 def _legacy_codec(raw: bytes) -> int:

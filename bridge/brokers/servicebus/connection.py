@@ -16,7 +16,7 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from bridge.brokers.servicebus import amqp_values, decoding, encoding, sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
-from bridge.brokers.servicebus.security import Access
+from bridge.brokers.servicebus.security import NamespaceAccess
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
 
@@ -117,7 +117,7 @@ class Seats:
 class Connection:
     """Factory of the receivers and senders of one namespace."""
 
-    def __init__(self, name: str, config: ServiceBusBrokerConfig, access: Access) -> None:
+    def __init__(self, name: str, config: ServiceBusBrokerConfig, access: NamespaceAccess) -> None:
         self.name = name
         self.config = config
         self.access = access
@@ -263,7 +263,7 @@ class Connection:
         return broker_error(found)
 
 
-class Link:
+class ReceiverLink:
     """One open receiver of the SDK: its health, and the meaning of its errors."""
 
     def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:

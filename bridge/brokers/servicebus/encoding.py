@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.brokers.servicebus import decoding, sdk_internals
 from bridge.brokers.servicebus.amqp_values import Malformed, elements, value_of
-from bridge.brokers.servicebus.sdk_internals import TYPE, VALUE, Header, Message, Properties, Section
+from bridge.brokers.servicebus.sdk_internals import TYPE, VALUE, AmqpMessage, EncodedSection, Header, Properties
 
 NULL = b"\x40"
 FIELDS: tuple[str, ...] = Properties._fields
@@ -80,15 +80,15 @@ def parse(payload: bytes) -> Parts:
     return parts
 
 
-def outgoing(parts: Parts) -> Message:
+def outgoing(parts: Parts) -> AmqpMessage:
     """A message that the SDK encodes to these parts, once `extend` has been called."""
 
     def of(code: int) -> list[Any]:
         return [content for kind, content in parts.body if kind == code]
 
-    header: Any = None if parts.ttl is None else Section(Header, {_TTL: parts.ttl})
-    fields: Any = Section(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
-    return Message(
+    header: Any = None if parts.ttl is None else EncodedSection(Header, {_TTL: parts.ttl})
+    fields: Any = EncodedSection(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
+    return AmqpMessage(
         header=header,
         message_annotations=_values(parts.annotations),
         properties=fields,
