@@ -19,7 +19,7 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import JobState
 from bridge.core.system_names import job_instance_id
-from bridge.jobs.kind import ItemResult, Job, JobRequest, ItemOutcome
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobRequest
 from bridge.jobs.store import JobStore
 
 ITEMS = 1_000_000

@@ -15,7 +15,6 @@ TUPLES = {"_fields", "_replace", "_asdict"}
 """Public members of named tuples."""
 
 OWN_BUILDERS = {
-    "kafka/record_batch.py",
     "servicebus/decoding.py",
     "servicebus/encoding.py",
     "servicebus/amqp_values.py",

@@ -19,11 +19,12 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
-from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetch_pace import FetchPace
-from bridge.brokers.kafka.partition_log import LOW_WATER, PartitionData, PartitionLog
-from bridge.brokers.kafka.record_batch import (
+from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.log.fetch_cursor import PartitionData
+from bridge.brokers.kafka.log.partition_log import LOW_WATER, PartitionLog
+from bridge.brokers.kafka.log.record_batch import (
     RecordBatch,
     begins_whole,
     claimed_next,
@@ -185,7 +186,7 @@ class Fetcher:
                 if self._leaderless % _REPLACE_LEADERLESS == 0:
                     self._start(self._replace(), [])
         for node, logs in nodes.items():
-            waiting = not any(log.behind for _, log in logs)
+            waiting = not any(log.cursor.is_behind for _, log in logs)
             if (node, 0) not in self._slots and not (waiting and self._slots.get((node, 1), False)):
                 slot = 0
             elif (node, 1) not in self._slots:
@@ -240,8 +241,8 @@ class Fetcher:
         self._kick.set()
 
     async def _fetch(self, node: int, slot: int, logs: list[tuple[TopicPartition, PartitionLog]]) -> None:
-        offsets = {tp: log.fetch_offset for tp, log in logs}
-        extra = {tp: log.extra for tp, log in logs}
+        offsets = {tp: log.cursor.fetch_offset for tp, log in logs}
+        extra = {tp: log.cursor.extra for tp, log in logs}
         asked = dict(logs)
         slot_waits = self._slots[node, slot]
         try:
@@ -272,7 +273,7 @@ class Fetcher:
                 self._refused(tp, log, offsets[tp], code)
                 continue
             log.accept(offsets[tp], answer)
-            records += max(0, log.fetch_offset - offsets[tp])
+            records += max(0, log.cursor.fetch_offset - offsets[tp])
             if not log.empty:
                 self._wake()
             if time.monotonic() - begun > _SLICE:
@@ -295,7 +296,7 @@ class Fetcher:
 
     def _refused(self, tp: TopicPartition, log: PartitionLog, offset: int, code: int) -> None:
         error = for_code(code)
-        if code == _OUT_OF_RANGE and log.search_ahead(offset):
+        if code == _OUT_OF_RANGE and log.cursor.search_ahead(offset):
             return  # the data before a batch was deleted meanwhile
         if code == _OUT_OF_RANGE:
             self._out_of_range(tp, offset)
@@ -308,9 +309,9 @@ class Fetcher:
             self._rest([log], _REFUSED_SECONDS)
             self._wake()
         else:
-            if not log.trouble:
+            if not log.cursor.trouble:
                 _log.warning("%s: the broker answers %s for offset %d", log, error.__name__, offset)
-            log.refused(
+            log.cursor.refused(
                 f"the broker answers {error.__name__} for offset {offset}; see the log of the broker. The source tries "
                 f"again every {_REFUSED_SECONDS:g} s"
             )
@@ -346,12 +347,12 @@ class Fetcher:
             tp.topic, tp.partition, offset, bounds=bounds, low_water=1, treatment=lambda unreadable: "dead_letter"
         )
         for _ in range(_REREADS):
-            code, answer = await self._ask(tp, log.fetch_offset, self._client, log.extra)
+            code, answer = await self._ask(tp, log.cursor.fetch_offset, self._client, log.cursor.extra)
             if code == _OUT_OF_RANGE:
                 break
             if code:
                 raise for_code(code)(str(tp))
-            log.accept(log.fetch_offset, answer)
+            log.accept(log.cursor.fetch_offset, answer)
             records = {first: message for first, _, message in log.take(LOW_WATER, Room())}
             if log.position > offset:
                 return records, log.position
@@ -412,7 +413,7 @@ class Fetcher:
         if self._logs.get(tp) is log:
             log.reread(batch)
             if answer is not None and batch.asked is None:
-                log.accept(log.fetch_offset, answer)
+                log.accept(log.cursor.fetch_offset, answer)
                 self._wake()
             self._rest([log], _RETRY_SECONDS)
 

@@ -59,7 +59,7 @@ class OutOfRange:
 
     def found(self, tp: TopicPartition, offset: int, partition: KafkaPartition | None) -> None:
         """Handle the broker's report that it does not have this offset."""
-        if partition is None or partition.log.fetch_offset != offset or partition.log.stopped:
+        if partition is None or partition.log.cursor.fetch_offset != offset or partition.log.stopped:
             return
         partition.log.stop(
             f"offset {offset} is out of range: retention has deleted it, or the topic was created again; "

@@ -15,10 +15,10 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartiti
 from bridge.brokers.base import Listener, Partition, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
-from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.log.compression import Room
 from bridge.brokers.kafka.partition import KafkaDelivery
 from bridge.brokers.kafka.positions import OutOfRange, look_up
 from bridge.brokers.kafka.producer import DeadLetterProducer

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka.compression import Inflation, Room, decompress
-from bridge.brokers.kafka.partition_log import PartitionData, PartitionLog
-from bridge.brokers.kafka.records import Bounds
+from bridge.brokers.kafka.log.compression import Inflation, Room, decompress
+from bridge.brokers.kafka.log.fetch_cursor import PartitionData
+from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.log.records import Bounds
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes

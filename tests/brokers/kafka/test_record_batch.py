@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.partition_log import PartitionData, PartitionLog
-from bridge.brokers.kafka.record_batch import split
-from bridge.brokers.kafka.records import Bounds
+from bridge.brokers.kafka.log.compression import CodecError, decompress
+from bridge.brokers.kafka.log.fetch_cursor import PartitionData
+from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.log.records import Bounds
+from bridge.brokers.kafka.log.splitting import split
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.bytetext import text_of
@@ -47,10 +48,10 @@ def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, i
     bases = [struct.unpack_from(">q", data)[0] for data in log.batches]
     found: list[tuple[int, int, bytes | None]] = []
     while given.position < log.end and not given.stopped:
-        if given.wants and given.fetch_offset < log.end:
-            first = max(number for number, base in enumerate(bases) if base <= given.fetch_offset)
+        if given.wants and given.cursor.fetch_offset < log.end:
+            first = max(number for number, base in enumerate(bases) if base <= given.cursor.fetch_offset)
             data = b"".join(log.batches[first:])[: len(log.batches[first]) + rng.randrange(2000)]
-            given.accept(given.fetch_offset, PartitionData(data, log.end, log.end, None))
+            given.accept(given.cursor.fetch_offset, PartitionData(data, log.end, log.end, None))
         for first, last, message in given.take(rng.randrange(1, 7)):
             found.append((first, last, None if message.unreadable else message.body))
             if message.unreadable is not None:
@@ -126,7 +127,7 @@ def test_an_incomplete_batch_behind_others_is_fetched_again() -> None:
     given = reader()
     given.accept(0, PartitionData(b"".join(log.batches)[:-1], 6, 6, None))
     assert [first for first, *_ in given.take(10)] == [0, 1, 2]
-    assert (given.suspect, given.fetch_offset) == (None, 3)
+    assert (given.suspect, given.cursor.fetch_offset) == (None, 3)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_an_answer_to_another_question_changes_nothing() -> None:
     given = reader(4)
     given.accept(3, PartitionData(batch([record(0, b"v")]), 9, 9, None))
     assert given.empty
-    assert given.position == given.fetch_offset == 4
+    assert given.position == given.cursor.fetch_offset == 4
 
 
 def test_other_bytes_at_the_next_read_are_what_counts() -> None:
@@ -259,7 +260,7 @@ def test_a_marker_that_cannot_be_read_ends_the_answer() -> None:
     given = reader()
     given.accept(0, PartitionData(log + bytes(marker) + bytes(later), 3, 3, [(7, 0)]))
     assert given.take(9) == []
-    assert given.fetch_offset == 2
+    assert given.cursor.fetch_offset == 2
     given.accept(2, PartitionData(bytes(later), 3, 3, []))
     assert [message.body for *_, message in given.take(9)] == [b"kept"]
 
