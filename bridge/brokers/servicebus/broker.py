@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
-from bridge.brokers.servicebus import copies
+from bridge.brokers.servicebus.amqp import copies
 from bridge.brokers.servicebus.completing import complete
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue

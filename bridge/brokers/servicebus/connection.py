@@ -13,7 +13,9 @@ from azure.servicebus import NEXT_AVAILABLE_SESSION
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError
 
-from bridge.brokers.servicebus import amqp_values, decoding, encoding, sdk_internals
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding, encoding
+from bridge.brokers.servicebus.amqp import values as amqp_values
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
 from bridge.brokers.servicebus.security import NamespaceAccess
@@ -129,7 +131,7 @@ class Connection:
         """SDK client for all receivers and senders; each of them opens its own connection."""
         if self._client is None:
             self._client = self.access.client()
-            known = amqp_values.extend() and sdk_internals.install(self._client)
+            known = amqp_values.extend_decoders() and sdk_internals.install(self._client)
             if not (known and self.exact):
                 _log.warning("%s: this version of azure-servicebus is not supported; see docs/servicebus.md", self.name)
         return self._client
@@ -137,7 +139,7 @@ class Connection:
     @property
     def exact(self) -> bool:
         """True when the client sends encoded values unchanged."""
-        return sdk_internals.is_installed(self.client) and encoding.extend()
+        return sdk_internals.is_installed(self.client) and encoding.extend_encoder()
 
     async def stop(self) -> None:
         """Close the client. Idempotent."""

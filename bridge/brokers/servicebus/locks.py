@@ -11,7 +11,8 @@ from itertools import count
 
 from azure.servicebus import ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus import decoding, sdk_internals
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding
 from bridge.brokers.servicebus.clock import ClockSkewDetector, renew_after
 from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery

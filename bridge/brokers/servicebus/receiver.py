@@ -12,7 +12,8 @@ from typing import Any
 
 from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus import decoding, messages, sdk_internals
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding, messages
 from bridge.brokers.servicebus.clock import ClockSkewDetector
 from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection, ReceiverLink
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue

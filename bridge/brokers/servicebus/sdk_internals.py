@@ -104,7 +104,7 @@ class EncodedSection(tuple[Any, ...]):
 class Decode(Protocol):
     """Decoder of a message from its encoded form; see `decoding.decode`."""
 
-    def __call__(self, payload: bytes | bytearray, *, named: bool = False) -> Any: ...
+    def __call__(self, payload: bytes | bytearray, *, named: bool = False, keep: bool = False) -> Any: ...
 
 
 def customize(receiver: Any, decode: Decode, credit: Callable[[], int] | None) -> None:
@@ -247,8 +247,7 @@ class Transport(PyamqpTransportAsync):
             return []
         found = []
         for each in message.value[b"messages"]:
-            decoded = decode(each[b"message"])
-            decoded.encoded = bytes(each[b"message"])
+            decoded = decode(each[b"message"], keep=True)
             found.append(message_type(decoded, lock_token=each.get(b"lock-token"), **given))
         return found
 

@@ -15,7 +15,7 @@ from typing import Any
 from azure.servicebus import ServiceBusReceivedMessage
 
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.amqp_values import CUT, Malformed, elements, skip, value_of
+from bridge.brokers.servicebus.amqp.values import CUT, Malformed, elements, skip, value_of
 from bridge.brokers.servicebus.sdk_internals import AmqpMessage, Header, Properties
 
 HEADER, DELIVERY_ANNOTATIONS, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES = range(0x70, 0x75)
@@ -87,14 +87,24 @@ class DecodedAmqpMessage(AmqpMessage):
     fault: DecodingFault | None
     size: int
     """Encoded size in bytes."""
-    encoded: bytes | None = None
-    """The message as received; kept for peeked messages and for messages that contain a list or map."""
+    encoded: bytes | None
+    """The message as received, where it was kept."""
+
+    @classmethod
+    def of(
+        cls, sections: dict[str, Any], *, size: int, fault: DecodingFault | None, encoded: bytes | None
+    ) -> DecodedAmqpMessage:
+        """Message with these sections, by their names in the SDK."""
+        self = cls(**sections)
+        self.size, self.fault, self.encoded = size, fault, encoded
+        return self
 
 
-def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> DecodedAmqpMessage:
+def decode(payload: bytes | bytearray | memoryview, *, named: bool = False, keep: bool = False) -> DecodedAmqpMessage:
     """Decode all that can be decoded. Never raises.
 
     named: the lock token came beside the message; delivery annotations are skipped.
+    keep: keep the encoded form, which is always kept of messages that contain a list or map.
     """
     buffer = memoryview(payload)
     found: dict[str, Any] = {}
@@ -111,15 +121,12 @@ def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> D
     except Malformed as error:
         troubles.append(str(error))
         key_known = key_known and "properties" in found
-    message = DecodedAmqpMessage(**found)
-    message.size = len(buffer)
-    message.fault = None
-    if _structured(found):
-        message.encoded = buffer.tobytes()
+    fault = None
     if troubles:
         detail = f"the AMQP message cannot be decoded; {'; '.join(troubles)}"
-        message.fault = DecodingFault("amqp_value", detail, key_known, buffer.tobytes())
-    return message
+        fault = DecodingFault("amqp_value", detail, key_known, buffer.tobytes())
+    encoded = buffer.tobytes() if keep or _structured(found) else None
+    return DecodedAmqpMessage.of(found, size=len(buffer), fault=fault, encoded=encoded)
 
 
 def _structured(found: dict[str, Any]) -> bool:
