@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
-    from bridge.codecs.schema import Schema
+    from bridge.codecs.schema import JsonSchema
     from bridge.engines.lineage_index import LineageOptions
     from bridge.engines.workflows import Workflows
     from bridge.ops.access import OpsAccess
@@ -470,11 +470,11 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     return broker_factory.subscribe_options(loaded.config.brokers[config.broker], config)
 
 
-def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
-    from bridge.codecs.schema import Schema, SchemaProblem
+def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> JsonSchema:
+    from bridge.codecs.schema import JsonSchema, SchemaProblem
 
     try:
-        return Schema(loaded.resolve(path, file), limits.schema_cost)
+        return JsonSchema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
         raise ConfigError([coded("C012", loaded.locate(path, str(problem)))]) from None
 

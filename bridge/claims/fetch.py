@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from bridge.claims.allowed import AllowedPlaces, Place
+from bridge.claims.allowed import AllowedAddresses, PayloadAddress
 from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.errors import ClaimDamaged, ClaimDenied, ClaimNotFound, ClaimStoreUnavailable, ClaimTooLarge
 from bridge.system.addresses import is_loopback
@@ -75,12 +75,12 @@ def is_allowed_address(text: str, *, private: bool) -> bool:
     return address.is_global or (private and address.is_private and not address.is_reserved)
 
 
-class Fetcher:
+class PayloadFetcher:
     """Fetcher of the payloads of one source. limit: largest payload in bytes."""
 
     def __init__(self, config: ClaimCheckConfig, limit: int) -> None:
         """Prepare the fetcher. Raises: ValueError for a prefix that is none."""
-        self._allowed = AllowedPlaces(config.allow)
+        self._allowed = AllowedAddresses(config.allow)
         self._limit = limit
         self._seconds = config.timeout
         self._private = config.private
@@ -110,7 +110,7 @@ class Fetcher:
                 raise ClaimDamaged("the payload has another digest than the message states")
         return found
 
-    def _read(self, place: Place, prefix: Place) -> bytes:
+    def _read(self, place: PayloadAddress, prefix: PayloadAddress) -> bytes:
         path = Path(place.path)
         try:
             # Links may lead elsewhere: both ends are compared as they are on the disk
@@ -132,7 +132,7 @@ class Fetcher:
         except OSError as error:
             raise ClaimStoreUnavailable(f"the file of the reference cannot be read: {_cause(error)}") from error
 
-    async def _download(self, place: Place) -> bytes:
+    async def _download(self, place: PayloadAddress) -> bytes:
         # A literal loopback address is connected to because the configuration names it
         resolver = None if is_loopback(place.host.strip("[]")) else CheckedResolver(private=self._private)
         connector = aiohttp.TCPConnector(resolver=resolver, force_close=True)
@@ -160,7 +160,7 @@ class Fetcher:
                 place = self._redirected(place, target)
             raise ClaimDenied(f"the place of the payload redirects more than {MOST_REDIRECTS} times")
 
-    def _redirected(self, place: Place, target: str) -> Place:
+    def _redirected(self, place: PayloadAddress, target: str) -> PayloadAddress:
         if target.startswith("/") and not target.startswith("//"):
             target = f"{place.url[: -len(place.path) - (len(place.query) + 1 if place.query else 0)]}{target}"
         found, _ = self._allowed.check(target)
@@ -168,7 +168,7 @@ class Fetcher:
             raise ClaimDenied("the place of the payload redirects to another scheme, or to this machine")
         return found
 
-    async def _body(self, answer: aiohttp.ClientResponse, place: Place) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse, place: PayloadAddress) -> bytes:
         status = answer.status
         if status in (404, 410):
             raise ClaimNotFound(f"{place.host} has no such payload ({status})")

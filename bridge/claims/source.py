@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from bridge.claims.fetch import Fetcher
+from bridge.claims.fetch import PayloadFetcher
 from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.errors import ClaimDamaged
 from bridge.core.message import Message
@@ -29,7 +29,7 @@ class ClaimChecks:
     def __init__(self, config: ClaimCheckConfig, limit: int) -> None:
         """Prepare the claim checks. limit: largest payload in bytes. Raises: ValueError for a prefix that is none."""
         self.size = limit
-        self._fetcher = Fetcher(config, limit)
+        self._fetcher = PayloadFetcher(config, limit)
         self._header = config.header
         self._path = None if config.path is None else config.path.split(".")[1:]
         self._attribute = config.attribute

@@ -16,7 +16,7 @@ from bridge.core.system_names import DEAD_LETTER_STATES, JOB_PAGE, JOB_RESULTS, 
 from bridge.dead_letters import store as dead_letters
 from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
-from bridge.jobs.kind import ItemResult, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult
 from bridge.waiting.dead_letters import has_topic
 
 
@@ -34,9 +34,9 @@ class ReplayEnd(NamedTuple):
     def change(self) -> str | None:
         """Operation on the state of the dead letter; None while the message waits."""
         match self.result.result:
-            case Result.SUCCEEDED | Result.DUPLICATE:
+            case ItemOutcome.SUCCEEDED | ItemOutcome.DUPLICATE:
                 return "replayed"
-            case Result.FAILED:
+            case ItemOutcome.FAILED:
                 # Without another dead letter, the replayed one is the only copy of the message
                 return "returned" if self.returned else "open"
         return None
@@ -46,14 +46,14 @@ def result_of(outcome: Outcome) -> ItemResult:
     """Result of a message with this outcome."""
     match outcome:
         case Outcome.DUPLICATE:
-            return ItemResult(Result.DUPLICATE)
+            return ItemResult(ItemOutcome.DUPLICATE)
         case Outcome.EARLY:
-            return ItemResult(Result.EARLY)
+            return ItemResult(ItemOutcome.EARLY)
         case Outcome.QUARANTINED:
-            return ItemResult(Result.QUARANTINED)
+            return ItemResult(ItemOutcome.QUARANTINED)
         case Outcome.IGNORED:
-            return ItemResult(Result.SUCCEEDED, "ignored")
-    return ItemResult(Result.SUCCEEDED)
+            return ItemResult(ItemOutcome.SUCCEEDED, "ignored")
+    return ItemResult(ItemOutcome.SUCCEEDED)
 
 
 class ReplayReports:
@@ -82,13 +82,13 @@ def ends(result: OperationResult) -> Iterator[ReplayEnd]:
     """Results of replayed messages in the result of an operation."""
     for item, word, detail in result.ended:
         if (replay := ReplayOf.of_item(item)) is not None:
-            yield ReplayEnd(replay, ItemResult(Result(word), detail))
+            yield ReplayEnd(replay, ItemResult(ItemOutcome(word), detail))
     for each in result.undelivered:
         if (replay := ReplayOf.of_item(each.item)) is not None:
             cause = fingerprint(each.reason, each.item.get("route"), each.error, each.detail)
             which = "same cause" if cause == replay.cause else "new cause"
             detail = f"{which}: {each.reason}" + (f": {each.detail}" if each.detail else "")
-            yield ReplayEnd(replay, ItemResult(Result.FAILED, detail), returned=has_topic(each.item))
+            yield ReplayEnd(replay, ItemResult(ItemOutcome.FAILED, detail), returned=has_topic(each.item))
 
 
 def signals(found: Sequence[ReplayEnd]) -> Iterator[tuple[EntityInstanceId, str, Any]]:

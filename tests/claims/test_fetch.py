@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from bridge.claims.fetch import CheckedResolver, Fetcher, RefusedAddress
+from bridge.claims.fetch import CheckedResolver, PayloadFetcher, RefusedAddress
 from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.errors import (
     BridgeError,
@@ -24,9 +24,9 @@ from tests.claims.store import PayloadServer, serving
 LIMIT = 100_000
 
 
-def fetcher(*allow: str, timeout: str = "30s", private: bool = False) -> Fetcher:
+def fetcher(*allow: str, timeout: str = "30s", private: bool = False) -> PayloadFetcher:
     config = ClaimCheckConfig.model_validate({"allow": allow, "timeout": timeout, "private": private})
-    return Fetcher(config, LIMIT)
+    return PayloadFetcher(config, LIMIT)
 
 
 async def test_a_payload_with_its_digest() -> None:

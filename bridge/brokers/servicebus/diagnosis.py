@@ -17,7 +17,7 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.security import Access
+from bridge.brokers.servicebus.security import NamespaceAccess
 from bridge.config.model.brokers import TargetConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import SourceConfig
@@ -58,7 +58,7 @@ async def diagnose(
     limited = config.model_copy(update={"request_timeout": min(config.request_timeout, examiner.seconds)})
     subject = f"broker {name}"
     try:
-        access = Access(name, limited, resolve)
+        access = NamespaceAccess(name, limited, resolve)
     except BrokerError as error:
         examiner.record(subject, "access", problem(str(error), f"correct `brokers.{name}`"))
         return {}
