@@ -54,7 +54,7 @@ from bridge.waiting.dead_letters import start_dead_letters
 from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
 from bridge.workflow.entity import bare_state
 from bridge.workflow.outcome import StepState
-from bridge.workflow.progress import Progress, acknowledge_cancel
+from bridge.workflow.progress import SagaCustomStatus, acknowledge_cancel
 from bridge.workflow.publishing import expects_answer, new_correlation_id, new_event, request_headers
 from tests.app.test_check_sagas import SOUND
 from tests.waiting.sample import COMMANDS
@@ -250,7 +250,7 @@ class _Orchestrator(SimpleNamespace):
 
 def _custom_status() -> Any:
     ctx: Any = _Orchestrator()
-    shown = Progress(ctx, "order", ["a", "b"])
+    shown = SagaCustomStatus(ctx, "order", ["a", "b"])
     shown.enter("a", StepState.RUNNING)
     shown.commit()
     shown.fail(StepFailed("a", "failed", "d"), ["a"])

@@ -21,7 +21,7 @@ from bridge.ops.trail import AuditTrail
 from bridge.sqlite_engine.maintenance import backups, reencryption, upkeep
 from bridge.system import private
 
-TargetRefused = backups.TargetRefused
+TargetRefused = backups.BackupRefused
 backup = backups.backup
 restore = backups.restore
 check = upkeep.check

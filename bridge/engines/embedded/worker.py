@@ -20,7 +20,7 @@ from bridge.core.user_code.kinds import FunctionKind
 from bridge.engines.embedded.pools import PooledWorker, PoolStub
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, WorkerStream
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 
 _NO_REPLY = ThreadReply()
@@ -84,7 +84,7 @@ class DirectWorker(PooledWorker):
         self.running = database.running
         if self.running is not None:
             self._begin, self._end = self.running.begin, self.running.end
-        self._stream: Stream | None = None
+        self._stream: WorkerStream | None = None
 
     def start(self) -> None:
         """Connect to the engine.
@@ -94,7 +94,7 @@ class DirectWorker(PooledWorker):
         self.start_pools(DirectStub(self._database, self._failed))
         # The SDK restores externalised payloads in the events in place. A worker with a payload store therefore needs
         # copies.
-        self._stream = Stream(
+        self._stream = WorkerStream(
             self.work_request(),
             self.take,
             shares=not self.stores_payloads,

@@ -40,7 +40,7 @@ def identity(kind: int, subject: Any) -> Identity:
     return (kind, subject.seq if kind == ACTIVITY else subject)
 
 
-class Stream:
+class WorkerStream:
     """Connected worker: the names that it accepts, its credits, and the leases that it holds.
 
     send: called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true; must not block.
@@ -139,7 +139,7 @@ class Lease:
     """Key of the instance, the Task, or id of the entity."""
     name: str
     version: str | None
-    stream: Stream
+    stream: WorkerStream
     instance_id: str
     task_id: int = 0
     """Number of an activity as its worker knows it."""

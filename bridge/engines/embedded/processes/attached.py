@@ -13,7 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineUnavailable
-from bridge.engines.embedded.address import Address
+from bridge.engines.embedded.address import EngineSocket
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import FIRST_BYTE, Greeting
@@ -42,7 +42,7 @@ class AttachedWorker:
 
     def __init__(
         self,
-        address: Callable[[], Address],
+        address: Callable[[], EngineSocket],
         make: Callable[[SlotRecord, Outbox, WorkerStats], ProcessWorker],
         request: pb.GetWorkItemsRequest,
         greeting: Greeting,

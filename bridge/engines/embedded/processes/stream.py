@@ -14,7 +14,7 @@ from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
 from bridge.engines.embedded.processes.messages import Kind, parse_turn_done, turn_body, work_body
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.hub.leases import WorkerStream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 
@@ -34,7 +34,7 @@ class _Kept:
     size: int
 
 
-class ProcessStream(Stream):
+class ProcessStream(WorkerStream):
     """Stream to one worker process.
 
     The engine's writer sends and flushes; one other thread reads the results.
@@ -49,7 +49,7 @@ class ProcessStream(Stream):
         channel: Channel,
         request: pb.GetWorkItemsRequest,
         *,
-        owners: dict[str, Stream],
+        owners: dict[str, WorkerStream],
         sessions: tuple[int, int],
         most_bytes: int,
         knows: Callable[[int, str], bool] | None,
