@@ -9,6 +9,7 @@ are not used.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -111,24 +112,30 @@ class PayloadFetcher:
         return found
 
     def _read(self, place: PayloadAddress, prefix: PayloadAddress) -> bytes:
-        path = Path(place.path)
+        # Links may lead elsewhere: both ends are compared as they are on the disk
         try:
-            # Links may lead elsewhere: both ends are compared as they are on the disk
-            real, root = path.resolve(strict=True), Path(prefix.path).resolve(strict=True)
-        except FileNotFoundError:
-            raise ClaimNotFound("there is no file at the place of the reference") from None
+            root = Path(prefix.path).resolve(strict=True)
         except (OSError, RuntimeError) as error:
-            raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
+            what = f"the directory {prefix.path} of `claim_check.allow` cannot be found: {_cause(error)}"
+            raise ClaimStoreUnavailable(what) from error
+        try:
+            real = Path(place.path).resolve(strict=True)
+        except PermissionError:
+            raise self._unreadable() from None
+        except (OSError, RuntimeError) as error:
+            if not _is_of_reference(error):
+                raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
+            raise ClaimNotFound(f"there is no file at the place of the reference: {_cause(error)}") from None
         if not real.is_relative_to(root):
             raise ClaimDenied("the file of the reference is a link out of the places that `claim_check.allow` names")
         try:
             return read_file(real, self._limit)
         except FileTooLarge:
             raise self._too_large() from None
-        except (FileNotFoundError, IsADirectoryError, FileProblem) as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileProblem) as error:
             raise ClaimNotFound(f"there is no readable file at the place of the reference: {_cause(error)}") from None
         except PermissionError:
-            raise ClaimDenied("the file of the reference cannot be read by the user of the daemon") from None
+            raise self._unreadable() from None
         except OSError as error:
             raise ClaimStoreUnavailable(f"the file of the reference cannot be read: {_cause(error)}") from error
 
@@ -189,8 +196,20 @@ class PayloadFetcher:
             blocks.append(block)
         return b"".join(blocks)
 
+    @staticmethod
+    def _unreadable() -> ClaimDenied:
+        return ClaimDenied("the file of the reference cannot be read by the user of the daemon")
+
     def _too_large(self) -> ClaimTooLarge:
         return ClaimTooLarge(f"the payload has more than the {self._limit} bytes that limits.max_payload allows")
+
+
+_NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
+"""Errors that the path of a reference causes, also while its store is well: a sender chooses the path."""
+
+
+def _is_of_reference(error: OSError | RuntimeError) -> bool:
+    return not isinstance(error, OSError) or error.errno in _NO_SUCH_FILE
 
 
 def _cause(error: Exception) -> str:

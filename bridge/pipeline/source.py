@@ -467,6 +467,10 @@ class SourcePipeline:
                 self.lanes.hold(lane)
                 self._outages.hold(away)
             return False
+        except Exception as failure:
+            # A worker that ends would end the daemon, again after each restart: a bug affects its own message only
+            item.decoded(None, kept(failure))
+            return True
         if (reason := self._stop_reason(item)) is not None:
             self._settler.abandon_head(lane, item, reason)
             return False

@@ -8,7 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +61,7 @@ async def test_a_role_of_the_provider_is_a_role_here(provider: Provider) -> None
     [
         {"aud": "another"}, {"iss": "http://evil.example"}, {"exp": int(time.time()) - 3600}, {"exp": None},
         {"aud": None}, {"iss": None}, {"roles": []}, {"roles": None}, {"roles": ["Other"]}, {"roles": 7},
+        {"roles": [["Bridge.Reader"], {"Bridge.Reader": 1}]},
         {"nbf": int(time.time()) + 3600},
     ],
 )  # fmt: skip
@@ -162,6 +163,7 @@ async def test_signatures_that_do_not_fit_are_refused(provider: Provider) -> Non
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     for token in (
         provider.token(key=other),
+        provider.token(key=ec.generate_private_key(ec.SECP256R1()), algorithm="ES256"),
         provider.token(kid="unknown"),
         provider.token(key=b"x" * 64, algorithm="HS256"),
         jwt.encode({"sub": "u"}, None, "none", headers={"kid": "one"}),
