@@ -16,9 +16,6 @@ from durabletask.entities import EntityInstanceId
 
 from bridge.app.operations.entities import EntityOperations
 from bridge.app.operations.keys import KeyOperations
-from bridge.core.answers import Key
-from bridge.app.operations.entities import Entities
-from bridge.app.operations.keys import Keys
 from bridge.core.answers import SigningKey
 from bridge.core.errors import EngineMisconfigured, EngineRejected
 from bridge.engines.commands import answers as answers_module

@@ -43,7 +43,12 @@ def line(number: int) -> dict[str, Any]:
     return {"time": f"{stamp}.000Z", "actor": "ada" if number % 2 else "bob", "action": "reload", "target": str(number)}
 
 
-def whole(trails: list[AuditTrail], limit: int, wanted: AuditFilter = AuditFilter(), most: int | None = None) -> list[str]:  # noqa: B008 -- frozen
+def whole(
+    trails: list[AuditTrail],
+    limit: int,
+    wanted: AuditFilter = AuditFilter(),  # noqa: B008 -- frozen
+    most: int | None = None,
+) -> list[str]:
     """Targets of all lines, read in parts."""
     found: list[str] = []
     places = None

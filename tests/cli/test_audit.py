@@ -15,8 +15,6 @@ import pytest
 
 from bridge.cli import root
 from bridge.cli.shared.command import BridgeCommand
-from bridge.ops.trail import Trail
-from bridge.cli.shared.command import Command
 from bridge.ops.trail import AuditTrail
 from tests.cli.conftest import Bridge
 from tests.kit.waiting import TIMEOUT_OPTION

@@ -7,11 +7,11 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.processes.greeting import Greeting
 from bridge.sqlite_engine.hub.balance import IDLE_SECONDS, Balance
-from bridge.sqlite_engine.hub.leases import ACTIVITY, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, WorkerStream
 
 
-class RecalledStream(Stream):
-    """Stream that holds activities, all of which its worker may return."""
+class RecalledStream(WorkerStream):
+    """WorkerStream that holds activities, all of which its worker may return."""
 
     def __init__(self, held: int, *names: str) -> None:
         request = pb.GetWorkItemsRequest()

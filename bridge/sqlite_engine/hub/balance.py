@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.sqlite_engine.hub.leases import ACTIVITY, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, WorkerStream
 
 IDLE_SECONDS = 0.02
 """Seconds without work after which a worker counts as idle. With short activities, a worker often has none for less."""
@@ -20,13 +20,13 @@ class Balance:
     """Idle workers, and the requests for the activities that others hold."""
 
     def __init__(self) -> None:
-        self._idle: dict[Stream, float] = {}
+        self._idle: dict[WorkerStream, float] = {}
         """Idle streams, and the times by the monotonic clock since when they have no work."""
         self.due: float | None = None
         """Time by the monotonic clock at which a worker counts as idle; None while none has no work, or all others
         have nothing to give."""
 
-    def check(self, streams: Sequence[Stream], now: float) -> None:
+    def check(self, streams: Sequence[WorkerStream], now: float) -> None:
         """Ask the busiest workers to return activities that idle ones accept. Call it when no activity waits."""
         self.due = None
         self._idle = {each: self._idle.get(each, now) for each in streams if not each.leases}
@@ -45,6 +45,6 @@ class Balance:
         self.due = None
 
 
-def held(stream: Stream) -> int:
+def held(stream: WorkerStream) -> int:
     """Number of activities that the stream holds."""
     return stream.credits[ACTIVITY] - stream.free[ACTIVITY]
