@@ -52,9 +52,9 @@ def test_a_worker_that_had_work_meanwhile_is_not_idle() -> None:
     assert (busy.recalls, balance.due) == (0, 11.0 + IDLE_SECONDS)
 
 
-@pytest.mark.parametrize("busy", [RecalledStream(1), RecalledStream(0), RecalledStream(5, "other")], ids=str)
-def test_nothing_is_asked_of_a_worker_with_one_activity_or_with_others(busy: RecalledStream) -> None:
-    balance, idle = Balance(), RecalledStream(0, "work")
+@pytest.mark.parametrize(("held", "name"), [(1, "work"), (0, "work"), (5, "other")])
+def test_nothing_is_asked_of_a_worker_with_one_activity_or_with_others(held: int, name: str) -> None:
+    balance, idle, busy = Balance(), RecalledStream(0, "work"), RecalledStream(held, name)
     for moment in (10.0, 11.0):
         balance.check([idle, busy], moment)
         assert (busy.recalls, balance.due) == (0, None)
