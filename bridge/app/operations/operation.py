@@ -31,6 +31,8 @@ A command reads through a daemon with the same number only: an earlier one would
 """
 LONGEST_SECONDS = 10 * 366 * 86_400.0
 """Seconds of the longest duration in a request: times beyond the calendar cannot be stored."""
+JOB_ID = r"^[0-9a-z]{1,32}$"
+"""Pattern of the id of a job."""
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 
@@ -63,6 +65,24 @@ class MessageParameters(Parameters):
         if self.message_id == "":
             raise InvalidCommand("`message_id` is empty")
         return None if self.bare else MessageOrigin(self.message_id or str(uuid4()), what)
+
+
+class JobParameters(Parameters):
+    """Parameters of a job.
+
+    rate, ramp, stop_after_failures: see `bridge.jobs.kind.JobRequest`.
+    """
+
+    rate: float | None = Field(None, gt=0)
+    ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
+    stop_after_failures: int | None = Field(None, ge=0)
+
+    @property
+    def failures(self) -> int | None:
+        """Failed items at which the job stops: 1 with a ramp, unless stated otherwise; 0 is never."""
+        if self.stop_after_failures is None:
+            return 1 if self.ramp else None
+        return self.stop_after_failures or None
 
 
 def checked(value: Any) -> Any:

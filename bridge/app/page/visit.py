@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from bridge.app.operations.operations import BY_NAME
+from bridge.app.operations.table import BY_NAME
 from bridge.config.source import Loaded
 from bridge.ops.access import Caller
 from bridge.ops.api import Route

@@ -73,7 +73,7 @@ def routes(
     candidate: returns the candidate for the rules that is in use.
     held: see `Scene`. others: answers of the other daemons.
     """
-    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.operations.table import OPERATIONS
     from bridge.app.serve.views.lineage import in_flight
 
     others = others or OtherDaemons(daemon_id(os.getpid()))
@@ -179,7 +179,7 @@ def _plain(
 
 async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
     from bridge.app.operations import openapi
-    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.operations.table import OPERATIONS
 
     return openapi.document(OPERATIONS)
 
@@ -190,7 +190,7 @@ async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
 
 def _operations() -> Mapping[str, Operation[Any]]:
     """All operations by name. Their import takes long, and `bridge status` uses none."""
-    from bridge.app.operations.operations import BY_NAME
+    from bridge.app.operations.table import BY_NAME
 
     return BY_NAME
 

@@ -215,7 +215,7 @@ def wait(
 
 def _waited(engine: dict[str, Any], names: Sequence[str], until: str, end: float) -> list[Any]:
     """Instances, None for those that are late, or errors. An outage ends the list. end: on the monotonic clock."""
-    from bridge.app.operations.instance_reads import MAX_WAIT
+    from bridge.app.operations.instances.reads import MAX_WAIT
 
     found: list[Any] = []
     for name in names:

@@ -39,7 +39,7 @@ def engine_options(function: F) -> F:
 
 
 def operate(options: dict[str, Any], *calls: Call) -> list[Any]:
-    """Run operations of `bridge.app.operations.operations`, in the daemon where one runs, and return their results.
+    """Run operations of `bridge.app.operations.table`, in the daemon where one runs, and return their results.
 
     calls: names and parameters.
     options: values of `engine_options`.
@@ -126,7 +126,7 @@ def engine_of_source(options: dict[str, Any], action: str, source: str, reason: 
     if options["remote"] is not None:
         return None
     from bridge.app.audit import refused
-    from bridge.app.operations.limits import engine_name
+    from bridge.app.operations.sources.states import engine_name
 
     loaded = _loaded(options)
     with refused(loaded, action, source, reason):

@@ -111,7 +111,7 @@ class InstanceFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CountOfInstances:
     """Number of instances of one name and status, or of one saga and outcome."""
 
     name: str
@@ -220,7 +220,7 @@ class InstanceOperations:
                 named[position] = replace(one, saga=saga)
         return named
 
-    async def count(self, filter_: InstanceFilter) -> Sequence[Count]:
+    async def count(self, filter_: InstanceFilter) -> Sequence[CountOfInstances]:
         """Number of instances by name and status, or by saga and outcome if the filter has outcomes.
 
         The embedded engine answers from its counts, unless the filter has a prefix, a tag or a time.
@@ -238,7 +238,7 @@ class InstanceOperations:
             for (name, word), number in (counts.sagas if filter_.outcomes else counts.instances).items():
                 if filter_.name in (None, name) and (not wanted or word in wanted):
                     found[name, word] += number
-        return [Count(name, word, number) for (name, word), number in sorted(found.items())]
+        return [CountOfInstances(name, word, number) for (name, word), number in sorted(found.items())]
 
     async def _completed(self, filter_: InstanceFilter, payloads: bool) -> Sequence[OrchestrationState]:
         states = []

@@ -18,7 +18,7 @@ _TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TimelineEntry:
     """One line of a timeline.
 
     after: seconds since the first event.
@@ -28,13 +28,13 @@ class Entry:
     at: str
     after: float
     event: str
-    data: Any = None
+    data: Any
 
 
-def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
+def timeline(events: Sequence[history.HistoryEvent]) -> list[TimelineEntry]:
     """Entries in the order of the history, without the orchestrator's turns."""
     names = _Names()
-    entries: list[Entry] = []
+    entries: list[TimelineEntry] = []
     first = now = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
     for event in events:
         # Some engines give times to turns only: an event without a time happened in the turn before it. A late timer
@@ -43,7 +43,7 @@ def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
         if isinstance(event, _TURNS):
             continue
         text, data = _describe(event, names)
-        entries.append(Entry(stamp(now), (now - first).total_seconds(), text, data))
+        entries.append(TimelineEntry(stamp(now), (now - first).total_seconds(), text, data))
     return entries
 
 

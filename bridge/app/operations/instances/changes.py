@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
-from bridge.app.operations.instance_reads import INSTANCE, OneInstance, instance_target
 from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
+from bridge.app.operations.instances.reads import INSTANCE, OneInstance, instance_target
 from bridge.app.operations.operation import (
     LONGEST_SECONDS,
     NEW,

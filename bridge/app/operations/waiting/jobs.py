@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
 from bridge.app.connection import chosen
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
+from bridge.app.operations.operation import NEW, JobParameters, Operation, Parameters, Scene, Words
 from bridge.core.errors import EngineError, EngineOutage, InstanceNotFound, InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
@@ -77,20 +77,10 @@ class MatchWaiting(FilterWaiting):
     action: Action
 
 
-class ChangeWaiting(FilterWaiting):
-    """Job. rate, ramp, stop_after_failures: see `JobRequest`. forget: drop without dead letters."""
+class ChangeWaiting(JobParameters, FilterWaiting):
+    """Job on waiting messages. forget: drop without dead letters."""
 
-    rate: float | None = Field(None, gt=0)
-    ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
-    stop_after_failures: int | None = Field(None, ge=0)
     forget: bool = False
-
-    @property
-    def failures(self) -> int | None:
-        """Failed items at which the job stops: 1 with a ramp, unless stated otherwise; 0 is never."""
-        if self.stop_after_failures is None:
-            return 1 if self.ramp else None
-        return self.stop_after_failures or None
 
 
 class MatchedWaiting(TypedDict):
