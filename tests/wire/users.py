@@ -93,7 +93,7 @@ def printed() -> list[str]:
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
         "trace, behind": traced.Behind,
-        "trace, undelivered": undelivered.UndeliveredMessage,
+        "trace, undelivered": undelivered.UndeliveredInfo,
         "check": errors.Problem,
         "lint": finding.Finding,
         "erase": erase.ErasureFinding,
