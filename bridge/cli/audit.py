@@ -13,9 +13,10 @@ import click
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import in_parts, lists_in_parts, operate
 from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import local_time, plural, print_table
+from bridge.cli.shared.output import local_time, print_table
 from bridge.cli.shared.parameters import SINCE
 from bridge.cli.shared.remote import remote_options
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress

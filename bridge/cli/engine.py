@@ -15,8 +15,9 @@ from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import json_option, log_level_option, log_levels, reason_option
-from bridge.cli.shared.output import clean, plural, print_json
+from bridge.cli.shared.output import clean, print_json
 from bridge.cli.shared.parameters import ADDRESS, DURATION, SIZE
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.encryption import Keyring
@@ -420,7 +421,7 @@ def restore(path: Path | None, source: Path, as_json: bool, reason: str | None, 
     ):
         restored = restore(source, file, progress, keys, decrypts=decrypts)
         if restored.problems:
-            change.result, change.error = "failed", "damaged"
+            change.fail("damaged")
     kept = None if restored.kept is None else str(restored.kept)
     if as_json:
         print_json({"file": str(file), "backup": str(source), "kept": kept, "problems": restored.problems})
@@ -474,7 +475,7 @@ def reencrypt(path: Path | None, dry_run: bool, as_json: bool, reason: str | Non
         with copying("reencrypt", as_json) as progress:
             result = reencrypt(file, keys, progress)
         if result.unreadable:
-            change.result, change.error = "failed", "damaged"
+            change.fail("damaged")
     if not as_json:
         for problem in result.unreadable:
             click.echo(f"{file}: {clean(problem)}")

@@ -12,7 +12,8 @@ import click
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
-from bridge.cli.shared.output import plural, print_json, print_table
+from bridge.cli.shared.output import print_json, print_table
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.operations.erase import ErasureFinding, Progress

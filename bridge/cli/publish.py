@@ -15,9 +15,10 @@ import click
 from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
-from bridge.cli.shared.output import ProgressCount, plural, say
+from bridge.cli.shared.output import ProgressCount, say
 from bridge.cli.shared.parameters import BODY
 from bridge.core.errors import BridgeError, DecodeError
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.messages.publish import Destination

@@ -272,12 +272,12 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
     async with audited_async(trail, change):
         result = await _permitted(operation, given, scene, change)
         if (failure := operation.failure(result)) is not None:
-            change.result, change.error = "failed", failure
+            change.fail(failure)
         jobs = jobs_of(result)
         if change.target == NEW:
-            change.target = result["instance_id"] if "instance_id" in result else f"job {jobs[0]}"
+            change.describe(target=result["instance_id"] if "instance_id" in result else f"job {jobs[0]}")
         elif jobs:
-            change.filter = {**change.filter, "jobs": jobs}
+            change.describe(filter_={**change.filter, "jobs": jobs})
         return result
 
 
@@ -307,7 +307,7 @@ async def _permitted(operation: Operation[Any], given: Mapping[str, Any], scene:
         raise Denied(f"{operation.name} needs the role {operation.role}; {caller.actor.name} is {caller.role}")
     parameters = operation.parse(given)
     if change is not None:
-        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
+        change.describe(target=operation.target(parameters), filter_=operation.filter(parameters))
     if not caller.payloads and operation.reads_payloads(parameters):
         raise Denied(f"{operation.name}: these parameters need the right to read payloads")
     result = await operation.run(scene, parameters)

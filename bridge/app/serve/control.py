@@ -104,7 +104,7 @@ def routes(
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
             trail, change = begun(operation, given, actor, loaded)
-            change.result, change.error = "denied", Denied.reason
+            change.fail(Denied.reason, "denied")
             await asyncio.to_thread(record, trail, change)
 
     found = [

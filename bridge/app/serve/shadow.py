@@ -123,6 +123,10 @@ class Shadow:
         while self._queue and time.monotonic() < end and not self._stopped:
             await self._slice()
 
+    def end(self) -> None:
+        """Report the end of the comparison."""
+        self.running = False
+
     def stop(self) -> None:
         """End the shadow soon."""
         self._stopped = True
@@ -225,7 +229,7 @@ class Shadows:
             await shadow.finish()
         finally:
             remove()
-            shadow.running = False
+            shadow.end()
             await comparison.new.close()
             log.info("shadow ends", action="shadow", messages=comparison.messages, different=comparison.different)
 

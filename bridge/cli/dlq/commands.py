@@ -26,17 +26,9 @@ from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import in_parts, lists_in_parts, operate, require_table
 from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
-from bridge.cli.shared.output import (
-    ProgressCount,
-    clean,
-    local_time,
-    plural,
-    print_fields,
-    print_json,
-    print_table,
-    say,
-)
+from bridge.cli.shared.output import ProgressCount, clean, local_time, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import DeadLetterSelection, FoundDeadLetter

@@ -23,10 +23,11 @@ from bridge.cli.dlq.selection import (
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_names, operate, require_table
 from bridge.cli.shared.options import config_options, json_option, reason_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, print_json, say
 from bridge.cli.shared.parameters import DURATION
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.editing import JsonBody

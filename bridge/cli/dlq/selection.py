@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge.cli.shared.connection import operate, table_of
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.output import print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 from bridge.cli.shared.several import LONGEST_PART, in_requests
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import DeadLetterSelection

@@ -13,9 +13,10 @@ from bridge.cli.dlq.selection import filter_options, remote_count, selection_of,
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_names
 from bridge.cli.shared.options import config_options, json_option, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
+from bridge.core.words import plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -21,7 +21,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate, operate_each
 from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, form_option, is_bulk, split
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
 from bridge.cli.shared.several import (
     ids_argument,
@@ -32,6 +32,7 @@ from bridge.cli.shared.several import (
     read_ids,
 )
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
+from bridge.core.words import plural
 from bridge.system import private
 
 _history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")

@@ -14,7 +14,8 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import json_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, print_json, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

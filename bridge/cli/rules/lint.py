@@ -11,7 +11,8 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import CODE_HOSTS, EXISTING, config_options, output_option
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.output import print_json, print_table, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded

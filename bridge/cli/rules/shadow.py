@@ -13,8 +13,9 @@ from bridge.cli.rules.diff import print_comparison
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import EXISTING, json_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, print_json, say
 from bridge.cli.shared.parameters import DurationType
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded

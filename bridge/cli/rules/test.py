@@ -12,7 +12,8 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import EXISTING, config_options, output_option
-from bridge.cli.shared.output import clean, plural, print_json, say
+from bridge.cli.shared.output import clean, print_json, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded

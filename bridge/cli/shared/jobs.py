@@ -12,10 +12,11 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.connection import engine_names, operate
-from bridge.cli.shared.output import clean, plural, print_json, say
+from bridge.cli.shared.output import clean, print_json, say
 from bridge.cli.shared.parameters import RAMP, RATE, SINCE, STATUS, TAG
 from bridge.core.errors import EngineOutage, InstanceNotFound
 from bridge.core.states import JobState
+from bridge.core.words import plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 Document = Mapping[str, Any]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.shared.output import WIDE, clean, field_lines, kept_whole, local_time, plural
+from bridge.cli.shared.output import WIDE, clean, field_lines, kept_whole, local_time
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress

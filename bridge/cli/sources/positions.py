@@ -17,10 +17,11 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_names
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import local_time, plural, print_json, say
+from bridge.cli.shared.output import local_time, print_json, say
 from bridge.cli.shared.parameters import DURATION, PAUSE
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.screen import Screen, Table, age
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded

@@ -17,7 +17,7 @@ from durabletask.client import (
 )
 from durabletask.history import HistoryEvent
 
-from bridge.app.connection import payload, stamp
+from bridge.app.connection import payload
 from bridge.app.operations.cursors import EntryPlace, cursor_at, place_of
 from bridge.app.operations.instances.causes import FailureCause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
@@ -32,6 +32,7 @@ from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
 from bridge.sqlite_engine.storage.listing import Listed, ListPart, Wanted
+from bridge.system.clock import stamp
 
 _CURSORS = "instances"
 """Name of the list in its cursors."""

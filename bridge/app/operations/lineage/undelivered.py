@@ -10,7 +10,7 @@ from typing import Literal
 from durabletask.client import OrchestrationQuery, OrchestrationState
 from durabletask.entities import EntityInstanceId
 
-from bridge.app.connection import payload, stamp
+from bridge.app.connection import payload
 from bridge.core.message import Position
 from bridge.core.origin import is_named
 from bridge.core.provenance import current_reason
@@ -19,6 +19,7 @@ from bridge.core.system_names import DEAD_LETTER_IDS, EARLY_MESSAGES, QUARANTINE
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.quarantine.operations import QuarantineOperations
+from bridge.system.clock import stamp
 from bridge.waiting.operations import WaitingMessage
 
 _PAGE = 1000
