@@ -30,7 +30,7 @@ _AT_ONCE = 16
 
 VARIABLES = frozenset(("payload", "kind", "id", "name"))
 
-Progress = Callable[[int, int], None]
+ErasureProgress = Callable[[int, int], None]
 
 ErasureState = Literal["found", "erased", "runs", "left"]
 
@@ -86,7 +86,7 @@ class Erasure:
         self._condition = condition
         self._dry_run = dry_run
 
-    async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[ErasureFinding]:
+    async def run(self, progress: ErasureProgress = lambda done, all_: None) -> AsyncIterator[ErasureFinding]:
         """Erase matching items, and yield each finding.
 
         progress: called with the numbers of instances read and of all. Raises: EngineError.
@@ -98,7 +98,7 @@ class Erasure:
         async for finding in self._of_entities():
             yield finding
 
-    async def _of_instances(self, progress: Progress) -> AsyncIterator[ErasureFinding]:
+    async def _of_instances(self, progress: ErasureProgress) -> AsyncIterator[ErasureFinding]:
         found = await self._instances.list(InstanceFilter(), payloads=False)
         for begin in range(0, len(found), _AT_ONCE):
             part = found[begin : begin + _AT_ONCE]
@@ -181,7 +181,7 @@ def _bodies(message: Message) -> Iterator[Any]:
         yield body.get("data")
 
 
-async def preview(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[ErasureFinding]:
+async def preview(loaded: Loaded, engine: str | None, where: str, progress: ErasureProgress) -> list[ErasureFinding]:
     """Findings of an erasure, as a dry run. Raises: ConfigError, LookupError, EngineError."""
     condition = condition_of(where)
     async with attached(loaded, engine) as running:

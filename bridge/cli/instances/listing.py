@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +115,8 @@ def list_(
     }
     if only_count:
         [counts] = operate(engine, ("instances.count", filter_))
-        if as_json:
-            print_json(
-                [
-                    {"name": one["name"], "outcome" if outcomes else "status": one["status"], "count": one["count"]}
-                    for one in counts
-                ]
-            )
-        else:
-            columns = ("NAME", "OUTCOME" if outcomes else "STATUS", "COUNT")
-            print_table(columns, [(one["name"], one["status"], f"{one['count']}") for one in counts])
+        _print_counts(counts, "outcome" if outcomes else "status", as_json=as_json)
         return
-
     given = {"limit": limit, "payloads": as_json and not no_payloads, "named": not (only_ids or separated)}
     [found] = operate(engine, ("instances.list", filter_ | given))
     shown, count = [instance_of(one) for one in found["instances"]], found["all"]
@@ -143,6 +133,14 @@ def list_(
         _print_instances(shown)
     if len(shown) < count:
         click.echo(f"the newest {len(shown):,} of {count:,}; --limit 0 shows all", err=True)
+
+
+def _print_counts(counts: Sequence[Mapping[str, Any]], word: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json([{"name": one["name"], word: one["status"], "count": one["count"]} for one in counts])
+    else:
+        rows = [(one["name"], one["status"], f"{one['count']}") for one in counts]
+        print_table(("NAME", word.upper(), "COUNT"), rows)
 
 
 def _print_instances(shown: Sequence[InstanceInfo]) -> None:

@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,8 +18,10 @@ from bridge.core.errors import EngineOutage, InstanceNotFound
 from bridge.core.states import JobState
 from bridge.core.words import plural
 
+if TYPE_CHECKING:
+    from bridge.ops.status import Document
+
 F = TypeVar("F", bound=Callable[..., Any])
-Document = Mapping[str, Any]
 
 WATCH_EXITS = {
     0: "the job is done, and no item failed",

@@ -27,8 +27,8 @@ from bridge.waiting.operations import Change, WaitingMessage
 _AT_ONCE = 16
 _PARTS = ("prefix", "source", "routes", "causes", "since", "until")
 
-Stage = Literal["early", "quarantine"]
-Action = Literal["release", "drop"]
+WaitingStage = Literal["early", "quarantine"]
+WaitingAction = Literal["release", "drop"]
 
 
 class FilterWaiting(Parameters):
@@ -74,7 +74,7 @@ class FilterWaiting(Parameters):
 class MatchWaiting(FilterWaiting):
     """Dry run."""
 
-    action: Action
+    action: WaitingAction
 
 
 class ChangeWaiting(JobParameters, FilterWaiting):
@@ -103,7 +103,7 @@ class WaitingKind(ABC):
 
     keeps_order = False
 
-    def __init__(self, engine: Engine, stage: Stage, action: Action) -> None:
+    def __init__(self, engine: Engine, stage: WaitingStage, action: WaitingAction) -> None:
         self._engine = engine
         self._stage = stage
         self._action = action
@@ -183,7 +183,7 @@ class QuarantineKind(WaitingKind):
 
 def waiting_kinds(engine: Engine) -> list[JobKind]:
     """Kinds of jobs on the messages that wait on an engine."""
-    actions: tuple[Action, ...] = ("release", "drop")
+    actions: tuple[WaitingAction, ...] = ("release", "drop")
     return [
         *(EarlyKind(engine, "early", action) for action in actions),
         *(QuarantineKind(engine, "quarantine", action) for action in actions),
@@ -198,7 +198,7 @@ class _Selected:
     messages: int
 
 
-async def _selected(scene: Scene, stage: Stage, action: Action, given: FilterWaiting) -> _Selected:
+async def _selected(scene: Scene, stage: WaitingStage, action: WaitingAction, given: FilterWaiting) -> _Selected:
     engine = await scene.engine()
     if stage == "early":
         found = given.select(await EarlyMessageOperations(engine).list(given.prefix, given.source))
@@ -216,7 +216,7 @@ async def _selected(scene: Scene, stage: Stage, action: Action, given: FilterWai
     return _Selected(list(dict.fromkeys(places)), len(found))
 
 
-def _match(stage: Stage) -> Operation[Any]:
+def _match(stage: WaitingStage) -> Operation[Any]:
     async def run(scene: Scene, given: MatchWaiting) -> Any:
         found = await _selected(scene, stage, given.action, given)
         return {"count": len(found.items), "messages": found.messages}
@@ -224,7 +224,7 @@ def _match(stage: Stage) -> Operation[Any]:
     return Operation(f"{stage}.match", "reader", f"{stage}:match", MatchWaiting, run, MatchedWaiting)
 
 
-def _submit(stage: Stage, action: Action) -> Operation[Any]:
+def _submit(stage: WaitingStage, action: WaitingAction) -> Operation[Any]:
     async def run(scene: Scene, given: ChangeWaiting) -> Any:
         cut_off = time.time()
         found = await _selected(scene, stage, action, given)
