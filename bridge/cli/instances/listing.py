@@ -14,12 +14,10 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option
 from bridge.cli.shared.output import clean, compact, local_time, print_json, print_table
-from bridge.cli.shared.parameters import SINCE, STATUS, TAG
+from bridge.cli.shared.parameters import OUTCOMES, SINCE, STATUS, TAG
 
 if TYPE_CHECKING:
     from bridge.app.operations.instances.instances import InstanceInfo
-
-OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 
 
 @make(

@@ -132,7 +132,7 @@ def _messages(
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:
-    """Print the groups of a comparison, and its numbers. found: `Comparison.to_dict`."""
+    """Print the groups of a comparison, and its numbers. found: `RulesComparison.to_dict`."""
     for group in found["groups"]:
         _print_group(group)
     if found["ungrouped"]:
