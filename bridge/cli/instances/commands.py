@@ -101,19 +101,23 @@ def show(ids: tuple[str, ...], separated: bool, history: bool, as_svg: bool, as_
         return _draw(engine, names)
     wanted = ("instances.history" if as_json else "instances.timeline") if history else None
     results = shown(engine, names, wanted)
-    found = [result for result in results if isinstance(result, Shown)]
+    _print_shown([result for result in results if isinstance(result, Shown)], ids, as_json=as_json)
+    return print_errors(names, results)
+
+
+def _print_shown(found: Sequence[Shown], ids: Sequence[str], *, as_json: bool) -> None:
+    """Print instances. ids: as the command line names them."""
     if as_json:
         documents = [document(one) | ({} if one.history is None else {"history": one.history}) for one in found]
         if documents or not is_one(ids):
             print_json(documents[0] if is_one(ids) else documents)
-    else:
-        for position, one in enumerate(found):
-            if position:
-                click.echo()
-            print_instance(one)
-            if one.history is not None:
-                print_history(one.history)
-    return print_errors(names, results)
+        return
+    for position, one in enumerate(found):
+        if position:
+            click.echo()
+        print_instance(one)
+        if one.history is not None:
+            print_history(one.history)
 
 
 def _draw(engine: dict[str, Any], names: Sequence[str]) -> int:
@@ -198,14 +202,7 @@ def wait(
     names = read_ids(ids, separated)
     results = with_causes(engine, _waited(engine, names, until, time.monotonic() + timeout))
     found = [result for result in results if isinstance(result, Shown)]
-    if as_json:
-        if found or not is_one(ids):
-            print_json(document(found[0]) if is_one(ids) else [document(one) for one in found])
-    else:
-        for position, one in enumerate(found):
-            if position:
-                click.echo()
-            print_instance(one)
+    _print_shown(found, ids, as_json=as_json)
     for name, result in zip(names, results, strict=False):
         if result is None:
             word = "started" if until == "start" else "finished"
