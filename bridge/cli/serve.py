@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import config_options, log_level_option, log_levels
+from bridge.cli.shared.options import PATH, config_options, log_level_option, log_levels
 
 ready_file_option = click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="File that is written when the daemon is ready, and removed at the end.",
 )

@@ -26,7 +26,7 @@ from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import in_parts, lists_in_parts, operate, require_table
-from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
+from bridge.cli.shared.options import PATH, config_options, json_option, output_option
 from bridge.cli.shared.output import ProgressCount, clean, local_time, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
 from bridge.core.words import plural
@@ -338,7 +338,7 @@ def _export(remote: DaemonAddress, given: dict[str, Any]) -> None:
 @selection_options
 @click.option(
     "--candidate",
-    type=EXISTING,
+    type=PATH,
     multiple=True,
     metavar="FILE|DIR",
     help="Configuration whose rules decide; repeatable.  [default: the present one]",

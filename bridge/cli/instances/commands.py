@@ -20,7 +20,7 @@ from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate, operate_each
 from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, form_option, is_bulk, split
-from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
+from bridge.cli.shared.options import PATH, as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
 from bridge.cli.shared.several import (
@@ -143,7 +143,7 @@ def _draw(engine: dict[str, Any], names: Sequence[str]) -> int:
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Output file.  [default: stdout]")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Output file.  [default: stdout]")
 @engine_options
 def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     """Write the whole history of an orchestration, for replay tests with `bridge.testing.replay`.
