@@ -12,7 +12,6 @@ from bridge.config.source import Loaded
 from bridge.core.commands import Suspend
 from bridge.core.origin import unwrap
 from bridge.engines.base import Engine
-from bridge.system.clock import stamp as stamp
 
 T = TypeVar("T")
 

@@ -87,7 +87,7 @@ async def operate_each(place: DaemonAddress, engine: str | None, calls: Sequence
 
 def _operations() -> Mapping[str, Operation[Any]]:
     """All operations by name. Their import takes long, and `bridge status` uses none."""
-    from bridge.app.operations.operations import BY_NAME
+    from bridge.app.operations.table import BY_NAME
 
     return BY_NAME
 

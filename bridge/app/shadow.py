@@ -15,7 +15,7 @@ from bridge.app import state
 from bridge.app.composition import build_broker
 from bridge.app.messages.topic import messages
 from bridge.app.operations.client import FIND_SECONDS
-from bridge.app.rules.comparison import Comparison, ConfigurationRules, merged
+from bridge.app.rules.comparison import ConfigurationRules, RulesComparison, merged
 from bridge.app.rules.diff import Receivers
 from bridge.app.serve.control import request
 from bridge.app.serve.shadow import SHADOW, ShadowOptions
@@ -111,7 +111,7 @@ class Alone:
     seen: share of the sequence numbers of each queue that could be peeked, by topic: consumers take messages away.
     """
 
-    comparison: Comparison
+    comparison: RulesComparison
     seen: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ async def alone(
     Raises: ConfigError, BrokerError, BrokerUnavailable, RegistryUnavailable.
     """
     sides = ConfigurationRules(loaded), ConfigurationRules(candidate)
-    found = Alone(Comparison(*sides))
+    found = Alone(RulesComparison(*sides))
     receivers = Receivers(loaded, candidate, None)
 
     async def follow(broker: str, topic: str, is_log: bool) -> None:

@@ -12,10 +12,11 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import in_parts, lists_in_parts, operate
-from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import local_time, plural, print_table
+from bridge.cli.shared.options import PATH, config_options, json_option
+from bridge.cli.shared.output import local_time, print_table
 from bridge.cli.shared.parameters import SINCE
 from bridge.cli.shared.remote import remote_options
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress
@@ -39,9 +40,7 @@ MOST_LINES = 10_000
 @click.option("--until", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--actor", metavar="NAME", help="Name or id of a user.")
 @click.option("--action", metavar="NAME", help="Action like `instances.terminate`, or a group like `instances`.")
-@click.option(
-    "--path", type=click.Path(path_type=Path), metavar="FILE", help="File of any engine, without a configuration."
-)
+@click.option("--path", type=PATH, metavar="FILE", help="File of any engine, without a configuration.")
 @json_option
 @remote_options
 @config_options

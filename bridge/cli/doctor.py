@@ -12,9 +12,10 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.output import print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE
 from bridge.core.diagnosis import AREAS
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.doctor import Diagnosis

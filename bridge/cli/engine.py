@@ -14,9 +14,10 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import local_engine_options
-from bridge.cli.shared.options import json_option, log_level_option, log_levels, reason_option
-from bridge.cli.shared.output import clean, plural, print_json
+from bridge.cli.shared.options import PATH, json_option, log_level_option, log_levels, reason_option
+from bridge.cli.shared.output import clean, print_json
 from bridge.cli.shared.parameters import ADDRESS, DURATION, SIZE
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.encryption import Keyring
@@ -55,34 +56,23 @@ if TYPE_CHECKING:
     metavar="HOST:PORT",
     help="Address to listen on; port 0 selects a free port.  [default: 127.0.0.1:8080]",
 )
+@click.option("--path", type=PATH, metavar="DIR", help="Directory of the task hubs, one file each; created if missing.")
 @click.option(
-    "--path",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Directory of the task hubs, one file each; created if missing.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File with the bearer token for clients; required beyond loopback.",
+    "--token-file", type=PATH, metavar="FILE", help="File with the bearer token for clients; required beyond loopback."
 )
 @click.option(
     "--tls-certificate",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="PEM file of the certificate, its chain and its key; reloaded when it changes. TLS is "
     "required beyond loopback.",
 )
 @click.option(
-    "--tls-key",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="PEM file of the key, if it is not in the certificate's file.",
+    "--tls-key", type=PATH, metavar="FILE", help="PEM file of the key, if it is not in the certificate's file."
 )
 @click.option(
     "--tls-client-ca",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="PEM file of authorities; each client then needs a certificate of one of them.",
 )
@@ -106,7 +96,7 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Apply the limits of the Durable Task Scheduler.")
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="File for the process id and the address, written when the engine answers.",
 )
@@ -163,10 +153,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def file_options(function: F) -> F:
     """Add the option `path` and those of `local_engine_options`."""
     path = click.option(
-        "--path",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="File of any engine, instead of the configured engine.",
+        "--path", type=PATH, metavar="FILE", help="File of any engine, instead of the configured engine."
     )
     return path(local_engine_options(function))
 
@@ -310,12 +297,7 @@ def compact(path: Path | None, as_json: bool, reason: str | None, **options: Any
         3: "the file cannot be read, or a key is missing",
     },
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File for the instances; a summary is printed instead.",
-)
+@click.option("--output", type=PATH, metavar="FILE", help="File for the instances; a summary is printed instead.")
 @file_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(path: Path | None, output: Path | None, as_json: bool, **options: Any) -> None:
@@ -358,7 +340,7 @@ def export(path: Path | None, output: Path | None, as_json: bool, **options: Any
         3: "the engine's file is missing, or cannot be read",
     },
 )
-@click.argument("target", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("target", type=PATH, metavar="FILE")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @reason_option
 @file_options
@@ -396,7 +378,7 @@ def backup(path: Path | None, target: Path, force: bool, as_json: bool, reason: 
         3: "the engine runs, the backup does not exist or cannot be restored, or a key is missing",
     },
 )
-@click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("source", type=PATH, metavar="FILE")
 @reason_option
 @file_options
 @json_option
@@ -420,7 +402,7 @@ def restore(path: Path | None, source: Path, as_json: bool, reason: str | None, 
     ):
         restored = restore(source, file, progress, keys, decrypts=decrypts)
         if restored.problems:
-            change.result, change.error = "failed", "damaged"
+            change.fail("damaged")
     kept = None if restored.kept is None else str(restored.kept)
     if as_json:
         print_json({"file": str(file), "backup": str(source), "kept": kept, "problems": restored.problems})
@@ -474,7 +456,7 @@ def reencrypt(path: Path | None, dry_run: bool, as_json: bool, reason: str | Non
         with copying("reencrypt", as_json) as progress:
             result = reencrypt(file, keys, progress)
         if result.unreadable:
-            change.result, change.error = "failed", "damaged"
+            change.fail("damaged")
     if not as_json:
         for problem in result.unreadable:
             click.echo(f"{file}: {clean(problem)}")

@@ -12,9 +12,10 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import operate
 from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import clean, plural, print_json
+from bridge.cli.shared.output import clean, print_json
 from bridge.cli.shared.parameters import DURATION, PAUSE
 from bridge.cli.shared.remote import remote_options
+from bridge.core.words import plural
 
 
 @make(

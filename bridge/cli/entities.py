@@ -11,8 +11,9 @@ from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.shared.output import compact, local_time, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import compact, local_time, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import AT, DURATION, ENTITY, JSON, SINCE
+from bridge.core.words import plural
 
 
 @click.group(

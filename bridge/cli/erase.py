@@ -12,10 +12,11 @@ import click
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
-from bridge.cli.shared.output import plural, print_json, print_table
+from bridge.cli.shared.output import print_json, print_table
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
-    from bridge.app.operations.erase import ErasureFinding, Progress
+    from bridge.app.operations.erase import ErasureFinding, ErasureProgress
 
 
 @make(
@@ -70,7 +71,7 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | N
 
 
 def _erase(
-    options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Progress
+    options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: ErasureProgress
 ) -> tuple[list[ErasureFinding], list[str]]:
     from bridge.app.composition import load_config
     from bridge.app.operations.erase import ErasureFinding, condition_of, elsewhere, preview

@@ -11,8 +11,9 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.jobs import WATCH_EXITS, counts_text, engines, on_its_engine, progress_text, watched, word
 from bridge.cli.shared.options import output_option, reason_option
-from bridge.cli.shared.output import compact, local_time, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import compact, local_time, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE
+from bridge.core.words import plural
 
 _STATUSES = ("succeeded", "duplicate", "failed", "skipped", "early", "quarantined", "in_progress", "left")
 _STATES = ("selecting", "running", "paused", "stopped", "aborted", "done")

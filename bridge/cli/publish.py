@@ -15,9 +15,10 @@ import click
 from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
-from bridge.cli.shared.output import ProgressCount, plural, say
+from bridge.cli.shared.output import ProgressCount, say
 from bridge.cli.shared.parameters import BODY
 from bridge.core.errors import BridgeError, DecodeError
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.messages.publish import Destination
@@ -86,7 +87,7 @@ def command(
     from bridge.app.composition import load_config
     from bridge.app.messages.publish import destination as resolve
     from bridge.app.messages.publish import publish
-    from bridge.app.messages.reading import MessageOptions, id_of
+    from bridge.app.messages.reading import MessageOptions
     from bridge.app.messages.topic import near_topic
 
     loaded = load_config(config, overlay)
@@ -95,42 +96,53 @@ def command(
         say(f"note: no source or target has the topic {to.topic}; did you mean {to.broker}/{near}?", err=True)
     options = MessageOptions(type_, id_, key, headers, raw)
     batches = _lines(jsonl, to, options) if jsonl else _singles(files, data, to, options)
-    progress = ProgressCount("message", "published")
-    published = 0
-    sent: deque[tuple[str, str | None]] = deque()
-
-    def noted() -> Iterator[list[tuple[str, Message]]]:
-        for batch in batches:
-            sent.extend((topic, id_of(message)) for topic, message in batch)
-            yield batch
-
-    def count(positions: Sequence[Position | None]) -> None:
-        nonlocal published
-        for position in positions:
-            topic, id_ = sent.popleft()
-            # `bridge trace` takes a position without its cluster
-            place = None if position is None else str(position).partition("/")[2]
-            if output == "json":
-                say(json.dumps({"id": id_, "destination": f"{to.broker}/{topic}", "position": place}))
-            elif found := "  ".join(filter(None, (id_, place))):
-                say(found)
-        published += len(positions)
-        progress(published)
-
+    shown = _Published(to.broker, as_json=output == "json")
     try:
-        publish(loaded, to, noted(), count, reason)
+        publish(loaded, to, shown.noted(batches), shown.count, reason)
     except BridgeError as error:
-        progress.close()
+        shown.progress.close()
         code = failure.report(error)
-        click.echo(f"{plural(published, 'message')} published before that", err=True)
+        click.echo(f"{plural(shown.number, 'message')} published before that", err=True)
         return code
     finally:
-        progress.close()
-    if piped and not published:
+        shown.progress.close()
+    if piped and not shown.number:
         raise click.UsageError(f"{_GIVE}; standard input is empty", click.get_current_context())
     if output == "table":
-        click.echo(f"{plural(published, 'message')} published to {to.broker}/{to.topic or ''}")
+        click.echo(f"{plural(shown.number, 'message')} published to {to.broker}/{to.topic or ''}")
     return 0
+
+
+class _Published:
+    """Display of the published messages: id and position of each. number: of those so far."""
+
+    def __init__(self, broker: str, *, as_json: bool) -> None:
+        self.number = 0
+        self.progress = ProgressCount("message", "published")
+        self._broker = broker
+        self._as_json = as_json
+        self._sent: deque[tuple[str, str | None]] = deque()
+
+    def noted(self, batches: Iterator[list[tuple[str, Message]]]) -> Iterator[list[tuple[str, Message]]]:
+        """Pass the messages on, and note their ids."""
+        from bridge.app.messages.reading import id_of
+
+        for batch in batches:
+            self._sent.extend((topic, id_of(message)) for topic, message in batch)
+            yield batch
+
+    def count(self, positions: Sequence[Position | None]) -> None:
+        """Show the next messages, which the broker has stored. positions: None where it does not return them."""
+        for position in positions:
+            topic, id_ = self._sent.popleft()
+            # `bridge trace` takes a position without its cluster
+            place = None if position is None else str(position).partition("/")[2]
+            if self._as_json:
+                say(json.dumps({"id": id_, "destination": f"{self._broker}/{topic}", "position": place}))
+            elif found := "  ".join(filter(None, (id_, place))):
+                say(found)
+        self.number += len(positions)
+        self.progress(self.number)
 
 
 def _check(

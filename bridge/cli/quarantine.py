@@ -10,7 +10,7 @@ from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
-from bridge.cli.shared.output import plural, say
+from bridge.cli.shared.output import say
 from bridge.cli.shared.waiting import (
     CHANGES,
     by_filter,
@@ -25,6 +25,7 @@ from bridge.cli.shared.waiting import (
     show,
     split,
 )
+from bridge.core.words import plural
 
 
 @click.group(

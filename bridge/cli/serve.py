@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import config_options, log_level_option, log_levels
+from bridge.cli.shared.options import PATH, config_options, log_level_option, log_levels
+
+ready_file_option = click.option(
+    "--ready-file",
+    type=PATH,
+    metavar="FILE",
+    help="File that is written when the daemon is ready, and removed at the end.",
+)
+"""Adds the option `ready_file`."""
 
 
 @make(
@@ -23,12 +31,7 @@ from bridge.cli.shared.options import config_options, log_level_option, log_leve
 )
 @config_options
 @click.option("--no-worker", is_flag=True, help="Only consume and route; run no workflows in this process.")
-@click.option(
-    "--ready-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File that is written when the daemon is ready, and removed at the end.",
-)
+@ready_file_option
 @log_level_option
 def command(
     config: tuple[Path, ...],
@@ -42,11 +45,23 @@ def command(
     The daemon prints what it consumes and the address of its health endpoint. Ctrl-C or SIGTERM drains and stops it
     within the deadline (`ops.drain`); a second signal forces the stop. SIGHUP reloads the configuration.
     """
+    return run(config, overlay, ready_file, log_level, intake=True, worker=not no_worker)
+
+
+def run(
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    ready_file: Path | None,
+    log_level: tuple[tuple[str, str], ...],
+    *,
+    intake: bool,
+    worker: bool,
+) -> int:
+    """Run a daemon, or with `intake=False` a worker; return the exit code."""
     from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.process import serve
     from bridge.app.serve.reload.reloader import Files
 
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
-    files = Files(config, overlay)
-    return serve(loaded, files, intake=True, worker=not no_worker, ready_file=ready_file, log_levels=levels)
+    return serve(loaded, Files(config, overlay), intake=intake, worker=worker, ready_file=ready_file, log_levels=levels)

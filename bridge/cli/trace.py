@@ -16,9 +16,10 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options, operate
 from bridge.cli.shared.options import output_option
-from bridge.cli.shared.output import local_time, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.output import local_time, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import TimeType
 from bridge.core.states import MessageState, Outcome
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.operations.lineage.lineage import Arrival, Lineage, Publication

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
+from bridge.cli.serve import ready_file_option, run
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import config_options, log_level_option, log_levels
+from bridge.cli.shared.options import config_options, log_level_option
 
 
 @make(
@@ -20,12 +19,7 @@ from bridge.cli.shared.options import config_options, log_level_option, log_leve
     exits={0: "stopped by a signal", 1: "stopped by a failure or by a second signal"},
 )
 @config_options
-@click.option(
-    "--ready-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File that is written when the daemon is ready, and removed at the end.",
-)
+@ready_file_option
 @log_level_option
 def command(
     config: tuple[Path, ...],
@@ -38,11 +32,4 @@ def command(
     Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
     SIGHUP reloads the configuration.
     """
-    from bridge.app.composition import load_config, own_packages
-    from bridge.app.serve.process import serve
-    from bridge.app.serve.reload.reloader import Files
-
-    loaded = load_config(config, overlay)
-    levels = log_levels(log_level, own_packages(loaded))
-    files = Files(config, overlay)
-    return serve(loaded, files, intake=False, worker=True, ready_file=ready_file, log_levels=levels)
+    return run(config, overlay, ready_file, log_level, intake=False, worker=True)

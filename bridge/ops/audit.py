@@ -55,7 +55,7 @@ class Actor:
 
 @dataclass(slots=True)
 class AuditedChange:
-    """One change, from its beginning. A body may set `result` and `error` where no exception reports a failure.
+    """One change, from its beginning. A body may `fail` it where no exception reports a failure.
 
     action: like `instances.terminate`.
     target: the changed thing.
@@ -69,6 +69,15 @@ class AuditedChange:
     reason: str | None = None
     result: Literal["done", "denied", "failed"] = "done"
     error: str | None = None
+
+    def fail(self, error: str, result: Literal["denied", "failed"] = "failed") -> None:
+        """Report a failure that no exception reports. error: its reason."""
+        self.result, self.error = result, error
+
+    def describe(self, *, target: str | None = None, filter_: Mapping[str, Any] | None = None) -> None:
+        """Name what is known only now. None keeps a member."""
+        self.target = self.target if target is None else target
+        self.filter = self.filter if filter_ is None else filter_
 
     def line(self) -> dict[str, Any]:
         """Fields of the audit line, each of a bounded length."""

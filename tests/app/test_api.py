@@ -19,7 +19,7 @@ from openapi_spec_validator import validate
 from bridge.app.connection import attached
 from bridge.app.operations.openapi import document
 from bridge.app.operations.operation import MOST_IDS, MOST_IDS_OF_QUERY, Operation
-from bridge.app.operations.operations import BY_NAME, OPERATIONS
+from bridge.app.operations.table import BY_NAME, OPERATIONS
 from bridge.app.serve.control import largest_body, operate, routes
 from bridge.app.state import trail
 from bridge.config.model.access import AccessConfig

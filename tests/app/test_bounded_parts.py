@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bridge.app.audit import AuditFilter, newest
 from bridge.app.composition import build_engine, load_config
 from bridge.app.operations.operation import Scene, perform
-from bridge.app.operations.operations import BY_NAME
+from bridge.app.operations.table import BY_NAME
 from bridge.config.source import Loaded
 from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE
 from bridge.engines.base import Engine

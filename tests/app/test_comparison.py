@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.app.rules import comparison
-from bridge.app.rules.comparison import Comparison, ConfigurationRules
+from bridge.app.rules.comparison import ConfigurationRules, RulesComparison
 from bridge.config.source import Loaded, load
 from bridge.core.message import Message, Position
 
@@ -42,8 +42,8 @@ def configured(directory: Path, name: str, *rules: dict[str, Any], **source: Any
     return load([file], environ={})
 
 
-def compared(old: Loaded, new: Loaded, *bodies: Any) -> Comparison:
-    found = Comparison(ConfigurationRules(old), ConfigurationRules(new))
+def compared(old: Loaded, new: Loaded, *bodies: Any) -> RulesComparison:
+    found = RulesComparison(ConfigurationRules(old), ConfigurationRules(new))
 
     async def add() -> None:
         for at, body in enumerate(bodies or (MESSAGE,)):
@@ -178,7 +178,7 @@ def test_sources_that_differ(tmp_path: Path) -> None:
     text = configured(tmp_path, "text.yaml", OTHER, codec="text")
     [group] = compared(configured(tmp_path, "json.yaml", OTHER), text, b"{").groups
     assert (group.condition.member, group.condition.old, group.condition.new) == ("codec", "decode_error", "decoded")
-    gone = Comparison(ConfigurationRules(strict), ConfigurationRules(lenient))
+    gone = RulesComparison(ConfigurationRules(strict), ConfigurationRules(lenient))
     lenient.config.sources.clear()
     asyncio.run(gone.add("in", Message(b"{}")))
     assert gone.groups[0].new.text == "not received"
@@ -198,7 +198,7 @@ def test_the_definition_of_a_saga(tmp_path: Path) -> None:
     other = tmp_path / "sagas.yaml"
     other.write_text(file.read_text().replace("timeout: 2m", "timeout: 3m"))
     old, new = load([file], environ={}), load([other], environ={})
-    found = Comparison(ConfigurationRules(old), ConfigurationRules(new))
+    found = RulesComparison(ConfigurationRules(old), ConfigurationRules(new))
     asyncio.run(found.add("purchases", Message(json.dumps(body).encode())))
     assert [group.members for group in found.groups] == [("start-purchase.saga",)]
     assert (found.groups[0].condition.member, found.groups[0].condition.old) == ("schedule.saga", "purchase")

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from bridge.app.composition import build_broker
 from bridge.app.connection import attached
 from bridge.app.operations.operation import Operation, perform
-from bridge.app.operations.operations import OPERATIONS
+from bridge.app.operations.table import OPERATIONS
 from bridge.app.serve.control import control, operate, routes
 from bridge.app.state import trail
 from bridge.cli.shared import exit_codes
@@ -274,7 +274,7 @@ async def test_any_id_finds_its_place(loaded: Loaded) -> None:
 
         async def lands(instance_id: str) -> None:
             from bridge.app.operations import client as ours
-            from bridge.app.operations.operations import BY_NAME
+            from bridge.app.operations.table import BY_NAME
 
             operation = BY_NAME["instances.terminate"]
             before = len(kept(loaded))

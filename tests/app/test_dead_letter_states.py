@@ -104,7 +104,7 @@ async def test_a_count_follows_new_dead_letters_and_their_states(tmp_path: Path)
         assert await count(daemon) == 18
         await fill(daemon, 5, 30)
         assert await count(daemon) == 23
-        text = daemon.watch.metrics().decode()
+        text = (await daemon.watch.scrape()).decode()
         assert 'bridge_dead_letters_open{reason="no_route",route="",source="orders"} 23.0' in text
         assert 'bridge_dead_letter_oldest_seconds{source="orders"}' in text
     # Another process begins with the files of this one

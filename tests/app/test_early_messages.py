@@ -70,13 +70,13 @@ def loaded(
 
 def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:
     found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}")
-    assert waiting.early_prefixes(found, "default") == ("order-", "return-")
+    assert waiting.early_prefixes(found, "default", None) == ("order-", "return-")
     found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}", prefix="order-old-")
-    assert waiting.early_prefixes(found, "default") == ("order-",)
+    assert waiting.early_prefixes(found, "default", None) == ("order-",)
     found = loaded(tmp_path, "{wait: 1h}", "{start: order}", engine="eu")
-    assert waiting.early_prefixes(found, "default") == ("order-",)
-    assert waiting.early_prefixes(found, "eu") == ()
-    assert waiting.early_prefixes(loaded(tmp_path), "default") == ()
+    assert waiting.early_prefixes(found, "default", None) == ("order-",)
+    assert waiting.early_prefixes(found, "eu", None) == ()
+    assert waiting.early_prefixes(loaded(tmp_path), "default", None) == ()
 
 
 def test_what_a_rule_starts_for_a_missing_instance_is_known_to_check(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
 def test_where_poisoned_keys_are_kept(tmp_path: Path, source: str, engine: str | None) -> None:
     found = loaded(tmp_path, source=source)
     engines = {name: build_engine(found, name, host=False) for name in found.config.engines}
-    store = waiting.quarantine_store(found, "orders", engines)
+    store = waiting.quarantine_store(found, "orders", engines, {name: waiting.totals(found, name) for name in engines})
     assert (None if store is None else store[0]) == engine

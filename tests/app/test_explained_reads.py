@@ -15,7 +15,7 @@ import pytest
 from bridge.app import configurations
 from bridge.app.composition import load_config
 from bridge.app.dead_letters.reading import DeadLetterSelection, visit
-from bridge.app.operations.operations import BY_NAME
+from bridge.app.operations.table import BY_NAME
 from bridge.brokers.base import ReadOptions
 from bridge.brokers.local.broker import LocalBroker
 from bridge.core.errors import InstanceNotFound, InvalidCommand

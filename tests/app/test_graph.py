@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.app.composition import load_config
-from bridge.app.graph.flow import COLUMNS, Edge, Flow, Node, NodeKind, flow
+from bridge.app.graph.flow import COLUMNS, Flow, FlowEdge, FlowNode, NodeKind, flow
 from bridge.app.graph.svg import layout, svg
 from bridge.app.graph.text import dot, mermaid
 from tests.kit.processes import bridge, run_bridge
@@ -161,7 +161,7 @@ NAMES = st.text(min_size=1, max_size=60) | st.sampled_from(
 def flows(draw: st.DrawFn) -> Flow:
     kinds = draw(st.lists(st.sampled_from(list(NodeKind)), max_size=25))
     nodes = [
-        Node(
+        FlowNode(
             f"n{at}",
             kind,
             draw(NAMES),
@@ -175,12 +175,12 @@ def flows(draw: st.DrawFn) -> Flow:
     for left, right in pairwise(by_column):
         for start in left:
             found += [
-                Edge(start.id, end.id, draw(st.just("") | NAMES), draw(st.booleans()))
+                FlowEdge(start.id, end.id, draw(st.just("") | NAMES), draw(st.booleans()))
                 for end in (draw(st.lists(st.sampled_from(right), max_size=3)) if right else ())
             ]
     dead_letters = [node for node in nodes if node.kind is NodeKind.DEAD_LETTERS]
     sources = [node for node in nodes if node.kind is NodeKind.SOURCE and dead_letters]
-    found += [Edge(node.id, draw(st.sampled_from(dead_letters)).id, "", True) for node in sources]
+    found += [FlowEdge(node.id, draw(st.sampled_from(dead_letters)).id, "", True) for node in sources]
     engines = {node.engine: draw(NAMES) for node in nodes if node.engine}
     return Flow(nodes, found, engines)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import build_broker, load_config
-from bridge.app.operations import positions
-from bridge.app.operations.positions import Target, lag, parse_target, plan, seek_directly
+from bridge.app.operations.sources import positions
+from bridge.app.operations.sources.positions import Target, lag, parse_target, plan, seek_directly
 from bridge.brokers.local import LocalBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand

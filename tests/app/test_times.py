@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bridge.app.operations.operations import OPERATIONS
+from bridge.app.operations.table import OPERATIONS
 from bridge.app.serve.control import operate
 from bridge.config.source import Loaded, load
 from tests.kit.processes import DaemonProcess, bridge, run_bridge

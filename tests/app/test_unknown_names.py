@@ -110,8 +110,8 @@ async def finished(it: DaemonFixture, orchestration: str) -> Any:
     return await it.client.wait_for_orchestration_completion(f"{orchestration}-1", timeout=int(TIMEOUT))
 
 
-def metric(it: DaemonFixture, line: str) -> bool:
-    return line in it.daemon.watch.metrics().decode().splitlines()
+async def metric(it: DaemonFixture, line: str) -> bool:
+    return line in (await it.daemon.watch.scrape()).decode().splitlines()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -124,14 +124,14 @@ async def test_an_unknown_target_fails_at_once(tmp_path: Path, engine: str) -> N
                 assert (
                     "target 'decisionz' is not configured; did you mean 'decisions'?" in state.failure_details.message
                 )
-                assert metric(it, f'bridge_publish_failures_total{{target="(unknown)"}} {number}.0')
+                assert await metric(it, f'bridge_publish_failures_total{{target="(unknown)"}} {number}.0')
                 history = (await record(it.client, f"{orchestration}-1")).events
                 failures = [each.taskFailed.failureDetails for each in history if each.HasField("taskFailed")]
                 assert [each.isNonRetriable for each in failures] == [True]  # for SDKs that honour it
             assert (await finished(it, "catches")).serialized_output == '"caught"'
             compensated = await finished(it, "commands")
             assert '"compensated"' in compensated.serialized_output
-            assert metric(it, 'bridge_unknown_names_total{engine="default",kind="target"} 5.0')
+            assert await metric(it, 'bridge_unknown_names_total{engine="default",kind="target"} 5.0')
     received = [each for each in logs if each.get("action") == "unknown_name"]
     assert [(each["log_level"], each["orchestration"], each["instance"]) for each in received] == [
         ("error", name, f"{name}-1") for name in ("publishes", "publishes_slowly", "committed", "catches", "commands")
@@ -148,7 +148,7 @@ async def test_unknown_calls_fail_at_once_in_the_daemon_s_own_engine(tmp_path: P
                 state = await finished(it, orchestration)
                 assert state.runtime_status is OrchestrationStatus.FAILED
                 assert f"'{name}' is not registered" in state.failure_details.message
-                assert metric(it, f'bridge_unknown_names_total{{engine="default",kind="{kind}"}} 1.0')
+                assert await metric(it, f'bridge_unknown_names_total{{engine="default",kind="{kind}"}} 1.0')
             compensated = await finished(it, "steps")
             assert '"compensated"' in compensated.serialized_output
     received = [(each["orchestration"], each["kind"]) for each in logs if each.get("action") == "unknown_name"]
@@ -161,7 +161,7 @@ async def test_external_names_wait_for_their_worker(tmp_path: Path) -> None:
         await finished(it, "charges")  # the turn of an instance that started later has ended
         state = await it.client.get_orchestration_state("later-1")
         assert state.runtime_status in (OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING)
-        assert not metric(it, 'bridge_unknown_names_total{engine="default",kind="orchestration"} 1.0')
+        assert not await metric(it, 'bridge_unknown_names_total{engine="default",kind="orchestration"} 1.0')
 
 
 async def test_a_scheduler_s_unknown_call_is_told(tmp_path: Path) -> None:

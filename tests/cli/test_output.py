@@ -17,17 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
-from bridge.cli.shared.output import (
-    ProgressCount,
-    clean,
-    compact,
-    local_time,
-    plural,
-    print_fields,
-    print_json,
-    print_table,
-)
+from bridge.cli.shared.output import ProgressCount, clean, compact, local_time, print_fields, print_json, print_table
 from bridge.cli.shared.parameters import TimeType
+from bridge.core.words import plural
 from tests.kit.processes import terminal_output
 
 

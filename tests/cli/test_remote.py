@@ -19,7 +19,7 @@ from bridge.app.operations import cursors
 from bridge.app.operations.operation import TABLE
 from bridge.app.remote import address
 from bridge.cli.shared import connection
-from bridge.cli.shared.output import plural
+from bridge.core.words import plural
 from tests.kafka.certificates import Authority
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION

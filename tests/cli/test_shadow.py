@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.rules.comparison import Comparison, ConfigurationRules
+from bridge.app.rules.comparison import ConfigurationRules, RulesComparison
 from bridge.app.serve import shadow as serve_shadow
 from bridge.app.serve.shadow import Shadow, ShadowOptions
 from bridge.app.shadow import alone
@@ -120,9 +120,9 @@ def test_an_invalid_candidate_reaches_no_daemon(project: Path) -> None:
     assert "no daemon of this configuration" in run_bridge("shadow", "--report", cwd=project).stderr
 
 
-def shadow_of(project: Path, **options: Any) -> tuple[Shadow, Comparison]:
+def shadow_of(project: Path, **options: Any) -> tuple[Shadow, RulesComparison]:
     sides = [ConfigurationRules(load([project / name], environ={})) for name in ("bridge.yaml", "new.yaml")]
-    found = Comparison(sides[0], sides[1])
+    found = RulesComparison(sides[0], sides[1])
     return Shadow(found, "v", ShadowOptions(candidate=("new.yaml",), **options)), found
 
 

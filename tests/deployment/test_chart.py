@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from bridge.app.composition import load_config
-from bridge.app.operations.scaling import SCALING_OPERATIONS, Scaling
+from bridge.app.operations.engines import ENGINE_OPERATIONS, Scaling
 from bridge.app.reload.changes import RESTART
 from bridge.cli import root
 from bridge.config.model.bridge import BridgeConfig
@@ -251,7 +251,7 @@ def test_kedas_scalers_take_the_triggers_and_ask_the_workers(helm: Path, tmp_pat
     # KEDA takes the path of the address to each pod, without a query
     assert not address.query
     place = address.path.removeprefix("/api/v1/")
-    assert place in {operation.path for operation in SCALING_OPERATIONS}
+    assert place in {operation.path for operation in ENGINE_OPERATIONS}
     assert ("aggregationType" in work["metadata"]) == (place == "scaling:process") == (of == "process")
     assert work["metadata"]["valueLocation"] in Scaling.__annotations__
     service, namespace = address.hostname.split(".")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.app.operations.operation import Operation
-from bridge.app.operations.operations import OPERATIONS
+from bridge.app.operations.table import OPERATIONS
 from bridge.app.page.pages import PAGES
 from bridge.app.page.site import Site
 from bridge.app.serve.control import routes

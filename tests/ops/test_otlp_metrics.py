@@ -24,7 +24,7 @@ async def test_the_figures_of_a_scrape_are_sent(tmp_path: Path, monkeypatch: pyt
             await it.publish("orders", {"id": 1})
             await it.publish("orders", {"no": "id"})
             await it.settled(2)
-            text = it.daemon.watch.metrics().decode()
+            text = (await it.daemon.watch.scrape()).decode()
 
             def executed() -> float:
                 found = receiver.metrics.get("bridge_outcomes")

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from bridge.app.operations.openapi import document
-from bridge.app.operations.operations import BY_NAME, OPERATIONS
+from bridge.app.operations.table import BY_NAME, OPERATIONS
 from bridge.app.page.pages import PAGES
 from bridge.app.page.site import ACTION
 from bridge.app.state import trail

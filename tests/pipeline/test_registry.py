@@ -14,6 +14,7 @@ from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import write
 from bridge.core.message import Message
 from tests.kit.pipeline import PipelineFixture, offsets_by_key, running_pipeline
+from tests.kit.waiting import TIMEOUT
 from tests.registry import RegistryServer
 from tests.registry.hostile import HostileRegistry, answer
 
@@ -39,7 +40,7 @@ def registry(server: RegistryServer) -> str:
 
 
 def trouble(one: PipelineFixture) -> str | None:
-    return SourceView(one.source).reading().holds.get("schema registry")
+    return SourceView(one.source, TIMEOUT).reading().holds.get("schema registry")
 
 
 async def test_an_unreachable_registry_holds_and_an_unknown_schema_dies(tmp_path: Path, server: RegistryServer) -> None:

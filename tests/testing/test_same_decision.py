@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.app.explain import explain
-from bridge.app.rules.comparison import Comparison, ConfigurationRules
+from bridge.app.rules.comparison import ConfigurationRules, RulesComparison
 from bridge.app.rules.decision import decision_of
 from bridge.app.serve.shadow import Shadow, ShadowOptions
 from bridge.config.source import Loaded, load
@@ -156,8 +156,8 @@ def test_route_and_diff(
     json.dumps(found.to_dict())
 
 
-def comparison(old: Loaded, new: Loaded) -> Comparison:
-    return Comparison(ConfigurationRules(old), ConfigurationRules(new))
+def comparison(old: Loaded, new: Loaded) -> RulesComparison:
+    return RulesComparison(ConfigurationRules(old), ConfigurationRules(new))
 
 
 @given(rules=RULES, others=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
@@ -178,7 +178,7 @@ def test_diff_and_a_shadow_beside_the_running_bridge(
         asyncio.run(diff.add("in", message))
     assert shadow.to_dict()["settled"] == shadowed.messages == diff.messages == len(messages)
 
-    def facts(found: Comparison) -> list[Any]:
+    def facts(found: RulesComparison) -> list[Any]:
         return [(group.count, group.old, group.new, group.members, group.condition) for group in found.groups]
 
     assert facts(shadowed) == facts(diff)

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import bridge.testing
 import bridge.workflow
 from bridge.app.operations import entities, erase, keys
-from bridge.app.operations.instances import instances
+from bridge.app.operations.instances import instances, sagas
 from bridge.app.operations.lineage import lineage, undelivered
 from bridge.app.operations.lineage import trace as traced
-from bridge.app.operations.operations import OPERATIONS
+from bridge.app.operations.table import OPERATIONS
 from bridge.cli import root
 from bridge.cli.shared import exit_codes
 from bridge.config.json_schema import schema
@@ -86,13 +86,14 @@ def printed() -> list[str]:
     """Return the members of printed JSON by command, and of the other dataclasses that become JSON."""
     results = {
         "instances": instances.InstanceInfo,
+        "sagas": sagas.SagaInfo,
         "entities": entities.EntityInfo,
         "early list, quarantine list": operations.WaitingMessage,
         "early release, quarantine release": operations.WaitingChange,
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
         "trace, behind": traced.Behind,
-        "trace, undelivered": undelivered.UndeliveredMessage,
+        "trace, undelivered": undelivered.UndeliveredInfo,
         "check": errors.Problem,
         "lint": finding.Finding,
         "erase": erase.ErasureFinding,

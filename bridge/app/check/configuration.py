@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bridge.app.candidate import check_candidate, shared_instances
 from bridge.app.check.moves import skipped_steps
@@ -140,9 +140,38 @@ def inspect(
     )
     for engine in loaded.config.engines:
         _collect(partial(build_engine, loaded, engine, host=False), problems)
+    rules = _compiled(loaded, problems, imports=imports)
+    if whole and all(each.extra != "schemas" for each in missing):
+        registries = _collect(partial(build_registries, loaded), problems)
+        for target in loaded.config.targets if registries is not None else ():
+            _collect(partial(target_codec, loaded, target, registries), problems)
+    problems += _doubts(loaded, rules.routers, problems, schemas if whole else None, whole=whole)
+    problems += shared_instances(loaded)
+    problems += skipped_steps(loaded)
+    if whole and imports:
+        problems += _collect(partial(check_candidate, loaded), problems) or ()
+    problems += insecure(loaded.config, loaded.document.root, loaded.locate)
+    counts = _counts(loaded, workflows)
+    if samples and whole:
+        found = reach(loaded.config, read_samples(samples, loaded.config.sources), rules.decoders, rules.routers)
+        counts["sample"] = found.by_source.total()
+        counts["dead-lettered sample"] = found.dead_lettered
+        if len(rules.routers) == len(loaded.config.sources):
+            problems += unreached(loaded.config, found, loaded.locate)
+    return Report(tuple(_sorted(problems)), counts)
+
+
+class _CompiledRules(NamedTuple):
+    """Decoders and routers of the sources that have both without a problem."""
+
+    decoders: dict[str, SourceDecoder]
+    routers: dict[str, Router]
+
+
+def _compiled(loaded: Loaded, problems: list[Problem], *, imports: bool) -> _CompiledRules:
+    """Compile the rules of the sources, the sagas, and the access to the API, and collect their problems."""
     compiled: list[tuple[tuple[str | int, ...], Expression]] = []
-    decoders: dict[str, SourceDecoder] = {}
-    routers: dict[str, Router] = {}
+    found = _CompiledRules({}, {})
     for source in loaded.config.sources:
         decoding = Compiler(loaded.locate, loaded.config.vars)
         decoder = _collect(partial(build_decoder, loaded, source, compiler=decoding, imports=imports), problems)
@@ -155,7 +184,7 @@ def inspect(
         compiled += own
         _collect(partial(build_claims, loaded, source), problems)
         if decoder is not None and router is not None:
-            decoders[source], routers[source] = decoder, router
+            found.decoders[source], found.routers[source] = decoder, router
     unread: list[Problem] = []
     _collect(partial(build_access, loaded), unread)
     _collect(partial(session_keys, loaded), unread)
@@ -167,31 +196,24 @@ def inspect(
     problems += compiler.problems
     problems += costly(compiler.compiled, LimitsConfig(), loaded.locate)
     problems += lint_patterns(loaded.config, [*compiled, *compiler.compiled], loaded.locate)
-    has_schemas = all(each.extra != "schemas" for each in missing)
-    registries = _collect(partial(build_registries, loaded), problems) if whole and has_schemas else None
-    if registries is not None:
-        for target in loaded.config.targets:
-            _collect(partial(target_codec, loaded, target, registries), problems)
+    return found
+
+
+def _doubts(
+    loaded: Loaded,
+    routers: Mapping[str, Router],
+    problems: Sequence[Problem],
+    schemas: SchemaVersions | None,
+    *,
+    whole: bool,
+) -> Iterator[Problem]:
+    """Doubts about the rules. A doubt about a place with an error is a consequence of the error, and left out."""
     wrong = {_place(problem) for problem in problems if problem.severity == "error"}
-    # A doubt about a place with an error is a consequence of the error
     doubts = lint(loaded.config, loaded.locate, whole=whole)
     doubts += fitting(loaded, routers)
-    if schemas is not None and whole:
+    if schemas is not None:
         doubts += changed(loaded, routers, schemas)
-    problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
-    problems += shared_instances(loaded)
-    problems += skipped_steps(loaded)
-    if whole and imports:
-        problems += _collect(partial(check_candidate, loaded), problems) or ()
-    problems += insecure(loaded.config, loaded.document.root, loaded.locate)
-    counts = _counts(loaded, workflows)
-    if samples and whole:
-        found = reach(loaded.config, read_samples(samples, loaded.config.sources), decoders, routers)
-        counts["sample"] = found.by_source.total()
-        counts["dead-lettered sample"] = found.dead_lettered
-        if len(routers) == len(loaded.config.sources):
-            problems += unreached(loaded.config, found, loaded.locate)
-    return Report(tuple(_sorted(problems)), counts)
+    return (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
 
 
 def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:

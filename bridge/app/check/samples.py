@@ -45,6 +45,10 @@ class ReachedRules:
     by_source: Counter[str] = field(default_factory=Counter)
     dead_lettered: int = 0
 
+    def tried(self, outcomes: Sequence[bool]) -> None:
+        """Note a sample. outcomes: of each source that was tried, False if the source would dead-letter it."""
+        self.dead_lettered += bool(outcomes) and not any(outcomes)
+
 
 def read_samples(paths: Sequence[Path], sources: Mapping[str, SourceConfig]) -> Iterator[Sample]:
     """Read the messages in files and directories.
@@ -116,10 +120,9 @@ def reach(
             names = readers(config.sources, sample.topic)
         else:
             names = list(config.sources)
-        outcomes = [
-            _try(config, name, sample, decoders[name], routers[name], found) for name in names if name in routers
-        ]
-        found.dead_lettered += bool(outcomes) and not any(outcomes)
+        found.tried(
+            [_try(config, name, sample, decoders[name], routers[name], found) for name in names if name in routers]
+        )
     return found
 
 

@@ -28,7 +28,7 @@ from bridge.system.files import read_file
 VERSION = "3.1.0"
 """Version of AsyncAPI."""
 
-Document = dict[str, Any]
+AsyncApiDocument = dict[str, Any]
 
 _DRAFT_7 = "http://json-schema.org/draft-07/schema"
 _CONTENT = {
@@ -45,7 +45,7 @@ _UNTOUCHED = ("const", "default", "enum", "example", "examples")
 """Members of JSON Schemas that hold values, not schemas."""
 
 
-def document(loaded: Loaded, title: str, version: str, workflows: Workflows | None = None) -> Document:
+def document(loaded: Loaded, title: str, version: str, workflows: Workflows | None = None) -> AsyncApiDocument:
     """AsyncAPI document of a configuration, without secrets.
 
     workflows: registered functions, whose annotations describe messages without JSON Schema; None: not used.
@@ -60,13 +60,13 @@ class _Builder:
         self._config = loaded.config
         self._info = {"title": title, "version": version, "x-durable-bridge-config": loaded.version}
         self._workflows = workflows
-        self._channels: dict[str, Document] = {}
-        self._operations: dict[str, Document] = {}
-        self._messages: dict[str, Document] = {}
-        self._schemas: dict[str, Document] = {}
+        self._channels: dict[str, AsyncApiDocument] = {}
+        self._operations: dict[str, AsyncApiDocument] = {}
+        self._messages: dict[str, AsyncApiDocument] = {}
+        self._schemas: dict[str, AsyncApiDocument] = {}
         self._keys: dict[str, str] = {}
 
-    def document(self) -> Document:
+    def document(self) -> AsyncApiDocument:
         for name, source in self._config.sources.items():
             self._source(name, source)
         published = self._published()
@@ -157,7 +157,9 @@ class _Builder:
             self._messages[key] = message
             yield self._key(type_ or "message"), key
 
-    def _consumed_schema(self, name: str, source: SourceConfig, routes: Iterable[RouteConfig]) -> Document | None:
+    def _consumed_schema(
+        self, name: str, source: SourceConfig, routes: Iterable[RouteConfig]
+    ) -> AsyncApiDocument | None:
         for route in routes:
             if route.schema_file is not None:
                 position = self._config.routes.index(route)
@@ -166,7 +168,7 @@ class _Builder:
             return self._file(("sources", name, "schema"), source.schema_file, f"source.{name}")
         return next((found for route in routes if (found := self._type(route)) is not None), None)
 
-    def _target_schema(self, name: str, target: TargetConfig) -> Document | None:
+    def _target_schema(self, name: str, target: TargetConfig) -> AsyncApiDocument | None:
         if target.schemas is None or target.schemas.file is None or target.codec != "avro":
             return None
         key = self._key(f"target.{name}")
@@ -174,12 +176,12 @@ class _Builder:
         self._schemas[key] = {"schemaFormat": "application/vnd.apache.avro+json;version=1.9.0", "schema": schema}
         return _reference("components", "schemas", key)
 
-    def _event_schema(self, type_: str) -> Document | None:
+    def _event_schema(self, type_: str) -> AsyncApiDocument | None:
         """Schema of the data of a lifecycle event; None for the type of another message."""
         kind = next((each for each in EventKind if each.type == type_), None)
         return None if kind is None else self._schema(f"events.{kind}", schema(kind))
 
-    def _file(self, path: tuple[str | int, ...], file: str, name: str) -> Document:
+    def _file(self, path: tuple[str | int, ...], file: str, name: str) -> AsyncApiDocument:
         schema = self._read(path, file)
         return self._schema(name, schema) if isinstance(schema, dict) else {}
 
@@ -190,7 +192,7 @@ class _Builder:
         except (OSError, ValueError, RecursionError) as error:
             raise BridgeError(f"cannot read the schema {place}: {type(error).__name__}") from error
 
-    def _type(self, route: RouteConfig) -> Document | None:
+    def _type(self, route: RouteConfig) -> AsyncApiDocument | None:
         """Schema of the annotated input of the orchestration that a rule starts with the whole payload."""
         command = route.schedule or route.start_or_raise
         if self._workflows is None or command is None or command.input != "payload" or route.for_each is not None:
@@ -206,7 +208,7 @@ class _Builder:
             return None  # an annotation without a JSON Schema
         return None if schema is None else self._schema(f"input.{command.orchestration}", schema)
 
-    def _schema(self, name: str, schema: Document) -> Document:
+    def _schema(self, name: str, schema: AsyncApiDocument) -> AsyncApiDocument:
         """Add a JSON Schema to the components; return its reference. Its own references point there, too."""
         key = self._key(name)
         dialect = str(schema.get("$schema", "")).rstrip("#")
@@ -245,12 +247,12 @@ class _Builder:
         return found
 
 
-def _message(title: str, codec: str, payload: Document | None, type_: str) -> Document:
+def _message(title: str, codec: str, payload: AsyncApiDocument | None, type_: str) -> AsyncApiDocument:
     """Message object. payload: schema of the data; a CloudEvent has it as `data`."""
-    message: Document = {"name": title, "title": title, "contentType": _CONTENT[codec]}
+    message: AsyncApiDocument = {"name": title, "title": title, "contentType": _CONTENT[codec]}
     if codec != "cloudevents":
         return message if payload is None else message | {"payload": payload}
-    properties: Document = {
+    properties: AsyncApiDocument = {
         "specversion": {"const": "1.0"},
         "id": {"type": "string", "minLength": 1},
         "source": {"type": "string", "minLength": 1},
@@ -264,7 +266,7 @@ def _message(title: str, codec: str, payload: Document | None, type_: str) -> Do
     return message | {"payload": {"type": "object", "required": required, "properties": properties}}
 
 
-_DEAD_LETTER: Document = {
+_DEAD_LETTER: AsyncApiDocument = {
     "name": "dead-letter",
     "title": "dead letter",
     "description": "Copy of a message that the bridge could not execute, with its cause in headers.",
@@ -296,5 +298,5 @@ def _moved(value: Any, place: str) -> Any:
     return found
 
 
-def _reference(*parts: str) -> Document:
+def _reference(*parts: str) -> AsyncApiDocument:
     return {"$ref": f"#/{'/'.join(parts)}"}

@@ -41,7 +41,7 @@ COLUMNS: Mapping[NodeKind, int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class FlowNode:
     """Node. detail: second line of its text. engine: engine of a workflow; empty for others."""
 
     id: str
@@ -52,7 +52,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class FlowEdge:
     """Edge. is_side: answers and dead letters, which are not the main flow."""
 
     start: str
@@ -65,8 +65,8 @@ class Edge:
 class Flow:
     """Nodes in the order of the configuration, and edges between them. engines: descriptions by name."""
 
-    nodes: Sequence[Node]
-    edges: Sequence[Edge]
+    nodes: Sequence[FlowNode]
+    edges: Sequence[FlowEdge]
     engines: Mapping[str, str]
 
 
@@ -101,11 +101,11 @@ class _Builder:
         self._config = config = loaded.config
         self._sources = {name: each for name, each in config.sources.items() if not sources or name in sources}
         self._routes = [route for route in config.routes if not self._sources.keys().isdisjoint(route.from_)]
-        self._nodes: dict[tuple[NodeKind, str, str], Node] = {}
+        self._nodes: dict[tuple[NodeKind, str, str], FlowNode] = {}
         self._edges: dict[tuple[str, str, bool], dict[str, None]] = {}
         """Labels by start, end and `is_side`."""
         self._publications = publications(loaded)
-        self._starts: dict[tuple[str, str], list[Node]] = {}
+        self._starts: dict[tuple[str, str], list[FlowNode]] = {}
         """Workflows by engine and prefix of the ids under which rules start them."""
 
     def flow(self) -> Flow:
@@ -128,19 +128,19 @@ class _Builder:
             for name, engine in self._config.engines.items()
             if any(node.engine == name for node in self._nodes.values())
         }
-        edges = [Edge(start, end, _listed(labels), side) for (start, end, side), labels in self._edges.items()]
+        edges = [FlowEdge(start, end, _listed(labels), side) for (start, end, side), labels in self._edges.items()]
         return Flow(tuple(self._nodes.values()), edges, engines)
 
-    def _node(self, kind: NodeKind, name: str, detail: str = "", engine: str = "") -> Node:
+    def _node(self, kind: NodeKind, name: str, detail: str = "", engine: str = "") -> FlowNode:
         key = (kind, name, engine)
         if key not in self._nodes:
-            self._nodes[key] = Node(f"n{len(self._nodes)}", kind, name, detail, engine)
+            self._nodes[key] = FlowNode(f"n{len(self._nodes)}", kind, name, detail, engine)
         return self._nodes[key]
 
     def _edge(self, start_kind: NodeKind, start: str, end_kind: NodeKind, end: str, *, label: str = "") -> None:
         self._connect(self._nodes[start_kind, start, ""], self._nodes[end_kind, end, ""], label)
 
-    def _connect(self, start: Node, end: Node, label: str = "", *, is_side: bool = False) -> None:
+    def _connect(self, start: FlowNode, end: FlowNode, label: str = "", *, is_side: bool = False) -> None:
         labels = self._edges.setdefault((start.id, end.id, is_side), {})
         if label:
             labels[label] = None
@@ -179,16 +179,16 @@ class _Builder:
         for each in self._publications.get(name, ()):
             self._publish(node, each.target, each.type)
 
-    def _saga(self, node: Node, saga: SagaConfig) -> None:
+    def _saga(self, node: FlowNode, saga: SagaConfig) -> None:
         for command in saga_commands(saga):
             self._publish(node, command.target, None if "{{" in command.type else command.type)
         if saga.publish_outcome is not None:
             self._publish(node, saga.publish_outcome, None)
 
-    def _publish(self, node: Node, target: str, type_: str | None) -> None:
+    def _publish(self, node: FlowNode, target: str, type_: str | None) -> None:
         self._connect(node, self._target(target), type_ or "")
 
-    def _target(self, target: str) -> Node:
+    def _target(self, target: str) -> FlowNode:
         config = self._config.targets.get(target)
         detail = "not configured" if config is None else f"{config.broker}: {config.address}"
         readers = [
@@ -219,7 +219,7 @@ class _Builder:
             for node in dict.fromkeys(found):
                 self._connect(rule, node, label)
 
-    def _waiting(self, route: RouteConfig) -> Iterator[Node]:
+    def _waiting(self, route: RouteConfig) -> Iterator[FlowNode]:
         """Workflows that may wait for the answers of a rule."""
         for node in list(self._nodes.values()):
             if node.kind is NodeKind.SAGA:
@@ -229,7 +229,7 @@ class _Builder:
             if waits and node.engine == route.engine:
                 yield node
 
-    def _rule(self, route: RouteConfig) -> Node:
+    def _rule(self, route: RouteConfig) -> FlowNode:
         return self._nodes[NodeKind.RULE, route.name, ""]
 
 

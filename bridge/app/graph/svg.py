@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape, quoteattr
 
-from bridge.app.graph.flow import COLUMNS, Edge, Flow, Node, NodeKind
+from bridge.app.graph.flow import COLUMNS, Flow, FlowEdge, FlowNode, NodeKind
 from bridge.core.bytetext import printable
 
 SWEEPS = 8
@@ -102,14 +102,14 @@ def layout(flow: Flow) -> dict[str, Box]:
     return places
 
 
-def _column_height(column: Sequence[Node]) -> float:
+def _column_height(column: Sequence[FlowNode]) -> float:
     engines = len({node.engine for node in column} - {""})
     return len(column) * _ROW + engines * _TITLE
 
 
-def _ordered(flow: Flow) -> list[list[Node]]:
+def _ordered(flow: Flow) -> list[list[FlowNode]]:
     """Columns with their nodes from top to bottom: each near its neighbours, engines and dead letters together."""
-    columns: list[list[Node]] = [[] for _ in range(max(COLUMNS.values()) + 1)]
+    columns: list[list[FlowNode]] = [[] for _ in range(max(COLUMNS.values()) + 1)]
     for node in flow.nodes:
         columns[COLUMNS[node.kind]].append(node)
     column_of = {node.id: COLUMNS[node.kind] for node in flow.nodes}
@@ -150,7 +150,7 @@ def _ordered(flow: Flow) -> list[list[Node]]:
     return columns
 
 
-def _width(node: Node) -> float:
+def _width(node: FlowNode) -> float:
     return max(len(_short(node.name)), len(_short(node.detail))) * _LETTER + 20
 
 
@@ -201,7 +201,7 @@ def _engine(title: str, boxes: Sequence[Box]) -> str:
     )
 
 
-def _box(node: Node, box: Box, live: NodeState) -> str:
+def _box(node: FlowNode, box: Box, live: NodeState) -> str:
     fill, stroke = _COLORS[node.kind]
     radius = 20 if node.kind in (NodeKind.SOURCE, NodeKind.TARGET) else 4
     title = escape(printable(f"{node.kind} {node.name}" + (f": {node.detail}" if node.detail else "")))
@@ -223,7 +223,7 @@ def _box(node: Node, box: Box, live: NodeState) -> str:
     return f"<a href={quoteattr(live.link)}>{drawn}</a>" if live.link else drawn
 
 
-def _edge(edge: Edge, start: Box, end: Box, *, fans_in: bool, has_label: bool) -> str:
+def _edge(edge: FlowEdge, start: Box, end: Box, *, fans_in: bool, has_label: bool) -> str:
     """Edge with its label. fans_in: more edges meet at its end than part at its start, where the label is then."""
     dashes = ' stroke-dasharray="5 4"' if edge.is_side else ""
     if start.x == end.x:  # a source and its dead letters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bridge.app.graph.flow import Flow, Node, NodeKind
+from bridge.app.graph.flow import Flow, FlowNode, NodeKind
 from bridge.core.bytetext import printable
 
 _MERMAID = {
@@ -52,7 +52,7 @@ def _mermaid_lines(flow: Flow) -> Iterator[str]:
         yield f"    {edge.start} {arrow}{label} {edge.end}"
 
 
-def _mermaid_node(node: Node) -> str:
+def _mermaid_node(node: FlowNode) -> str:
     opened, closed = _MERMAID[node.kind]
     detail = f"<br/>{_entities(node.detail)}" if node.detail else ""
     return f'{node.id}{opened}"{_entities(node.name)}{detail}"{closed}'
@@ -83,7 +83,7 @@ def _dot_lines(flow: Flow) -> Iterator[str]:
     yield "}"
 
 
-def _dot_node(node: Node) -> str:
+def _dot_node(node: FlowNode) -> str:
     label = _quoted(node.name, node.detail)
     return f"{node.id} [label={label}, shape={_DOT[node.kind]}];"
 

@@ -81,7 +81,7 @@ def publish(
     with audited(state.trail(loaded, ""), change), closing(_published(loaded, to.broker, batches)) as steps:
         for positions in steps:
             count += len(positions)
-            change.filter = {"messages": count}
+            change.describe(filter_={"messages": count})
             progress(positions)
     return count
 

@@ -1,4 +1,4 @@
-"""Operations on the configuration of a daemon: reload and its plan, earlier versions, comparison."""
+"""Operations on the configuration of a daemon: its content and problems, reload, earlier versions, comparison."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from bridge.app import configurations
 from bridge.app.candidate import load_candidate
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.app.reload.changes import differing_paths
 from bridge.config.source import Loaded
-from bridge.core.errors import ConfigError, InstanceNotFound, InvalidCommand
+from bridge.core.errors import ConfigError, InstanceNotFound, InvalidCommand, Problem
 from bridge.engines.entities.reload_requests import ReloadRequests
 from bridge.system.clock import time_of
 
 _REASON = 500
 """Most characters of the reason that is kept on the engine."""
-
-
-class Reload(Parameters):
-    """Parameters of a reload: only the reason."""
 
 
 class CompareConfiguration(Parameters):
@@ -63,6 +60,14 @@ class ConfigurationDifference:
     old: str
     new: str
     settings: tuple[ChangedSetting, ...]
+
+
+class Configuration(TypedDict):
+    """Configuration of the daemon. effective: YAML with the origin of each value, secrets masked."""
+
+    version: str
+    directory: str
+    effective: str
 
 
 async def _history(scene: Scene, given: Parameters) -> Any:
@@ -115,7 +120,27 @@ def _value(document: Any, path: Sequence[str]) -> Any:
     return document
 
 
-async def _reload(scene: Scene, given: Reload) -> Any:
+async def _configuration(scene: Scene, given: Parameters) -> Any:
+    loaded = scene.loaded
+    return {"version": loaded.version, "directory": str(loaded.base), "effective": loaded.effective()}
+
+
+async def _problems(scene: Scene, given: Parameters) -> Any:
+    return [asdict(each) for each in await asyncio.to_thread(scene.problems)]
+
+
+async def _routes(scene: Scene, given: Parameters) -> Any:
+    return [each.model_dump(mode="json", exclude_none=True, by_alias=True) for each in scene.loaded.config.routes]
+
+
+async def _targets(scene: Scene, given: Parameters) -> Any:
+    return {
+        name: each.model_dump(mode="json", exclude_none=True, by_alias=True)
+        for name, each in scene.loaded.config.targets.items()
+    }
+
+
+async def _reload(scene: Scene, given: Parameters) -> Any:
     return await _reloads(scene)(False, scene.actor.name)
 
 
@@ -123,7 +148,7 @@ async def _plan(scene: Scene, given: Parameters) -> Any:
     return await _reloads(scene)(True, scene.actor.name)
 
 
-async def _all(scene: Scene, given: Reload) -> Any:
+async def _all(scene: Scene, given: Parameters) -> Any:
     value = {"id": uuid4().hex, "at": time.time(), "by": scene.actor.name, "reason": (given.reason or "")[:_REASON]}
     return _shown(await ReloadRequests(await scene.engine()).request(value))
 
@@ -148,11 +173,15 @@ def _reloads(scene: Scene) -> Any:
 
 
 CONFIGURATION_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("config.show", "operator", "config", Parameters, _configuration, Configuration, only_reads=True),
+    Operation("config.problems", "reader", "problems", Parameters, _problems, list[Problem]),
+    Operation("routes.list", "reader", "routes", Parameters, _routes, list[dict[str, Any]]),
+    Operation("targets.list", "reader", "targets", Parameters, _targets, dict[str, dict[str, Any]]),
     Operation(
-        "reload", "operator", "config:reload", Reload, _reload, dict[str, Any],
+        "reload", "operator", "config:reload", Parameters, _reload, dict[str, Any],
         failure=lambda answer: "reload_refused" if answer["result"] == "refused" else None,
     ),
-    Operation("reload.all", "operator", "config:reload-all", Reload, _all, dict[str, Any]),
+    Operation("reload.all", "operator", "config:reload-all", Parameters, _all, dict[str, Any]),
     Operation("reload.show", "reader", "config/reload", Parameters, _show, dict[str, Any]),
     Operation(
         "config.history", "operator", "config/history", Parameters, _history, list[StartedConfiguration],

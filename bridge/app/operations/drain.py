@@ -13,7 +13,6 @@ from durabletask.client import OrchestrationStatus
 from durabletask.history import EventRaisedEvent, HistoryEvent, TaskScheduledEvent, TimerCreatedEvent, TimerFiredEvent
 from pydantic import Field
 
-from bridge.app.connection import stamp
 from bridge.app.operations.instances.instances import FINISHED, InstanceFilter, InstanceOperations
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded, state_engine
@@ -28,6 +27,7 @@ from bridge.core.system_names import (
     SOURCE_PAUSE,
 )
 from bridge.engines.base import Engine
+from bridge.system.clock import stamp
 from bridge.waiting.totals import WaitingTotals
 
 _UNFINISHED = tuple(

@@ -13,7 +13,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
-from bridge.app.connection import payload, stamp
+from bridge.app.connection import payload
 from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
 from bridge.app.operations.operation import LONGEST_SECONDS, MessageParameters, Operation, Parameters, Scene, checked
 from bridge.core import commands
@@ -27,7 +27,7 @@ from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.entity_client import EntityFilter
 from bridge.engines.sdk_internals import lock_holder
 from bridge.routing.identifier import check_entity, check_name
-from bridge.system.clock import time_of
+from bridge.system.clock import stamp, time_of
 from bridge.workflow.entity import bare_state
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from bridge.app.connection import attached, payload
 from bridge.app.operations.entities import EntityOperations
 from bridge.app.operations.instances.instances import InstanceFilter, InstanceInfo, InstanceOperations
+from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
-from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem
+from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, InvalidCommand, Problem
 from bridge.core.message import Message
 from bridge.core.system_names import PREFIX
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -28,7 +30,7 @@ _AT_ONCE = 16
 
 VARIABLES = frozenset(("payload", "kind", "id", "name"))
 
-Progress = Callable[[int, int], None]
+ErasureProgress = Callable[[int, int], None]
 
 ErasureState = Literal["found", "erased", "runs", "left"]
 
@@ -84,7 +86,7 @@ class Erasure:
         self._condition = condition
         self._dry_run = dry_run
 
-    async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[ErasureFinding]:
+    async def run(self, progress: ErasureProgress = lambda done, all_: None) -> AsyncIterator[ErasureFinding]:
         """Erase matching items, and yield each finding.
 
         progress: called with the numbers of instances read and of all. Raises: EngineError.
@@ -96,7 +98,7 @@ class Erasure:
         async for finding in self._of_entities():
             yield finding
 
-    async def _of_instances(self, progress: Progress) -> AsyncIterator[ErasureFinding]:
+    async def _of_instances(self, progress: ErasureProgress) -> AsyncIterator[ErasureFinding]:
         found = await self._instances.list(InstanceFilter(), payloads=False)
         for begin in range(0, len(found), _AT_ONCE):
             part = found[begin : begin + _AT_ONCE]
@@ -179,7 +181,7 @@ def _bodies(message: Message) -> Iterator[Any]:
         yield body.get("data")
 
 
-async def preview(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[ErasureFinding]:
+async def preview(loaded: Loaded, engine: str | None, where: str, progress: ErasureProgress) -> list[ErasureFinding]:
     """Findings of an erasure, as a dry run. Raises: ConfigError, LookupError, EngineError."""
     condition = condition_of(where)
     async with attached(loaded, engine) as running:
@@ -197,3 +199,33 @@ def elsewhere(loaded: Loaded) -> list[str]:
             found.add(f"{source.broker}: {dead_letters.replace('{topic}', topic)}")
     found |= {f"{target.broker}: {target.address}" for target in loaded.config.targets.values()}
     return sorted(found)
+
+
+class Erase(Parameters):
+    """Payloads to erase. dry_run: only list them."""
+
+    where: str
+    dry_run: bool = False
+
+
+async def _erase(scene: Scene, given: Erase) -> Any:
+    try:
+        condition = condition_of(given.where)
+    except ConfigError as error:
+        raise InvalidCommand(f"`where`: {'; '.join(problem.what for problem in error.problems)}") from None
+    erasure = Erasure(await scene.engine(), condition, dry_run=given.dry_run)
+    return [asdict(one) async for one in erasure.run()]
+
+
+ERASE_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation(
+        "erase", "admin", "payloads:erase", Erase, _erase, list[ErasureFinding],
+        # The condition may name a person
+        filter=lambda given: {
+            "where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest(),
+            **({"dry_run": True} if given.dry_run else {}),
+        },
+        # Trying conditions would tell what the payloads are; an erasure destroys what it tells
+        reads_payloads=lambda given: given.dry_run,
+    ),
+)  # fmt: skip

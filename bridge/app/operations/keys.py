@@ -1,17 +1,21 @@
-"""Operations on the keys that sign requests, on a running engine."""
+"""Operations on the keys that sign requests."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from bridge.app.connection import stamp
+from typing_extensions import TypedDict
+
+from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.answers import KEEPS, SPREAD, SigningKey, SigningKeyring
 from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.engines.base import Engine
 from bridge.engines.commands.answers import AnswerKeys
+from bridge.system.clock import stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +74,31 @@ def _full() -> EngineRejected:
 def _shown(ring: SigningKeyring) -> Sequence[KeyInfo]:
     signer = ring.signer(time.time())
     return [KeyInfo(key.id, stamp(datetime.fromtimestamp(key.made, UTC)), key is signer) for key in ring.keys]
+
+
+class OneKey(Parameters):
+    key: str
+
+
+class KeyId(TypedDict):
+    id: str
+
+
+async def _keys(scene: Scene, given: Parameters) -> Any:
+    return [asdict(one) for one in await KeyOperations(await scene.engine()).list()]
+
+
+async def _rotate(scene: Scene, given: Parameters) -> Any:
+    return asdict(await KeyOperations(await scene.engine()).rotate())
+
+
+async def _retire(scene: Scene, given: OneKey) -> Any:
+    await KeyOperations(await scene.engine()).retire(given.key)
+    return {"id": given.key}
+
+
+KEY_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("keys.list", "reader", "keys", Parameters, _keys, list[KeyInfo]),
+    Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate, KeyInfo),
+    Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, KeyId, lambda given: given.key),
+)

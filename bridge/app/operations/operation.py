@@ -31,6 +31,8 @@ A command reads through a daemon with the same number only: an earlier one would
 """
 LONGEST_SECONDS = 10 * 366 * 86_400.0
 """Seconds of the longest duration in a request: times beyond the calendar cannot be stored."""
+JOB_ID = r"^[0-9a-z]{1,32}$"
+"""Pattern of the id of a job."""
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 
@@ -63,6 +65,24 @@ class MessageParameters(Parameters):
         if self.message_id == "":
             raise InvalidCommand("`message_id` is empty")
         return None if self.bare else MessageOrigin(self.message_id or str(uuid4()), what)
+
+
+class JobParameters(Parameters):
+    """Parameters of a job.
+
+    rate, ramp, stop_after_failures: see `bridge.jobs.kind.JobRequest`.
+    """
+
+    rate: float | None = Field(None, gt=0)
+    ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
+    stop_after_failures: int | None = Field(None, ge=0)
+
+    @property
+    def failures(self) -> int | None:
+        """Failed items at which the job stops: 1 with a ramp, unless stated otherwise; 0 is never."""
+        if self.stop_after_failures is None:
+            return 1 if self.ramp else None
+        return self.stop_after_failures or None
 
 
 def checked(value: Any) -> Any:
@@ -252,12 +272,12 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
     async with audited_async(trail, change):
         result = await _permitted(operation, given, scene, change)
         if (failure := operation.failure(result)) is not None:
-            change.result, change.error = "failed", failure
+            change.fail(failure)
         jobs = jobs_of(result)
         if change.target == NEW:
-            change.target = result["instance_id"] if "instance_id" in result else f"job {jobs[0]}"
+            change.describe(target=result["instance_id"] if "instance_id" in result else f"job {jobs[0]}")
         elif jobs:
-            change.filter = {**change.filter, "jobs": jobs}
+            change.describe(filter_={**change.filter, "jobs": jobs})
         return result
 
 
@@ -289,7 +309,7 @@ async def _permitted(
         raise Denied(f"{operation.name} needs the role {operation.role}; {caller.actor.name} is {caller.role}")
     parameters = operation.parse(given)
     if change is not None:
-        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
+        change.describe(target=operation.target(parameters), filter_=operation.filter(parameters))
     if not caller.payloads and operation.reads_payloads(parameters):
         raise Denied(f"{operation.name}: these parameters need the right to read payloads")
     result = await operation.run(scene, parameters)

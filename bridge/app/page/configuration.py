@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.app.page.visit import Page, Visit
-from bridge.core.errors import BridgeError
 
 VIEWS: Mapping[str, tuple[str, str]] = {
     "effective": ("In use", "config.show"),
@@ -31,7 +30,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
             "sources": len(config.sources), "routes": len(config.routes), "targets": len(config.targets),
             "engines": len(config.engines),
         },
-        "plan": await _tried(visit, "reload.plan") if visit.get("plan") else None,
+        "plan": await visit.tried("reload.plan") if visit.get("plan") else None,
     }  # fmt: skip
     match view:
         case "effective":
@@ -43,23 +42,14 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
             return shown | {
                 "starts": await visit.ask("config.history"),
                 "reloads": list(reversed(await visit.ask("audit.list", action="reload", limit=_RELOADS))),
-                "last_request": await _tried(visit, "reload.show"),
-                "difference": None if other is None else await _tried(visit, "config.diff", other=other),
+                "last_request": await visit.tried("reload.show"),
+                "difference": None if other is None else await visit.tried("config.diff", other=other),
             }
         case _:
-            difference = await _tried(visit, "config.diff")
+            difference = await visit.tried("config.diff")
             new = difference.get("new")
-            record = None if new is None else await _tried(visit, "canary.show", version=new)
+            record = None if new is None else await visit.tried("canary.show", version=new)
             return shown | {"difference": difference, "record": record}
-
-
-async def _tried(visit: Visit, operation: str, **given: Any) -> Mapping[str, Any]:
-    """Answer of an operation, or `failure` with the text of its error."""
-    try:
-        found: Mapping[str, Any] = await visit.ask(operation, **given)
-    except BridgeError as error:
-        return {"failure": str(error)}
-    return found
 
 
 CONFIGURATION = Page("/config", "config.html", _read, "Config")

@@ -12,7 +12,6 @@ from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.page.formats import LONGEST_JSON
 from bridge.app.page.sparkline import sparkline
 from bridge.app.page.visit import Page, Visit
-from bridge.core.errors import BridgeError
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.replay.kind import REPLAY_KIND
 
@@ -36,7 +35,8 @@ _POLL_SECONDS = 0.02
 _CHECKED = 1_000
 """Most dead letters of a dry run on a page. `bridge dlq check` takes all."""
 RAMP = (1, 10, 100, 1_000)
-_KINDS = (REPLAY_KIND, DROP_KIND, RESTORE_KIND)
+KINDS = (REPLAY_KIND, DROP_KIND, RESTORE_KIND)
+"""Kinds of jobs whose items are dead letters."""
 _MOST_JOBS = 10
 _MOST_CHECKED = 5
 """Most dead letters with one id that are tried."""
@@ -115,7 +115,7 @@ def moment_of(since: str | None, now: float) -> float | None:
 
 def jobs_of(jobs: Sequence[Mapping[str, Any]], named: str | None) -> list[Mapping[str, Any]]:
     """Jobs on dead letters; those whose selection names a group or dead letter, or all. The newest first."""
-    found = [each for each in jobs if each["kind"] in _KINDS]
+    found = [each for each in jobs if each["kind"] in KINDS]
     chosen = [each for each in found if named is None or named in each["selection"]]
     return sorted(chosen, key=lambda each: each["created"] or "", reverse=True)[:_MOST_JOBS]
 
@@ -156,7 +156,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     return shown | {
         "group": next((each for each in groups if each["group"] == group), {"group": group, "count": 0}),
         "newest": page,
-        "check": await _check(visit, **chosen) if visit.get("check") else None,
+        "check": await visit.tried("dlq.check", **chosen, limit=_CHECKED) if visit.get("check") else None,
     }
 
 
@@ -169,21 +169,13 @@ def action_fields(visit: Visit, since: float | None) -> dict[str, Any]:
     return fields if since is None else fields | {"since": datetime.fromtimestamp(since, UTC).isoformat()}
 
 
-async def _check(visit: Visit, **chosen: Any) -> Mapping[str, Any]:
-    """Dry run of a replay, or `failure`."""
-    try:
-        report: Mapping[str, Any] = await visit.ask("dlq.check", **chosen, limit=_CHECKED)
-    except BridgeError as error:
-        return {"failure": str(error)}
-    return report
-
-
 async def _read_one(visit: Visit) -> Mapping[str, Any]:
     id_ = visit.parts["id"]
     payload = "true" if visit.caller.payloads else None
     found = await visit.ask("dlq.show", id=id_, payload=payload)
     checks = {
-        each["id"]: await _check(visit, ids=each["id"], states=",".join(STATES)) for each in found[:_MOST_CHECKED]
+        each["id"]: await visit.tried("dlq.check", ids=each["id"], states=",".join(STATES), limit=_CHECKED)
+        for each in found[:_MOST_CHECKED]
     }
     jobs = await visit.ask("jobs.list")
     return {

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
+from bridge.app.page.dead_letters import KINDS
 from bridge.app.page.visit import Page, Visit, place
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.jobs.state_machine import COUNTS
-from bridge.replay.kind import REPLAY_KIND
 
 _PAGE = 100
 _MOST_JOBS = 200
@@ -18,7 +17,7 @@ _MOST_JOBS = 200
 
 def item_path(kind: str, item: str) -> str | None:
     """Page of an item of a job; None for a kind whose items have none."""
-    if kind in (REPLAY_KIND, DROP_KIND, RESTORE_KIND):
+    if kind in KINDS:
         return place("dead-letters", item)
     if kind.startswith("instances."):
         return place("instances", item)

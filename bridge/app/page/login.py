@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from bridge.config.source import Loaded
 from bridge.ops.access import Caller, CallerRates, Unauthenticated
 from bridge.ops.api import TooManyRequests
 from bridge.ops.audit import AuditedChange, Denied, audited_async
+from bridge.ops.connections import Handler
 from bridge.ops.oidc_login import CALLBACK, OidcLogin, PendingLogin
 from bridge.ops.sessions import (
     COOKIE,
@@ -34,7 +35,6 @@ PROVIDER = "/login/oidc"
 RATE, BURST = 1.0, 20
 """Logins per second, and at once, from one address."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Html = Callable[..., web.Response]
 """Callback that renders a template for a request."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bridge.app.graph.flow import Flow, Node, NodeKind, flow
+from bridge.app.graph.flow import Flow, FlowNode, NodeKind, flow
 from bridge.app.graph.svg import NodeState, svg
 from bridge.app.page.formats import number, rate, tone
 from bridge.app.page.next_steps import page_of, resumed_source
@@ -140,7 +140,7 @@ def _live(found: Flow, status: StatusDocument) -> Mapping[str, NodeState]:
 
 
 def _of_node(
-    node: Node,
+    node: FlowNode,
     sources: Mapping[str, StatusDocument],
     routes: Mapping[str, Mapping[str, float]],
     targets: Mapping[str, Mapping[str, float]],
@@ -174,7 +174,7 @@ def _of_source(source: StatusDocument) -> NodeState:
     return NodeState(" · ".join(parts), tone(state), address("/dead-letters", source=source["name"]))
 
 
-def _of_workflow(node: Node, counts: StatusDocument) -> NodeState:
+def _of_workflow(node: FlowNode, counts: StatusDocument) -> NodeState:
     mine: Sequence[StatusDocument] = [each for each in counts["instances"] if each["orchestration"] == node.name]
     running = sum(each["count"] for each in mine if each["status"] not in _FINISHED)
     ended = sum(each["count"] for each in mine if each["status"] in _FINISHED)

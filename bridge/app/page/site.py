@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bridge.app.operations.operations import BY_NAME
+from bridge.app.operations.table import BY_NAME
 from bridge.app.page import actions
 from bridge.app.page.formats import FILTERS
 from bridge.app.page.login import Login

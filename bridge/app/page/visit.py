@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from bridge.app.operations.operations import BY_NAME
+from bridge.app.operations.table import BY_NAME
 from bridge.config.source import Loaded
+from bridge.core.errors import BridgeError
 from bridge.ops.access import Caller
 from bridge.ops.api import ApiRoute
 from bridge.ops.status import StatusDocument
@@ -47,6 +48,14 @@ class Visit:
         assert not operation.changes, f"{name} changes something: it needs a form"
         sent = {each: value for each, value in given.items() if value not in (None, "", ())}
         return await self.routes[operation.method, operation.path].answer(sent, self.caller, None)
+
+    async def tried(self, name: str, /, **given: Any) -> Mapping[str, Any]:
+        """Answer of an operation as of `ask`, or `failure` with the text of its error."""
+        try:
+            found: Mapping[str, Any] = await self.ask(name, **given)
+        except BridgeError as error:
+            return {"failure": str(error)}
+        return found
 
     async def status(self) -> StatusDocument:
         """Status of all daemons that this one knows."""

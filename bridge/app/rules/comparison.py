@@ -179,7 +179,7 @@ def _shape(shape: Shape) -> dict[str, Any]:
     }
 
 
-class Comparison:
+class RulesComparison:
     """Counts and groups of the differences between two configurations."""
 
     def __init__(self, old: ConfigurationRules, new: ConfigurationRules) -> None:
@@ -233,7 +233,7 @@ class Comparison:
         group.count += 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Comparison as JSON types. The examples of groups have values of messages."""
+        """Counts and groups as JSON types. The examples of groups have values of messages."""
         return {
             "messages": self.messages,
             "different": self.different,

@@ -12,7 +12,7 @@ from bridge.app.check.samples import Sample, read_samples, readers
 from bridge.app.composition import require
 from bridge.app.messages.reading import sample_line
 from bridge.app.messages.topic import messages, resolve
-from bridge.app.rules.comparison import Comparison, ConfigurationRules
+from bridge.app.rules.comparison import ConfigurationRules, RulesComparison
 from bridge.brokers.base import ReadOptions
 from bridge.config.source import Loaded
 from bridge.core.errors import DecodeError
@@ -35,7 +35,7 @@ class Diff:
     unread: messages of topics that no source reads. limited: the limit was reached; there may be more messages.
     """
 
-    comparison: Comparison
+    comparison: RulesComparison
     unread: int = 0
     limited: bool = False
 
@@ -138,7 +138,7 @@ async def compare(
     Raises: ConfigError; MessageError for a schema that a registry does not have; as `received`.
     """
     sides = ConfigurationRules(old), ConfigurationRules(new)
-    found = Diff(Comparison(*sides))
+    found = Diff(RulesComparison(*sides))
     count = 0
     try:
         for side in sides:

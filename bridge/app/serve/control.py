@@ -73,7 +73,7 @@ def routes(
     candidate: returns the candidate for the rules that is in use.
     held: see `Scene`. others: answers of the other daemons.
     """
-    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.operations.table import OPERATIONS
     from bridge.app.serve.views.lineage import in_flight
 
     others = others or OtherDaemons(daemon_id(os.getpid()))
@@ -104,7 +104,7 @@ def routes(
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
             trail, change = begun(operation, given, actor, loaded)
-            change.result, change.error = "denied", Denied.reason
+            change.fail(Denied.reason, "denied")
             await asyncio.to_thread(record, trail, change)
 
     found = [
@@ -182,7 +182,7 @@ def _plain(
 
 async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
     from bridge.app.operations import openapi
-    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.operations.table import OPERATIONS
 
     return openapi.document(OPERATIONS)
 
@@ -193,7 +193,7 @@ async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
 
 def _operations() -> Mapping[str, Operation[Any]]:
     """All operations by name. Their import takes long, and `bridge status` uses none."""
-    from bridge.app.operations.operations import BY_NAME
+    from bridge.app.operations.table import BY_NAME
 
     return BY_NAME
 

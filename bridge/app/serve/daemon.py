@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -115,63 +115,27 @@ class Daemon:
         """
         config = loaded.config
         self.loaded = loaded
+        self.is_intake = intake
+        self.runs_worker = worker
         self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
-        self.engines: Mapping[str, Engine] = (
-            {
-                name: build_engine(loaded, name, host=intake, tracing=spans, ends=ends_options(config.events, name))
-                for name in config.engines
-            }
-            if engines is None
-            else engines
-        )
-        self.brokers: Mapping[str, Broker] = (
-            {name: build_broker(loaded, name) for name in config.brokers} if brokers is None else brokers
-        )
-        self.breakers = {name: Breaker(name, partial(self._probe, engine)) for name, engine in self.engines.items()}
-        loop = asyncio.get_running_loop()
-        self.candidate = load_candidate(loaded) if intake else None
-        self.totals = totals = {name: waiting.totals(loaded, name) for name in self.engines}
-        ports = EnginePorts(loaded, self.engines, self.breakers, now, totals, self.candidate, traces=self.tracing)
-        self.targets, self.early = ports.targets, ports.early
-        self.registries = build_registries(loaded) if engines is None else None
-        self.admission = build_admission(loaded, self.engines) if intake else Admission({}, ())
-        self.budgets, costs = build_budgets(loaded) if intake else ({}, {})
-        self.domains = dict(build_domains(loaded))
-        self.decisions = DecisionListeners()
-        """Listeners of the settled deliveries of all sources."""
-        self.shadows = Shadows(lambda: self.loaded, self.decisions, self.registries)
-        self.canary = Canary(daemon_id(os.getpid()), self.engines, self.targets, self.decisions)
-        rules = candidate_rules(loaded, self.candidate, self.targets, self.registries)
-        self.canary.use(loaded, self.candidate, rules)
-        self.replays = Replays(loaded, self.engines, self.brokers)
-        self.sources: list[SourcePipeline] = (
-            [self.build_source(loaded, name, self.domains, self.admission.limits, costs) for name in config.sources]
-            if intake
-            else []
-        )
-        for source in self.sources:
-            self.replays.add(source)
-        self.publishing = Publishing(
-            build_targets(loaded, self.brokers, self.registries),
-            loop,
-            on_published,
-            None if self.tracing is None else PublishTracing(self.tracing),
-        )
-        all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
-        self.pauses = pause_watch(loaded, self.sources, self.engines)
-        self.own = SystemWorkflows(
-            loaded, self.engines, self.brokers, self.publishing, now, loop, ports.keys, totals, all_kinds,
-            self._read_decisions,
-        )  # fmt: skip
-        self.monitors = build_monitors(self.engines)
-        self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
-        known = known_orchestrations(loaded, self.workflows)
-        self.finishes = {
-            name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
-            for name in self.failures
+        self.engines: Mapping[str, Engine] = engines or {
+            name: build_engine(loaded, name, host=intake, tracing=spans, ends=ends_options(config.events, name))
+            for name in config.engines
         }
+        self.brokers: Mapping[str, Broker] = brokers or {name: build_broker(loaded, name) for name in config.brokers}
+        self.registries = build_registries(loaded) if engines is None else None
+        self.breakers = {name: Breaker(name, partial(self._probe, engine)) for name, engine in self.engines.items()}
+        self.candidate = load_candidate(loaded) if intake else None
+        self.totals = {name: waiting.totals(loaded, name) for name in self.engines}
+        self._ports = EnginePorts(
+            loaded, self.engines, self.breakers, now, self.totals, self.candidate, traces=self.tracing
+        )
+        self.targets, self.early = self._ports.targets, self._ports.early
+        self._build_sources()
+        self._build_workers(now, on_published, kinds)
+        levels = log_levels or {}
         endpoint = None if self.tracing is None else self.tracing.endpoint
         self.workers = Workers(
             self.engines,
@@ -179,12 +143,76 @@ class Daemon:
             self.own,
             self.monitors,
             lambda engine, users: (
-                build_processes(loaded, engine, users, self.monitors[engine.name], log_levels or {}, endpoint)
+                build_processes(loaded, engine, users, self.monitors[engine.name], levels, endpoint)
                 if workflows is None and engines is None
                 else None
             ),
         )
+        self._build_views(keeps_files=engines is None)
+        self.channel: Control | None = None
+        self._reload: Reload | None = None
+        self._tasks = EndlessTasks(self._running)
+        self._opened: list[Broker | Engine] = []
+        self._reports: list[asyncio.Task[None]] = []
+
+    def _build_sources(self) -> None:
+        """Compile the rules, and create the sources with their limits. Raises: ConfigError."""
+        loaded, intake = self.loaded, self.is_intake
+        self.admission = build_admission(loaded, self.engines) if intake else Admission({}, ())
+        self.limits = list(self.admission.limits.values())
+        """Limits of routes, as metrics have them."""
+        self.budgets, costs = build_budgets(loaded) if intake else ({}, {})
+        self.domains = dict(build_domains(loaded))
+        self.decisions = DecisionListeners()
+        """Listeners of the settled deliveries of all sources."""
+        self.shadows = Shadows(lambda: self.loaded, self.decisions, self.registries)
+        self.canary = Canary(daemon_id(os.getpid()), self.engines, self.targets, self.decisions)
+        self.canary.use(loaded, self.candidate, candidate_rules(loaded, self.candidate, self.targets, self.registries))
+        self.replays = Replays(loaded, self.engines, self.brokers)
+        self.sources: list[SourcePipeline] = [
+            self.build_source(loaded, name, self.domains, self.admission.limits, costs)
+            for name in (loaded.config.sources if intake else ())
+        ]
+        for source in self.sources:
+            self.replays.add(source)
+        self.pauses = pause_watch(loaded, self.sources, self.engines)
+        self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
+        self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.engine_of = self._engines_of_routes()
+
+    def _build_workers(
+        self,
+        now: Callable[[], datetime],
+        on_published: Callable[[Mapping[str, Any]], None] | None,
+        kinds: Sequence[JobKind],
+    ) -> None:
+        """Create the publishing, the bridge's own workflows, and what observes the ends of instances."""
+        loaded, loop = self.loaded, asyncio.get_running_loop()
+        self.publishing = Publishing(
+            build_targets(loaded, self.brokers, self.registries),
+            loop,
+            on_published,
+            None if self.tracing is None else PublishTracing(self.tracing),
+        )
+        all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
+        self.own = SystemWorkflows(
+            loaded, self.engines, self.brokers, self.publishing, now, loop, self._ports.keys, self.totals, all_kinds,
+            self._read_decisions,
+        )  # fmt: skip
+        self.monitors = build_monitors(self.engines)
+        self.failures = {name: FailureLog(name, loop, loaded.config.ops.log.failures) for name in self.engines}
+        known = known_orchestrations(loaded, self.workflows)
+        self.finishes = {
+            name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
+            for name in self.failures
+        }
+
+    def _build_views(self, *, keeps_files: bool) -> None:
+        """Create what shows the state of the daemon: figures, lifecycle events, metrics, status, ops port.
+
+        keeps_files: keep the read dead letters in files.
+        """
+        loaded, config = self.loaded, self.loaded.config
         self.figures = InstanceFigures(
             self.engines,
             self.finishes,
@@ -194,7 +222,6 @@ class Daemon:
             self.engine_of,
             config.ops.unready_on,
         )
-        self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.jobs = JobFigures(self.engines, self.own.job_entities)
         self.lifecycle = (
             None
@@ -207,16 +234,13 @@ class Daemon:
                 loaded,
                 self.brokers,
                 self.engines,
-                keeps_files=engines is None,
+                keeps_files=keeps_files,
                 on_count=_nothing if self.lifecycle is None else self.lifecycle.observe_causes,
                 written=self._written,
             )
-            if intake
+            if self.is_intake
             else None
         )
-        self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
-        self.limits = list(self.admission.limits.values())
-        """Limits of routes, as metrics have them."""
         self.reloads = Reloads(loaded.version)
         self.watch = Watch(
             self.sources,
@@ -233,9 +257,9 @@ class Daemon:
             budgets=tuple(self.budgets.values()),
             orphaned=self.orphaned.readings,
             canary=self.canary,
-            stuck=self.workers.stuck if worker else None,
+            stuck=self.workers.stuck if self.runs_worker else None,
             processes=self.workers.processes.get,
-            answers=ports.answer_results,
+            answers=self._ports.answer_results,
             refused=self._refused,
             traces=self.tracing,
             dead_letters=self.dead_letters,
@@ -244,28 +268,20 @@ class Daemon:
             events=None if self.lifecycle is None else self.lifecycle.events,
             on_readiness=_nothing if self.lifecycle is None else self.lifecycle.observe_sources,
         )
-        self.channel: Control | None = None
-        self.runs_worker = worker
-        self.is_intake = intake
-        self._tasks = EndlessTasks(self._running)
-        self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
-        self._reports: list[asyncio.Task[None]] = []
-        command = "worker" if not intake else "serve" if worker else "serve --no-worker"
         self.status = DaemonStatus(
             loaded,
             self.watch,
             self.engines,
             self.breakers,
             self._early_message_counter,
-            totals,
+            self.totals,
             self.jobs,
-            command,
+            "worker" if not self.is_intake else "serve" if self.runs_worker else "serve --no-worker",
             self.dead_letters,
             self.reloads,
             self.temporary.document,
         )
-        self._reload: Reload | None = None
         port = OpsPort(
             loaded,
             self.engines,
@@ -277,7 +293,7 @@ class Daemon:
             reload=lambda: self._reload,
             candidate=lambda: self.candidate,
             held=self.workers.load,
-            is_intake=intake,
+            is_intake=self.is_intake,
         )
         self.web, self.routes, self.streams = port.web, port.routes, port.streams
 
@@ -334,6 +350,26 @@ class Daemon:
                     await engine.start()
                     self._opened.append(engine)
             raise
+        await self._open()
+        if self.runs_worker:
+            await self.workers.start()
+        await self.pauses.read()
+        listen(self.admission, self.engines)
+        self.admission.start()
+        if self.is_intake:
+            await self.temporary.read()
+        for source in self.sources:
+            await self.start_source(source)
+        await self.figures.refresh()
+        self.watch.enter(DaemonState.RUNNING)
+        self._start_reports()
+        if self.watch.health().ready:
+            self.watch.was_ready.set()
+        else:
+            log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
+
+    async def _open(self) -> None:
+        """Open the engines and brokers. An engine that does not answer holds its work; other problems are raised."""
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
@@ -362,38 +398,25 @@ class Daemon:
                 self.breakers[name].trip(error)
             if refused := self.refusals(self.loaded, [name]):
                 raise ConfigError(refused)
-        if self.runs_worker:
-            await self.workers.start()
-        await self.pauses.read()
-        listen(self.admission, self.engines)
-        self.admission.start()
+
+    def _start_reports(self) -> None:
+        """Start the tasks that read, count and report beside the messages."""
+        reports: dict[str, Coroutine[Any, Any, None]] = {
+            "readiness": self.watch.report(),
+            "early message counter": self._early_message_counter.run(),
+            "orphaned quarantine": self.orphaned.run(),
+            "pauses of sources": self.pauses.run(),
+            "instance counts": self.figures.run(),
+            "replay queues": self.replays.watch.run(),
+            "omitted failures": report_omitted(self.failures.values()),
+        }
         if self.is_intake:
-            await self.temporary.read()
-        for source in self.sources:
-            await self.start_source(source)
-        await self.figures.refresh()
-        self.watch.enter(DaemonState.RUNNING)
-        self._reports = [
-            asyncio.create_task(self.watch.report(), name="readiness"),
-            asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
-            asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
-            asyncio.create_task(self.pauses.run(), name="pauses of sources"),
-            asyncio.create_task(self.figures.run(), name="instance counts"),
-            asyncio.create_task(self.replays.watch.run(), name="replay queues"),
-            asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
-        ]
-        if self.is_intake:
-            self._reports.append(asyncio.create_task(self.canary.run(), name="candidate"))
-            self._reports.append(asyncio.create_task(self.temporary.run(), name="temporary limits"))
+            reports |= {"candidate": self.canary.run(), "temporary limits": self.temporary.run()}
         if self.dead_letters is not None:
-            self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
-        exported = build_metrics_export(self.loaded, self.watch.families)
-        if exported is not None:
-            self._reports.append(asyncio.create_task(exported.run(), name="metrics by OTLP"))
-        if self.watch.health().ready:
-            self.watch.was_ready.set()
-        else:
-            log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
+            reports["open dead letters"] = self.dead_letters.run()
+        if (exported := build_metrics_export(self.loaded, self.watch.families)) is not None:
+            reports["metrics by OTLP"] = exported.run()
+        self._reports = [asyncio.create_task(task, name=name) for name, task in reports.items()]
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""

@@ -6,10 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -112,20 +112,17 @@ async def _serve(
     reloader = Reloader(daemon, files)
     daemon.reload_by(lambda plan_only, by: reloader.plan() if plan_only else reloader.reload(by))
     manager = ServiceManager()
-    reloading = [
-        asyncio.create_task(_reload_always(reloader, reload, manager), name="reload"),
-        asyncio.create_task(manager.keep_alive(), name="watchdog"),
-    ]
+    peers = _peers(daemon, reloader)
+    besides: dict[str, Coroutine[Any, Any, None]] = {
+        "reload": _reload_always(reloader, reload, manager),
+        "watchdog": manager.keep_alive(),
+    }
     if (watch := loaded.config.ops.reload).watch:
         watching = FileWatch(lambda: daemon.loaded, _paths(files), watch.interval, reloader.reload, known)
-        reloading.append(asyncio.create_task(watching.run(), name="file watch"))
-    peers: Peers | None = None
-    if (registry := registry_engine(loaded)) is not None:
-        requests = ReloadRequests(daemon.engines[registry])
-        peers = Peers(requests, reloader.reload, lambda: daemon.loaded.version, daemon.web.peer_url)
-        daemon.pauses.watch_reloads(registry, peers.read)
-        daemon.status.show_peers(peers.others)
-        reloading.append(asyncio.create_task(peers.run(), name="registration"))
+        besides["file watch"] = watching.run()
+    if peers is not None:
+        besides["registration"] = peers.run()
+    tasks = [asyncio.create_task(each, name=name) for name, each in besides.items()]
     failure: Exception | None = None
     channel: Control | None = None
     try:
@@ -143,7 +140,7 @@ async def _serve(
     drain = loaded.config.ops.drain
     manager.stopping()
     log.info("draining", action="drain", deadline=drain)
-    await cancelled(*reloading)
+    await cancelled(*tasks)
     end = loop.time() + drain
     if peers is not None:
         await closed(peers.stop())
@@ -158,6 +155,17 @@ async def _serve(
             _end_at_once(1)
         raise failure
     return clean
+
+
+def _peers(daemon: Daemon, reloader: Reloader) -> Peers | None:
+    """Registration of a daemon on its engine; None where all daemons run on one machine."""
+    if (registry := registry_engine(daemon.loaded)) is None:
+        return None
+    requests = ReloadRequests(daemon.engines[registry])
+    peers = Peers(requests, reloader.reload, lambda: daemon.loaded.version, daemon.web.peer_url)
+    daemon.pauses.watch_reloads(registry, peers.read)
+    daemon.status.show_peers(peers.others)
+    return peers
 
 
 async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event, manager: ServiceManager) -> None:

@@ -15,7 +15,7 @@ import structlog
 from pydantic import Field, ValidationError
 
 from bridge.app.composition import module_base
-from bridge.app.rules.comparison import Comparison, ConfigurationRules
+from bridge.app.rules.comparison import ConfigurationRules, RulesComparison
 from bridge.app.serve.views.status import daemon_id
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
@@ -71,7 +71,7 @@ class ShadowOptions(Model):
 class Shadow:
     """One comparison with a candidate. Its `take` is a listener of decisions."""
 
-    def __init__(self, comparison: Comparison, version: str, options: ShadowOptions) -> None:
+    def __init__(self, comparison: RulesComparison, version: str, options: ShadowOptions) -> None:
         """Create the shadow. version: of the candidate."""
         self._comparison = comparison
         self._version = version
@@ -122,6 +122,10 @@ class Shadow:
         end = time.monotonic() + _FINISH_SECONDS
         while self._queue and time.monotonic() < end and not self._stopped:
             await self._slice()
+
+    def end(self) -> None:
+        """Report the end of the comparison."""
+        self.running = False
 
     def stop(self) -> None:
         """End the shadow soon."""
@@ -207,16 +211,16 @@ class Shadows:
         self._task = asyncio.create_task(self._run(shadow, comparison), name="shadow")
         return shadow.to_dict()
 
-    def _compiled(self, options: ShadowOptions) -> tuple[Comparison, str]:
+    def _compiled(self, options: ShadowOptions) -> tuple[RulesComparison, str]:
         candidate = load([Path(path) for path in options.candidate], [Path(path) for path in options.overlays])
         present = self._loaded()
         _refuse_other_code(present, candidate)
-        comparison = Comparison(ConfigurationRules(present, self._registries or {}), ConfigurationRules(candidate))
+        comparison = RulesComparison(ConfigurationRules(present, self._registries or {}), ConfigurationRules(candidate))
         comparison.old.compile()
         comparison.new.compile()
         return comparison, candidate.version
 
-    async def _run(self, shadow: Shadow, comparison: Comparison) -> None:
+    async def _run(self, shadow: Shadow, comparison: RulesComparison) -> None:
         log.info("shadow begins", action="shadow", candidate=shadow.to_dict()["candidate"], seconds=shadow.seconds)
         remove = self._decisions.add(shadow.take)
         try:
@@ -225,7 +229,7 @@ class Shadows:
             await shadow.finish()
         finally:
             remove()
-            shadow.running = False
+            shadow.end()
             await comparison.new.close()
             log.info("shadow ends", action="shadow", messages=comparison.messages, different=comparison.different)
 

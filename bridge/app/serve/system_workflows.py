@@ -13,7 +13,7 @@ from durabletask.task import ActivityContext
 
 from bridge.app.operations.dead_letters.jobs import dead_letter_kinds
 from bridge.app.operations.instances.jobs import instance_kinds
-from bridge.app.operations.waiting_jobs import waiting_kinds
+from bridge.app.operations.waiting.jobs import waiting_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded

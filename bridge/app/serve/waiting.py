@@ -43,7 +43,7 @@ _NOTIFIED_POLL = 600.0
 """Seconds between two checks for a missing instance where the engine reports every start: only a safety net."""
 
 
-def early_prefixes(loaded: Loaded, engine: str, candidate: Loaded | None = None) -> tuple[str, ...]:
+def early_prefixes(loaded: Loaded, engine: str, candidate: Loaded | None) -> tuple[str, ...]:
     """Instance id prefixes for which a rule may store early messages. candidate: further rules."""
     waiting: list[str] = []
     for route in (*loaded.config.routes, *(() if candidate is None else candidate.config.routes)):
@@ -64,8 +64,8 @@ def early_executor(
     loaded: Loaded,
     engine: Engine,
     now: Callable[[], datetime],
-    totals: WaitingTotals | None = None,
-    candidate: Loaded | None = None,
+    totals: WaitingTotals,
+    candidate: Loaded | None,
 ) -> EarlyMessageExecutor:
     """Executor of the commands of an engine, for all versions of the rules. candidate: see `early_prefixes`."""
     store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
@@ -78,11 +78,11 @@ def early_executor(
 
 
 def quarantine_store(
-    loaded: Loaded, source: str, engines: Mapping[str, Engine], totals: Mapping[str, WaitingTotals] | None = None
+    loaded: Loaded, source: str, engines: Mapping[str, Engine], totals: Mapping[str, WaitingTotals]
 ) -> tuple[str, QuarantineStore] | None:
     """Name and store of the engine that keeps a source's messages; None when the source keeps none."""
     name = quarantine_engine(loaded, source)
-    return None if name is None else (name, EngineQuarantineStore(engines[name], source, (totals or {}).get(name)))
+    return None if name is None else (name, EngineQuarantineStore(engines[name], source, totals[name]))
 
 
 @dataclass(slots=True)

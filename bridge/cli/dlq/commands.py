@@ -15,6 +15,7 @@ from bridge.app.dead_letters.view import facts_of
 from bridge.cli.dlq.replay import edit, replay
 from bridge.cli.dlq.selection import (
     TABLE_WITH_READS,
+    own_check,
     parameters_of,
     print_report,
     remote_check,
@@ -25,18 +26,10 @@ from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import in_parts, lists_in_parts, operate, require_table
-from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
-from bridge.cli.shared.output import (
-    ProgressCount,
-    clean,
-    local_time,
-    plural,
-    print_fields,
-    print_json,
-    print_table,
-    say,
-)
+from bridge.cli.shared.options import PATH, config_options, json_option, output_option
+from bridge.cli.shared.output import ProgressCount, clean, local_time, print_fields, print_json, print_table, say
 from bridge.cli.shared.remote import remote_options
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import DeadLetterSelection, FoundDeadLetter
@@ -345,7 +338,7 @@ def _export(remote: DaemonAddress, given: dict[str, Any]) -> None:
 @selection_options
 @click.option(
     "--candidate",
-    type=EXISTING,
+    type=PATH,
     multiple=True,
     metavar="FILE|DIR",
     help="Configuration whose rules decide; repeatable.  [default: the present one]",
@@ -375,7 +368,11 @@ def check(
             raise click.UsageError("--candidate needs a configuration, not --url", click.get_current_context())
         report = remote_check(remote, chosen, replays=False)
     else:
-        report = _checked(config, overlay, candidate, selection_of(chosen), offline)
+        from bridge.app.composition import load_config
+
+        loaded = load_config(config, overlay)
+        rules = load_config(candidate, overlay) if candidate else loaded
+        report = own_check(loaded, rules, selection_of(chosen), offline=offline)
     if as_json:
         print_json(report)
     elif not report["total"]:
@@ -383,25 +380,6 @@ def check(
     else:
         print_report(report, offline)
     return 1 if report["failing"] else 0
-
-
-def _checked(
-    config: tuple[Path, ...],
-    overlay: tuple[Path, ...],
-    candidate: tuple[Path, ...],
-    selection: DeadLetterSelection,
-    offline: bool,
-) -> dict[str, Any]:
-    from bridge.app.composition import load_config
-    from bridge.app.dead_letters.check import checked
-
-    loaded = load_config(config, overlay)
-    rules = load_config(candidate, overlay) if candidate else loaded
-    progress = ProgressCount("dead letter", "checked")
-    try:
-        return asyncio.run(checked(loaded, rules, selection, offline, progress)).to_dict()
-    finally:
-        progress.close()
 
 
 def _grouped(

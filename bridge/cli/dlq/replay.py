@@ -14,19 +14,22 @@ import click
 from bridge.cli.dlq.selection import (
     TABLE_WITH_READS,
     filter_options,
+    own_check,
     print_report,
     remote_check,
     remote_count,
+    require_filter,
     selection_of,
     submit_jobs,
 )
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_names, operate, require_table
 from bridge.cli.shared.options import config_options, json_option, reason_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.parameters import DURATION
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.editing import JsonBody
@@ -117,14 +120,8 @@ def replay(
 
     Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
     """
-    from bridge.app.dead_letters.reading import DeadLetterSelection
-
     names = tuple(read_ids(ids, separated)) if ids else ()
-    if selection_of({**chosen, "states": ("all",)}, names) == DeadLetterSelection() and not all_:
-        raise click.UsageError(
-            "no filter is given; name sources, --cause, --route, --key, --id, --since or --until, or use --all",
-            click.get_current_context(),
-        )
+    require_filter(chosen, names, all_)
     selection = selection_of({**chosen, "states": ("open",)}, names)
     if dry_run:
         return _dry_run({**chosen, "states": ("open",)}, selection, limit, as_json)
@@ -151,7 +148,8 @@ def _dry_run(options: dict[str, Any], selection: DeadLetterSelection, limit: int
     if options["remote"] is not None:
         report = remote_check(options["remote"], options, selection.ids, limit, replays=True)
     else:
-        report = _checked(_loaded(options), selection, limit)
+        loaded = _loaded(options)
+        report = own_check(loaded, loaded, selection, limit=limit)
     if as_json:
         print_json(report)
     elif report["total"]:
@@ -159,16 +157,6 @@ def _dry_run(options: dict[str, Any], selection: DeadLetterSelection, limit: int
     else:
         say("no open dead letter is selected", err=True)
     return 1 if report["failing"] or not report["total"] else 0
-
-
-def _checked(loaded: Loaded, selection: DeadLetterSelection, limit: int | None) -> dict[str, Any]:
-    from bridge.app.dead_letters.check import checked
-
-    progress = ProgressCount("dead letter", "checked")
-    try:
-        return asyncio.run(checked(loaded, loaded, selection, False, progress, limit)).to_dict()
-    finally:
-        progress.close()
 
 
 def _replay(

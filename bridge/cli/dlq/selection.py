@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge.cli.shared.connection import operate, table_of
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.output import ProgressCount, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 from bridge.cli.shared.several import LONGEST_PART, in_requests
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import DeadLetterSelection
     from bridge.app.remote import DaemonAddress
+    from bridge.config.source import Loaded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +84,17 @@ def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> DeadLette
         _seconds(chosen.get("until")),
         frozenset() if "all" in states else frozenset(map(DeadLetterState, states)),
     )
+
+
+def require_filter(chosen: dict[str, Any], ids: tuple[str, ...], all_: bool) -> None:
+    """Check that a job has a filter, or that a person means all dead letters. Raises: UsageError."""
+    from bridge.app.dead_letters.reading import DeadLetterSelection
+
+    if selection_of({**chosen, "states": ("all",)}, ids) == DeadLetterSelection() and not all_:
+        raise click.UsageError(
+            "no filter is given; name sources, --cause, --route, --key, --id, --since or --until, or use --all",
+            click.get_current_context(),
+        )
 
 
 def parameters_of(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +166,19 @@ def remote_check(
     if count > MOST_CHECKED:
         say(f"the first {MOST_CHECKED:,} of {count:,} dead letters were checked", err=True)
     return _together(reports)
+
+
+def own_check(
+    loaded: Loaded, rules: Loaded, selection: DeadLetterSelection, *, offline: bool = False, limit: int | None = None
+) -> dict[str, Any]:
+    """Dry run in this process, with its progress. rules: configuration that decides; see `DryRunReport.to_dict`."""
+    from bridge.app.dead_letters.check import checked
+
+    progress = ProgressCount("dead letter", "checked")
+    try:
+        return asyncio.run(checked(loaded, rules, selection, offline, progress, limit)).to_dict()
+    finally:
+        progress.close()
 
 
 def _together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from bridge.cli.dlq.selection import filter_options, remote_count, selection_of, submit_jobs
+from bridge.cli.dlq.selection import filter_options, remote_count, require_filter, selection_of, submit_jobs
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_names
 from bridge.cli.shared.options import config_options, json_option, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.several import read_ids
+from bridge.core.words import plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,16 +115,11 @@ def _submit(
     """Select dead letters, and submit the jobs. states: of the selected ones."""
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters.reading import DeadLetterSelection
     from bridge.app.operations.dead_letters.batches import DeadLetterBatch, select
     from bridge.core.errors import InstanceNotFound
 
     ids = tuple(read_ids(given["ids"], given["separated"])) if given["ids"] else ()
-    if selection_of({**given, "states": ("all",)}, ids) == DeadLetterSelection() and not given["all_"]:
-        raise click.UsageError(
-            "no filter is given; name sources, --cause, --route, --key, --id, --since or --until, or use --all",
-            click.get_current_context(),
-        )
+    require_filter(given, ids, given["all_"])
     selection = selection_of({**given, "states": states}, ids)
     engines: Iterable[str]
     ends: Mapping[str, int] | None = None

@@ -12,7 +12,8 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import json_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.output import ProgressCount, print_json, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded

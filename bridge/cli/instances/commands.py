@@ -20,8 +20,8 @@ from bridge.cli.shared.command import BridgeGroup
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate, operate_each
 from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, form_option, is_bulk, split
-from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.options import PATH, as_message, json_option, origin, origin_options, reason_option
+from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
 from bridge.cli.shared.several import (
     ids_argument,
@@ -32,6 +32,7 @@ from bridge.cli.shared.several import (
     read_ids,
 )
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
+from bridge.core.words import plural
 from bridge.system import private
 
 _history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
@@ -100,19 +101,23 @@ def show(ids: tuple[str, ...], separated: bool, history: bool, as_svg: bool, as_
         return _draw(engine, names)
     wanted = ("instances.history" if as_json else "instances.timeline") if history else None
     results = shown(engine, names, wanted)
-    found = [result for result in results if isinstance(result, Shown)]
+    _print_shown([result for result in results if isinstance(result, Shown)], ids, as_json=as_json)
+    return print_errors(names, results)
+
+
+def _print_shown(found: Sequence[Shown], ids: Sequence[str], *, as_json: bool) -> None:
+    """Print instances. ids: as the command line names them."""
     if as_json:
         documents = [document(one) | ({} if one.history is None else {"history": one.history}) for one in found]
         if documents or not is_one(ids):
             print_json(documents[0] if is_one(ids) else documents)
-    else:
-        for position, one in enumerate(found):
-            if position:
-                click.echo()
-            print_instance(one)
-            if one.history is not None:
-                print_history(one.history)
-    return print_errors(names, results)
+        return
+    for position, one in enumerate(found):
+        if position:
+            click.echo()
+        print_instance(one)
+        if one.history is not None:
+            print_history(one.history)
 
 
 def _draw(engine: dict[str, Any], names: Sequence[str]) -> int:
@@ -138,7 +143,7 @@ def _draw(engine: dict[str, Any], names: Sequence[str]) -> int:
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Output file.  [default: stdout]")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Output file.  [default: stdout]")
 @engine_options
 def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     """Write the whole history of an orchestration, for replay tests with `bridge.testing.replay`.
@@ -197,14 +202,7 @@ def wait(
     names = read_ids(ids, separated)
     results = with_causes(engine, _waited(engine, names, until, time.monotonic() + timeout))
     found = [result for result in results if isinstance(result, Shown)]
-    if as_json:
-        if found or not is_one(ids):
-            print_json(document(found[0]) if is_one(ids) else [document(one) for one in found])
-    else:
-        for position, one in enumerate(found):
-            if position:
-                click.echo()
-            print_instance(one)
+    _print_shown(found, ids, as_json=as_json)
     for name, result in zip(names, results, strict=False):
         if result is None:
             word = "started" if until == "start" else "finished"
@@ -215,7 +213,7 @@ def wait(
 
 def _waited(engine: dict[str, Any], names: Sequence[str], until: str, end: float) -> list[Any]:
     """Instances, None for those that are late, or errors. An outage ends the list. end: on the monotonic clock."""
-    from bridge.app.operations.instance_reads import MAX_WAIT
+    from bridge.app.operations.instances.reads import MAX_WAIT
 
     found: list[Any] = []
     for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,10 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option
 from bridge.cli.shared.output import clean, compact, local_time, print_json, print_table
-from bridge.cli.shared.parameters import SINCE, STATUS, TAG
+from bridge.cli.shared.parameters import OUTCOMES, SINCE, STATUS, TAG
 
 if TYPE_CHECKING:
     from bridge.app.operations.instances.instances import InstanceInfo
-
-OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 
 
 @make(
@@ -115,18 +113,8 @@ def list_(
     }
     if only_count:
         [counts] = operate(engine, ("instances.count", filter_))
-        if as_json:
-            print_json(
-                [
-                    {"name": one["name"], "outcome" if outcomes else "status": one["status"], "count": one["count"]}
-                    for one in counts
-                ]
-            )
-        else:
-            columns = ("NAME", "OUTCOME" if outcomes else "STATUS", "COUNT")
-            print_table(columns, [(one["name"], one["status"], f"{one['count']}") for one in counts])
+        _print_counts(counts, "outcome" if outcomes else "status", as_json=as_json)
         return
-
     given = {"limit": limit, "payloads": as_json and not no_payloads, "named": not (only_ids or separated)}
     [found] = operate(engine, ("instances.list", filter_ | given))
     shown, count = [instance_of(one) for one in found["instances"]], found["all"]
@@ -143,6 +131,14 @@ def list_(
         _print_instances(shown)
     if len(shown) < count:
         click.echo(f"the newest {len(shown):,} of {count:,}; --limit 0 shows all", err=True)
+
+
+def _print_counts(counts: Sequence[Mapping[str, Any]], word: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json([{"name": one["name"], word: one["status"], "count": one["count"]} for one in counts])
+    else:
+        rows = [(one["name"], one["status"], f"{one['count']}") for one in counts]
+        print_table(("NAME", word.upper(), "COUNT"), rows)
 
 
 def _print_instances(shown: Sequence[InstanceInfo]) -> None:

@@ -11,9 +11,10 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import CODE_HOSTS, EXISTING, config_options, output_option
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.options import CODE_HOSTS, PATH, config_options, output_option
+from bridge.cli.shared.output import print_json, print_table, say
 from bridge.cli.shared.parameters import RATES
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.check.configuration import Report
@@ -47,7 +48,7 @@ _ROUNDS = 5
         3: "a registry of --schemas does not answer",
     },
 )
-@click.argument("files", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE|DIR]...")
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
 @click.option("--no-import", is_flag=True, help="Import no workflow modules or functions, for untrusted changes.")
 @click.option(
@@ -68,7 +69,7 @@ _ROUNDS = 5
 )
 @click.option(
     "--samples",
-    type=EXISTING,
+    type=PATH,
     multiple=True,
     metavar="FILE|DIR",
     help="Messages as `bridge publish --jsonl` and `bridge topic read --json` have them; report rules that none of "

@@ -13,8 +13,9 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import json_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.options import PATH, json_option
+from bridge.cli.shared.output import ProgressCount, print_json, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -46,8 +47,8 @@ _VALUES = 8
         3: "a configuration is not valid, or the broker or schema registry cannot be reached",
     },
 )
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
 @click.option(
     "--messages",
     "place",
@@ -65,11 +66,7 @@ _VALUES = 8
     help="Maximum number of messages; of a topic the newest ones.",
 )
 @click.option(
-    "--overlay",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help="Overlay for both configurations; repeatable.",
+    "--overlay", type=PATH, multiple=True, metavar="FILE", help="Overlay for both configurations; repeatable."
 )
 @json_option
 def command(
@@ -131,7 +128,7 @@ def _messages(
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:
-    """Print the groups of a comparison, and its numbers. found: `Comparison.to_dict`."""
+    """Print the groups of a comparison, and its numbers. found: `RulesComparison.to_dict`."""
     for group in found["groups"]:
         _print_group(group)
     if found["ungrouped"]:

@@ -10,8 +10,9 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import CODE_HOSTS, EXISTING, config_options, output_option
-from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.options import CODE_HOSTS, PATH, config_options, output_option
+from bridge.cli.shared.output import print_json, print_table, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     """,
     exits={0: "no findings", 1: "there are findings"},
 )
-@click.argument("paths", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
+@click.argument("paths", nargs=-1, type=PATH, metavar="[FILE|DIR]...")
 @click.option("--rules", "list_rules", is_flag=True, help="Print every rule.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Older form of -o sarif.")
 @output_option(CODE_HOSTS, ("text", "sarif", "github"))

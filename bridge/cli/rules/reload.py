@@ -14,9 +14,10 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import operate
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.output import print_json, say
 from bridge.cli.shared.parameters import DURATION
 from bridge.cli.shared.remote import remote_options
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.operations.client import Call

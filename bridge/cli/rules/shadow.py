@@ -12,9 +12,10 @@ import click
 from bridge.cli.rules.diff import print_comparison
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, json_option
-from bridge.cli.shared.output import ProgressCount, plural, print_json, say
+from bridge.cli.shared.options import PATH, json_option
+from bridge.cli.shared.output import ProgressCount, print_json, say
 from bridge.cli.shared.parameters import DurationType
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -57,7 +58,7 @@ class ShareType(click.ParamType[Any]):
     "--config",
     "--candidate",
     "candidate",
-    type=EXISTING,
+    type=PATH,
     multiple=True,
     metavar="FILE|DIR",
     help="Candidate configuration; repeatable.",
@@ -73,13 +74,13 @@ class ShareType(click.ParamType[Any]):
 @click.option(
     "-c",
     "present",
-    type=EXISTING,
+    type=PATH,
     multiple=True,
     metavar="FILE|DIR",
     help="Present configuration; repeatable.  [default: bridge.yaml, else config/bridge.yaml]",
 )
 @click.option(
-    "--overlay", type=EXISTING, multiple=True, metavar="FILE", help="Overlay for both configurations; repeatable."
+    "--overlay", type=PATH, multiple=True, metavar="FILE", help="Overlay for both configurations; repeatable."
 )
 @json_option
 def command(

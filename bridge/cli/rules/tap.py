@@ -16,10 +16,11 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option
-from bridge.cli.shared.output import clean, local_time, plural, say
+from bridge.cli.shared.output import clean, local_time, say
 from bridge.cli.shared.parameters import PAUSE, RATE
 from bridge.cli.shared.remote import remotes_options
 from bridge.core.states import Outcome
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress

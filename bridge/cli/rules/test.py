@@ -11,8 +11,9 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, output_option
-from bridge.cli.shared.output import clean, plural, print_json, say
+from bridge.cli.shared.options import PATH, config_options, output_option
+from bridge.cli.shared.output import clean, print_json, say
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -44,7 +45,7 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
         2: "a fixture or the command line is not valid",
     },
 )
-@click.argument("paths", nargs=-1, type=EXISTING, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=PATH, metavar="[PATH]...")
 @click.option("-k", "word", metavar="TEXT", help="Run only tests whose file or name contains the text.")
 @click.option("--coverage", is_flag=True, help="Report the parts of rules that no test reaches.")
 @click.option(

@@ -39,7 +39,7 @@ def engine_options(function: F) -> F:
 
 
 def operate(options: dict[str, Any], *calls: Call) -> list[Any]:
-    """Run operations of `bridge.app.operations.operations`, in the daemon where one runs, and return their results.
+    """Run operations of `bridge.app.operations.table`, in the daemon where one runs, and return their results.
 
     calls: names and parameters.
     options: values of `engine_options`.
@@ -123,14 +123,13 @@ def engine_of_source(options: dict[str, Any], action: str, source: str, reason: 
     None for a remote daemon, which finds it.
     action, reason: for the audit line of that failure.
     """
-    if options["remote"] is not None:
-        return None
-    from bridge.app.audit import refused
-    from bridge.app.operations.limits import engine_name
 
-    loaded = _loaded(options)
-    with refused(loaded, action, source, reason):
+    def find(loaded: Loaded) -> str:
+        from bridge.app.operations.sources.states import engine_name
+
         return engine_name(loaded, source)
+
+    return _engine_of(options, action, source, reason, find)
 
 
 def engine_of_route(options: dict[str, Any], action: str, route: str, reason: str | None) -> str | None:
@@ -139,14 +138,25 @@ def engine_of_route(options: dict[str, Any], action: str, route: str, reason: st
     None for a remote daemon, which finds it.
     action, reason: for the audit line of that failure.
     """
+
+    def find(loaded: Loaded) -> str:
+        from bridge.app.operations.route_limits import route_of
+
+        return route_of(loaded, route).state_engine
+
+    return _engine_of(options, action, route, reason, find)
+
+
+def _engine_of(
+    options: dict[str, Any], action: str, target: str, reason: str | None, find: Callable[[Loaded], str]
+) -> str | None:
     if options["remote"] is not None:
         return None
     from bridge.app.audit import refused
-    from bridge.app.operations.route_limits import route_of
 
     loaded = _loaded(options)
-    with refused(loaded, action, route, reason):
-        return route_of(loaded, route).state_engine
+    with refused(loaded, action, target, reason):
+        return find(loaded)
 
 
 def operate_on_each_engine(options: dict[str, Any], call: tuple[str, dict[str, Any]]) -> list[Any]:

@@ -6,19 +6,22 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.connection import engine_names, operate
-from bridge.cli.shared.output import clean, plural, print_json, say
+from bridge.cli.shared.output import clean, print_json, say
 from bridge.cli.shared.parameters import RAMP, RATE, SINCE, STATUS, TAG
 from bridge.core.errors import EngineOutage, InstanceNotFound
 from bridge.core.states import JobState
+from bridge.core.words import plural
+
+if TYPE_CHECKING:
+    from bridge.ops.status import Document
 
 F = TypeVar("F", bound=Callable[..., Any])
-Document = Mapping[str, Any]
 
 WATCH_EXITS = {
     0: "the job is done, and no item failed",

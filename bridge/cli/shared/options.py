@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXISTING = click.Path(path_type=Path)
-"""Path to read. The code that reads it reports a missing file, with the remedy."""
+PATH = click.Path(path_type=Path)
+"""Path. The code that uses it reports a missing file, with the remedy."""
 
 
 CODE_HOSTS = ": `text` is `table`, `sarif` is for code hosts, `github` makes annotations"
@@ -29,12 +29,12 @@ CODE_HOSTS = ": `text` is `table`, `sarif` is for code hosts, `github` makes ann
 def config_options(function: F) -> F:
     """Add the options `config` and `overlay`, tuples of paths."""
     overlay = click.option(
-        "--overlay", type=EXISTING, multiple=True, metavar="FILE", help="Overlay for the configuration; repeatable."
+        "--overlay", type=PATH, multiple=True, metavar="FILE", help="Overlay for the configuration; repeatable."
     )
     config = click.option(
         "-c",
         "--config",
-        type=EXISTING,
+        type=PATH,
         multiple=True,
         metavar="FILE|DIR",
         help="Configuration; repeatable.  [default: bridge.yaml, else config/bridge.yaml]",

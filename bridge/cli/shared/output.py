@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bridge.core.bytetext import escape_invisible, printable
-from bridge.core.words import plural as plural
+from bridge.core.words import plural
 
 WIDE = 100_000
 """Width of tables that are not written to a terminal. Nothing is wrapped for a pipe."""

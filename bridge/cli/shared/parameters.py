@@ -199,6 +199,10 @@ class StatusType(click.ParamType[Any]):
         return word
 
 
+OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
+"""Outcomes of sagas, as of `bridge.engines.sagas`, whose import takes long."""
+
+
 class EntityIdType(click.ParamType[Any]):
     """Entity id `NAME@KEY`, as in lists of entities. Returns both parts."""
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from bridge.cli.shared.options import PATH
+
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress
 
@@ -59,11 +61,10 @@ def remotes_options(function: F) -> F:
 
 def access_options(function: F) -> F:
     """Add the options `token_file` and `ca`."""
-    path = click.Path(path_type=Path)
     for option in (
         click.option(
             "--ca",
-            type=path,
+            type=PATH,
             envvar="BRIDGE_CA",
             show_envvar=True,
             metavar="FILE",
@@ -71,7 +72,7 @@ def access_options(function: F) -> F:
         ),
         click.option(
             "--token-file",
-            type=path,
+            type=PATH,
             envvar="BRIDGE_TOKEN_FILE",
             show_envvar=True,
             metavar="FILE",

@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.shared.output import WIDE, clean, field_lines, kept_whole, local_time, plural
+from bridge.cli.shared.output import WIDE, clean, field_lines, kept_whole, local_time
+from bridge.cli.shared.parameters import OUTCOMES
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress
-
-Document = dict[str, Any]
+    from bridge.ops.status import Document
 
 _STATUSES = ("RUNNING", "PENDING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED")
-_OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 _NUMBERS = frozenset(
     {
         "FOR",
@@ -44,7 +44,7 @@ _NUMBERS = frozenset(
         "RETRYING",
         *_STATUSES,
     }
-    | {outcome.upper().replace("_", " ") for outcome in _OUTCOMES}
+    | {outcome.upper().replace("_", " ") for outcome in OUTCOMES}
 )
 """Columns whose cells are aligned to the right."""
 _WHOLE = _NUMBERS | {"STATE", "POSITION"}
@@ -245,7 +245,7 @@ def version_table(engines: Sequence[Document]) -> list[str | Table]:
 
 def saga_table(engines: Sequence[Document]) -> list[str | Table]:
     """Sagas that ended today, by outcome."""
-    return _matrix(engines, "sagas_today", "saga", "outcome", _OUTCOMES, "SAGA (ended today)")
+    return _matrix(engines, "sagas_today", "saga", "outcome", OUTCOMES, "SAGA (ended today)")
 
 
 def _matrix(

@@ -11,8 +11,9 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.connection import EXITS, operate, source_names
 from bridge.cli.shared.jobs import form_option, job_options, submitted
-from bridge.cli.shared.output import local_time, plural, print_json, print_table, say
+from bridge.cli.shared.output import local_time, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
+from bridge.core.words import plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -17,10 +17,11 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_names
 from bridge.cli.shared.options import config_options, output_option, reason_option
-from bridge.cli.shared.output import local_time, plural, print_json, say
+from bridge.cli.shared.output import local_time, print_json, say
 from bridge.cli.shared.parameters import DURATION, PAUSE
 from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.screen import Screen, Table, age
+from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -83,7 +84,7 @@ def _own_lags(sources: Sequence[str], options: dict[str, Any]) -> Callable[[], l
 
 def _remote_lags(sources: Sequence[str], options: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
     """Function that asks a daemon."""
-    from bridge.app.operations.positions import unknown
+    from bridge.app.operations.sources.positions import unknown
     from bridge.core.errors import BrokerError
 
     given = {**options, "engine": None}
@@ -126,8 +127,8 @@ def _watch(ask: Callable[[], list[dict[str, Any]]], interval: float, screen: Scr
 
 
 def _lags(loaded: Loaded, names: Sequence[str]) -> list[dict[str, Any]]:
-    from bridge.app.operations.positions import lag as lag_of
-    from bridge.app.operations.positions import unknown
+    from bridge.app.operations.sources.positions import lag as lag_of
+    from bridge.app.operations.sources.positions import unknown
     from bridge.core.errors import BrokerError
 
     async def ask_one(name: str) -> list[dict[str, Any]]:
@@ -266,7 +267,7 @@ def seek(
 
 
 def _check_target(to: str, context: click.Context) -> None:
-    from bridge.app.operations.positions import parse_target
+    from bridge.app.operations.sources.positions import parse_target
 
     try:
         parse_target(to, time.time())
@@ -293,7 +294,7 @@ def _planned(
         return found
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.operations.positions import plan as plan_of
+    from bridge.app.operations.sources.positions import plan as plan_of
 
     loaded = load_config(options["config"], options["overlay"])
     with nullcontext() if dry_run else refused(loaded, "sources.seek", source, reason):
@@ -312,7 +313,7 @@ def _apply(
     """Move the positions; return the moves, and the partitions that wait for a daemon."""
     if not active and options["remote"] is None:
         from bridge.app.composition import load_config
-        from bridge.app.operations.directly import seek as seek_directly
+        from bridge.app.operations.sources.positions import seek_directly
         from bridge.brokers.positions import GroupActive
 
         loaded = load_config(options["config"], options["overlay"])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.app.composition import load_config
-from bridge.app.operations.positions import lag, plan, seek_directly
+from bridge.app.operations.sources.positions import lag, plan, seek_directly
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka.commits import METADATA_LIMIT, decode_metadata, decode_stamp, encode_metadata
 from bridge.brokers.positions import MovableSubscription, Move, Moved

@@ -62,7 +62,7 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         await setup.until(lambda: setup.source.ledger.in_flight == 20, "only the hot key is left")
         settled = len(setup.faults.taken)
         assert 250 <= settled < 900
-        [(_, _, gap, lag)] = list(SourceView(setup.source).partitions())
+        [(_, _, gap, lag)] = list(SourceView(setup.source, TIMEOUT).partitions())
         assert gap >= 300
         assert lag >= 1020 - settled - 1
         await asyncio.sleep(0.5)
@@ -147,7 +147,7 @@ async def test_an_outage_longer_than_the_poll_interval_keeps_everything(tmp_path
         await setup.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
         setup.faults.outage = EngineUnavailable("away")
         await setup.source.start()
-        await setup.until(lambda: SourceView(setup.source).held, "held")
+        await setup.until(lambda: SourceView(setup.source, TIMEOUT).held, "held")
         partitions = set(setup.source.assignment)
         await asyncio.sleep(4)
         setup.faults.outage = None

@@ -179,7 +179,7 @@ async def test_what_is_skipped_is_counted_and_logged(tmp_path: Path, harness: By
             await until(daemon, lambda: sum(daemon.sources[0].ledger.outcomes.values()) == 13)
             assert outcomes(daemon) == {"executed": 11, "ignored": 2}
             assert sum(daemon.sources[0].ledger.unreadable.values()) == 2
-            metrics = daemon.watch.metrics().decode()
+            metrics = (await daemon.watch.scrape()).decode()
             assert (
                 'bridge_unreadable_messages_total{fault="crc",partition="0",source="orders",topic="orders"} 1.0'
                 in metrics

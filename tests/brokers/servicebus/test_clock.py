@@ -12,6 +12,7 @@ from bridge.brokers.servicebus import clock as clocks
 from bridge.brokers.servicebus.clock import SOONEST, ClockSkewDetector, renew_after
 from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 SERVER = ServerConfig(
@@ -33,7 +34,7 @@ async def test_a_clock_that_is_ahead_is_told(
         server.faults.skew(-60.0)
         await setup.publish(*(message("start", n, "k") for n in range(3)), topic=queue)
         await setup.until(lambda: "clock" in setup.source.gate.pause_reasons, "it is said")
-        reading = SourceView(setup.source).reading()
+        reading = SourceView(setup.source, TIMEOUT).reading()
         assert any("set the clock" in text for text in reading.holds.values())
         delivered = server.counters.deliveries[queue]
         assert delivered <= 3

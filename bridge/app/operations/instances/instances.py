@@ -17,7 +17,7 @@ from durabletask.client import (
 )
 from durabletask.history import HistoryEvent
 
-from bridge.app.connection import payload, stamp
+from bridge.app.connection import payload
 from bridge.app.operations.cursors import EntryPlace, cursor_at, place_of
 from bridge.app.operations.instances.causes import FailureCause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
@@ -32,6 +32,7 @@ from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
 from bridge.sqlite_engine.storage.listing import Listed, ListFilter, ListPart
+from bridge.system.clock import stamp
 
 _CURSORS = "instances"
 """Name of the list in its cursors."""
@@ -111,7 +112,7 @@ class InstanceFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CountOfInstances:
     """Number of instances of one name and status, or of one saga and outcome."""
 
     name: str
@@ -220,7 +221,7 @@ class InstanceOperations:
                 named[position] = replace(one, saga=saga)
         return named
 
-    async def count(self, filter_: InstanceFilter) -> Sequence[Count]:
+    async def count(self, filter_: InstanceFilter) -> Sequence[CountOfInstances]:
         """Number of instances by name and status, or by saga and outcome if the filter has outcomes.
 
         The embedded engine answers from its counts, unless the filter has a prefix, a tag or a time.
@@ -238,7 +239,7 @@ class InstanceOperations:
             for (name, word), number in (counts.sagas if filter_.outcomes else counts.instances).items():
                 if filter_.name in (None, name) and (not wanted or word in wanted):
                     found[name, word] += number
-        return [Count(name, word, number) for (name, word), number in sorted(found.items())]
+        return [CountOfInstances(name, word, number) for (name, word), number in sorted(found.items())]
 
     async def _completed(self, filter_: InstanceFilter, payloads: bool) -> Sequence[OrchestrationState]:
         states = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from durabletask.client import OrchestrationStatus
@@ -21,12 +21,19 @@ COMPENSATING = "compensating"
 _OPEN = tuple(sorted(OrchestrationStatus.__members__.keys() - FINISHED - {"CONTINUED_AS_NEW"}))
 
 
+class CompensationFailure(TypedDict):
+    """Step whose compensation failed, with the reason."""
+
+    step: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
-class Saga:
+class SagaInfo:
     """Saga of one instance.
 
     state: its outcome, or of an unfinished one `running` or `compensating`.
-    step, reason: of the failure. failed_compensations: pairs of step and reason.
+    step, reason: of the failure. steps: state of each step.
     """
 
     instance_id: str
@@ -36,33 +43,13 @@ class Saga:
     step: str | None
     reason: str | None
     steps: Mapping[str, str]
-    failed_compensations: Sequence[tuple[str, str]]
-    created_at: str
-    last_updated_at: str
-
-
-class FailedCompensation(TypedDict):
-    step: str
-    reason: str
-
-
-class SagaLine(TypedDict):
-    """Saga of one instance. state: outcome, `running` or `compensating`. steps: state of each step."""
-
-    instance_id: str
-    saga: str
-    orchestration: str
-    state: str
-    step: str | None
-    reason: str | None
-    steps: dict[str, str]
-    failed_compensations: list[FailedCompensation]
+    failed_compensations: Sequence[CompensationFailure]
     created_at: str
     last_updated_at: str
 
 
 class SagaList(TypedDict):
-    sagas: list[SagaLine]
+    sagas: list[SagaInfo]
     next: str | None
 
 
@@ -84,7 +71,7 @@ class ListSagas(Parameters):
         return bool({"running", COMPENSATING} & {*self.states})
 
 
-def saga_of(one: InstanceInfo) -> Saga | None:
+def saga_of(one: InstanceInfo) -> SagaInfo | None:
     """Saga of an instance; None when it runs none."""
     progress = saga_progress(one.custom_status)
     text = json.dumps(one.custom_status) if progress is not None else None
@@ -94,10 +81,10 @@ def saga_of(one: InstanceInfo) -> Saga | None:
     state = one.outcome or end.outcome
     if not one.finished:
         state = COMPENSATING if progress is not None and progress.state == COMPENSATING else "running"
-    return Saga(
+    failed: list[CompensationFailure] = [{"step": step, "reason": why} for step, why in end.failed_compensations]
+    return SagaInfo(
         one.instance_id, end.saga, one.name, state, end.step, end.reason,
-        {} if progress is None else dict(progress.steps), end.failed_compensations, one.created_at,
-        one.last_updated_at,
+        {} if progress is None else dict(progress.steps), failed, one.created_at, one.last_updated_at,
     )  # fmt: skip
 
 
@@ -121,26 +108,11 @@ async def _list(scene: Scene, given: ListSagas) -> Any:
         filter_ = InstanceFilter(outcomes=outcomes, name=given.saga)
     part, more = await InstanceOperations(await scene.engine()).page(filter_, given.limit, given.cursor, tuple(text))
     found = [each for one in part if (each := saga_of(one)) is not None and _is_wanted(each, given)]
-    return {"sagas": [_document(each) for each in found], "next": more}
+    return {"sagas": [asdict(each) for each in found], "next": more}
 
 
-def _is_wanted(saga: Saga, given: ListSagas) -> bool:
+def _is_wanted(saga: SagaInfo, given: ListSagas) -> bool:
     return saga.state in given.states and given.step in (None, saga.step) and given.saga in (None, saga.saga)
-
-
-def _document(saga: Saga) -> dict[str, Any]:
-    return {
-        "instance_id": saga.instance_id,
-        "saga": saga.saga,
-        "orchestration": saga.orchestration,
-        "state": saga.state,
-        "step": saga.step,
-        "reason": saga.reason,
-        "steps": dict(saga.steps),
-        "failed_compensations": [{"step": step, "reason": reason} for step, reason in saga.failed_compensations],
-        "created_at": saga.created_at,
-        "last_updated_at": saga.last_updated_at,
-    }
 
 
 SAGA_OPERATIONS: tuple[Operation[Any], ...] = (Operation("sagas.list", "reader", "sagas", ListSagas, _list, SagaList),)

@@ -11,14 +11,15 @@ from durabletask import history
 from durabletask.client import OrchestrationStatus
 from durabletask.task import FailureDetails
 
-from bridge.app.connection import payload, stamp
+from bridge.app.connection import payload
+from bridge.system.clock import stamp
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 _TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TimelineEntry:
     """One line of a timeline.
 
     after: seconds since the first event.
@@ -28,22 +29,22 @@ class Entry:
     at: str
     after: float
     event: str
-    data: Any = None
+    data: Any
 
 
-def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
+def timeline(events: Sequence[history.HistoryEvent]) -> list[TimelineEntry]:
     """Entries in the order of the history, without the orchestrator's turns."""
-    names = _Names()
-    entries: list[Entry] = []
-    first = now = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
+    entries: list[TimelineEntry] = []
+    first = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
+    names = _Names(first)
     for event in events:
         # Some engines give times to turns only: an event without a time happened in the turn before it. A late timer
         # carries the time when it was due, which may be before the turn that set it
-        now = names.now = max(now, event.timestamp)
+        now = names.advance(event.timestamp)
         if isinstance(event, _TURNS):
             continue
         text, data = _describe(event, names)
-        entries.append(Entry(stamp(now), (now - first).total_seconds(), text, data))
+        entries.append(TimelineEntry(stamp(now), (now - first).total_seconds(), text, data))
     return entries
 
 
@@ -55,16 +56,21 @@ def as_json(events: Sequence[history.HistoryEvent]) -> list[dict[str, Any]]:
 class _Names:
     """Names of calls by event id: a result in a history only has the id of its call."""
 
-    def __init__(self) -> None:
-        self.now = _NEVER
+    def __init__(self, now: datetime) -> None:
+        self._now = now
         self._asked: dict[int | str, tuple[str, datetime]] = {}
 
+    def advance(self, moment: datetime) -> datetime:
+        """Move the present time on to a moment, never back; return it."""
+        self._now = max(self._now, moment)
+        return self._now
+
     def add(self, key: int | str, name: str) -> None:
-        self._asked[key] = (name, self.now)
+        self._asked[key] = (name, self._now)
 
     def done(self, key: int | str, word: str) -> str:
-        name, since = self._asked.get(key, (f"task {key}", self.now))
-        return f"{name} {word} after {duration((self.now - since).total_seconds())}"
+        name, since = self._asked.get(key, (f"task {key}", self._now))
+        return f"{name} {word} after {duration((self._now - since).total_seconds())}"
 
 
 def _describe(event: history.HistoryEvent, names: _Names) -> tuple[str, Any]:

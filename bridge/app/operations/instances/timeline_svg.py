@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from bridge.app.operations.instances.instances import InstanceInfo
-from bridge.app.operations.instances.sagas import Saga, saga_of
+from bridge.app.operations.instances.sagas import SagaInfo, saga_of
 from bridge.app.operations.instances.spans import HistorySpan, Lifetime, SpanKind, Undoing, lifetime
 from bridge.app.operations.instances.timeline import duration
 from bridge.core.bytetext import printable
@@ -46,7 +46,7 @@ def timeline_svg(
     return None if found is None else drawn(found, one.shown_name, time.time(), link)
 
 
-def _undoing(saga: Saga | None) -> Undoing | None:
+def _undoing(saga: SagaInfo | None) -> Undoing | None:
     if saga is None or not saga.state.startswith("compensat"):
         return None
     begun = sum(state.startswith("compensat") for state in saga.steps.values())

@@ -16,13 +16,13 @@ from typing import Any, Literal
 from durabletask import history
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
-from bridge.app.connection import stamp
 from bridge.core.errors import InstanceNotFound
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, is_named, unwrap
 from bridge.core.system_names import SAGA
 from bridge.core.trace_context import trace_context
 from bridge.engines.base import Engine
 from bridge.engines.sagas import declared_name
+from bridge.system.clock import stamp
 from bridge.workflow import PUBLISH_ACTIVITY
 
 _NEVER = datetime.fromtimestamp(0, UTC)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bridge.app.operations.lineage.lineage import Arrival, Histories, Lineage, Publication, SearchScope
-from bridge.app.operations.lineage.undelivered import UndeliveredMessage, dead_lettered, every, of_entity
+from bridge.app.operations.lineage.undelivered import UndeliveredInfo, dead_lettered, every, of_entity
 from bridge.core.lineage.records import DEAD_LETTER_RECORD, DUPLICATE_RECORD
 from bridge.core.origin import event_id, index_ids, is_named, search_ids
 from bridge.core.provenance import current_reason
@@ -108,7 +108,7 @@ class TraceResult:
     by: Literal["instance", "message", "undelivered", "nothing"]
     instances: tuple[Lineage, ...] = ()
     searched: int = 0
-    undelivered: tuple[UndeliveredMessage, ...] = ()
+    undelivered: tuple[UndeliveredInfo, ...] = ()
     answers: tuple[TraceAnswer, ...] = ()
     upstream: tuple[Lineage, ...] = ()
     downstream: tuple[Lineage, ...] = ()
@@ -191,7 +191,7 @@ class EngineTracer:
     async def _by_index(self, found: TraceResult, wanted: str, hit: LineageHit, scope: SearchScope) -> TraceResult:
         answers: list[TraceAnswer] = []
         instances: list[Lineage] = []
-        undelivered: list[UndeliveredMessage] = []
+        undelivered: list[UndeliveredInfo] = []
         names = search_ids(wanted)
         begins = (scope.prefix or "", DEAD_LETTER_IDS)
         candidates = [each for each in hit.instances if each.startswith(begins)]
@@ -409,7 +409,7 @@ def _unread(one: Lineage, wanted: str) -> TraceAnswer:
     return TraceAnswer(Outcome.EXECUTED, wanted, instance_id=one.instance_id, detail=detail)
 
 
-def _waits(one: UndeliveredMessage) -> TraceAnswer:
+def _waits(one: UndeliveredInfo) -> TraceAnswer:
     return TraceAnswer(
         one.state, one.message_id, one.position, one.at, one.source, one.route, None, one.instance_id, None, one.key,
         one.reason, one.detail, None, one.until, None, one.topic,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from bridge.app.connection import searched
 from bridge.app.operations.lineage.lineage import SearchScope
 from bridge.app.operations.lineage.position import RereadMessage, behind, places, read
-from bridge.app.operations.lineage.trace import AllEnginesTracer, EngineTracer, TraceAnswer, TraceResult
-from bridge.app.operations.operation import Scene
+from bridge.app.operations.lineage.trace import AllEnginesTracer, EngineTracer, TraceAnswer, TraceResult, of_in_flight
+from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded
 from bridge.core.states import Outcome
+from bridge.pipeline.in_flight_search import InFlightMessage
 
 
 async def tracer_of(scene: Scene, named: str | None) -> AllEnginesTracer:
@@ -61,3 +63,42 @@ class MessageTracer:
             detail = f"its rules refuse it: {reading.answer.detail}; the dead letter is not in the index"
             return [replace(reading.answer, detail=detail)]
         return [reading.answer]
+
+
+class OneMessage(Parameters):
+    """Identity, event id, position or ordering key of messages."""
+
+    message: str
+
+
+class TraceMessage(Parameters):
+    """Message, publication or instance. search: also read instances that the index does not have."""
+
+    message: str
+    search: bool = False
+
+
+async def _in_flight(scene: Scene, given: OneMessage) -> Any:
+    return None if scene.in_flight is None else list(scene.in_flight(given.message))
+
+
+async def _trace(scene: Scene, given: TraceMessage) -> Any:
+    silent = 0
+
+    async def in_flight(id_: str) -> Sequence[TraceAnswer]:
+        nonlocal silent
+        known = [*(() if scene.in_flight is None else scene.in_flight(id_))]
+        if scene.elsewhere is not None:
+            more, missing = await scene.elsewhere(id_)
+            known, silent = [*known, *more], max(silent, missing)
+        return [of_in_flight(each) for each in known]
+
+    tracer = MessageTracer(scene.loaded, await tracer_of(scene, given.engine), in_flight)
+    found = await tracer.find(given.message, SearchScope(search=given.search))
+    return asdict(found) | {"started_by": sorted(found.started_by), "silent": silent}
+
+
+MESSAGE_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("messages.show", "reader", "messages/{message}", OneMessage, _in_flight, list[InFlightMessage]),
+    Operation("messages.trace", "reader", "messages/{message}/lineage", TraceMessage, _trace, TraceResult),
+)

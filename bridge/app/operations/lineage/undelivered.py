@@ -10,7 +10,7 @@ from typing import Literal
 from durabletask.client import OrchestrationQuery, OrchestrationState
 from durabletask.entities import EntityInstanceId
 
-from bridge.app.connection import payload, stamp
+from bridge.app.connection import payload
 from bridge.core.message import Position
 from bridge.core.origin import is_named
 from bridge.core.provenance import current_reason
@@ -19,13 +19,14 @@ from bridge.core.system_names import DEAD_LETTER_IDS, EARLY_MESSAGES, QUARANTINE
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.quarantine.operations import QuarantineOperations
+from bridge.system.clock import stamp
 from bridge.waiting.operations import WaitingMessage
 
 _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class UndeliveredMessage:
+class UndeliveredInfo:
     """Message that reached no instance.
 
     state, at: the state, and the time (RFC 3339) since which the message waits or was dead-lettered.
@@ -54,7 +55,7 @@ class UndeliveredMessage:
         return is_named(self.message_id, self.position, wanted) or (self.key is not None and self.key == wanted)
 
 
-async def every(engine: Engine, prefix: str | None, since: datetime | None) -> list[UndeliveredMessage]:
+async def every(engine: Engine, prefix: str | None, since: datetime | None) -> list[UndeliveredInfo]:
     """Waiting messages, and those dead-lettered after `since`. prefix: prefix of instance ids. Raises: EngineError."""
     waiting = await EarlyMessageOperations(engine).list(prefix)
     if prefix is None:
@@ -71,7 +72,7 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
     return found + [each for each in given_up if (each.instance_id or "").startswith(prefix or "")]
 
 
-async def of_entity(engine: Engine, entity_id: str) -> list[UndeliveredMessage]:
+async def of_entity(engine: Engine, entity_id: str) -> list[UndeliveredInfo]:
     """Messages that an entity keeps. Raises: EngineError."""
     name, _, key = entity_id[1:].partition("@")
     found = await engine.client.find_entity(EntityInstanceId(name, key), what="read waiting messages")
@@ -81,18 +82,18 @@ async def of_entity(engine: Engine, entity_id: str) -> list[UndeliveredMessage]:
     return [each for one, _ in operations.of(found) for each in waits(one)]
 
 
-def waits(one: WaitingMessage) -> Iterable[UndeliveredMessage]:
+def waits(one: WaitingMessage) -> Iterable[UndeliveredInfo]:
     """State of a message that waits."""
     if one.message_id is not None or one.key is not None:
         state: Literal[MessageState.EARLY, MessageState.QUARANTINED]
         state = MessageState.QUARANTINED if one.instance_id is None else MessageState.EARLY
-        yield UndeliveredMessage(
+        yield UndeliveredInfo(
             state, one.since, one.message_id or one.position, one.source, one.route, one.instance_id, one.reason,
             one.detail, one.key, one.until, one.position,
         )  # fmt: skip
 
 
-def dead_lettered(state: OrchestrationState) -> Iterable[UndeliveredMessage]:
+def dead_lettered(state: OrchestrationState) -> Iterable[UndeliveredInfo]:
     """State of the message that an orchestration dead-letters; nothing for another orchestration."""
     document = payload(state.serialized_input)
     if not state.instance_id.startswith(DEAD_LETTER_IDS) or not isinstance(document, dict):
@@ -101,7 +102,7 @@ def dead_lettered(state: OrchestrationState) -> Iterable[UndeliveredMessage]:
     message = item["letter"]
     position = str(Position(*message["at"]))
     instance_id = item.get("command", {}).get("instance_id")
-    yield UndeliveredMessage(
+    yield UndeliveredInfo(
         Outcome.DEAD_LETTERED, stamp(state.created_at), item.get("id") or message.get("id") or position,
         message["source"], item.get("route"), instance_id, current_reason(document["reason"]), document["detail"],
         position=position, topic=message["topic"],

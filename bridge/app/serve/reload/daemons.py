@@ -74,7 +74,7 @@ class Peers:
         requests: ReloadRequests,
         reload: Callable[[str], Awaitable[Mapping[str, Any]]],
         version: Callable[[], str],
-        url: str | None = None,
+        url: str | None,
     ) -> None:
         """Create the registration.
 

@@ -274,8 +274,7 @@ def _failure(error: Exception, *remedy: str) -> Exception:
 
 
 async def _get(
-    base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str = ""
-) -> StatusDocument:
+    base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str) -> StatusDocument:
     """Raises: OSError, ClientError; TokenRefused; ValueError for an answer that is no status."""
     async with (
         aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,

@@ -43,6 +43,12 @@ class _Place:
 
     number: int | None
 
+    def move_to(self, number: int) -> int | None:
+        """Note the last change; return the number of those that the reader has missed, None for one without a place."""
+        missed = None if self.number is None else number - self.number
+        self.number = number
+        return missed
+
 
 class LiveStream:
     """Live stream of one daemon."""
@@ -120,8 +126,7 @@ class LiveStream:
         """Events that a reader has not received yet."""
         if not self._known.is_set() or place.number == self._number:
             return
-        missed = None if place.number is None else self._number - place.number
-        place.number = self._number
+        missed = place.move_to(self._number)
         if missed is None or not 0 < missed <= len(self._ring):
             yield self._event("state", self._parts)
             return

@@ -46,9 +46,9 @@ class DaemonStatus:
         totals: Mapping[str, WaitingTotals],
         jobs: JobFigures,
         command: str,
-        dead_letters: DeadLetterCounter | None = None,
-        reloads: Reloads | None = None,
-        limits: Callable[[], list[StatusDocument]] = list,
+        dead_letters: DeadLetterCounter | None,
+        reloads: Reloads,
+        limits: Callable[[], list[StatusDocument]],
     ) -> None:
         """Create the status of this process.
 
@@ -67,7 +67,7 @@ class DaemonStatus:
         self._jobs = jobs
         self._command = command
         self._dead_letters = dead_letters
-        self._reloads = Reloads(loaded.version) if reloads is None else reloads
+        self._reloads = reloads
         self._peers: Callable[[], Sequence[Mapping[str, Any]]] = tuple
         self._limits = limits
         self._id = daemon_id(os.getpid())

@@ -23,7 +23,6 @@ from bridge.brokers.base import (
     StallingSubscription,
     StoppableSubscription,
 )
-from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.core.words import plural
@@ -57,7 +56,7 @@ again, up to a second."""
 class SourceView:
     """Source pipeline as `bridge.ops.metrics.SourceStats`."""
 
-    def __init__(self, source: SourcePipeline, stuck_after: float = OpsConfig().stuck_after) -> None:
+    def __init__(self, source: SourcePipeline, stuck_after: float) -> None:
         """Create a view. stuck_after: seconds after which a partition without progress is reported."""
         self._source = source
         self._stuck_after = stuck_after
@@ -319,21 +318,21 @@ class Watch:
         figures: InstanceFigures,
         jobs: JobFigures,
         *,
-        omitted: Callable[[str], int] = lambda _: 0,
-        limits: Sequence[RouteLimit] = (),
-        budgets: Sequence[ActionBudget] = (),
-        orphaned: Callable[[], Iterable[PartReading]] = tuple,
-        stuck: Callable[[str], Sequence[str]] | None = None,
-        processes: Callable[[str], WorkerProcesses | None] = lambda _: None,
-        answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
-        refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
-        traces: TraceStats | None = None,
-        dead_letters: DeadLetterStats | None = None,
+        omitted: Callable[[str], int],
+        limits: Sequence[RouteLimit],
+        budgets: Sequence[ActionBudget],
+        orphaned: Callable[[], Iterable[PartReading]],
+        stuck: Callable[[str], Sequence[str]] | None,
+        processes: Callable[[str], WorkerProcesses | None],
+        answers: Callable[[], Mapping[str, Mapping[str, int]]],
+        refused: Callable[[], Mapping[str, Mapping[str, int]]],
+        traces: TraceStats | None,
+        dead_letters: DeadLetterStats | None,
         canary: Canary,
         stuck_after: float,
         reloads: ReloadStats,
-        events: EventStats | None = None,
-        on_readiness: Callable[[Readiness], None] = lambda _: None,
+        events: EventStats | None,
+        on_readiness: Callable[[Readiness], None],
     ) -> None:
         self.phase = DaemonState.STARTING
         self.was_ready = asyncio.Event()
@@ -467,16 +466,12 @@ class Watch:
             await asyncio.sleep(_CHECK_SECONDS if self.was_ready.is_set() else first)
             first = min(1.0, first * 1.5)
 
-    def metrics(self) -> bytes:
-        """Metrics text for `/metrics`."""
-        return self._metrics.render()
-
     async def families(self) -> Sequence[Metric]:
         """Metrics for other formats."""
         return await self._metrics.families()
 
     async def scrape(self, *, openmetrics: bool = False) -> bytes:
-        """For /metrics."""
+        """Metrics text for `/metrics`."""
         await asyncio.gather(self._figures.refresh(), self._jobs.refresh())
         return await self._metrics.scrape(openmetrics=openmetrics)
 

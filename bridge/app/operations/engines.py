@@ -1,4 +1,4 @@
-"""Operations for autoscaling: workers that the work needs, as one number."""
+"""Operations on engines: their list, and for autoscaling the workers that the work needs, as one number."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from bridge.app import state
 from bridge.app.composition import require
-from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.app.operations.operation import TABLE, Operation, Parameters, Scene
 from bridge.engines.workload import Workload, capacity, workload_of
+
+
+class EngineResult(TypedDict):
+    name: str
+    type: str
+    fingerprint: str
+    table: int
 
 
 class KindOfWork(TypedDict):
@@ -31,6 +39,13 @@ class Scaling(TypedDict):
 
     workers: float
     engines: list[EngineWork]
+
+
+async def _engines(scene: Scene, given: Parameters) -> Any:
+    return [
+        {"name": name, "type": config.type, "fingerprint": state.fingerprint(scene.loaded, name), "table": TABLE}
+        for name, config in scene.loaded.config.engines.items()
+    ]
 
 
 async def _of_engines(scene: Scene, given: Parameters) -> Any:
@@ -77,7 +92,8 @@ def _answer(found: list[EngineWork]) -> Scaling:
     return {"workers": max(each["workers"] for each in found), "engines": found}
 
 
-SCALING_OPERATIONS: tuple[Operation[Any], ...] = (
+ENGINE_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("engines.list", "reader", "engines", Parameters, _engines, list[EngineResult]),
     Operation("scaling.engines", "reader", "scaling", Parameters, _of_engines, Scaling),
     Operation("scaling.process", "reader", "scaling:process", Parameters, _of_process, Scaling),
 )

@@ -9,8 +9,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from bridge.app import state
 from bridge.app.composition import build_broker, require, subscribe_options
-from bridge.app.operations.limits import check_engine
+from bridge.app.operations.sources.states import check_engine, engine_name
 from bridge.brokers.base import BacklogBroker, Broker, ReadableBroker, ReadOptions, SubscribeOptions
 from bridge.brokers.positions import GroupPosition, Move, Place, PositionedBroker, place_name, place_of
 from bridge.config.model.types import parse_duration
@@ -18,6 +19,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BrokerError, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.engines.entities.source_seeks import Seeks, SourceSeeks
+from bridge.ops.audit import Change, audited_async, user
 from bridge.routing.identifier import parse_time
 from bridge.system.clock import time_of
 
@@ -318,18 +320,21 @@ async def seek(
     return given
 
 
-async def seek_directly(loaded: Loaded, source: str, positions: Mapping[str, int]) -> None:
-    """Move the positions of a source whose group has no members.
+async def seek_directly(loaded: Loaded, source: str, positions: Mapping[str, int], reason: str | None = None) -> None:
+    """Move the positions of a source whose group has no members, without a daemon and an engine. Writes an audit line.
 
     Raises: GroupActive, LookupError, InvalidCommand, BrokerError, BrokerUnavailable.
     """
-    moves = await _moves(loaded, source, positions, {})
-    broker = build_broker(loaded, loaded.config.sources[source].broker)
-    await broker.start()
-    try:
-        await _positioned(broker, source).move(subscribe_options(loaded, source), moves)
-    finally:
-        await broker.stop()
+    trail = state.trail(loaded, engine_name(loaded, source))
+    change = Change(user(), "sources.seek", source, {"positions": positions, "directly": True}, reason)
+    async with audited_async(trail, change):
+        moves = await _moves(loaded, source, positions, {})
+        broker = build_broker(loaded, loaded.config.sources[source].broker)
+        await broker.start()
+        try:
+            await _positioned(broker, source).move(subscribe_options(loaded, source), moves)
+        finally:
+            await broker.stop()
 
 
 async def _moves(

@@ -11,8 +11,9 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from bridge.app.operations.cursors import Cursor, part_size
-from bridge.app.operations.instances.instances import InstanceFilter, InstanceInfo, InstanceOperations
-from bridge.app.operations.instances.timeline import as_json, timeline
+from bridge.app.operations.instances.causes import FailureCause
+from bridge.app.operations.instances.instances import CountOfInstances, InstanceFilter, InstanceInfo, InstanceOperations
+from bridge.app.operations.instances.timeline import TimelineEntry, as_json, timeline
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, json_object
 from bridge.core.errors import InvalidCommand
 from bridge.engines.sagas import OUTCOMES
@@ -93,30 +94,6 @@ class InstanceList(TypedDict):
     instances: list[InstanceInfo]
 
 
-class CountOfInstances(TypedDict):
-    """Number of instances of one name and status, or of one saga and outcome."""
-
-    name: str
-    status: str
-    count: int
-
-
-class CauseOfFailure(TypedDict):
-    """Failure that ended an instance. instance_id: of the instance whose code or activity failed."""
-
-    instance_id: str
-    document: dict[str, Any]
-
-
-class TimelineEntry(TypedDict):
-    """Line of a timeline. after: seconds since the first event."""
-
-    at: str
-    after: float
-    event: str
-    data: Any
-
-
 class RecordedHistory(TypedDict):
     """History in the form of `bridge instances export`. events: in the JSON form of protobuf."""
 
@@ -189,7 +166,7 @@ INSTANCE_READS: tuple[Operation[Any], ...] = (
     Operation("instances.count", "reader", "instances:count", SelectInstances, _count, list[CountOfInstances]),
     Operation("instances.show", "reader", INSTANCE, OneInstance, _show, InstanceInfo, payloads=_PAYLOADS),
     Operation(
-        "instances.cause", "reader", f"{INSTANCE}/cause", OneInstance, _cause, CauseOfFailure | None,
+        "instances.cause", "reader", f"{INSTANCE}/cause", OneInstance, _cause, FailureCause | None,
         payloads=_PAYLOADS,
     ),
     Operation(

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from bridge.app.connection import chosen
 from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
-from bridge.app.operations.instance_reads import OneInstance, instance_target
+from bridge.app.operations.instances.reads import OneInstance, instance_target
 from bridge.app.operations.operation import Ids, Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations

@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
 from bridge.app.connection import chosen
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
+from bridge.app.operations.operation import NEW, JobParameters, Operation, Parameters, Scene, Words
 from bridge.core.errors import EngineError, EngineOutage, InstanceNotFound, InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
@@ -27,8 +27,8 @@ from bridge.waiting.operations import WaitingChange, WaitingMessage
 _AT_ONCE = 16
 _PARTS = ("prefix", "source", "routes", "causes", "since", "until")
 
-Stage = Literal["early", "quarantine"]
-Action = Literal["release", "drop"]
+WaitingStage = Literal["early", "quarantine"]
+WaitingAction = Literal["release", "drop"]
 
 
 class FilterWaiting(Parameters):
@@ -74,23 +74,13 @@ class FilterWaiting(Parameters):
 class MatchWaiting(FilterWaiting):
     """Dry run."""
 
-    action: Action
+    action: WaitingAction
 
 
-class ChangeWaiting(FilterWaiting):
-    """Job. rate, ramp, stop_after_failures: see `JobRequest`. forget: drop without dead letters."""
+class ChangeWaiting(JobParameters, FilterWaiting):
+    """Job on waiting messages. forget: drop without dead letters."""
 
-    rate: float | None = Field(None, gt=0)
-    ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
-    stop_after_failures: int | None = Field(None, ge=0)
     forget: bool = False
-
-    @property
-    def failures(self) -> int | None:
-        """Failed items at which the job stops: 1 with a ramp, unless stated otherwise; 0 is never."""
-        if self.stop_after_failures is None:
-            return 1 if self.ramp else None
-        return self.stop_after_failures or None
 
 
 class MatchedWaiting(TypedDict):
@@ -113,7 +103,7 @@ class WaitingKind(ABC):
 
     keeps_order = False
 
-    def __init__(self, engine: Engine, stage: Stage, action: Action) -> None:
+    def __init__(self, engine: Engine, stage: WaitingStage, action: WaitingAction) -> None:
         self._engine = engine
         self._stage = stage
         self._action = action
@@ -193,7 +183,7 @@ class QuarantineKind(WaitingKind):
 
 def waiting_kinds(engine: Engine) -> list[JobKind]:
     """Kinds of jobs on the messages that wait on an engine."""
-    actions: tuple[Action, ...] = ("release", "drop")
+    actions: tuple[WaitingAction, ...] = ("release", "drop")
     return [
         *(EarlyKind(engine, "early", action) for action in actions),
         *(QuarantineKind(engine, "quarantine", action) for action in actions),
@@ -208,7 +198,7 @@ class _Selected:
     messages: int
 
 
-async def _selected(scene: Scene, stage: Stage, action: Action, given: FilterWaiting) -> _Selected:
+async def _selected(scene: Scene, stage: WaitingStage, action: WaitingAction, given: FilterWaiting) -> _Selected:
     engine = await scene.engine()
     if stage == "early":
         found = given.select(await EarlyMessageOperations(engine).list(given.prefix, given.source))
@@ -226,7 +216,7 @@ async def _selected(scene: Scene, stage: Stage, action: Action, given: FilterWai
     return _Selected(list(dict.fromkeys(places)), len(found))
 
 
-def _match(stage: Stage) -> Operation[Any]:
+def _match(stage: WaitingStage) -> Operation[Any]:
     async def run(scene: Scene, given: MatchWaiting) -> Any:
         found = await _selected(scene, stage, given.action, given)
         return {"count": len(found.items), "messages": found.messages}
@@ -234,7 +224,7 @@ def _match(stage: Stage) -> Operation[Any]:
     return Operation(f"{stage}.match", "reader", f"{stage}:match", MatchWaiting, run, MatchedWaiting)
 
 
-def _submit(stage: Stage, action: Action) -> Operation[Any]:
+def _submit(stage: WaitingStage, action: WaitingAction) -> Operation[Any]:
     async def run(scene: Scene, given: ChangeWaiting) -> Any:
         cut_off = time.time()
         found = await _selected(scene, stage, action, given)

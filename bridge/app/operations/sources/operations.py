@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
-from bridge.app.operations import limits, positions
 from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.app.operations.sources import positions, states
 from bridge.engines.entities.source_seeks import SourceSeeks, pending
 from bridge.system.clock import time_of
 
@@ -18,17 +18,12 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
-class PauseSource(Parameters):
-    source: str
-
-
-class ResumeSource(Parameters):
-    source: str
-    route: str | None = None
-
-
 class OneSource(Parameters):
     source: str
+
+
+class ResumeSource(OneSource):
+    route: str | None = None
 
 
 class PlanSeek(OneSource):
@@ -77,16 +72,16 @@ class Cancelled(TypedDict):
 
 
 async def _sources(scene: Scene, given: Parameters) -> Any:
-    return await limits.states_on(scene.loaded, await scene.engines(given.engine))
+    return await states.states_on(scene.loaded, await scene.engines(given.engine))
 
 
-async def _pause_source(scene: Scene, given: PauseSource) -> Any:
-    pause = await limits.pause(scene.loaded, await scene.engine(), given.source, scene.actor.name, given.reason or "")
+async def _pause_source(scene: Scene, given: OneSource) -> Any:
+    pause = await states.pause(scene.loaded, await scene.engine(), given.source, scene.actor.name, given.reason or "")
     return {"source": given.source, "since": time_of(pause.since)}
 
 
 async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
-    paused, routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
+    paused, routes = await states.resume(scene.loaded, await scene.engine(), given.source, given.route)
     return {"source": given.source, "paused": paused, "routes": routes}
 
 
@@ -121,7 +116,7 @@ def _shown(moves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 async def _cancel_seek(scene: Scene, given: OneSource) -> Any:
     engine = await scene.engine()
-    limits.check_engine(scene.loaded, engine, given.source)
+    states.check_engine(scene.loaded, engine, given.source)
     seeks = SourceSeeks(engine)
     left = pending(await seeks.of(given.source))
     await seeks.cancel(given.source)
@@ -131,27 +126,27 @@ async def _cancel_seek(scene: Scene, given: OneSource) -> Any:
 SOURCE_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("sources.list", "reader", "sources", Parameters, _sources, list[SourceLine]),
     Operation(
-        "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, Paused,
+        "sources.pause", "operator", "sources/{source}:pause", OneSource, _pause_source, Paused,
         lambda given: given.source,
-        place=limits.place,
+        place=states.place,
     ),
     Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source, Resumed,
-        lambda given: given.source, lambda given: {"route": given.route}, place=limits.place,
+        lambda given: given.source, lambda given: {"route": given.route}, place=states.place,
     ),
     Operation("sources.lag", "reader", "sources/{source}/lag", OneSource, _lag, list[dict[str, Any]]),
     Operation("sources.seek.plan", "reader", "sources/{source}/seek:plan", PlanSeek, _plan_seek, dict[str, Any]),
     Operation(
         "sources.seek.show", "reader", "sources/{source}/seek", OneSource, _seeks, dict[str, Any],
-        place=limits.place,
+        place=states.place,
     ),
     Operation(
         "sources.seek", "operator", "sources/{source}:seek", SeekSource, _seek_source, dict[str, Any],
         lambda given: given.source,
-        lambda given: {"positions": given.positions}, place=limits.place,
+        lambda given: {"positions": given.positions}, place=states.place,
     ),
     Operation(
         "sources.seek.cancel", "operator", "sources/{source}/seek:cancel", OneSource, _cancel_seek, Cancelled,
-        lambda given: given.source, place=limits.place,
+        lambda given: given.source, place=states.place,
     ),
 )  # fmt: skip

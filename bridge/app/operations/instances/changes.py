@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
-from bridge.app.operations.instance_reads import INSTANCE, OneInstance, instance_target
 from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
+from bridge.app.operations.instances.reads import INSTANCE, OneInstance, instance_target
 from bridge.app.operations.operation import (
     LONGEST_SECONDS,
     NEW,
@@ -103,16 +103,6 @@ async def _raise(scene: Scene, given: RaiseToInstance) -> Any:
     return {"instance_id": given.instance_id, "event": given.event, "message_id": id_, "repeated": not new}
 
 
-async def _suspend(scene: Scene, given: OneInstance) -> Any:
-    await InstanceOperations(await scene.engine()).suspend(given.instance_id, given.reason)
-    return {"instance_id": given.instance_id}
-
-
-async def _resume(scene: Scene, given: OneInstance) -> Any:
-    await InstanceOperations(await scene.engine()).resume(given.instance_id, given.reason)
-    return {"instance_id": given.instance_id}
-
-
 async def _terminate(scene: Scene, given: TerminateInstance) -> Any:
     output = checked(given.output)
     await InstanceOperations(await scene.engine()).terminate(given.instance_id, output, recursive=given.recursive)
@@ -123,11 +113,6 @@ async def _restart(scene: Scene, given: RestartInstance) -> Any:
     return {
         "instance_id": await InstanceOperations(await scene.engine()).restart(given.instance_id, new_id=given.new_id)
     }
-
-
-async def _rewind(scene: Scene, given: OneInstance) -> Any:
-    await InstanceOperations(await scene.engine()).rewind(given.instance_id, given.reason)
-    return {"instance_id": given.instance_id}
 
 
 async def _purge(scene: Scene, given: PurgeInstance) -> Any:
@@ -144,6 +129,16 @@ async def _purge_by(scene: Scene, given: PurgeInstances) -> Any:
     return {"purged": count, "complete": complete}
 
 
+def _with_reason(name: str, act: Callable[[InstanceOperations, str, str | None], Awaitable[None]]) -> Operation[Any]:
+    """Operation of an action that takes nothing but a reason, which the history keeps."""
+
+    async def run(scene: Scene, given: OneInstance) -> Any:
+        await act(InstanceOperations(await scene.engine()), given.instance_id, given.reason)
+        return {"instance_id": given.instance_id}
+
+    return Operation(f"instances.{name}", "operator", f"{INSTANCE}:{name}", OneInstance, run, OneId, instance_target)
+
+
 INSTANCE_CHANGES: tuple[Operation[Any], ...] = (
     Operation(
         "instances.start", "operator", "instances", StartInstance, _start, Started,
@@ -153,8 +148,9 @@ INSTANCE_CHANGES: tuple[Operation[Any], ...] = (
         "instances.raise", "operator", f"{INSTANCE}:raise", RaiseToInstance, _raise, Raised, instance_target,
         lambda given: {"event": given.event},
     ),
-    Operation("instances.suspend", "operator", f"{INSTANCE}:suspend", OneInstance, _suspend, OneId, instance_target),
-    Operation("instances.resume", "operator", f"{INSTANCE}:resume", OneInstance, _resume, OneId, instance_target),
+    _with_reason("suspend", InstanceOperations.suspend),
+    _with_reason("resume", InstanceOperations.resume),
+    _with_reason("rewind", InstanceOperations.rewind),
     Operation(
         "instances.terminate", "operator", f"{INSTANCE}:terminate", TerminateInstance, _terminate, OneId,
         instance_target,
@@ -164,7 +160,6 @@ INSTANCE_CHANGES: tuple[Operation[Any], ...] = (
         "instances.restart", "operator", f"{INSTANCE}:restart", RestartInstance, _restart, OneId, instance_target,
         lambda given: {"new_id": given.new_id},
     ),
-    Operation("instances.rewind", "operator", f"{INSTANCE}:rewind", OneInstance, _rewind, OneId, instance_target),
     Operation(
         "instances.purge", "admin", f"{INSTANCE}:purge", PurgeInstance, _purge, Purged, instance_target,
         lambda given: {"recursive": given.recursive},

@@ -1,0 +1,1 @@
+"""Operations on sources: states, pauses, lag, and moves of positions."""

@@ -1,0 +1,1 @@
+"""Operations on early and quarantined messages."""
