@@ -19,7 +19,10 @@ _CHANCES = 3
 
 
 class LaneState(Enum):
-    """State of a lane. READY: for a worker. RUNNING: a worker has its head. WAITING: for a time. HELD: for a call."""
+    """State of a lane. READY: for a worker. RUNNING: a worker has its head. WAITING: for a time.
+
+    HELD: for a call, at the end of an outage, with a slot of the running orchestrations, or after others of its value.
+    """
 
     READY = 1
     RUNNING = 2
@@ -64,9 +67,6 @@ class Lanes:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._waking = 0
 
-    def __len__(self) -> int:
-        return len(self._keyed) + len(self._unkeyed)
-
     def __iter__(self) -> Iterator[Lane]:
         yield from list(self._keyed.values())
         yield from list(self._unkeyed)
@@ -74,14 +74,6 @@ class Lanes:
     def has(self, key: Hashable) -> bool:
         """True while the lane of a key has items."""
         return key in self._keyed
-
-    @property
-    def held(self) -> int:
-        """Number of held lanes.
-
-        A held lane waits for the end of an outage, a slot of the running orchestrations, or others of its value.
-        """
-        return len(self._held)
 
     def is_crowded(self, lane: Lane) -> bool:
         """True when too many items wait behind a head that has had its attempts."""

@@ -130,10 +130,6 @@ class ValueShares:
         """True when half of the waiting capacity is used: reading of the source will soon stop."""
         return 2 * self.records >= self._limits.max_waiting or 2 * self.size >= self._limits.max_waiting_bytes
 
-    def share_of(self, item: InFlightDelivery) -> ValueShare:
-        """Share that counts an item, or in which it waits."""
-        return self._share_of[item]
-
     def join(self, value: str, item: InFlightDelivery) -> None:
         """Count the item for its value."""
         share = self._share_of[item] = self.values.of(value, time.monotonic())

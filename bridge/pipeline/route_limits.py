@@ -356,6 +356,3 @@ class Admission:
     async def stop(self) -> None:
         for each in self.running_instances:
             await each.stop()
-
-
-NO_LIMITS = Admission({}, ())

@@ -89,11 +89,6 @@ class WaitingTotals:
         """Last count."""
         return self._counted
 
-    @property
-    def early(self) -> int:
-        """Number of early messages at the last count."""
-        return self._counted.early
-
     def admit(self, size: int) -> None:
         """Reserve room for one more message. Raises: WaitingFull."""
         with self._lock:

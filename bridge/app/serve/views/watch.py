@@ -483,7 +483,7 @@ class Watch:
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
             monitor = self._monitors[name]
-            up = not self._breakers[name].open
+            up = self._breakers[name].error is None
             stuck = 0 if self._stuck is None else len(self._stuck(name))
             usage = _usage(engine)
             figures = self._figures
