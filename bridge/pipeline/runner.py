@@ -26,12 +26,12 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, Hold, Keep, Retry, Settlement, WriteDeadLetter, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
-from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.limits.action_budget import BudgetShare
+from bridge.pipeline.limits.route_limits import RouteLimit, Throttled
 from bridge.pipeline.moving import MovingStep
-from bridge.pipeline.route_limits import RouteLimit, Throttled
 from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.settings import SLICE, Routes, SourceSettings
 from bridge.pipeline.stage import Stage

@@ -21,8 +21,6 @@ from bridge.core.errors import (
     kept,
 )
 from bridge.core.message import Message
-from bridge.pipeline.action_budget import BudgetShare
-from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import PERSON, EngineQueue, FlowControl, Outages
@@ -30,8 +28,10 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import ValueShares
-from bridge.pipeline.route_limits import RouteLimit
+from bridge.pipeline.limits.action_budget import BudgetShare
+from bridge.pipeline.limits.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.limits.per_value import ValueShares
+from bridge.pipeline.limits.route_limits import RouteLimit
 from bridge.pipeline.rule_set import RuleChooser, RuleSet
 from bridge.pipeline.runner import DeliveryRunner
 from bridge.pipeline.settings import SLICE, RecordDeadLetter, SourceSettings

@@ -20,11 +20,11 @@ from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.commands.command_runner import CommandRunner
-from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.lanes import Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.route_limits import Admission
+from bridge.pipeline.limits.action_budget import ActionBudget
+from bridge.pipeline.limits.route_limits import Admission
 from bridge.pipeline.rule_set import CurrentRules
 from bridge.pipeline.settings import EnginePort, Execute
 from bridge.pipeline.source import SourcePipeline

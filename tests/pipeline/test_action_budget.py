@@ -12,7 +12,7 @@ import pytest
 from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration
 from bridge.core.errors import EngineUnavailable
 from bridge.core.states import SourceState
-from bridge.pipeline.action_budget import ActionBudget
+from bridge.pipeline.limits.action_budget import ActionBudget
 from tests.kit.pipeline import START, PipelineFixture, message, running_pipeline
 from tests.kit.processes import DaemonProcess, run_bridge
 

@@ -11,7 +11,7 @@ import pytest
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected, EngineUnavailable
 from bridge.core.message import Message
-from bridge.pipeline.dead_letter_limit import AT_ONCE
+from bridge.pipeline.limits.dead_letter_limit import AT_ONCE
 from bridge.pipeline.unloading import UNLOADED
 from tests.kit.pipeline import START, PipelineFixture, is_balanced, message, offsets_by_key, running_pipeline
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
-from bridge.pipeline.per_value import KEEP, ValueAccounts, ValueShare
-from bridge.pipeline.route_limits import RouteLimit, TokenBucket
-from bridge.pipeline.running_instances import RunningInstances, RunningValue
+from bridge.pipeline.limits.per_value import KEEP, ValueAccounts, ValueShare
+from bridge.pipeline.limits.route_limits import RouteLimit, TokenBucket
+from bridge.pipeline.limits.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED, digest
 from tests.kit.waiting import TIMEOUT
 from tests.pipeline.deliveries import shares_of

@@ -13,8 +13,8 @@ from bridge.config.model.routes import RouteLimitsConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.core.words import plural
 from bridge.pipeline.in_flight_delivery import InFlightDelivery, Limit
-from bridge.pipeline.per_value import ValueAccounts
-from bridge.pipeline.running_instances import RunningInstances, RunningValue
+from bridge.pipeline.limits.per_value import ValueAccounts
+from bridge.pipeline.limits.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED
 
 _STARTS = (ScheduleOrchestration, StartOrRaise)

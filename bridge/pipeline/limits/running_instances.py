@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 import structlog
 
 from bridge.core.errors import BridgeError
-from bridge.pipeline.per_value import ValueAccounts
+from bridge.pipeline.limits.per_value import ValueAccounts
 from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.admission")
