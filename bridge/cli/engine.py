@@ -420,7 +420,7 @@ def restore(path: Path | None, source: Path, as_json: bool, reason: str | None, 
     ):
         restored = restore(source, file, progress, keys, decrypts=decrypts)
         if restored.problems:
-            change.result, change.error = "failed", "damaged"
+            change.fail("damaged")
     kept = None if restored.kept is None else str(restored.kept)
     if as_json:
         print_json({"file": str(file), "backup": str(source), "kept": kept, "problems": restored.problems})
@@ -474,7 +474,7 @@ def reencrypt(path: Path | None, dry_run: bool, as_json: bool, reason: str | Non
         with copying("reencrypt", as_json) as progress:
             result = reencrypt(file, keys, progress)
         if result.unreadable:
-            change.result, change.error = "failed", "damaged"
+            change.fail("damaged")
     if not as_json:
         for problem in result.unreadable:
             click.echo(f"{file}: {clean(problem)}")

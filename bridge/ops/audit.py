@@ -55,7 +55,7 @@ class Actor:
 
 @dataclass(slots=True)
 class AuditedChange:
-    """One change, from its beginning. A body may set `result` and `error` where no exception reports a failure.
+    """One change, from its beginning. `fail` and `deny` report a failure without an exception.
 
     action: like `instances.terminate`.
     target: the changed thing.
@@ -69,6 +69,14 @@ class AuditedChange:
     reason: str | None = None
     result: Literal["done", "denied", "failed"] = "done"
     error: str | None = None
+
+    def fail(self, error: str) -> None:
+        """Note that the change has failed. error: a word, never a text: that may quote anything."""
+        self.result, self.error = "failed", error
+
+    def deny(self) -> None:
+        """Note that the caller had no permission."""
+        self.result, self.error = "denied", Denied.reason
 
     def line(self) -> dict[str, Any]:
         """Fields of the audit line, each of a bounded length."""
@@ -164,9 +172,10 @@ def user(uid: int | None = None, via: Literal["cli", "socket"] = "cli") -> Actor
 
 
 def _failed(change: AuditedChange, error: BaseException) -> None:
-    change.result = "denied" if isinstance(error, Denied) else "failed"
-    # Only the word: the text may quote anything
-    change.error = error.reason if isinstance(error, BridgeError) else type(error).__name__
+    if isinstance(error, Denied):
+        change.deny()
+    else:
+        change.fail(error.reason if isinstance(error, BridgeError) else type(error).__name__)
 
 
 def _short(value: Any) -> Any:

@@ -117,7 +117,7 @@ class QuarantineStage:
         message = self._pipeline.runner.stored(item)
         if keep.wait is Wait.KEY:
             return await self._written(self.keys.append(lane.key, item, message))
-        limit = self._pipeline.limits.dead_letter_limit
+        limit = self._pipeline.dead_letter_limit
         limited = NO_ROUTE if step is None else step.route
         first = keep.wait is Wait.PERSON and item.stored is None
         paced = first and await limit.allow(limited, item.delivery.position)

@@ -26,7 +26,6 @@ class Account:
     """Account that reports whether it is in use."""
 
     def __init__(self) -> None:
-        self.used_at = 0.0
         self.used = False
 
     def idle(self, now: float) -> bool:

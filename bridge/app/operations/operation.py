@@ -252,7 +252,7 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
     async with audited_async(trail, change):
         result = await _permitted(operation, given, scene, change)
         if (failure := operation.failure(result)) is not None:
-            change.result, change.error = "failed", failure
+            change.fail(failure)
         jobs = jobs_of(result)
         if change.target == NEW:
             change.target = result["instance_id"] if "instance_id" in result else f"job {jobs[0]}"

@@ -28,13 +28,12 @@ class TokenBucket:
     burst: most tokens saved for later.
     """
 
-    __slots__ = ("_interval", "_kept", "_next", "used_at")
+    __slots__ = ("_interval", "_kept", "_next")
 
     def __init__(self, per_second: float, burst: int = 1) -> None:
         self._interval = 1.0 / per_second
         self._kept = (burst - 1) * self._interval
         self._next = float("-inf")
-        self.used_at = 0.0
 
     @property
     def per_second(self) -> float:
