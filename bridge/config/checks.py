@@ -295,7 +295,7 @@ class Checks:
                 if source.quarantine is not None:
                     yield self.clash((*path, "quarantine"), f"the source {what}")
         for index, route in enumerate(self.partial.config.routes if nowhere else ()):
-            missing = getattr(getattr(route, route.command), "on_missing", None)
+            missing = getattr(route.command_settings, "on_missing", None)
             for name in route.from_ if isinstance(missing, WaitMissing) else ():
                 if name in nowhere:
                     where = ("routes", index, route.command, "on_missing")

@@ -17,7 +17,7 @@ from bridge.core.commands import (
     StartOrRaise,
 )
 from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlreadyExists, InstanceNotFound
-from bridge.core.instance_protocol import InstanceState
+from bridge.core.instance_protocol import InstanceState, origin_of_start
 from bridge.core.origin import MessageOrigin
 from bridge.early_messages.state_machine import InstanceCommand, origin_key, waiting_command
 from bridge.early_messages.store import EarlyMessages, EarlyMessageStore
@@ -139,12 +139,8 @@ class EarlyMessageExecutor:
     async def _start_first(
         self, command: InstanceCommand, first: StartFirst, origin: MessageOrigin | None, execute: _Execute
     ) -> None:
-        """Start the instance and execute the command.
-
-        The start has a part number of its own in its origin, because the command that follows is another message to an
-        inbox.
-        """
-        started = None if origin is None else replace(origin, part=-1 - origin.part)
+        """Start the instance and execute the command."""
+        started = None if origin is None else origin_of_start(origin)
         with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message started it first, with the same result
             start = ScheduleOrchestration(first.orchestration, command.instance_id, first.input, tags=first.tags)
             await self._notifying(command.instance_id, execute(start, started))
