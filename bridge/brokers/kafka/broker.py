@@ -19,15 +19,11 @@ from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.core.message import Message, Position
 
-FEATURES = Features(
-    "kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True, keyless_tombstones=False
-)
-
 
 class KafkaBroker:
     """Implementation of `bridge.brokers.base.Broker` on a Kafka cluster."""
 
-    features = FEATURES
+    features = Features(groups=True, keyless_tombstones=False)
 
     def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
         """Create a Kafka broker.
@@ -86,10 +82,6 @@ class KafkaBroker:
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
         return await self._cluster.topics()
-
-    async def create_topic(self, name: str, partitions: int) -> None:
-        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
-        await self._cluster.create_topic(name, partitions)
 
     async def start_reading(self) -> None:
         """See `BacklogBroker.start_reading`."""

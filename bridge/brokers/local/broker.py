@@ -40,13 +40,11 @@ POLL_SECONDS = 0.25
 EXPIRE_RECORDS = 500
 """Most records of a partition deleted in one transaction; a small number keeps waits of publishers short."""
 
-FEATURES = Features("local", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
-
 
 class LocalBroker:
     """Implementation of `bridge.brokers.base.Broker` on one directory, shared by processes of this machine."""
 
-    features = FEATURES
+    features = Features(groups=True)
 
     def __init__(
         self, name: str, directory: Path, config: LocalBrokerConfig, *, revoke_timeout: float = REVOKE_SECONDS
@@ -113,12 +111,6 @@ class LocalBroker:
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
         return await self._reader.query(lambda log: log.topics())
-
-    async def create_topic(self, name: str, partitions: int) -> None:
-        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
-        existing = len(await self._writer.submit(lambda log: log.topic(name, partitions)))
-        if existing != partitions:
-            raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
 
     async def start_reading(self) -> None:
         """See `BacklogBroker.start_reading`. Without a log, no topic has records."""

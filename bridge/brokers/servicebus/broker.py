@@ -19,11 +19,6 @@ from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
 
-FEATURES = Features(
-    "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=True,
-    bytes_keys=False, repeated_headers=False, timestamps=False, ordered=False, max_message=200 * 1024,
-)  # fmt: skip
-
 
 class ServiceBusBroker:
     """Implementation of `bridge.brokers.base.Broker` on a namespace of Azure Service Bus.
@@ -31,7 +26,7 @@ class ServiceBusBroker:
     A topic is the path of an entity: `queue`, `topic/Subscriptions/name`, either with `/$DeadLetterQueue`.
     """
 
-    features = FEATURES
+    features = Features(groups=False)
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
         """Create a Service Bus broker.

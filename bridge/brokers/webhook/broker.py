@@ -27,10 +27,7 @@ _RETRIED = frozenset({408, 429})
 class WebhookBroker:
     """Receiver of events over HTTP. `topic` of a publish is not used: a webhook has one URL."""
 
-    features = Features(
-        "webhook", durable=True, groups=False, commits=False, dead_letter_topics=False, tombstones=False,
-        repeated_headers=False, timestamps=False, ordered=False, max_message=1024 * 1024,
-    )  # fmt: skip
+    features = Features(groups=False)
 
     def __init__(self, name: str, config: WebhookBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
         """Create a broker. resolve: from a field below `tls` and its value to a path."""

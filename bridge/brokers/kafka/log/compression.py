@@ -12,8 +12,6 @@ from weakref import WeakKeyDictionary
 
 import cramjam
 
-GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
-
 _XERIAL = b"\x82SNAPPY\0"
 _XERIAL_HEADER = 16
 _NO_ROOM = "failed to write whole buffer"
