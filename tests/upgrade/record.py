@@ -359,7 +359,7 @@ async def kafka() -> dict[str, Any]:
             "create_topics": True,
             "partitions": 1,
             "commit_interval": "50ms",
-        }  # fmt: skip
+        }
     )
     broker = KafkaBroker("kafka", config, lambda field, value: Path(value))
     await broker.start()
