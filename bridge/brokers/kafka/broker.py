@@ -9,7 +9,7 @@ from bridge.brokers.base import Features, Listener, LogRanges, Positions, ReadOp
 from bridge.brokers.kafka import group_positions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.ends import Ends
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.brokers.kafka.producer import DeadLetterProducer, Producer
 from bridge.brokers.kafka.reading import ranges, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
@@ -34,7 +34,7 @@ class KafkaBroker:
         self._connection = Connection(name, config, resolve)
         self._cluster = Cluster(self._connection)
         self._producer = Producer(self._connection)
-        self._ends = Ends(self._connection)
+        self._lookup = OffsetLookup(self._connection)
         self._subscriptions: set[KafkaSubscription] = set()
 
     async def start(self) -> None:
@@ -46,7 +46,7 @@ class KafkaBroker:
         for subscription in tuple(self._subscriptions):
             await subscription.close()
         await self._producer.stop()
-        await self._ends.stop()
+        await self._lookup.aclose()
         await self._cluster.stop()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
@@ -115,7 +115,7 @@ class KafkaBroker:
 
     async def ranges(self, topic: str) -> LogRanges:
         """See `LogBroker.ranges`."""
-        return await ranges(self._connection, self._cluster, self._ends, topic)
+        return await ranges(self._connection, self._cluster, self._lookup, topic)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
         """See `Broker.subscribe`. Returns once the group has assigned partitions.

@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, for_code
 from cryptography import x509
 
 from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.connection import Connection, close
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.brokers.kafka.operations import (
     GroupFacts,
     GroupsRequest,
@@ -30,7 +31,6 @@ from bridge.brokers.kafka.operations import (
     group_facts,
     topic_facts,
 )
-from bridge.brokers.kafka.positions import look_up
 from bridge.brokers.kafka.sdk_internals import send
 from bridge.config.model.brokers import KafkaBrokerConfig, TargetConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
@@ -100,7 +100,7 @@ class _Checks:
         self._connection = connection
         self._config = connection.config
         self._cluster = Cluster(connection)
-        self._consumer: Any = None
+        self._lookup = OffsetLookup(connection, "read_uncommitted")
         self._examiner = examiner
         self._sources = sources
         self._targets = targets
@@ -118,8 +118,7 @@ class _Checks:
         self._acls = f"kafka-acls {self._at} --add --allow-principal '{principal}'"
 
     async def stop(self) -> None:
-        if self._consumer is not None:
-            await close(self._consumer)
+        await self._lookup.aclose()
         await self._cluster.stop()
 
     async def run(self) -> dict[str, float]:
@@ -320,11 +319,7 @@ class _Checks:
         partitions = self._partitions(name)
         if not partitions:
             return not_checked("no topic can be described")
-        consumer = await self._opened()
-        try:
-            begin = await look_up(consumer.beginning_offsets, partitions, self._config.request_timeout)
-        except KafkaError as error:
-            raise self._connection.translate(error, "look up offsets") from error
+        begin, _ = await self._lookup.ends(partitions, "look up offsets")
         if source.group not in self._coordinators:
             return not_checked("no node answers for the group")
         committed = await self._cluster.committed(source.group, partitions, self._coordinators[source.group])
@@ -425,12 +420,8 @@ class _Checks:
         partitions = [tp for name in self._sources for tp in self._partitions(name)]
         if not partitions:
             return not_checked("the cluster does not tell its time, and no topic is read")
-        consumer = await self._opened()
         asked = dict.fromkeys(partitions, int(time.time() * 1000) + _AHEAD_MS)
-        try:
-            found = await consumer.offsets_for_times(asked)
-        except KafkaError as error:
-            raise self._connection.translate(error, "look up times") from error
+        found = await self._lookup.at_times(asked, "look up times")
         future = [(tp, at) for tp, at in found.items() if at is not None]
         if not future:
             return ok("no message is from the future (the cluster does not tell its time)")
@@ -491,14 +482,6 @@ class _Checks:
             if topic in self._facts and self._facts[topic].error == _NONE
             for number in range(self._facts[topic].partitions)
         ][:_MOST_PARTITIONS]
-
-    async def _opened(self) -> Any:
-        """Client outside any group, for offsets."""
-        if self._consumer is None:
-            consumer = AIOKafkaConsumer(**self._connection.arguments, group_id=None, enable_auto_commit=False)
-            await self._connection.open(consumer.start)
-            self._consumer = consumer
-        return self._consumer
 
 
 def _kept(settings: Mapping[str, str]) -> float | None:

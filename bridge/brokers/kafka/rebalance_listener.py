@@ -19,8 +19,8 @@ from bridge.brokers.kafka.detectors import RebalanceStormDetector
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.log.compression import Inflation
 from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaPartition
-from bridge.brokers.kafka.positions import look_up
 from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.positions import Move, Moved, kept_done
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable

@@ -19,8 +19,9 @@ from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.offset_lookup import look_up
+from bridge.brokers.kafka.out_of_range import OutOfRangePolicy
 from bridge.brokers.kafka.partition import KafkaDelivery
-from bridge.brokers.kafka.positions import OutOfRange, look_up
 from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
@@ -75,7 +76,7 @@ class KafkaSubscription:
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
-        self._out_of_range = OutOfRange(self._kafka.on_out_of_range)
+        self._out_of_range = OutOfRangePolicy(self._kafka.on_out_of_range)
         self._fetcher = Fetcher(
             connection,
             isolation=self._kafka.isolation,

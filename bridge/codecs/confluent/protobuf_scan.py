@@ -39,9 +39,15 @@ _FITS: dict[int, Callable[[int], bool]] = {
 
 
 class _Refused(Exception):
+    """A value that contradicts its schema, and its place."""
+
     def __init__(self, what: str) -> None:
         self.what = what
         self.path = ""
+
+    def prefix(self, step: str) -> None:
+        """Put a step in front of the path."""
+        self.path = step + self.path
 
 
 class _Malformed(Exception):
@@ -123,7 +129,7 @@ class Scanner:
             try:
                 at = self._field(data, at, end, wire, number, field, budget, room)
             except _Refused as error:
-                error.path = f".{field.name}{error.path}"
+                error.prefix(f".{field.name}")
                 raise
         if group is not None:
             raise _Malformed
