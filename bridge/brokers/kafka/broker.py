@@ -26,10 +26,7 @@ class KafkaBroker:
     features = Features(groups=True, keyless_tombstones=False)
 
     def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create a Kafka broker.
-
-        resolve: from a field below `tls` and its value to a path.
-        """
+        """Create a Kafka broker. resolve: from a field below `tls` and its value to a path."""
         self.name = name
         self._connection = Connection(name, config, resolve)
         self._cluster = Cluster(self._connection)

@@ -59,10 +59,7 @@ class KafkaSubscription:
         dead_letters: DeadLetterProducer,
         closed: Callable[[], None],
     ) -> None:
-        """Create a Kafka subscription.
-
-        closed: called once, at the end of `close`.
-        """
+        """Create a Kafka subscription. closed: called once, at the end of `close`."""
         self._connection = connection
         self._cluster = cluster
         self._options = options

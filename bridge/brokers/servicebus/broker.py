@@ -29,10 +29,7 @@ class ServiceBusBroker:
     features = Features(groups=False)
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create a Service Bus broker.
-
-        resolve: from a field below `tls` and its value to a path.
-        """
+        """Create a Service Bus broker. resolve: from a field below `tls` and its value to a path."""
         self.name = name
         self._config = config
         self._resolve = resolve

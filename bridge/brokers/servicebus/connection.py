@@ -79,7 +79,7 @@ class Seats:
         """Spare receivers that have a connection, possibly beyond their share."""
 
     def join(self, receivers: Sequence[Seated]) -> None:
-        """Add receivers that need connections. Seateds that lose their connections to them are notified."""
+        """Add receivers that need connections. Those that lose their connections to them are notified."""
         self._receivers += receivers
         for receiver in self._receivers:
             if not self.has(receiver):
@@ -269,10 +269,7 @@ class ReceiverLink:
     """One open receiver of the SDK: its health, and the meaning of its errors."""
 
     def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:
-        """Create a link.
-
-        path: of the entity.
-        """
+        """Create a link. path: of the entity."""
         self.sdk = sdk
         self.timeout = connection.config.request_timeout
         """Deadline of one request in seconds."""

@@ -79,10 +79,7 @@ class EntityReceiver:
         clock: ClockSkewDetector,
         dead_letter_queue: DeadLetterQueue | None,
     ) -> None:
-        """Create a receiver.
-
-        path: of the entity.
-        """
+        """Create a receiver. path: of the entity."""
         self.path = path
         self.number = number
         self.partition = ServiceBusPartition(path, number, self.wake)

@@ -95,10 +95,7 @@ class Turn:
     """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
 
     def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
-        """Begin the turn of a session.
-
-        accepting: seconds that the acceptance took.
-        """
+        """Begin the turn of a session. accepting: seconds that the acceptance took."""
         self._end = now + options.turn
         self._busy = now
         self._quiet = self._hurry = options.idle
@@ -133,10 +130,7 @@ class SessionReceiver(EntityReceiver):
     """
 
     def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
-        """Create a session receiver.
-
-        given: see `EntityReceiver`.
-        """
+        """Create a session receiver. given: see `EntityReceiver`."""
         super().__init__(**given)
         self.sessions = 0
         """Number of accepted sessions."""

@@ -47,10 +47,7 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """Create a Service Bus subscription.
-
-        closed: called once, at the end of `close`.
-        """
+        """Create a Service Bus subscription. closed: called once, at the end of `close`."""
         settings, sessions = options.servicebus, options.sessions
         self._connection = connection
         self._listener = listener

@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 
 from bridge.brokers.base import Features, Listener, Positions, SubscribeOptions, Subscription
+from bridge.brokers.tls import context_of
 from bridge.brokers.webhook.request import content_of, id_of, retry_after, signature_headers
-from bridge.brokers.webhook.security import context_of
 from bridge.config.model.webhook import WebhookBrokerConfig, signing_key
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishRefused
 from bridge.core.message import Message
@@ -46,7 +46,7 @@ class WebhookBroker:
 
     async def start(self) -> None:
         """See `Broker.start`. Makes no request. Raises: BrokerError when a certificate cannot be read."""
-        tls = await asyncio.to_thread(context_of, self.name, self._config, self._resolve)
+        tls = await asyncio.to_thread(context_of, self.name, self._config.tls, self._resolve)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, limit=self._config.concurrent),
             timeout=aiohttp.ClientTimeout(total=self._config.timeout),
