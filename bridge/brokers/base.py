@@ -17,6 +17,9 @@ from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
 
+OUTAGE = 86_400.0
+"""Outage in seconds that messages should outlast: a day. `bridge doctor` warns below it."""
+
 Positions = Sequence[Position | None] | None
 """Positions of published messages, in order; None where the broker does not return them."""
 

@@ -19,10 +19,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, for_code
 from cryptography import x509
 
-from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.offset_lookup import OffsetLookup
-from bridge.brokers.kafka.operations import (
+from bridge.brokers.base import OUTAGE
+from bridge.brokers.kafka.admin_requests import (
     GroupFacts,
     GroupsRequest,
     Operations,
@@ -31,6 +29,9 @@ from bridge.brokers.kafka.operations import (
     group_facts,
     topic_facts,
 )
+from bridge.brokers.kafka.cluster import Cluster
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.brokers.kafka.sdk_internals import send
 from bridge.config.model.brokers import KafkaBrokerConfig, TargetConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
@@ -43,8 +44,6 @@ _NONE, _UNKNOWN_TOPIC, _TOPIC_DENIED, _GROUP_DENIED, _CLUSTER_DENIED = 0, 3, 29,
 _ELSEWHERE = (14, 15, 16)
 """Error codes of the protocol. _ELSEWHERE: of a node that does not, or does not yet, coordinate the group."""
 
-OUTAGE = 86_400.0
-"""Outage in seconds that a topic should outlast: a day."""
 DEAD_LETTERS = 7 * 86_400.0
 """Seconds that dead letters should be kept: a week."""
 _AHEAD_MS = 2000
@@ -222,7 +221,7 @@ class _Checks:
             return ok(topic)  # reported as a missing permission
         if facts.error == _UNKNOWN_TOPIC:
             return self._missing(topic)
-        if facts.offline or facts.error not in (_NONE,):
+        if facts.offline or facts.error != _NONE:
             what = f"partitions {', '.join(map(str, facts.offline))} have no leader" if facts.offline else ""
             return problem(
                 f"{topic}: {what or for_code(facts.error).__name__}",
@@ -355,12 +354,12 @@ class _Checks:
                         self._settings[topic] = {entry[0]: entry[1] for entry in entries}
                     else:
                         denied.append(topic)
-            judged = [answer for topic, use in self._topics.items() for answer in self._kept(topic, use)]
+            judged = [answer for topic, use in self._topics.items() for answer in self._judged_retention(topic, use)]
             if denied:
                 allow = "\n".join(f"{self._acls} --operation DescribeConfigs --topic {topic}" for topic in denied)
                 judged.append(not_checked(f"DescribeConfigs on {', '.join(denied)} missing", allow))
             return worst(
-                judged, "; ".join(f"{topic}: {_text(_kept(found))}" for topic, found in self._settings.items())
+                judged, "; ".join(f"{topic}: {_text(_retention_of(found))}" for topic, found in self._settings.items())
             )
 
         await self._check("retention", ask)
@@ -369,19 +368,24 @@ class _Checks:
             for name in self._sources
             if (
                 kept := [
-                    _kept(self._settings[topic]) or math.inf for topic in self._read(name) if topic in self._settings
+                    _retention_of(self._settings[topic]) or math.inf
+                    for topic in self._read(name)
+                    if topic in self._settings
                 ]
             )
         }
 
     def _seconds(self, topic: str) -> float | None:
-        return _kept(self._settings[topic]) if topic in self._settings else None
+        return _retention_of(self._settings[topic]) if topic in self._settings else None
 
-    def _kept(self, topic: str, use: _Topic) -> Iterator[Answer]:
+    def _judged_retention(self, topic: str, use: _Topic) -> Iterator[Answer]:
         settings = self._settings.get(topic)
         if settings is None:
             return
-        seconds, alter = _kept(settings), f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}"
+        seconds, alter = (
+            _retention_of(settings),
+            f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}",
+        )
         compacted = "compact" in settings.get("cleanup.policy", "")
         if use.dead_letters_of and compacted:
             yield problem(
@@ -484,7 +488,7 @@ class _Checks:
         ][:_MOST_PARTITIONS]
 
 
-def _kept(settings: Mapping[str, str]) -> float | None:
+def _retention_of(settings: Mapping[str, str]) -> float | None:
     """Seconds that a topic keeps messages; None without limit."""
     if "delete" not in settings.get("cleanup.policy", "delete"):
         return None

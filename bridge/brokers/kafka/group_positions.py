@@ -13,11 +13,11 @@ from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaErro
 from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.kafka.admin_requests import GroupFacts, GroupsRequest, group_facts
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import decode_metadata, decode_stamp, encode_metadata
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.offset_lookup import OffsetLookup
-from bridge.brokers.kafka.operations import GroupFacts, GroupsRequest, group_facts
 from bridge.brokers.kafka.reading import scan as scan_partitions
 from bridge.brokers.kafka.sdk_internals import send
 from bridge.brokers.positions import GroupActive, GroupPosition, Move, Place, kept_done

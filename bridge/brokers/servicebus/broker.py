@@ -61,21 +61,18 @@ class ServiceBusBroker:
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""
-        assert self._connection is not None, "the broker is not started"
-        return read(self._connection, options)
+        return read(self._connected(), options)
 
     async def complete(self, topic: str, numbers: Collection[int]) -> int:
         """See `CompletingBroker.complete`."""
-        assert self._connection is not None, "the broker is not started"
-        return await complete(self._connection, topic, numbers)
+        return await complete(self._connected(), topic, numbers)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> ServiceBusSubscription:
         """See `Broker.subscribe`. Raises: BrokerUnavailable when the service is away or refuses the connection."""
-        assert self._connection is not None, "the broker is not started"
-        assert self._senders is not None
+        assert self._senders is not None, "the broker is not started"
         queue = None if options.dead_letter is None else DeadLetterQueue(self._senders.publish, options.dead_letter)
         subscription = ServiceBusSubscription(
-            connection=self._connection,
+            connection=self._connected(),
             options=options,
             listener=listener,
             dead_letter_queue=queue,
@@ -88,6 +85,10 @@ class ServiceBusBroker:
             self._subscriptions.discard(subscription)
             raise
         return subscription
+
+    def _connected(self) -> Connection:
+        assert self._connection is not None, "the broker is not started"
+        return self._connection
 
 
 _AT_ONCE = 250

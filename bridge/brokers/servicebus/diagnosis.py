@@ -15,6 +15,7 @@ from typing import Any
 
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 
+from bridge.brokers.base import OUTAGE
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.security import NamespaceAccess
@@ -36,8 +37,6 @@ LOCK = 30.0
 """Shortest lock duration in seconds that leaves room for pauses of the process and the network."""
 DELIVERIES = 10
 """Least max delivery count that leaves room for crashes."""
-OUTAGE = 86_400.0
-"""Outage in seconds that messages should outlast: a day."""
 _TOLERANCE = 1.0
 """Difference of the clocks in seconds that is not reported."""
 
