@@ -363,17 +363,9 @@ class _Checks:
             )
 
         await self._check("retention", ask)
-        return {
-            name: max(kept)
-            for name in self._sources
-            if (
-                kept := [
-                    _retention_of(self._settings[topic]) or math.inf
-                    for topic in self._read(name)
-                    if topic in self._settings
-                ]
-            )
-        }
+        kept = {topic: _retention_of(settings) or math.inf for topic, settings in self._settings.items()}
+        read = {name: [kept[topic] for topic in self._read(name) if topic in kept] for name in self._sources}
+        return {name: max(each) for name, each in read.items() if each}
 
     def _seconds(self, topic: str) -> float | None:
         return _retention_of(self._settings[topic]) if topic in self._settings else None
@@ -382,10 +374,8 @@ class _Checks:
         settings = self._settings.get(topic)
         if settings is None:
             return
-        seconds, alter = (
-            _retention_of(settings),
-            f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}",
-        )
+        seconds = _retention_of(settings)
+        alter = f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}"
         compacted = "compact" in settings.get("cleanup.policy", "")
         if use.dead_letters_of and compacted:
             yield problem(

@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
-from bridge.codecs.limits import Budget
+from bridge.codecs.limits import Budget, MisfitValue
 from bridge.codecs.numbers import float_to_json, single_to_json
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, PayloadTooDeep
@@ -24,18 +24,6 @@ from bridge.core.errors import DecodeError, PayloadTooDeep
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
 _CUT_OFF = "is cut off"
 _PATH_LIMIT = 200
-
-
-class _Unreadable(Exception):
-    """A value that contradicts its schema, and its place."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.path = ""
-
-    def prefix(self, step: str) -> None:
-        """Put a step in front of the path."""
-        self.path = step + self.path
 
 
 class _Body(Budget):
@@ -49,17 +37,17 @@ class _Body(Budget):
         self.at = 0
 
     def read(self, size: int) -> bytes:
-        """Read bytes. Raises: _Unreadable."""
+        """Read bytes. Raises: MisfitValue."""
         start, end = self.at, self.at + size
         if size < 0:
-            raise _Unreadable("has a negative length")
+            raise MisfitValue("has a negative length")
         if end > len(self.data):
-            raise _Unreadable(_CUT_OFF)
+            raise MisfitValue(_CUT_OFF)
         self.at = end
         return self.data[start:end]
 
     def read_long(self) -> int:
-        """Read a zigzag varint of at most 64 bits. Raises: _Unreadable."""
+        """Read a zigzag varint of at most 64 bits. Raises: MisfitValue."""
         data, at = self.data, self.at
         try:
             byte = data[at]
@@ -72,9 +60,9 @@ class _Body(Budget):
                 value |= (byte & 0x7F) << shift
                 shift += 7
                 if shift > 70 or value >> 64:
-                    raise _Unreadable("is an integer beyond 64 bits")
+                    raise MisfitValue("is an integer beyond 64 bits")
         except IndexError:
-            raise _Unreadable(_CUT_OFF) from None
+            raise MisfitValue(_CUT_OFF) from None
         self.at = at
         return (value >> 1) ^ -(value & 1)
 
@@ -98,7 +86,7 @@ class AvroReader:
         try:
             body.take(1)
             value = self._read(body, limits.max_depth)
-        except _Unreadable as error:
+        except MisfitValue as error:
             path = error.path if len(error.path) <= _PATH_LIMIT else error.path[:_PATH_LIMIT] + "…"
             raise DecodeError(f"the body cannot be read: data{path} {error.what}") from None
         except RecursionError:
@@ -147,7 +135,7 @@ class AvroReader:
             try:
                 for member, inner in fields:
                     value[member] = inner(body, room - 1)
-            except _Unreadable as error:
+            except MisfitValue as error:
                 error.prefix(f".{member}")
                 raise
             return value
@@ -171,7 +159,7 @@ class AvroReader:
         def read(body: _Body, room: int) -> Any:
             index = body.read_long()
             if not 0 <= index < len(readers):
-                raise _Unreadable("is of a branch that its union does not have")
+                raise MisfitValue("is of a branch that its union does not have")
             return readers[index](body, room)
 
         return read
@@ -180,14 +168,14 @@ class AvroReader:
 def _int(body: _Body, room: int) -> int:
     value = body.read_long()
     if not -(1 << 31) <= value < 1 << 31:
-        raise _Unreadable("is an integer beyond 32 bits")
+        raise MisfitValue("is an integer beyond 32 bits")
     return value
 
 
 def _boolean(body: _Body, room: int) -> bool:
     byte = body.read(1)[0]
     if byte > 1:
-        raise _Unreadable("is a boolean that is neither 0 nor 1")
+        raise MisfitValue("is a boolean that is neither 0 nor 1")
     return byte == 1
 
 
@@ -201,7 +189,7 @@ def _string(body: _Body, room: int) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise _Unreadable("is text that is not valid UTF-8") from None
+        raise MisfitValue("is text that is not valid UTF-8") from None
 
 
 def _fixed(size: int) -> Read:
@@ -212,7 +200,7 @@ def _enum(symbols: list[str]) -> Read:
     def read(body: _Body, room: int) -> str:
         index = body.read_long()
         if not 0 <= index < len(symbols):
-            raise _Unreadable("is a symbol that its enum does not have")
+            raise MisfitValue("is a symbol that its enum does not have")
         symbol = symbols[index]
         body.take(0, len(symbol))
         return symbol
@@ -235,7 +223,7 @@ def _logical(logical: Logical, raw: Read) -> Read:
         try:
             text = logical.read(value)
         except (ValueError, OverflowError):
-            raise _Unreadable(f"is a {logical.name} that {logical.beyond}") from None
+            raise MisfitValue(f"is a {logical.name} that {logical.beyond}") from None
         body.take(0, len(text))
         return text
 
@@ -270,7 +258,7 @@ def _array(inner: Read) -> Read:
                 for _ in range(abs(count)):
                     items.append(inner(body, room - 1))  # noqa: PERF401 -- the handler names the place
                 _check_end(body, end)
-        except _Unreadable as error:
+        except MisfitValue as error:
             error.prefix(f"[{len(items)}]")
             raise
         return items
@@ -290,10 +278,10 @@ def _map(inner: Read) -> Read:
                 for _ in range(abs(count)):
                     key = _string(body, 0)
                     if key in members:
-                        raise _Unreadable("is a second value of its key")
+                        raise MisfitValue("is a second value of its key")
                     members[key] = inner(body, room - 1)
                 _check_end(body, end)
-        except _Unreadable as error:
+        except MisfitValue as error:
             error.prefix(".*")  # the key is the sender's
             raise
         return members
@@ -311,7 +299,7 @@ def _end_of_block(body: _Body, count: int) -> int | None:
 
 def _check_end(body: _Body, end: int | None) -> None:
     if end is not None and body.at != end:
-        raise _Unreadable("follows a block of another size than it says")
+        raise MisfitValue("follows a block of another size than it says")
 
 
 def _too_deep() -> PayloadTooDeep:
