@@ -20,8 +20,8 @@ from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.log.compression import Room
 from bridge.brokers.kafka.offset_lookup import look_up
-from bridge.brokers.kafka.out_of_range import OutOfRangePolicy
 from bridge.brokers.kafka.partition import KafkaDelivery
+from bridge.brokers.kafka.positions import OutOfRangePolicy
 from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
