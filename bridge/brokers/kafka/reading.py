@@ -13,7 +13,7 @@ from bridge.brokers.base import LogRanges, ReadOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.log.compression import Inflation, Room
+from bridge.brokers.kafka.log.compression import OpenBatches, TakeBudget
 from bridge.brokers.kafka.log.partition_log import PartitionLog
 from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.core.errors import BrokerError, BrokerUnavailable
@@ -69,7 +69,7 @@ async def scan(
     isolation: `read_committed` or `read_uncommitted`. what: for an error. Raises: BrokerError, BrokerUnavailable.
     """
     config = connection.config
-    inflation = Inflation(config.max_batch)
+    open_batches = OpenBatches(config.max_batch)
     logs = {
         tp: PartitionLog(
             tp.topic,
@@ -78,7 +78,7 @@ async def scan(
             bounds=connection.bounds,
             low_water=config.fetch_partition_bytes // 2,
             treatment=lambda unreadable: "dead_letter",
-            inflation=inflation,
+            open_batches=open_batches,
         )
         for tp, start in starts.items()
     }
@@ -92,7 +92,7 @@ async def scan(
     await fetcher.start()
     try:
         fetcher.assign(logs)
-        async for position, message in _messages(connection, cluster, fetcher, logs, ends, changed, inflation, what):
+        async for position, message in _messages(connection, cluster, fetcher, logs, ends, changed, open_batches, what):
             yield position, message
     finally:
         await fetcher.stop()
@@ -105,19 +105,19 @@ async def _messages(
     logs: Mapping[TopicPartition, PartitionLog],
     ends: Mapping[TopicPartition, int] | None,
     changed: asyncio.Event,
-    inflation: Inflation,
+    open_batches: OpenBatches,
     what: str,
 ) -> AsyncIterator[tuple[Position, Message]]:
     """Messages up to `ends`, or without an end."""
     while True:
         changed.clear()
         found = False
-        inflation.reset()
+        open_batches.reset()
         for tp, log in logs.items():
             if ends is not None and log.position >= ends[tp]:
                 log.close()
                 continue
-            for first, _, message in log.take(_BATCH, Room()):
+            for first, _, message in log.take(_BATCH, TakeBudget()):
                 if ends is None or first < ends[tp]:
                     found = True
                     yield Position(cluster.id, tp.topic, tp.partition, first), message
@@ -127,7 +127,7 @@ async def _messages(
         if not going:
             break
         fetcher.assign({tp: log for tp, log in logs.items() if log in going})
-        if not found and not inflation.refused:
+        if not found and not open_batches.refused:
             try:
                 # `wait_for` of Python 3.11 loses a cancellation that comes with the event
                 async with asyncio.timeout(_PING_SECONDS):

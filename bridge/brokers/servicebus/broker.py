@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
 from bridge.brokers.servicebus.amqp import copies
 from bridge.brokers.servicebus.completing import complete
-from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.servicebus.connection import SDK_ERRORS, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.security import NamespaceAccess
@@ -108,7 +108,7 @@ async def read(connection: Connection, options: ReadOptions) -> AsyncIterator[tu
         while True:
             try:
                 found = await link.peek_messages(_AT_ONCE, sequence_number=max(following, 1))
-            except FOREIGN as error:
+            except SDK_ERRORS as error:
                 raise connection.translate(error, what) from error
             for raw in found:
                 number = raw.sequence_number or 0

@@ -126,7 +126,7 @@ TAKE_BYTES = 8 << 20
 """Bytes of messages after which one call hands out no more."""
 
 
-class Room:
+class TakeBudget:
     """Bytes that one call may still hand out."""
 
     __slots__ = ("left",)
@@ -139,7 +139,7 @@ class Room:
         self.left -= size
 
 
-class Inflation:
+class OpenBatches:
     """Decompressed batches that are being handed out, by reader.
 
     A reader may open a batch while all open batches together are below the limit. The total therefore never exceeds the
