@@ -115,7 +115,7 @@ def test_a_length_that_leads_nowhere_stops_the_partition(length: int) -> None:
     suspect = given.suspect
     assert suspect is not None
     assert given.take(10) == []
-    given.distrust(suspect)
+    given.stop_at_damage(suspect)
     assert "offset 0 and later ones cannot be read" in given.stopped
     assert "bridge sources seek" in given.stopped
 
