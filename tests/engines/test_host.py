@@ -108,7 +108,7 @@ async def test_the_directory_is_made_private(tmp_path: Path) -> None:
 
 async def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineMisconfigured, match="cannot be made ours alone"):
+    with pytest.raises(EngineMisconfigured, match="cannot set mode 0700"):
         await EmbeddedEngine("default", CONFIG, tmp_path / "file", host=True).start()
 
 
