@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, log_level_option, log_levels
+from bridge.system.hang_up import EarlyHangUp
 
 
 @make(
@@ -42,6 +43,7 @@ def command(
     The daemon prints what it consumes and the address of its health endpoint. Ctrl-C or SIGTERM drains and stops it
     within the deadline (`ops.drain`); a second signal forces the stop. SIGHUP reloads the configuration.
     """
+    hang_up = EarlyHangUp()  # before the imports, which take time
     from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.process import serve
     from bridge.app.serve.reload.reloader import Files
@@ -49,4 +51,4 @@ def command(
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
     files = Files(config, overlay)
-    return serve(loaded, files, intake=True, worker=not no_worker, ready_file=ready_file, log_levels=levels)
+    return serve(loaded, files, intake=True, worker=not no_worker, hang_up=hang_up, ready_file=ready_file, log_levels=levels)

@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, log_level_option, log_levels
+from bridge.system.hang_up import EarlyHangUp
 
 
 @make(
@@ -38,6 +39,7 @@ def command(
     Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
     SIGHUP reloads the configuration.
     """
+    hang_up = EarlyHangUp()  # before the imports, which take time
     from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.process import serve
     from bridge.app.serve.reload.reloader import Files
@@ -45,4 +47,4 @@ def command(
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
     files = Files(config, overlay)
-    return serve(loaded, files, intake=False, worker=True, ready_file=ready_file, log_levels=levels)
+    return serve(loaded, files, intake=False, worker=True, hang_up=hang_up, ready_file=ready_file, log_levels=levels)
