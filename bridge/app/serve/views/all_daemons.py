@@ -273,8 +273,7 @@ def _failure(error: Exception, *remedy: str) -> Exception:
             return ValueError("the answer is not a status of this version")
 
 
-async def _get(
-    base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str) -> StatusDocument:
+async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str) -> StatusDocument:
     """Raises: OSError, ClientError; TokenRefused; ValueError for an answer that is no status."""
     async with (
         aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,
