@@ -231,9 +231,8 @@ class Saga(Scope):
                 raise bug or failure
         # A body may have continued after a failed step: the step's effect must be undone even if the saga completes
         if failure is not None or len(self._completed) < len(self._entries):
-            yield from progress.shown(
-                self._undo(self._group, (StepState.UNKNOWN,) if failure is None else TO_COMPENSATE)
-            )
+            states = (StepState.UNKNOWN,) if failure is None else TO_COMPENSATE
+            yield from progress.shown(self._undo(self._group, states))
         progress.become(self._final_status())
         progress.show()
         outcome = self._outcome(result)
