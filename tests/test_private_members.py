@@ -1,6 +1,6 @@
 """Private members of SDKs are touched in files named `sdk_internals.py` only.
 
-Brokers have further files for that, which tests/brokers/servicebus/test_sdk_internals.py lists.
+Brokers have the same rule, with the names of their client libraries: tests/brokers/test_structure.py.
 """
 
 from __future__ import annotations

@@ -445,7 +445,7 @@ class ReadOptions:
 
 @runtime_checkable
 class ReadableBroker(Protocol):
-    """A broker whose topics can be read without consuming them."""
+    """A broker whose topics can be read without consuming them. Every broker with sources is one."""
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """Messages with their positions, in order within a partition. Close the iterator when leaving it early.

@@ -1,4 +1,4 @@
-"""Early-message stage of an engine: commands for instances that may not exist yet."""
+"""Executor of commands for instances that may not exist yet: keeps their order with early messages."""
 
 from __future__ import annotations
 
@@ -35,18 +35,24 @@ class Executor(Protocol):
 class MovingExecutor(Executor, Protocol):
     """Executor whose instances may be on several engines, see `bridge.engines.commands.moving.InstanceEngine`."""
 
-    def look(self, command: Command) -> Awaitable[InstanceState]: ...
+    def look(self, command: Command) -> Awaitable[InstanceState]:
+        """Read the state of the command's instance on this engine. Raises: EngineError."""
+        ...
 
-    def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]: ...
+    def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]:
+        """Execute a command for an instance that is on this engine, and start nothing. Raises: EngineError."""
+        ...
 
-    def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> Awaitable[None]: ...
+    def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> Awaitable[None]:
+        """Start an instance in place of a run that has finished on another engine. Raises: EngineError."""
+        ...
 
 
 _Execute = Callable[[Command, MessageOrigin | None], Awaitable[None]]
 
 
 class EarlyMessageExecutor:
-    """Stage in front of an engine's executor, for rules with `wait` or `start` on a missing instance.
+    """Executor in front of that of an engine, for rules with `wait` or `start` on a missing instance.
 
     Before a command reaches an instance for which a rule may store early messages, the instance's entity is read: a
     command must not overtake waiting messages. The entity is notified after a start, unless the engine notifies it.
@@ -55,7 +61,7 @@ class EarlyMessageExecutor:
     def __init__(
         self, store: EarlyMessageStore, executor: MovingExecutor, prefixes: tuple[str, ...], *, engine_notifies: bool
     ) -> None:
-        """Create the stage.
+        """Create the executor.
 
         prefixes: instance id prefixes for which a rule may store early messages; other commands are not checked.
         engine_notifies: the engine notifies the entities of starts (`Engine.notifies_instance_started`).

@@ -20,13 +20,13 @@ from uuid import uuid4
 from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
-from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.composition import load_workflows, require
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.local.broker import LocalBroker
 from bridge.codecs import registry as codecs
 from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.config.model.codecs import SCHEMA_CODECS
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
 from bridge.core.answers import CORRELATION_ID
