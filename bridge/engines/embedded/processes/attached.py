@@ -194,7 +194,8 @@ class AttachedWorker:
                     worker.sessions.drop(body.decode())
                 else:
                     worker.take_item(kind, body)
-            items = channel.receive()
+            worker.end_expected()
+            items = channel.receive(worker.expect)
 
     def _refuse(self, reason: str) -> None:
         if reason != self._refusal:
