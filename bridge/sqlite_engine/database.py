@@ -194,8 +194,11 @@ class Database:
             took = time.monotonic() - began
             logger.info("%s: counted %d instances of an earlier version in %.1f s", self.path, number, took)
 
-    def stop(self) -> None:
-        """Finish the accepted operations and close the file. Idempotent."""
+    def stop(self, *, unlocks: bool = True) -> None:
+        """Finish the accepted operations and close the file. Idempotent.
+
+        unlocks: let other processes open the file. False: `unlock` does that.
+        """
         if not self._open:
             return
         self._open = False
@@ -213,6 +216,11 @@ class Database:
             self.running.close()
         if self._connection is not None:
             self._connection.close()
+        if unlocks:
+            self.unlock()
+
+    def unlock(self) -> None:
+        """Let other processes open the stopped file. Idempotent."""
         self._lock.release()
 
     def call(self, method: str, request: Any, reply: Reply, peer: str = "", put: Put | None = None) -> Any:

@@ -257,14 +257,15 @@ class EmbeddedEngine:
         try:
             # Only the holder of the lock gets here, so an existing socket file belongs to a dead host.
             (self._directory / SOCKET).unlink(missing_ok=True)
+            if sys.platform == "linux":
+                # First: a worker that finds the other socket alone takes this daemon for one of an earlier version
+                self._listen_for_workers(database)
             self._address = EngineSocket(self._directory)
             service = AioSidecarService(database)
             local = Server(service, [self._address.target])
             local.start()
             self._servers.append(local)
             private.narrow([self._directory / SOCKET])
-            if sys.platform == "linux":
-                self._listen_for_workers(database)
             if self._config.listen is not None:
                 remote = Server(service, [self._config.listen], self._guard())
                 remote.start()
@@ -296,18 +297,23 @@ class EmbeddedEngine:
         return Guard(token, tls, config.behind_tls_proxy, config.max_message, config.max_connections)
 
     def _stop_host(self) -> None:
-        # Waiting calls end first; otherwise the servers could not stop.
-        if self._database is not None:
-            self._database.stop()
-            self._database = None
-        if self._worker_socket is not None:
-            self._worker_socket.stop()
-            self._worker_socket = None
-        for server in self._servers:
-            server.stop()
-        self._servers.clear()
-        if self._host:
+        database, self._database = self._database, None
+        if database is None:
+            return
+        try:
+            # Waiting calls end first; otherwise the servers could not stop.
+            database.stop(unlocks=False)
+            # Before that of the workers: see `_start_host`
             (self._directory / SOCKET).unlink(missing_ok=True)
+            if self._worker_socket is not None:
+                self._worker_socket.stop()
+                self._worker_socket = None
+            for server in self._servers:
+                server.stop()
+            self._servers.clear()
+        finally:
+            # Last: the sockets of the next host have the same paths
+            database.unlock()
 
     def _attach(self) -> None:
         self._address = EngineSocket(self._directory)
