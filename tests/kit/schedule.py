@@ -39,13 +39,13 @@ _LONG = re.compile(r"^pytestmark = .*\bmark\.long\b|^    item\.add_marker\(pytes
 
 
 def is_long(file: Path) -> bool:
-    """Whether the tests of a file are long. The mark is read, not imported."""
+    """True if the tests of a file are long. The mark is read, not imported."""
     rooms = (room / "conftest.py" for room in file.parents if ROOT in room.parents)
     return any(_LONG.search(_read(each)) for each in (file, *rooms))
 
 
 def is_left_out(file: Path, marks: str) -> bool:
-    """Whether no test of a file can be in a run, by its mark. marks: expression of the run (`-m`)."""
+    """True if no test of a file can be in a run, by its mark. marks: expression of the run (`-m`)."""
     terms = set(marks.split(" and "))
     if "(" in marks or " or " in marks or not terms & {"long", "not long"}:
         return False

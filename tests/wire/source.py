@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from functools import cache
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.kit.source import trees, walk
 
 _LONGEST = 120
 """Maximum length, in characters, of a literal that can be a name on the wire; longer ones are prose or code."""
@@ -15,12 +14,6 @@ _LONGEST = 120
 _LOGS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
 _IDENTIFIERS = frozenset({"TypeVar", "ParamSpec", "NewType", "getattr", "hasattr", "setattr", "attrgetter"})
 """Functions whose literals are Python names, which only a rename changes."""
-
-
-@cache
-def trees(room: str = "bridge") -> tuple[ast.Module, ...]:
-    """Return the syntax trees of the modules below a folder."""
-    return tuple(ast.parse(path.read_text()) for path in sorted((ROOT / room).rglob("*.py")))
 
 
 class Texts(ast.NodeVisitor):
@@ -149,7 +142,7 @@ def literal(node: ast.AST) -> str | None:
 def texts(room: str = "bridge") -> dict[str, set[str]]:
     """Return the literals below a folder, by role."""
     visitor = Texts()
-    for tree in trees(room):
+    for _, tree in trees(room):
         visitor.visit(tree)
     return visitor.found
 
@@ -173,7 +166,7 @@ def _name(node: ast.AST | None) -> str:
 @cache
 def _nodes(room: str) -> tuple[ast.AST, ...]:
     kinds = (ast.Call, ast.Attribute, ast.Subscript)
-    return tuple(node for tree in trees(room) for node in ast.walk(tree) if isinstance(node, kinds))
+    return tuple(node for _, tree in trees(room) for node in walk(tree) if isinstance(node, kinds))
 
 
 def first_arguments(*called: str) -> set[str]:
