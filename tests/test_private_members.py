@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.source import walk
+from tests.kit.source import parse, walk
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("bridge/brokers/",)
@@ -57,7 +57,7 @@ def own_names(nodes: list[ast.AST]) -> set[str]:
 
 def touches(text: str) -> Iterator[tuple[int, str]]:
     """Line and text of each touch of a private member that the file itself does not define."""
-    nodes = list(walk(ast.parse(text)))
+    nodes = list(walk(parse(text)))
     own = own_names(nodes)
     for node in nodes:
         match node:

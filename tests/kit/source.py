@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,18 @@ def trees(room: str = "bridge", *, text: str = "") -> Iterator[tuple[Path, ast.M
     for path in sorted((ROOT / room).rglob("*.py")):
         source = path.read_text()
         if text in source:
-            yield path.relative_to(ROOT / room), ast.parse(source)
+            yield path.relative_to(ROOT / room), parse(source)
+
+
+def parse(source: str) -> ast.Module:
+    """Parse a module. Without the collections of garbage, which find none, it takes a third of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(source)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def walk(tree: ast.AST) -> Iterator[ast.AST]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kit.source import walk
+from tests.kit.source import parse, walk
 from tests.language.retired import IDENTIFIERS, OPENERS, PROSE
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def count() -> Found:
 
 
 def _module(found: Found, room: str, name: str, text: str) -> None:
-    tree = ast.parse(text)
+    tree = parse(text)
     nodes = list(walk(tree))
     docstrings = set()
     for part in name.removesuffix(".py").split("/"):
