@@ -64,29 +64,30 @@ def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, i
     return found
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_damage_costs_what_is_damaged_and_nothing_else(seed: int) -> None:
-    rng = random.Random(seed)
-    log = mixed(rng, "b", 12)
-    gaps: Counter[str] = Counter()
-    given = reader(gaps=gaps)
-    assert read(log, given, rng) == log.entries
-    assert gaps == Counter({"compacted": log.gaps} if log.gaps else {})
-    # Each offset has an entry or a named gap
-    assert sum(last - first + 1 for first, last, _ in log.entries) + gaps.total() == given.position == log.end
+def test_damage_costs_what_is_damaged_and_nothing_else() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        log = mixed(rng, "b", 12)
+        gaps: Counter[str] = Counter()
+        given = reader(gaps=gaps)
+        assert read(log, given, rng) == log.entries, seed
+        assert gaps == Counter({"compacted": log.gaps} if log.gaps else {}), seed
+        # Each offset has an entry or a named gap
+        covered = sum(last - first + 1 for first, last, _ in log.entries) + gaps.total()
+        assert covered == given.position == log.end, seed
 
 
 @pytest.mark.parametrize("damage", sorted(DAMAGES))
-@pytest.mark.parametrize("seed", range(20))
-def test_reading_may_begin_anywhere(damage: str, seed: int) -> None:
-    rng = random.Random(f"{damage}{seed}")
-    log = Log()
-    log.add(healthy(rng, "before", 3))
-    log.add(DAMAGES[damage](rng, "damaged", 6))
-    log.add(healthy(rng, "after", 3))
-    start = rng.randrange(log.end)
-    expected = [(max(first, start), last, value) for first, last, value in log.entries if last >= start]
-    assert read(log, reader(start), rng) == expected
+def test_reading_may_begin_anywhere(damage: str) -> None:
+    for seed in range(20):
+        rng = random.Random(f"{damage}{seed}")
+        log = Log()
+        log.add(healthy(rng, "before", 3))
+        log.add(DAMAGES[damage](rng, "damaged", 6))
+        log.add(healthy(rng, "after", 3))
+        start = rng.randrange(log.end)
+        expected = [(max(first, start), last, value) for first, last, value in log.entries if last >= start]
+        assert read(log, reader(start), rng) == expected, seed
 
 
 @pytest.mark.parametrize("damage", sorted(DAMAGES))
