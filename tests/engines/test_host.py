@@ -276,9 +276,11 @@ async def test_finished_instances_go_after_their_retention(tmp_path: Path) -> No
     client = engine.client
     await client.schedule_new_orchestration("echo", instance_id="a")
     await client.schedule_new_orchestration("approval", instance_id="b")
-    async with asyncio.timeout(TIMEOUT):
-        while await client.get_orchestration_state("a") is not None:
-            await asyncio.sleep(0.05)
+
+    async def reached() -> object:
+        return await client.get_orchestration_state("a") is None
+
+    await eventually(reached)
     assert await client.get_orchestration_state("b") is not None
     assert await stop_worker(worker, TIMEOUT)
     await engine.stop()

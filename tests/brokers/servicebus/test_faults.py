@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import ssl
 from typing import Any, get_args
@@ -69,10 +70,10 @@ def _expected(found: Meaning, doing: Doing) -> type[object]:
     }[found]
 
 
-@pytest.mark.parametrize("doing", DOING)
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_class_is_translated(kind: type[Exception], doing: Doing) -> None:
-    assert type(translate(_make(kind), "bus: try", doing=doing)) is _expected(MEANING_OF[kind], doing)
+def test_every_class_is_translated(kind: type[Exception]) -> None:
+    for doing in DOING:
+        assert type(translate(_make(kind), "bus: try", doing=doing)) is _expected(MEANING_OF[kind], doing), doing
 
 
 CONDITIONS = sorted(
@@ -95,15 +96,13 @@ def _of_the_sdk(condition: str, status: int | None = None) -> Exception:
     raise AssertionError("it raises")
 
 
-@pytest.mark.parametrize("status", [None, 400])
-@pytest.mark.parametrize("doing", ["settling", "publishing"])
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_every_condition_is_told_apart_in_an_answer_to_a_message(
-    condition: str, doing: Doing, status: int | None
-) -> None:
-    error = _of_the_sdk(condition, status)
-    assert sdk_internals.condition(error) == condition
-    assert type(translate(error, "bus: try", doing=doing)) is _expected(MEANING_OF_CONDITION[condition], doing)
+def test_every_condition_is_told_apart_in_an_answer_to_a_message(condition: str) -> None:
+    doings: tuple[Doing, ...] = ("settling", "publishing")
+    for doing, status in itertools.product(doings, (None, 400)):
+        error = _of_the_sdk(condition, status)
+        assert sdk_internals.condition(error) == condition
+        assert type(translate(error, "bus: try", doing=doing)) is _expected(MEANING_OF_CONDITION[condition], doing), (doing, status)
 
 
 @pytest.mark.parametrize("condition", [each for each in CONDITIONS if MEANING_OF_CONDITION[each] is Meaning.REFUSED])
