@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.core.diagnosis import CheckAnswer, Examiner, Verdict, not_checked, ok, problem, warning
+from bridge.core.diagnosis import CheckAnswer, CheckVerdict, Examiner, not_checked, ok, problem, warning
 from bridge.core.errors import EngineDenied, EngineError, EngineMisconfigured, EngineUnavailable, InstanceNotFound
 from bridge.engines.base import Engine
 from bridge.engines.client import PROBE_ID
@@ -132,7 +132,7 @@ class _SchedulerChecks:
         """Make the checks in order. A failed one leaves out those that need it."""
         checks = {"role": self._role, "capabilities": self._capabilities, "clock": self._clock}
         found = await examiner.check(subject, "reachable", self._reachable)
-        if found.verdict is not Verdict.OK:
+        if found.verdict is not CheckVerdict.OK:
             for check in ("task hub", *checks):
                 examiner.record(subject, check, not_checked("the engine cannot be reached"))
             return
@@ -140,7 +140,7 @@ class _SchedulerChecks:
             subject, "task hub", self._hub if self._denied is None else not_checked(f"the role {ROLE} is missing")
         )
         for check, run in checks.items():
-            if self._hub.verdict is Verdict.OK:
+            if self._hub.verdict is CheckVerdict.OK:
                 await examiner.check(subject, check, run)
             else:
                 examiner.record(subject, check, not_checked(self._hub.detail))

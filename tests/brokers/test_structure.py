@@ -55,12 +55,7 @@ def test_nobody_writes_the_members_of_another_object() -> None:
         "context.check_hostname", "sent.message_id", "properties.message_id", "sent.raw_amqp_message.properties",
         "amqp.encoded",
     }  # fmt: skip
-    found = [
-        (name, write)
-        for name, tree in modules()
-        for write in foreign_writes(tree)
-        if write not in public
-    ]
+    found = [(name, write) for name, tree in modules() for write in foreign_writes(tree) if write not in public]
     assert found == []
 
 

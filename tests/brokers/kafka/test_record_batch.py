@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge.brokers.kafka.log.compression import CodecError, decompress
 from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.log.compression import CodecError, decompress
 from bridge.brokers.kafka.log.fetch_cursor import PartitionData
 from bridge.brokers.kafka.log.partition_log import PartitionLog
-from bridge.brokers.kafka.log.splitting import split
 from bridge.brokers.kafka.log.records import SMALL, Bounds
+from bridge.brokers.kafka.log.splitting import split
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.bytetext import text_of

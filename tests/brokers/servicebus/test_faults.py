@@ -102,7 +102,10 @@ def test_every_condition_is_told_apart_in_an_answer_to_a_message(condition: str)
     for doing, status in itertools.product(doings, (None, 400)):
         error = _of_the_sdk(condition, status)
         assert sdk_internals.condition(error) == condition
-        assert type(translate(error, "bus: try", doing=doing)) is _expected(MEANING_OF_CONDITION[condition], doing), (doing, status)
+        assert type(translate(error, "bus: try", doing=doing)) is _expected(MEANING_OF_CONDITION[condition], doing), (
+            doing,
+            status,
+        )
 
 
 @pytest.mark.parametrize("condition", [each for each in CONDITIONS if MEANING_OF_CONDITION[each] is Meaning.REFUSED])
