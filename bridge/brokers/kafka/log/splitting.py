@@ -141,11 +141,11 @@ class _Splitter:
     floor: int | None = None
     at: int = 0
     found: list[RecordBatch] = field(default_factory=list)
+    is_before: bool = field(init=False)
+    """True when the data begins before the position, to show the previous batch."""
 
-    @property
-    def is_before(self) -> bool:
-        """True when the data begins before the position, to show the previous batch."""
-        return self.start < self.position
+    def __post_init__(self) -> None:
+        self.is_before = self.start < self.position
 
     def run(self, *, boundary: bool) -> list[RecordBatch]:
         """Split the data."""
