@@ -126,20 +126,9 @@ class ServiceBusDelivery:
     """Implementation of `bridge.brokers.base.Delivery`."""
 
     __slots__ = (
-        "_refusal",
-        "_refusals",
-        "_settled_before",
-        "_settlements",
-        "failures",
-        "lost",
-        "message",
-        "over",
-        "partition",
-        "position",
-        "raw",
-        "settlement_unknown",
-        "size",
-    )
+        "_refusal", "_refusals", "_settled_before", "_settlements", "failures", "lost", "message", "over", "partition",
+        "position", "raw", "settlement_unknown", "size",
+    )  # fmt: skip
 
     def __init__(
         self,

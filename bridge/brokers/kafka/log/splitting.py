@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -120,110 +120,106 @@ def _marker(raw: bytes) -> ControlRecord | None:
         return None
 
 
+@dataclass(slots=True)
 class _Splitter:
-    """One pass over fetched data. start: offset of the fetch; see `split` for the other parameters."""
+    """One pass over fetched data; see `split`.
 
-    def __init__(
-        self,
-        data: bytes,
-        position: int,
-        start: int,
-        end: int,
-        readable_end: int,
-        settled: bool,
-        deepest: bool,
-        check: OffsetCheck | None,
-        transactions: _Transactions,
-    ) -> None:
-        self._data = data
-        self._position = position
-        self._start = start
-        self._end = end
-        self._readable_end = readable_end
-        self._settled = settled
-        self._deepest = deepest
-        self._check = check
-        self._transactions = transactions
-        self._before = start < position
-        """True when the data begins before the position, to show the previous batch."""
-        self._floor: int | None = None
-        """Offset after the previous batch; None while it is unknown."""
-        self._at = 0
-        self._found: list[RecordBatch] = []
+    start: offset of the fetch.
+    floor: offset after the previous batch; None while it is unknown.
+    at: place of the next batch in the data.
+    """
+
+    data: bytes
+    position: int
+    start: int
+    end: int
+    readable_end: int
+    settled: bool
+    deepest: bool
+    check: OffsetCheck | None
+    transactions: _Transactions
+    floor: int | None = None
+    at: int = 0
+    found: list[RecordBatch] = field(default_factory=list)
+    is_before: bool = field(init=False)
+    """True when the data begins before the position, to show the previous batch."""
+
+    def __post_init__(self) -> None:
+        self.is_before = self.start < self.position
 
     def run(self, *, boundary: bool) -> list[RecordBatch]:
         """Split the data."""
-        if not self._before and (boundary or self._position == 0):
-            self._floor = self._position
+        if not self.is_before and (boundary or self.position == 0):
+            self.floor = self.position
             self._skip_damage()
-        while self._at < len(self._data) and self._take_next():
+        while self.at < len(self.data) and self._take_next():
             pass
-        return self._found
+        return self.found
 
     def _skip_damage(self) -> None:
         """Begin at the batch with the wanted base offset, if the first batch is damaged and another one has this base.
 
         A broker also sends earlier batches when the first of them is damaged and states offsets that are too high.
         """
-        size = size_at(self._data, 0)
-        if size is None or read_batch(self._data[:size], self._position, self._end).fault is None:
+        size = size_at(self.data, 0)
+        if size is None or read_batch(self.data[:size], self.position, self.end).fault is None:
             return
         at = 0
-        while (size := size_at(self._data, at)) is not None:
-            if base_at(self._data, at) == self._position:
-                self._data = self._data[at:]
+        while (size := size_at(self.data, at)) is not None:
+            if base_at(self.data, at) == self.position:
+                self.data = self.data[at:]
                 return
             at += size
 
     def _take_next(self) -> bool:
         """Examine the next batch; False when nothing after it is examined."""
-        size = size_at(self._data, self._at)
+        size = size_at(self.data, self.at)
         if size is None:
-            if self._at == 0 and not self._before:
+            if self.at == 0 and not self.is_before:
                 fault = BatchDamage("length", "the length of a batch contradicts the data of the broker")
-                self._found.append(RecordBatch(self._position, None, bytes(self._data), fault))
+                self.found.append(RecordBatch(self.position, None, bytes(self.data), fault))
             return False
-        behind = self._at + size
-        raw = bytes(self._data[self._at : behind])
-        batch = read_batch(raw, self._position if self._floor is None else self._floor, self._end)
+        behind = self.at + size
+        raw = bytes(self.data[self.at : behind])
+        batch = read_batch(raw, self.position if self.floor is None else self.floor, self.end)
         self._check_place(batch)
-        if batch.fault is None and not (self._floor == batch.base and batch.states_base):
+        if batch.fault is None and not (self.floor == batch.base and batch.states_base):
             self._compare(batch, behind)
         if batch.fault is not None:
-            is_early = self._floor is None or self._floor < self._position
-            if self._before and is_early and not batch.ambiguous:
-                following = base_at(self._data, behind)
-                if following is None and behind < len(self._data):
+            is_early = self.floor is None or self.floor < self.position
+            if self.is_before and is_early and not batch.ambiguous:
+                following = base_at(self.data, behind)
+                if following is None and behind < len(self.data):
                     return False
-                if following is not None and following <= self._position:
+                if following is not None and following <= self.position:
                     # The following batch lies before the position, like the one that was needed
-                    self._floor, self._at = following, behind
+                    self.floor, self.at = following, behind
                     return True
             batch.locate(
-                self._position if self._floor is None else max(self._floor, self._position),
-                placed=self._at > 0 or self._floor is not None,
-                asked=self._start if self._before and not self._found else None,
+                self.position if self.floor is None else max(self.floor, self.position),
+                placed=self.at > 0 or self.floor is not None,
+                asked=self.start if self.is_before and not self.found else None,
             )
-        self._at = behind
+        self.at = behind
         if batch.fault is not None or batch.doubtful:
-            self._found.append(batch)
+            self.found.append(batch)
             return False
         assert batch.last is not None
-        if batch.last >= self._position:
-            self._found.append(batch)
-        self._floor = batch.last + 1
-        return self._transactions.classify(batch)
+        if batch.last >= self.position:
+            self.found.append(batch)
+        self.floor = batch.last + 1
+        return self.transactions.classify(batch)
 
     def _check_place(self, batch: RecordBatch) -> None:
         """Refuse offsets that contradict the fetch or the previous batch."""
         if batch.fault is not None:
             return
         assert batch.last is not None
-        if self._at == 0 and batch.last < self._start:
+        if self.at == 0 and batch.last < self.start:
             # A broker answers from the batch that holds the position
-            batch.refuse_offsets(f"the batch claims to end at offset {batch.last}, before {self._start}")
-        elif self._floor is not None and batch.base < self._floor:
-            batch.refuse_offsets(f"the batch claims to begin at offset {batch.base}, before {self._floor}")
+            batch.refuse_offsets(f"the batch claims to end at offset {batch.last}, before {self.start}")
+        elif self.floor is not None and batch.base < self.floor:
+            batch.refuse_offsets(f"the batch claims to begin at offset {batch.base}, before {self.floor}")
 
     def _compare(self, batch: RecordBatch, behind: int) -> None:
         """Compare the offsets of a batch that does not continue the previous one with other batches.
@@ -231,25 +227,25 @@ class _Splitter:
         behind: place of the next batch in the data.
         """
         assert batch.last is not None
-        follows = base_at(self._data, behind)
+        follows = base_at(self.data, behind)
         self._compare_with_next(batch, behind, follows)
-        if self._at == 0 and not self._before and batch.base > self._position:
+        if self.at == 0 and not self.is_before and batch.base > self.position:
             # A broker skips a batch whose offsets are too low; only an answer from the batch before shows it
             batch.doubt_offsets()
         if follows is None:
             # Either the data was cut there, or a segment of the log ends: an answer never spans two segments
-            if self._check is None or self._check.raw != batch.raw:
+            if self.check is None or self.check.raw != batch.raw:
                 batch.doubt_offsets(unfollowed=True)
-            elif not self._check.agrees:
+            elif not self.check.agrees:
                 batch.doubt_offsets(ambiguous=True)
-        hides_previous = self._before and self._floor is None and self._start > 0 and not self._deepest
-        if batch.ambiguous and batch.last + 1 == self._position:
+        hides_previous = self.is_before and self.floor is None and self.start > 0 and not self.deepest
+        if batch.ambiguous and batch.last + 1 == self.position:
             batch.trust_offsets()
         elif (
-            self._settled
-            and not self._found
+            self.settled
+            and not self.found
             and not batch.unfollowed
-            and not (hides_previous and batch.last < self._position)
+            and not (hides_previous and batch.last < self.position)
         ):
             batch.end_doubt()
 
@@ -258,16 +254,14 @@ class _Splitter:
         assert batch.last is not None
         expected = batch.last + 1
         if follows is None:
-            if expected < self._readable_end:
+            if expected < self.readable_end:
                 batch.doubt_offsets()
         elif follows > expected:
-            if self._floor is None:
+            if self.floor is None:
                 batch.doubt_offsets()
         elif follows < expected:
             # Either this batch's offsets are too high, or the next one's too low: check for room elsewhere
-            room_before = (
-                self._floor is None or not batch.states_base or self._floor <= follows - (expected - batch.base)
-            )
+            room_before = self.floor is None or not batch.states_base or self.floor <= follows - (expected - batch.base)
             room_behind = self._has_room_for_next(behind, expected)
             if room_before == room_behind:
                 batch.doubt_offsets(ambiguous=True)
@@ -276,10 +270,10 @@ class _Splitter:
 
     def _has_room_for_next(self, at: int, first: int) -> bool:
         """True when the batch at a place of the data may begin at an offset; also when its size is unknown."""
-        size = size_at(self._data, at)
+        size = size_at(self.data, at)
         if size is None or size < HEADER.size:
             return True
-        header = HEADER.unpack_from(self._data, at)
-        is_last = at + size == len(self._data)
-        following = self._readable_end if is_last else base_at(self._data, at + size)
+        header = HEADER.unpack_from(self.data, at)
+        is_last = at + size == len(self.data)
+        following = self.readable_end if is_last else base_at(self.data, at + size)
         return header[3] != 2 or following is None or following >= first + header[6] + 1
