@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import get_args
 
 import click
@@ -80,6 +81,37 @@ def test_files_that_prose_and_diagrams_name_in_short(document: str) -> None:
         if not any(each.endswith(f"/{name}") for each in known)
     ]
     assert unknown == []
+
+
+_FOREIGN = {
+    "kafka_consumer": "a decorator of DBOS",
+    "process_cpu_seconds_total": "a metric of prometheus-client",
+    "process_start_time_seconds": "a metric of prometheus-client",
+    "request_entity_too_large": "made of the name of a class of aiohttp",
+}
+"""Names that other programs give."""
+
+_WITHOUT_CODE = ("CHANGELOG.md", "docs/performance.md")
+"""Documents with names of earlier versions, and with names of figures that a benchmark puts together."""
+
+
+@cache
+def _words_of_the_code() -> frozenset[str]:
+    """Words in the code and the names of its files."""
+    files = [
+        each
+        for room in ("bridge", "benchmarks", "demo", "deploy", "tests", "workflows", "config")
+        for each in (ROOT / room).rglob("*")
+        if each.suffix in (".py", ".yaml", ".tmpl", ".js", ".html") and each != Path(__file__)
+    ]
+    return frozenset(word for each in files for word in (each.stem, *re.findall(r"\w+", each.read_text())))
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each not in _WITHOUT_CODE])
+def test_words_with_underscores_are_in_the_code(document: str) -> None:
+    words = {code for code in _CODE.findall(prose(document)) if re.fullmatch(r"[a-z]+(_[a-z]+)+", code)}
+    known = _words_of_the_code()
+    assert [word for word in sorted(words - _FOREIGN.keys()) if word.removesuffix("_total") not in known] == []
 
 
 def test_architecture_names_every_room() -> None:
