@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -279,7 +280,51 @@ def test_every_dependency() -> None:
     optional = project["project"]["optional-dependencies"].values()
     texts = [*project["project"]["dependencies"], *(text for extra in optional for text in extra)]
     needed = {re.split(r"[><=;\[ ]", text)[0] for text in texts}
-    assert {row[0] for row in table("docs/dependencies.md", "Library")} == needed
+    assert sorted(row[0] for row in table("docs/dependencies.md", "Library")) == sorted(needed)
+
+
+_IMPORTED_AS = {
+    "azure-identity": "azure.identity",
+    "azure-keyvault-secrets": "azure.keyvault",
+    "azure-servicebus": "azure.servicebus",
+    "azure-storage-blob": "azure.storage",
+    "aws-msk-iam-sasl-signer-python": "aws_msk_iam_sasl_signer",
+    "opentelemetry-api": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter",
+    "opentelemetry-sdk": "opentelemetry.sdk",
+    "protobuf": "google.protobuf",
+    "pyjwt": "jwt",
+    "python-jsonpath": "jsonpath",
+    "pyyaml": "yaml",
+}
+"""Modules of libraries whose names differ from them."""
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the modules and names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_libraries_are_imported_where_the_page_says() -> None:
+    imports = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): set(_imports(path))
+        for path in (ROOT / "bridge").rglob("*.py")
+    }
+    for library, _, where in table("docs/dependencies.md", "Library"):
+        module = _IMPORTED_AS.get(library, library.replace("-", "_"))
+        importing = {
+            name for name, found in imports.items() if any(f"{each}.".startswith(f"{module}.") for each in found)
+        }
+        packages = re.findall(r"bridge(?:\.\w+)+", where)
+        for package in packages:
+            assert any(f"{name}.".startswith(f"{package}.") for name in importing), f"{package} has no {library}"
+        if where != "everywhere":
+            elsewhere = [name for name in importing if not f"{name}.".startswith(tuple(f"{one}." for one in packages))]
+            assert elsewhere == [], library
 
 
 def test_every_extra() -> None:
