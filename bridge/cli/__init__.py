@@ -43,7 +43,7 @@ __all__ = ["main", "root"]
         "jobs": "Show and control actions on many instances or messages.",
         "entities": "List, inspect and signal durable entities.",
         "trace": "Show the outcome of a message, its cause and its results.",
-        "dlq": "Group, show and check dead letters.",
+        "dlq": "Group, show, check, replay, edit and drop dead letters.",
         "early": "List, release and drop early messages.",
         "quarantine": "List, release and drop quarantined messages.",
         "sources": "List, pause and resume sources; show their lag and move their positions.",

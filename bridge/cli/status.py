@@ -61,9 +61,9 @@ def command(
 ) -> int:
     """Show whether the daemons are healthy, how far behind they are, what failed, and what waits for a person.
 
-    Without --url, the command asks the daemons of the configuration on this machine through their control sockets,
-    and through them those of other machines with the same keys of sessions.
-    Without a daemon it shows what the engine and the broker know.
+    Without --url, the command asks the daemons of the configuration on this machine through their control sockets.
+    These ask the daemons of other machines that have the same `ops.http.access.sessions.keys`.
+    Without a daemon the command shows what the engine and the broker know.
 
     Each line that needs a person names its next command. With -o json, the output has the form of
     `GET /api/v1/status`; with --watch, one line for each interval.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import get_args
 
 import click
@@ -80,6 +82,37 @@ def test_files_that_prose_and_diagrams_name_in_short(document: str) -> None:
         if not any(each.endswith(f"/{name}") for each in known)
     ]
     assert unknown == []
+
+
+_FOREIGN = {
+    "kafka_consumer": "a decorator of DBOS",
+    "process_cpu_seconds_total": "a metric of prometheus-client",
+    "process_start_time_seconds": "a metric of prometheus-client",
+    "request_entity_too_large": "made of the name of a class of aiohttp",
+}
+"""Names that other programs give."""
+
+_WITHOUT_CODE = ("CHANGELOG.md", "docs/performance.md")
+"""Documents with names of earlier versions, and with names of figures that a benchmark puts together."""
+
+
+@cache
+def _words_of_the_code() -> frozenset[str]:
+    """Words in the code and the names of its files."""
+    files = [
+        each
+        for room in ("bridge", "benchmarks", "demo", "deploy", "tests", "workflows", "config")
+        for each in (ROOT / room).rglob("*")
+        if each.suffix in (".py", ".yaml", ".tmpl", ".js", ".html") and each != Path(__file__)
+    ]
+    return frozenset(word for each in files for word in (each.stem, *re.findall(r"\w+", each.read_text())))
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each not in _WITHOUT_CODE])
+def test_words_with_underscores_are_in_the_code(document: str) -> None:
+    words = {code for code in _CODE.findall(prose(document)) if re.fullmatch(r"[a-z]+(_[a-z]+)+", code)}
+    known = _words_of_the_code()
+    assert [word for word in sorted(words - _FOREIGN.keys()) if word.removesuffix("_total") not in known] == []
 
 
 def test_architecture_names_every_room() -> None:
@@ -248,7 +281,51 @@ def test_every_dependency() -> None:
     optional = project["project"]["optional-dependencies"].values()
     texts = [*project["project"]["dependencies"], *(text for extra in optional for text in extra)]
     needed = {re.split(r"[><=;\[ ]", text)[0] for text in texts}
-    assert {row[0] for row in table("docs/dependencies.md", "Library")} == needed
+    assert sorted(row[0] for row in table("docs/dependencies.md", "Library")) == sorted(needed)
+
+
+_IMPORTED_AS = {
+    "azure-identity": "azure.identity",
+    "azure-keyvault-secrets": "azure.keyvault",
+    "azure-servicebus": "azure.servicebus",
+    "azure-storage-blob": "azure.storage",
+    "aws-msk-iam-sasl-signer-python": "aws_msk_iam_sasl_signer",
+    "opentelemetry-api": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter",
+    "opentelemetry-sdk": "opentelemetry.sdk",
+    "protobuf": "google.protobuf",
+    "pyjwt": "jwt",
+    "python-jsonpath": "jsonpath",
+    "pyyaml": "yaml",
+}
+"""Modules of libraries whose names differ from them."""
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the modules and names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_libraries_are_imported_where_the_page_says() -> None:
+    imports = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): set(_imports(path))
+        for path in (ROOT / "bridge").rglob("*.py")
+    }
+    for library, _, where in table("docs/dependencies.md", "Library"):
+        module = _IMPORTED_AS.get(library, library.replace("-", "_"))
+        importing = {
+            name for name, found in imports.items() if any(f"{each}.".startswith(f"{module}.") for each in found)
+        }
+        packages = re.findall(r"bridge(?:\.\w+)+", where)
+        for package in packages:
+            assert any(f"{name}.".startswith(f"{package}.") for name in importing), f"{package} has no {library}"
+        if where != "everywhere":
+            elsewhere = [name for name in importing if not f"{name}.".startswith(tuple(f"{one}." for one in packages))]
+            assert elsewhere == [], library
 
 
 def test_every_extra() -> None:
