@@ -19,12 +19,12 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import JobState
 from bridge.core.system_names import job_instance_id
-from bridge.jobs.kind import ItemResult, Job, JobRequest, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobRequest
 from bridge.jobs.store import JobStore
 
 ITEMS = 1_000_000
 CONFIG = "engine: {type: embedded}\nbrokers: {local: {type: local}}\nsources: {}\nroutes: []\nops: {http: {port: 0}}\n"
-_DONE = ItemResult(Result.SUCCEEDED)
+_DONE = ItemResult(ItemOutcome.SUCCEEDED)
 
 
 class Nothing:

@@ -27,7 +27,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from benchmarks.kafka import until
 from benchmarks.pipeline import message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.brokers.servicebus.messages import outgoing
+from bridge.brokers.servicebus.amqp.messages import outgoing
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort

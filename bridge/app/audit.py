@@ -13,8 +13,8 @@ from typing import Any
 from bridge.app import state
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
-from bridge.ops.audit import Change, record, user
-from bridge.ops.trail import Place, Trail
+from bridge.ops.audit import AuditedChange, record, user
+from bridge.ops.trail import AuditTrail, TrailPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ def refused(loaded: Loaded, action: str, target: str, reason: str | None) -> Ite
         yield
     except (BridgeError, LookupError) as error:
         word = error.reason if isinstance(error, BridgeError) else type(error).__name__
-        change = Change(user(), action, target, reason=reason, result="failed", error=word)
+        change = AuditedChange(user(), action, target, reason=reason, result="failed", error=word)
         record(state.trail(loaded, ""), change)
         raise
 
 
-def files(trails: Sequence[Trail]) -> list[Path]:
+def files(trails: Sequence[AuditTrail]) -> list[Path]:
     """Files that `lines` reads."""
     return [file for trail in trails for file in trail.files()]
 
@@ -66,14 +66,14 @@ class AuditLines:
     """Part of the lines, newest first. next: places of the next part, one for each copy; None at the end."""
 
     lines: Sequence[dict[str, Any]]
-    next: Sequence[Place] | None
+    next: Sequence[TrailPosition] | None
 
 
 def newest(
-    trails: Sequence[Trail],
+    trails: Sequence[AuditTrail],
     wanted: AuditFilter,
     limit: int,
-    places: Sequence[Place] | None = None,
+    places: Sequence[TrailPosition] | None = None,
     most: int | None = None,
 ) -> AuditLines:
     """Newest matching lines, before these places. Raises: BridgeError when a copy cannot be read.
@@ -105,9 +105,9 @@ def newest(
 class _Reader:
     """Reader of one copy, from its end. line: the next one; None at the end. place: behind it."""
 
-    def __init__(self, trail: Trail, place: Place | None) -> None:
+    def __init__(self, trail: AuditTrail, place: TrailPosition | None) -> None:
         self._lines = trail.read_back(place)
-        begin, _ = next(self._lines, (place or Place("", 0), None))
+        begin, _ = next(self._lines, (place or TrailPosition("", 0), None))
         self.place = self._before = begin
         self.line: dict[str, Any] | None = None
         self.advance()
@@ -127,7 +127,7 @@ class _Reader:
         self._lines.close()
 
 
-def lines(trails: Sequence[Trail], wanted: AuditFilter) -> Iterator[dict[str, Any]]:
+def lines(trails: Sequence[AuditTrail], wanted: AuditFilter) -> Iterator[dict[str, Any]]:
     """Matching lines, oldest first. Raises: BridgeError when a copy cannot be read."""
     try:
         yield from heapq.merge(

@@ -48,9 +48,9 @@ def source_codec(loaded: Loaded, source: str, registries: Mapping[str, Registry]
         return codecs.get(config.codec, config.limits)
     if registries is None:
         return StandInCodec(config.limits)
-    from bridge.codecs.confluent import AvroFormat, ProtobufFormat, RegistryCodec
+    from bridge.codecs.confluent import AVRO, PROTOBUF, RegistryCodec
 
-    form = AvroFormat if config.codec == "avro" else ProtobufFormat
+    form = AVRO if config.codec == "avro" else PROTOBUF
     registry = _registry(loaded, ("sources", source, "codec"), registries, config.registry)
     return RegistryCodec(config.codec, form, registry, config.limits)
 
@@ -66,14 +66,14 @@ def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry]
         return codecs.get(config.codec)
     if registries is None:
         return StandInCodec()
-    from bridge.codecs.confluent import AvroFormat, ProtobufFormat, RegistryCodec, Writing
+    from bridge.codecs.confluent import AVRO, PROTOBUF, RegistryCodec, SchemaChooser
 
-    form = AvroFormat if config.codec == "avro" else ProtobufFormat
+    form = AVRO if config.codec == "avro" else PROTOBUF
     wanted = config.schemas or TargetSchemaConfig()
     registry = _registry(loaded, ("targets", target, "codec"), registries, wanted.registry)
     path = ("targets", target, "schemas", "file")
     try:
-        writing = Writing(
+        chooser = SchemaChooser(
             registry,
             form,
             topic=config.address,
@@ -85,7 +85,7 @@ def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry]
         )
     except DecodeError as error:
         raise ConfigError([coded("C012", loaded.locate(path, str(error)))]) from None
-    return RegistryCodec(config.codec, form, registry, writing=writing)
+    return RegistryCodec(config.codec, form, registry, chooser=chooser)
 
 
 def _registry(

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from bridge.codecs.confluent import Registry
     from bridge.codecs.decoder import SourceDecoder
-    from bridge.codecs.schema import Schema
+    from bridge.codecs.schema import JsonSchema
     from bridge.engines.lineage_index import LineageOptions
     from bridge.engines.workflows import Workflows
-    from bridge.ops.access import Access
-    from bridge.ops.sessions import Sessions
+    from bridge.ops.access import OpsAccess
+    from bridge.ops.sessions import BrowserSessions
     from bridge.pipeline.action_budget import ActionBudget, BudgetShare
     from bridge.pipeline.dead_letter_limit import PaceStore
     from bridge.pipeline.decisions import DecisionListeners
@@ -256,9 +256,9 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
     return TlsFiles(Path(tls.certificate), key, client_ca)
 
 
-def build_access(loaded: Loaded) -> Access:
+def build_access(loaded: Loaded) -> OpsAccess:
     """Access to the API. Raises: ConfigError when the file of tokens cannot be read."""
-    from bridge.ops.access import Access, Oidc, TokenFile
+    from bridge.ops.access import Oidc, OpsAccess, TokenFile
 
     access = loaded.config.ops.http.access
     path = ("ops", "http", "access", "tokens")
@@ -269,7 +269,7 @@ def build_access(loaded: Loaded) -> Access:
         raise ConfigError([replace(loaded.locate(path, what), code="C024")]) from None
     except ValueError as error:
         raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
-    return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
+    return OpsAccess(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 
 def session_keys(loaded: Loaded) -> Keyring | None:
@@ -284,11 +284,11 @@ def session_keys(loaded: Loaded) -> Keyring | None:
         raise ConfigError([replace(loaded.locate(path, str(problem)), code="C024")]) from None
 
 
-def build_sessions(loaded: Loaded, access: Access, keys: Keyring | None) -> Sessions:
+def build_sessions(loaded: Loaded, access: OpsAccess, keys: Keyring | None) -> BrowserSessions:
     """Sessions of browsers. keys: of `session_keys`."""
-    from bridge.ops.sessions import Sessions, random_keyring
+    from bridge.ops.sessions import BrowserSessions, random_keyring
 
-    return Sessions(access, keys or random_keyring(), loaded.config.ops.http.access.sessions.duration)
+    return BrowserSessions(access, keys or random_keyring(), loaded.config.ops.http.access.sessions.duration)
 
 
 def build_peer_tls(loaded: Loaded) -> ssl.SSLContext:
@@ -470,11 +470,11 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     return broker_factory.subscribe_options(loaded.config.brokers[config.broker], config)
 
 
-def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
-    from bridge.codecs.schema import Schema, SchemaProblem
+def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> JsonSchema:
+    from bridge.codecs.schema import JsonSchema, SchemaProblem
 
     try:
-        return Schema(loaded.resolve(path, file), limits.schema_cost)
+        return JsonSchema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
         raise ConfigError([coded("C012", loaded.locate(path, str(problem)))]) from None
 

@@ -26,7 +26,7 @@ from bridge.config.insecure import insecure
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.types import format_duration
 from bridge.config.source import Loaded
-from bridge.core.diagnosis import AREAS, Answer, Verdict, not_checked, ok, problem, warning, worst
+from bridge.core.diagnosis import AREAS, CheckAnswer, CheckVerdict, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError
 from bridge.engines import diagnosis
 from bridge.engines.remote.capabilities import Capability
@@ -45,7 +45,7 @@ class CheckResult:
     area: str
     subject: str
     check: str
-    verdict: Verdict
+    verdict: CheckVerdict
     detail: str
     fix: str
 
@@ -56,7 +56,7 @@ class Diagnosis:
 
     results: tuple[CheckResult, ...]
 
-    def count(self, verdict: Verdict) -> int:
+    def count(self, verdict: CheckVerdict) -> int:
         return sum(result.verdict is verdict for result in self.results)
 
 
@@ -73,15 +73,15 @@ class _Examiner:
         self.results: list[CheckResult] = []
         self._notify = notify
 
-    async def check(self, subject: str, name: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def check(self, subject: str, name: str, run: Callable[[], Awaitable[CheckAnswer]]) -> CheckAnswer:
         answer = await self._answer(subject, name, run)
         self.record(subject, name, answer)
         return answer
 
-    def record(self, subject: str, name: str, answer: Answer) -> None:
+    def record(self, subject: str, name: str, answer: CheckAnswer) -> None:
         self.results.append(CheckResult(self.area, subject, name, answer.verdict, answer.detail, answer.fix))
 
-    async def _answer(self, subject: str, name: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _answer(self, subject: str, name: str, run: Callable[[], Awaitable[CheckAnswer]]) -> CheckAnswer:
         announced = asyncio.get_running_loop().call_later(SLOW, self._notify, f"still checking {subject}: {name} …")
         limit = asyncio.timeout(self.seconds)
         try:
@@ -180,7 +180,7 @@ async def _one_cluster(loaded: Loaded, examiner: _Examiner) -> None:
     if len(names) < 2:
         return
 
-    async def compare_clusters() -> Answer:
+    async def compare_clusters() -> CheckAnswer:
         brokers = {name: build_broker(loaded, name) for name in names}
         try:
             for broker in brokers.values():
@@ -203,7 +203,7 @@ def _plain(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _retention(loaded: Loaded, source: str, kept: Mapping[str, float]) -> Answer:
+def _retention(loaded: Loaded, source: str, kept: Mapping[str, float]) -> CheckAnswer:
     """Compare how long the broker can deliver a message again with how long engines recognize it."""
     config = loaded.config
     seconds = kept.get(source, config.sources[source].retention)
@@ -258,7 +258,7 @@ async def _machine(loaded: Loaded, examiner: _Examiner) -> None:
     await examiner.check("clock", "set", _clock)
 
 
-async def _clock() -> Answer:
+async def _clock() -> CheckAnswer:
     # A clock before the release of this program is certainly wrong; others are compared with engines and brokers
     if time.time() < 1_767_225_600:
         return problem("the clock of this machine is before 2026", "chronyc makestep    # or another NTP client")
@@ -271,7 +271,7 @@ _SDKS = ("durabletask", "durabletask-azuremanaged", "aiokafka", "azure-servicebu
 """Packages whose minor versions are tested; others have a lower limit only."""
 
 
-def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
+def _versions(loaded: Loaded) -> Iterator[tuple[str, CheckAnswer]]:
     """Installed versions of Python and of the SDKs that this configuration needs, compared with the tested ones."""
     yield "python", ok(".".join(map(str, sys.version_info[:3])))
     extras = {each.extra for each in needed_extras(loaded.config)}
@@ -295,7 +295,7 @@ def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
         yield package, _version(package, matched[2])
 
 
-def _version(package: str, tested: str) -> Answer:
+def _version(package: str, tested: str) -> CheckAnswer:
     install = f"pip install '{package}{tested}'"
     try:
         installed = metadata.version(package)

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.app.connection import chosen
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 
 
 def state_directory(loaded: Loaded) -> Path:
@@ -17,7 +17,7 @@ def state_directory(loaded: Loaded) -> Path:
     return loaded.resolve(("ops", "state_dir"), loaded.config.ops.state_dir)
 
 
-def trail(loaded: Loaded, engine: str | None = None) -> Trail:
+def trail(loaded: Loaded, engine: str | None = None) -> AuditTrail:
     """Audit copy for changes on an engine: beside an embedded engine, else in the state directory.
 
     engine: as in `chosen`; `""` for a change on no engine. An unknown engine uses the state directory.
@@ -26,11 +26,11 @@ def trail(loaded: Loaded, engine: str | None = None) -> Trail:
     with suppress(LookupError):
         config = loaded.config.engines[chosen(loaded, engine)]
         if isinstance(config, EmbeddedEngineConfig):
-            return Trail(loaded.base / config.path, bounds.max_bytes, bounds.files)
-    return Trail(state_directory(loaded) / "audit", bounds.max_bytes, bounds.files, own=True)
+            return AuditTrail(loaded.base / config.path, bounds.max_bytes, bounds.files)
+    return AuditTrail(state_directory(loaded) / "audit", bounds.max_bytes, bounds.files, own=True)
 
 
-def trails(loaded: Loaded) -> list[Trail]:
+def trails(loaded: Loaded) -> list[AuditTrail]:
     """All audit copies of a configuration on this machine."""
     found = [trail(loaded, name) for name in ("", *loaded.config.engines)]
     return list({one.directory.resolve(): one for one in found}.values())

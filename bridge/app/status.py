@@ -20,7 +20,7 @@ from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
-from bridge.ops.status import Document, problems
+from bridge.ops.status import StatusDocument, problems
 from bridge.system.clock import time_of
 from bridge.waiting.totals import WaitingTotals
 
@@ -28,7 +28,7 @@ DIRECT_SECONDS = 15.0
 """Seconds for an engine or a broker that is asked directly."""
 
 
-async def by_address(places: Sequence[DaemonAddress]) -> Document:
+async def by_address(places: Sequence[DaemonAddress]) -> StatusDocument:
     """Status of the daemons behind these addresses of ops ports. One address: of all daemons that its daemon knows.
 
     Raises: InvalidCommand for an unreadable `ca`.
@@ -38,11 +38,11 @@ async def by_address(places: Sequence[DaemonAddress]) -> Document:
     return merged((place.url, _next(place, answer), answer) for place, answer in found)
 
 
-def _next(place: DaemonAddress, answer: Document | Exception) -> str:
+def _next(place: DaemonAddress, answer: StatusDocument | Exception) -> str:
     return TOKEN_NEXT if isinstance(answer, TokenRefused) else f"curl --max-time 5 {place.url}/healthz"
 
 
-async def by_configuration(loaded: Loaded) -> Document:
+async def by_configuration(loaded: Loaded) -> StatusDocument:
     """Status of the daemons with a control socket in the state directory, and of those that they can ask.
 
     Without a daemon, of engines and brokers.
@@ -60,7 +60,7 @@ async def by_configuration(loaded: Loaded) -> Document:
     return found if isinstance(of_all, Exception) else of_all
 
 
-def is_reachable(document: Document) -> bool:
+def is_reachable(document: StatusDocument) -> bool:
     """True when a daemon, an engine or a broker has answered."""
     engines, sources = document["engines"], document["sources"]
     return bool(
@@ -73,7 +73,7 @@ def is_reachable(document: Document) -> bool:
 # -- without a daemon
 
 
-async def _directly(loaded: Loaded, silent: Sequence[Document]) -> Document:
+async def _directly(loaded: Loaded, silent: Sequence[StatusDocument]) -> StatusDocument:
     """Facts that engines and brokers tell without a daemon. silent: `daemons` entries of those that do not answer."""
     seconds = FIND_SECONDS if silent else DIRECT_SECONDS
     engines, sources = await asyncio.gather(
@@ -97,11 +97,11 @@ async def _directly(loaded: Loaded, silent: Sequence[Document]) -> Document:
     return document | {"problems": nobody + problems(document)}
 
 
-def _part(name: str, detail: str) -> Document:
+def _part(name: str, detail: str) -> StatusDocument:
     return {"name": name, "state": None, "since": None, "seconds": None, "detail": detail, "daemons": []}
 
 
-def _source(name: str, lag: int | None, detail: str) -> Document:
+def _source(name: str, lag: int | None, detail: str) -> StatusDocument:
     unknown = ("oldest_seconds", "received_per_second", "settled_per_second", "in_flight", "retrying", "received")
     return _part(name, detail) | {
         "partitions": None,
@@ -114,7 +114,7 @@ def _source(name: str, lag: int | None, detail: str) -> Document:
     }
 
 
-async def _engine(loaded: Loaded, name: str, limit: float) -> Document:
+async def _engine(loaded: Loaded, name: str, limit: float) -> StatusDocument:
     engine, totals = build_engine(loaded, name, host=False), WaitingTotals(0, 0)
     detail, up, counts = "", False, None
     jobs: list[JobRecord] = []

@@ -55,7 +55,7 @@ def _prepare(settings: ProcessSettings) -> Callable[[], object]:
     """Set up logs and traces. Returns the function that sends the last spans."""
     logging.configure(
         cast(logging.Level, settings.log_level),
-        cast(logging.Format, settings.log_format),
+        cast(logging.LogFormat, settings.log_format),
         libraries=cast(logging.Level, settings.log_libraries),
         own=settings.own_packages,
         levels=cast(Mapping[str, logging.Level], dict(settings.log_levels)),

@@ -25,7 +25,7 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PayloadAddress:
     """Normalised address.
 
     host, port: empty and 0 for a file. path: with its slashes. query: of a reference; a prefix has none.
@@ -43,7 +43,7 @@ class Place:
         return f"{self.scheme}://{where}{self.path}{f'?{self.query}' if self.query else ''}"
 
 
-def parse_place(text: str) -> Place:
+def parse_address(text: str) -> PayloadAddress:
     """Normalised form of an address. Raises: ValueError, with a sentence that quotes nothing."""
     if len(text) > LONGEST or not _PLAIN.fullmatch(text) or "\\" in text:
         raise ValueError(f"the address is longer than {LONGEST} characters, or has characters that no address has")
@@ -58,13 +58,13 @@ def parse_place(text: str) -> Place:
     if scheme == "file":
         if parts.netloc or parts.query or "%" in parts.path or not parts.path.startswith("/"):
             raise ValueError("the address of a file is file:///PATH, without host, query and encoding")
-        return Place("file", "", 0, parts.path)
+        return PayloadAddress("file", "", 0, parts.path)
     if scheme not in _PORTS:
         raise ValueError("the address begins with none of https://, file:///, and http:// of this machine")
     host, port = _host(parts, scheme)
     if scheme == "http" and not is_loopback(host.strip("[]")):
         raise ValueError("http:// is only for this machine; use https://")
-    return Place(scheme, host, port, parts.path or "/", parts.query)
+    return PayloadAddress(scheme, host, port, parts.path or "/", parts.query)
 
 
 def _host(parts: SplitResult, scheme: str) -> tuple[str, int]:
@@ -80,25 +80,25 @@ def _host(parts: SplitResult, scheme: str) -> tuple[str, int]:
     return host, port
 
 
-def parse_prefix(text: str) -> Place:
+def parse_prefix(text: str) -> PayloadAddress:
     """Prefix of allowed addresses: it ends with a slash. Raises: ValueError."""
-    place = parse_place(text)
+    place = parse_address(text)
     if place.query or not place.path.endswith("/"):
         raise ValueError("the prefix ends with a slash, so that it covers whole names, and has no query")
     return place
 
 
-class AllowedPlaces:
+class AllowedAddresses:
     """Prefixes of one source."""
 
     def __init__(self, prefixes: Sequence[str]) -> None:
         """Parse the prefixes. Raises: ValueError."""
         self._prefixes = [parse_prefix(each) for each in prefixes]
 
-    def check(self, reference: str) -> tuple[Place, Place]:
+    def check(self, reference: str) -> tuple[PayloadAddress, PayloadAddress]:
         """Place of a reference, and the prefix that allows it. Raises: ClaimDenied, without the reference."""
         try:
-            place = parse_place(reference)
+            place = parse_address(reference)
         except ValueError as error:
             raise ClaimDenied(f"the reference to the payload is refused: {error}") from None
         for prefix in self._prefixes:

@@ -9,6 +9,7 @@ are not used.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -19,7 +20,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from bridge.claims.allowed import AllowedPlaces, Place
+from bridge.claims.allowed import AllowedAddresses, PayloadAddress
 from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.errors import ClaimDamaged, ClaimDenied, ClaimNotFound, ClaimStoreUnavailable, ClaimTooLarge
 from bridge.system.addresses import is_loopback
@@ -75,12 +76,12 @@ def is_allowed_address(text: str, *, private: bool) -> bool:
     return address.is_global or (private and address.is_private and not address.is_reserved)
 
 
-class Fetcher:
+class PayloadFetcher:
     """Fetcher of the payloads of one source. limit: largest payload in bytes."""
 
     def __init__(self, config: ClaimCheckConfig, limit: int) -> None:
         """Prepare the fetcher. Raises: ValueError for a prefix that is none."""
-        self._allowed = AllowedPlaces(config.allow)
+        self._allowed = AllowedAddresses(config.allow)
         self._limit = limit
         self._seconds = config.timeout
         self._private = config.private
@@ -110,29 +111,35 @@ class Fetcher:
                 raise ClaimDamaged("the payload has another digest than the message states")
         return found
 
-    def _read(self, place: Place, prefix: Place) -> bytes:
-        path = Path(place.path)
+    def _read(self, place: PayloadAddress, prefix: PayloadAddress) -> bytes:
+        # Links may lead elsewhere: both ends are compared as they are on the disk
         try:
-            # Links may lead elsewhere: both ends are compared as they are on the disk
-            real, root = path.resolve(strict=True), Path(prefix.path).resolve(strict=True)
-        except FileNotFoundError:
-            raise ClaimNotFound("there is no file at the place of the reference") from None
+            root = Path(prefix.path).resolve(strict=True)
         except (OSError, RuntimeError) as error:
-            raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
+            what = f"the directory {prefix.path} of `claim_check.allow` cannot be found: {_cause(error)}"
+            raise ClaimStoreUnavailable(what) from error
+        try:
+            real = Path(place.path).resolve(strict=True)
+        except PermissionError:
+            raise self._unreadable() from None
+        except (OSError, RuntimeError) as error:
+            if not _is_of_reference(error):
+                raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
+            raise ClaimNotFound(f"there is no file at the place of the reference: {_cause(error)}") from None
         if not real.is_relative_to(root):
             raise ClaimDenied("the file of the reference is a link out of the places that `claim_check.allow` names")
         try:
             return read_file(real, self._limit)
         except FileTooLarge:
             raise self._too_large() from None
-        except (FileNotFoundError, IsADirectoryError, FileProblem) as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileProblem) as error:
             raise ClaimNotFound(f"there is no readable file at the place of the reference: {_cause(error)}") from None
         except PermissionError:
-            raise ClaimDenied("the file of the reference cannot be read by the user of the daemon") from None
+            raise self._unreadable() from None
         except OSError as error:
             raise ClaimStoreUnavailable(f"the file of the reference cannot be read: {_cause(error)}") from error
 
-    async def _download(self, place: Place) -> bytes:
+    async def _download(self, place: PayloadAddress) -> bytes:
         # A literal loopback address is connected to because the configuration names it
         resolver = None if is_loopback(place.host.strip("[]")) else CheckedResolver(private=self._private)
         connector = aiohttp.TCPConnector(resolver=resolver, force_close=True)
@@ -160,7 +167,7 @@ class Fetcher:
                 place = self._redirected(place, target)
             raise ClaimDenied(f"the place of the payload redirects more than {MOST_REDIRECTS} times")
 
-    def _redirected(self, place: Place, target: str) -> Place:
+    def _redirected(self, place: PayloadAddress, target: str) -> PayloadAddress:
         if target.startswith("/") and not target.startswith("//"):
             target = f"{place.url[: -len(place.path) - (len(place.query) + 1 if place.query else 0)]}{target}"
         found, _ = self._allowed.check(target)
@@ -168,7 +175,7 @@ class Fetcher:
             raise ClaimDenied("the place of the payload redirects to another scheme, or to this machine")
         return found
 
-    async def _body(self, answer: aiohttp.ClientResponse, place: Place) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse, place: PayloadAddress) -> bytes:
         status = answer.status
         if status in (404, 410):
             raise ClaimNotFound(f"{place.host} has no such payload ({status})")
@@ -189,8 +196,20 @@ class Fetcher:
             blocks.append(block)
         return b"".join(blocks)
 
+    @staticmethod
+    def _unreadable() -> ClaimDenied:
+        return ClaimDenied("the file of the reference cannot be read by the user of the daemon")
+
     def _too_large(self) -> ClaimTooLarge:
         return ClaimTooLarge(f"the payload has more than the {self._limit} bytes that limits.max_payload allows")
+
+
+_NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
+"""Errors that the path of a reference causes, also while its store is well: a sender chooses the path."""
+
+
+def _is_of_reference(error: OSError | RuntimeError) -> bool:
+    return not isinstance(error, OSError) or error.errno in _NO_SUCH_FILE
 
 
 def _cause(error: Exception) -> str:

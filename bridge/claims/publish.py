@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import orjson
-
-from bridge.core.errors import PublishFailed
+from bridge.core.errors import DecodeError, PublishFailed
 from bridge.core.message import Event, Message
 from bridge.system import private
 
@@ -49,12 +49,19 @@ class PublishedClaims:
         return replace(message, body=b"", headers=(*message.headers, (header, reference.encode())))
 
     def _structured(self, event: Event, message: Message, name: str) -> Message:
-        document = orjson.loads(message.body or b"{}")
-        document.pop("data_base64", None)
-        data = document.pop("data", None)
-        payload = event.data if isinstance(event.data, bytes) else orjson.dumps(data)
+        try:
+            document = json.loads(message.body or b"{}")  # unlike orjson, it keeps integers of more than 64 bits
+            document.pop("data_base64", None)
+            data = document.pop("data", None)
+            payload = event.data if isinstance(event.data, bytes) else _text(data)
+        except RecursionError:
+            raise DecodeError("the event's data nests too deep for a claim check") from None
         document[self.attribute] = self.put(name, payload)
-        return replace(message, body=orjson.dumps(document))
+        return replace(message, body=_text(document))
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def files_store(directory: Path) -> Put:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from bridge.claims.fetch import Fetcher
+from bridge.claims.fetch import PayloadFetcher
 from bridge.config.model.claims import ClaimCheckConfig
-from bridge.core.errors import ClaimDamaged
+from bridge.core.errors import ClaimDamaged, PayloadTooDeep
 from bridge.core.message import Message
 
 MOST_BYTES = 256 * 1024
@@ -29,7 +31,7 @@ class ClaimChecks:
     def __init__(self, config: ClaimCheckConfig, limit: int) -> None:
         """Prepare the claim checks. limit: largest payload in bytes. Raises: ValueError for a prefix that is none."""
         self.size = limit
-        self._fetcher = Fetcher(config, limit)
+        self._fetcher = PayloadFetcher(config, limit)
         self._header = config.header
         self._path = None if config.path is None else config.path.split(".")[1:]
         self._attribute = config.attribute
@@ -86,8 +88,9 @@ class ClaimChecks:
         event.pop("data", None)
         event.pop("data_base64", None)
         media = str(event.get("datacontenttype") or "application/json").partition(";")[0].strip().lower()
-        head = orjson.dumps(event)[:-1]
+        head = _text(event)[:-1]
         if media == "application/json" or media.endswith("+json"):
+            data = data.removeprefix(codecs.BOM_UTF8)
             try:
                 orjson.loads(data)  # otherwise the data could end the event and add attributes to it
             except ValueError:
@@ -116,11 +119,28 @@ def _header(message: Message, name: str) -> str | None:
 
 
 def _object(body: bytes | None) -> Mapping[str, Any]:
+    """Object that a body is, with exact integers; an empty one for any other body. Raises: PayloadTooDeep."""
+    text = (body or b"null").removeprefix(codecs.BOM_UTF8)
     try:
-        found = orjson.loads(body or b"null")
+        orjson.loads(text)  # stricter, and the parser of the codecs; but integers of more than 64 bits become floats
+        found = json.loads(text)
     except ValueError:
         return {}
+    except RecursionError:
+        raise _too_deep() from None
     return found if isinstance(found, dict) else {}
+
+
+def _text(event: Mapping[str, Any]) -> bytes:
+    """JSON text of an object of `_object`. Raises: PayloadTooDeep."""
+    try:
+        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _too_deep() -> PayloadTooDeep:
+    return PayloadTooDeep("the body nests too deep to take its payload in")
 
 
 def _at(value: Any, path: list[str]) -> str | None:

@@ -11,6 +11,7 @@ from types import TracebackType
 import click
 
 from bridge import __version__
+from bridge.cli.shared import failure
 from bridge.cli.shared.command import Root
 
 __all__ = ["main", "root"]
@@ -94,4 +95,5 @@ def _report_bug(kind: type[BaseException], error: BaseException, trace: Tracebac
 def main() -> None:
     """Entry point of `bridge`."""
     sys.excepthook = _report_bug
+    failure.open_standard_streams()
     root(prog_name="bridge")

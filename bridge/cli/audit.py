@@ -65,7 +65,7 @@ def command(
     from bridge.app.composition import load_config
     from bridge.app.operations.engine_file import given
     from bridge.app.state import trails as all_trails
-    from bridge.ops.trail import Trail
+    from bridge.ops.trail import AuditTrail
 
     if path is not None and (config or overlay or remote is not None):
         raise click.UsageError("use either --path or a configuration or --url", click.get_current_context())
@@ -78,7 +78,7 @@ def command(
             [found] = operate(options, ("audit.list", {**wanted, "limit": MOST_LINES}))
         _print(found, as_json)
         return
-    trails = [Trail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
+    trails = [AuditTrail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
     _print(lines(trails, AuditFilter(since, until, actor, action)), as_json)
     read = files(trails)
     named = f": {', '.join(map(str, read))}" if read else ""

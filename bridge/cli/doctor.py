@@ -55,7 +55,7 @@ def command(
     """
     from bridge.app.composition import load_config
     from bridge.app.doctor import diagnose
-    from bridge.core.diagnosis import Verdict
+    from bridge.core.diagnosis import CheckVerdict
 
     areas = AREAS if only is None else tuple(part.strip() for part in only.split(","))
     if unknown := [area for area in areas if area not in AREAS]:
@@ -63,9 +63,9 @@ def command(
         raise click.UsageError(what, click.get_current_context())
     loaded = load_config(config, overlay)
     found = asyncio.run(diagnose(loaded, areas, timeout, lambda text: say(text, err=True)))
-    wrong = found.count(Verdict.PROBLEM) + (found.count(Verdict.WARNING) if strict else 0)
+    wrong = found.count(CheckVerdict.PROBLEM) + (found.count(CheckVerdict.WARNING) if strict else 0)
     if output == "json":
-        counts = {verdict.value: found.count(verdict) for verdict in Verdict}
+        counts = {verdict.value: found.count(verdict) for verdict in CheckVerdict}
         print_json({"ok": not wrong, "counts": counts, "checks": [asdict(result) for result in found.results]})
     else:
         _print(found)
@@ -73,12 +73,12 @@ def command(
 
 
 def _print(found: Diagnosis) -> None:
-    from bridge.core.diagnosis import Verdict
+    from bridge.core.diagnosis import CheckVerdict
 
     rows = [(result.verdict.value, result.subject, result.check, result.detail) for result in found.results]
     print_table(("RESULT", "SUBJECT", "CHECK", "DETAIL"), rows)
     fixes = [result for result in found.results if result.fix]
-    for verdict in (Verdict.PROBLEM, Verdict.WARNING, Verdict.NOT_CHECKED):
+    for verdict in (CheckVerdict.PROBLEM, CheckVerdict.WARNING, CheckVerdict.NOT_CHECKED):
         for result in fixes:
             if result.verdict is verdict:
                 click.echo()
@@ -86,9 +86,9 @@ def _print(found: Diagnosis) -> None:
                 for line in result.fix.splitlines():
                     say(f"  {line}")
     click.echo()
-    counted = [(found.count(Verdict.PROBLEM), "problem"), (found.count(Verdict.WARNING), "warning")]
+    counted = [(found.count(CheckVerdict.PROBLEM), "problem"), (found.count(CheckVerdict.WARNING), "warning")]
     parts = [plural(count, noun) for count, noun in counted if count]
-    skipped = found.count(Verdict.NOT_CHECKED)
+    skipped = found.count(CheckVerdict.NOT_CHECKED)
     if skipped:
         parts.append(f"{skipped} not checked")
     say(", ".join(parts) if parts else f"ok: {plural(len(found.results), 'check')}")

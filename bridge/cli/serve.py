@@ -15,7 +15,7 @@ ready_file_option = click.option(
     metavar="FILE",
     help="File that is written when the daemon is ready, and removed at the end.",
 )
-"""Adds the option `ready_file`."""
+"""Option `ready_file`."""
 
 
 @make(

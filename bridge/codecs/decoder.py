@@ -11,7 +11,7 @@ from bridge.codecs.amqp_headers import decode_headers
 from bridge.codecs.base import Codec, PreparedCodec
 from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, check_size
-from bridge.codecs.schema import Schema
+from bridge.codecs.schema import JsonSchema
 from bridge.config.model.sources import LimitsConfig
 from bridge.core import provenance
 from bridge.core.errors import DecodeError, ExpressionError, UnreadableMessage
@@ -37,7 +37,7 @@ class SourceDecoder:
         identity: Callable[[Any], str] | None = None,
         scope: Callable[..., Any] = dict,
         upcast: Callable[[Envelope], Envelope] | None = None,
-        schema: Schema | None = None,
+        schema: JsonSchema | None = None,
         trusted: Literal["replay"] | None = None,
         amqp_headers: bool = False,
     ) -> None:

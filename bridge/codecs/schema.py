@@ -36,7 +36,7 @@ class SchemaProblem(Exception):
     """The schema itself cannot be used. The text is for the author of the configuration."""
 
 
-class Schema:
+class JsonSchema:
     """A compiled JSON Schema. Immutable; safe to share."""
 
     def __init__(self, path: Path, cost: float = DEFAULT_LIMITS.schema_cost) -> None:

@@ -17,8 +17,7 @@ from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import check_topic
 from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.config.partial_config import Partial
-from bridge.config.yaml.node import Path
-from bridge.core.errors import Locate, Problem
+from bridge.core.errors import ConfigPath, Locate, Problem
 from bridge.core.problems.codes import coded
 
 _BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
@@ -71,7 +70,7 @@ class Checks:
         config = self.partial.config
         if config.events is None or not self.partial.is_given(("events",)):
             return
-        path: Path = ("events", "target")
+        path: ConfigPath = ("events", "target")
         yield from self.reference(path, "target", config.events.target)
         target = config.targets.get(config.events.target)
         if target is None or not self.partial.is_given(("targets", config.events.target)):
@@ -84,15 +83,15 @@ class Checks:
                 )
                 yield self.warning(path, what, "C026")
 
-    def warning(self, path: Path, what: str, code: str = "C020") -> Problem:
+    def warning(self, path: ConfigPath, what: str, code: str = "C020") -> Problem:
         """Create a problem that does not prevent the use of the configuration."""
         return coded(code, self.locate(path, what))
 
-    def clash(self, path: Path, what: str) -> Problem:
+    def clash(self, path: ConfigPath, what: str) -> Problem:
         """Create a problem of keys or entries that do not fit together."""
         return coded("C006", self.locate(path, what))
 
-    def reference(self, path: Path, kind: str, name: str | None) -> list[Problem]:
+    def reference(self, path: ConfigPath, kind: str, name: str | None) -> list[Problem]:
         """Problem of a name at a path if no entry of its kind has the name."""
         section = "registries" if kind == "registry" else f"{kind}s"
         known = self.partial.names[section]
@@ -102,10 +101,10 @@ class Checks:
         meant = f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(known) or 'none'})"
         return [coded("C009", self.locate(path, f"there is no {kind} `{name}`{meant}"))]
 
-    def _broker(self, path: Path, entry: SourceConfig | TargetConfig) -> BrokerConfig | None:
+    def _broker(self, path: ConfigPath, entry: SourceConfig | TargetConfig) -> BrokerConfig | None:
         return self.partial.config.brokers.get(entry.broker) if self.partial.is_given((*path, "broker")) else None
 
-    def _target(self, path: Path, target: TargetConfig) -> Iterator[Problem]:
+    def _target(self, path: ConfigPath, target: TargetConfig) -> Iterator[Problem]:
         yield from self.reference((*path, "broker"), "broker", target.broker)
         broker = self._broker(path, target)
         queue, topic = (self.partial.has(target, path, key) for key in ("queue", "topic"))
@@ -122,7 +121,7 @@ class Checks:
                 yield from self._log_name((*path, "topic"), target.topic)
         yield from self._codec(path, target, "schemas")
 
-    def _source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+    def _source(self, path: ConfigPath, source: SourceConfig) -> Iterator[Problem]:
         yield from self.reference((*path, "broker"), "broker", source.broker)
         broker = self._broker(path, source)
         if isinstance(broker, ServiceBusBrokerConfig):
@@ -139,7 +138,12 @@ class Checks:
         yield from self._quarantine(path, source)
 
     def _foreign(
-        self, path: Path, entry: SourceConfig | TargetConfig, broker: BrokerConfig, keys: tuple[str, ...], own: str = ""
+        self,
+        path: ConfigPath,
+        entry: SourceConfig | TargetConfig,
+        broker: BrokerConfig,
+        keys: tuple[str, ...],
+        own: str = "",
     ) -> Iterator[Problem]:
         """Problems with keys of another type of broker. own: keys to write in place of a name."""
         for key in keys:
@@ -149,7 +153,7 @@ class Checks:
                 what = f"the broker `{entry.broker}` is of type {broker.type}, {lacks}{remedy}"
                 yield self.clash((*path, key), what)
 
-    def _log_source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+    def _log_source(self, path: ConfigPath, source: SourceConfig) -> Iterator[Problem]:
         kafka = (*path, "kafka")
         pattern = source.kafka is not None and self.partial.has(source.kafka, kafka, "pattern")
         if source.topics and pattern:
@@ -163,14 +167,14 @@ class Checks:
             # Its length depends on the topic
             yield from self._log_name((*path, "dead_letter"), source.dead_letter.replace("{topic}", "t")[:_LONGEST])
 
-    def _log_name(self, path: Path, name: str) -> Iterator[Problem]:
+    def _log_name(self, path: ConfigPath, name: str) -> Iterator[Problem]:
         """Problems with names that are valid for a queue but not for a topic."""
         try:
             check_topic(name)
         except ValueError as error:
             yield self.locate(path, str(error))
 
-    def _bus_source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+    def _bus_source(self, path: ConfigPath, source: SourceConfig) -> Iterator[Problem]:
         queue, topic, subscription = (self.partial.has(source, path, key) for key in ("queue", "topic", "subscription"))
         if queue == topic:
             yield self.clash(path, "write either `queue`, or `topic` and `subscription`")
@@ -189,7 +193,7 @@ class Checks:
             what = "Service Bus has no partitions to stop; write `dead_letter` or `skip`"
             yield self.clash((*path, "on_unreadable"), what)
 
-    def _codec(self, path: Path, entry: SourceConfig | TargetConfig, key: str) -> Iterator[Problem]:
+    def _codec(self, path: ConfigPath, entry: SourceConfig | TargetConfig, key: str) -> Iterator[Problem]:
         """Problems with schema registries. key: the one that only some codecs have."""
         known = self.partial.names["registries"]
         if not self.partial.is_given((*path, "codec")):
@@ -206,7 +210,7 @@ class Checks:
             what = "name one of the registries with `registry:`" if known else "add one below `registries:`"
             yield self.clash((*path, "codec"), f"{entry.codec} needs a schema registry: {what}")
 
-    def _quarantine(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+    def _quarantine(self, path: ConfigPath, source: SourceConfig) -> Iterator[Problem]:
         if source.quarantine is None:
             return
         where = (*path, "quarantine")
@@ -222,9 +226,9 @@ class Checks:
 
     def _consumers(self) -> Iterator[Problem]:
         """Problems of sources that read the same messages, or their own dead letters."""
-        taken: dict[tuple[str, ...], Path] = {}
+        taken: dict[tuple[str, ...], ConfigPath] = {}
         for name, source in self.partial.config.sources.items():
-            path: Path = ("sources", name)
+            path: ConfigPath = ("sources", name)
             bus = isinstance(self._broker(path, source), ServiceBusBrokerConfig)
             reads = self._reads(path, source, bus)
             is_known = self.partial.is_given((*path, "broker"), (*path, "group"))
@@ -240,7 +244,7 @@ class Checks:
             if dead_letters is not None and self.partial.is_given((*path, "dead_letter")):
                 yield from self._dead_letters((*path, "dead_letter"), dead_letters, list(reads.values()), bus)
 
-    def _reads(self, path: Path, source: SourceConfig, bus: bool) -> dict[Path, str]:
+    def _reads(self, path: ConfigPath, source: SourceConfig, bus: bool) -> dict[ConfigPath, str]:
         """Topics of a source, or the name of its queue, subscription or sub-queue, by place. Entities ignore case."""
         if not bus:
             topics = (((*path, "topics", index), topic) for index, topic in enumerate(source.topics))
@@ -249,7 +253,7 @@ class Checks:
         parts = [part.lower() for key in keys if (part := getattr(source, key)) is not None]
         return {path: "/".join(parts)} if parts and self.partial.is_given(*((*path, key) for key in keys)) else {}
 
-    def _dead_letters(self, path: Path, template: str, topics: list[str], bus: bool) -> Iterator[Problem]:
+    def _dead_letters(self, path: ConfigPath, template: str, topics: list[str], bus: bool) -> Iterator[Problem]:
         for topic in topics:
             target = template.replace("{topic}", topic)
             if target in topics:
@@ -258,11 +262,11 @@ class Checks:
                 yield self.locate(path, f"`{target[:40]}…` is longer than {_LONGEST} characters")
 
     def _domains(self) -> Iterator[Problem]:
-        members: dict[str, list[Path]] = {}
+        members: dict[str, list[ConfigPath]] = {}
         for name, source in self.partial.config.sources.items():
             if source.ordering_domain is None:
                 continue
-            path: Path = ("sources", name, "ordering_domain")
+            path: ConfigPath = ("sources", name, "ordering_domain")
             members.setdefault(source.ordering_domain, []).append(path)
             if source.ordering in ("none", "partition"):
                 what = f"`ordering: {source.ordering}` has no keys to share; write `key`, or a template with {{{{ }}}}"
@@ -284,7 +288,7 @@ class Checks:
         )
         nowhere = set()
         for name, source in self.partial.config.sources.items():
-            path: Path = ("sources", name)
+            path: ConfigPath = ("sources", name)
             bus = isinstance(self._broker(path, source), ServiceBusBrokerConfig)
             if bus and not self.partial.has(source, path, "dead_letter"):
                 nowhere.add(name)
@@ -297,7 +301,7 @@ class Checks:
                     where = ("routes", index, route.command, "on_missing")
                     yield self.clash(where, f"the source `{name}` {what}")
 
-    def _engine_of(self, path: Path, route: RouteConfig, engines: Sequence[str]) -> Iterator[Problem]:
+    def _engine_of(self, path: ConfigPath, route: RouteConfig, engines: Sequence[str]) -> Iterator[Problem]:
         """Problems with the engines of a route."""
         where = (*path, "engine")
         if isinstance(route.placement, EngineMoveConfig):
@@ -311,9 +315,9 @@ class Checks:
 
     def _routes(self) -> Iterator[Problem]:
         config, engines = self.partial.config, self.partial.names["engines"]
-        first: dict[str, Path] = {}
+        first: dict[str, ConfigPath] = {}
         for index, route in enumerate(config.routes):
-            path: Path = ("routes", index)
+            path: ConfigPath = ("routes", index)
             where = (*path, "name")
             if self.partial.is_given(where) and (taken := first.setdefault(route.name, where)) != where:
                 at = self.locate(taken, "")

@@ -34,7 +34,7 @@ _ALL_RIGHTS = "RootManageSharedAccessKey"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class InsecureSetting:
     """One insecure setting.
 
     code: code of the warning.
@@ -119,8 +119,8 @@ def _is_far_http(config: HttpConfig) -> bool:
     return not is_loopback(config.host)
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+INSECURE_SETTINGS: tuple[InsecureSetting, ...] = (
+    InsecureSetting(
         "S001",
         "sasl_without_tls",
         KafkaBrokerConfig,
@@ -128,7 +128,7 @@ RULES: tuple[Rule, ...] = (
         lambda broker: broker.sasl is not None and broker.tls is None,
         "credentials and messages are sent unencrypted; set `tls`",
     ),
-    Rule(
+    InsecureSetting(
         "S002",
         "kafka_without_tls",
         KafkaBrokerConfig,
@@ -136,7 +136,7 @@ RULES: tuple[Rule, ...] = (
         lambda broker: broker.tls is None and broker.sasl is None and _has_far_host(broker),
         "messages are sent unencrypted, and the cluster does not ask for credentials; set `tls` and `sasl`",
     ),
-    Rule(
+    InsecureSetting(
         "S003",
         "hostname_unchecked",
         KafkaBrokerConfig,
@@ -145,7 +145,7 @@ RULES: tuple[Rule, ...] = (
         "any holder of a certificate of these authorities can pose as the cluster; use "
         "certificates with the names of its nodes",
     ),
-    Rule(
+    InsecureSetting(
         "S004",
         "emulator_without_tls",
         ServiceBusBrokerConfig,
@@ -153,7 +153,7 @@ RULES: tuple[Rule, ...] = (
         _is_far_emulator,
         "an emulator on another machine is reached without TLS; use a namespace, or run the emulator here",
     ),
-    Rule(
+    InsecureSetting(
         "S005",
         "key_with_all_rights",
         ServiceBusBrokerConfig,
@@ -161,7 +161,7 @@ RULES: tuple[Rule, ...] = (
         _has_all_rights,
         f"`{_ALL_RIGHTS}` may manage the whole namespace; use Entra ID, or a policy with Listen and Send",
     ),
-    Rule(
+    InsecureSetting(
         "S006",
         "credentials_over_http",
         RegistryConfig,
@@ -169,7 +169,7 @@ RULES: tuple[Rule, ...] = (
         lambda registry: _is_plain(registry.url) and (registry.password is not None or registry.token is not None),
         "the registry's credentials are sent unencrypted; use https",
     ),
-    Rule(
+    InsecureSetting(
         "S007",
         "registry_over_http",
         RegistryConfig,
@@ -179,7 +179,7 @@ RULES: tuple[Rule, ...] = (
         ),
         "an attacker in the network can change schemas, and with them the meaning of messages; use https",
     ),
-    Rule(
+    InsecureSetting(
         "S008",
         "token_over_http",
         SchedulerEngineConfig,
@@ -187,7 +187,7 @@ RULES: tuple[Rule, ...] = (
         lambda engine: _is_plain(engine.endpoint) and _sends_token(engine),
         "the token is sent unencrypted; use https",
     ),
-    Rule(
+    InsecureSetting(
         "S009",
         "engine_over_http",
         SchedulerEngineConfig,
@@ -196,10 +196,10 @@ RULES: tuple[Rule, ...] = (
         "workflows and payloads are sent unencrypted, and the engine does not ask for credentials; use https",
     ),
     *(
-        Rule("S010", "short_token", kind, ("token",), lambda engine: _is_short(engine.token), _SHORT_TOKEN)
+        InsecureSetting("S010", "short_token", kind, ("token",), lambda engine: _is_short(engine.token), _SHORT_TOKEN)
         for kind in (SchedulerEngineConfig, EmbeddedEngineConfig)
     ),
-    Rule(
+    InsecureSetting(
         "S011",
         "engine_port_open",
         EmbeddedEngineConfig,
@@ -207,7 +207,7 @@ RULES: tuple[Rule, ...] = (
         _is_open_port,
         "every process on this machine has full access to the engine; set a `token`",
     ),
-    Rule(
+    InsecureSetting(
         "S012",
         "engine_port_without_tls",
         EmbeddedEngineConfig,
@@ -215,7 +215,7 @@ RULES: tuple[Rule, ...] = (
         _is_clear_port,
         _CLEAR_PORT,
     ),
-    Rule(
+    InsecureSetting(
         "S013",
         "ops_port_without_tls",
         HttpConfig,
@@ -224,7 +224,7 @@ RULES: tuple[Rule, ...] = (
         "every client of this port can read health and metrics, unencrypted; set `tls` with "
         "`client_ca`, or restrict the port to probes and scrapers",
     ),
-    Rule(
+    InsecureSetting(
         "S014",
         "ops_port_open",
         HttpConfig,
@@ -233,7 +233,7 @@ RULES: tuple[Rule, ...] = (
         "every client of this port can read health and metrics; set `tls.client_ca`, or restrict "
         "the port to probes and scrapers",
     ),
-    Rule(
+    InsecureSetting(
         "S016",
         "tokens_without_tls",
         HttpConfig,
@@ -242,7 +242,7 @@ RULES: tuple[Rule, ...] = (
         "whoever can read the network can use the tokens; set `tls`, or end TLS at a proxy on this machine and listen "
         "on loopback",
     ),
-    Rule(
+    InsecureSetting(
         "S017",
         "identity_provider_without_tls",
         OidcConfig,
@@ -250,7 +250,7 @@ RULES: tuple[Rule, ...] = (
         lambda oidc: _is_far_plain(oidc.jwks_url or oidc.issuer),
         "whoever can change the network can issue tokens; use https",
     ),
-    Rule(
+    InsecureSetting(
         "S018",
         "webhook_without_tls",
         WebhookBrokerConfig,
@@ -270,7 +270,7 @@ def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Probl
     root: tree of the document, which shows the origin of secrets.
     """
     for path, model in models_in(config):
-        for rule in RULES:
+        for rule in INSECURE_SETTINGS:
             if isinstance(model, rule.kind) and rule.applies(model):
                 yield coded(rule.code, locate((*path, *rule.field), rule.what))
         for name, field in type(model).model_fields.items():

@@ -11,10 +11,10 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.yaml.node import Path
+from bridge.core.errors import ConfigPath
 
 
-def keys_at(path: Path, tag: str | None = None) -> list[str]:
+def keys_at(path: ConfigPath, tag: str | None = None) -> list[str]:
     """Keys that the mapping at `path` may hold, as written in files.
 
     For a union, the keys of the member that `tag` selects.
@@ -24,7 +24,7 @@ def keys_at(path: Path, tag: str | None = None) -> list[str]:
     return [key for model in tagged or models for key in fields(model)]
 
 
-def is_secret(path: Path) -> bool:
+def is_secret(path: ConfigPath) -> bool:
     """True if the value at `path` must never be shown."""
     return SecretStr in _kinds_at(path)
 
@@ -52,7 +52,7 @@ def members(annotation: Any) -> Iterable[Any]:
         yield annotation
 
 
-def _kinds_at(path: Path) -> list[Any]:
+def _kinds_at(path: ConfigPath) -> list[Any]:
     kinds: list[Any] = [BridgeConfig]
     for part in path:
         kinds = [kind for parent in kinds for step in _steps(parent, part) for kind in members(step)]
@@ -92,7 +92,7 @@ def settings_named(key: str) -> list[str]:
     return sorted(found, key=lambda path: (path.count("."), path))
 
 
-def models_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
+def models_in(value: Any, path: ConfigPath = ()) -> Iterator[tuple[ConfigPath, BaseModel]]:
     """Models of a configuration, each with its path in the words of the file."""
     if isinstance(value, BaseModel):
         yield path, value
@@ -108,7 +108,7 @@ def models_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
             yield from models_in(part, (*path, index))
 
 
-def texts_in(config: BaseModel, language: Literal["cel", "cel-template"]) -> Iterator[tuple[Path, str]]:
+def texts_in(config: BaseModel, language: Literal["cel", "cel-template"]) -> Iterator[tuple[ConfigPath, str]]:
     """Expressions or templates of a configuration, each with its path in the words of the file."""
     for path, model in models_in(config):
         for name, key in _texts_of(type(model), language):

@@ -13,7 +13,8 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import COMMANDS
 from bridge.config.translation import paths
 from bridge.config.yaml.merge import NAMED
-from bridge.config.yaml.node import MappingNode, Path, plain
+from bridge.config.yaml.node import MappingNode, plain
+from bridge.core.errors import ConfigPath
 
 _ROUNDS = 30
 """Maximum number of rounds for one entry.
@@ -56,15 +57,15 @@ class Partial:
 
     config: BridgeConfig
     names: Mapping[str, list[str]]
-    replaced: frozenset[Path] = frozenset()
+    replaced: frozenset[ConfigPath] = frozenset()
 
-    def is_given(self, *paths: Path) -> bool:
+    def is_given(self, *paths: ConfigPath) -> bool:
         """True if the values at all paths are the written ones, or the defaults of keys that are not written."""
         return not self.replaced or not any(
             path[:length] in self.replaced for path in paths for length in range(1, len(path) + 1)
         )
 
-    def has(self, entry: BaseModel, path: Path, key: str) -> bool:
+    def has(self, entry: BaseModel, path: ConfigPath, key: str) -> bool:
         """True if the entry at a path is written with a value for a key, valid or not."""
         written = key in entry.model_fields_set and getattr(entry, key) is not None
         return written or (*path, key) in self.replaced
@@ -111,8 +112,8 @@ class _Repair:
 
     root: MappingNode
     values: dict[str, Any]
-    replaced: set[Path] = field(default_factory=set)
-    tried: set[Path] = field(default_factory=set)
+    replaced: set[ConfigPath] = field(default_factory=set)
+    tried: set[ConfigPath] = field(default_factory=set)
 
     def section(self, name: str, annotation: Any) -> None:
         """Replace the entries of a section by models, or the section itself if it has no entries."""
@@ -125,7 +126,7 @@ class _Repair:
         else:
             self._remove(self.values, (name,))
 
-    def _entry(self, parent: Any, path: Path, adapter: TypeAdapter[Any]) -> None:
+    def _entry(self, parent: Any, path: ConfigPath, adapter: TypeAdapter[Any]) -> None:
         """Replace an entry by its model. An entry that cannot be repaired is removed."""
         key = path[-1]
         for _ in range(_ROUNDS):
@@ -139,7 +140,7 @@ class _Repair:
                 return
         self._remove(parent, path)
 
-    def _replace(self, path: Path, is_missing: bool = False) -> None:
+    def _replace(self, path: ConfigPath, is_missing: bool = False) -> None:
         """Make one step towards a valid value at a path, or at the nearest parent that is written.
 
         A part is removed first. If it is required, a placeholder takes its place. If that is invalid too, the parent
@@ -174,7 +175,7 @@ class _Repair:
         else:
             self._remove(parent, at)
 
-    def _put(self, parent: Any, path: Path) -> None:
+    def _put(self, parent: Any, path: ConfigPath) -> None:
         """Put a placeholder at a path."""
         self.replaced.add(path)
         key = next(part for part in reversed(path) if isinstance(part, str))
@@ -185,11 +186,11 @@ class _Repair:
         else:
             parent[path[-1]] = _PLACEHOLDERS.get(key, "none")
 
-    def _remove(self, parent: Any, path: Path) -> None:
+    def _remove(self, parent: Any, path: ConfigPath) -> None:
         self.replaced.add(path)
         del parent[path[-1]]
 
-    def _route(self, route: Any, path: Path) -> dict[str, Any]:
+    def _route(self, route: Any, path: ConfigPath) -> dict[str, Any]:
         """Route with one command: the first one of several, and `ignore` in place of none."""
         if not isinstance(route, dict):
             self.replaced.add(path)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from bridge.config.checks import Checks
 from bridge.config.model.sagas import CommandConfig, SagaConfig, SagaStepConfig
-from bridge.config.yaml.node import Path
-from bridge.core.errors import Problem
+from bridge.core.errors import ConfigPath, Problem
 from bridge.core.problems.codes import coded
 
 REPLY_PREFIX = "reply:"
@@ -30,7 +29,7 @@ def check_sagas(checks: Checks) -> Iterator[Problem]:
         yield from _saga(checks, ("sagas", name), saga)
 
 
-def _saga(checks: Checks, path: Path, saga: SagaConfig) -> Iterator[Problem]:
+def _saga(checks: Checks, path: ConfigPath, saga: SagaConfig) -> Iterator[Problem]:
     yield from checks.reference((*path, "publish_outcome"), "target", saga.publish_outcome)
     walk = _Walk(checks)
     yield from walk.steps(saga.steps, (*path, "steps"))
@@ -39,7 +38,7 @@ def _saga(checks: Checks, path: Path, saga: SagaConfig) -> Iterator[Problem]:
     yield from _replies(checks, path, saga, walk)
 
 
-def _replies(checks: Checks, path: Path, saga: SagaConfig, walk: _Walk) -> Iterator[Problem]:
+def _replies(checks: Checks, path: ConfigPath, saga: SagaConfig, walk: _Walk) -> Iterator[Problem]:
     where = (*path, "replies")
     config, replies, awaits = checks.partial.config, saga.replies, walk.awaits
     if replies is None:
@@ -79,7 +78,7 @@ def _brings_replies(checks: Checks, index: int, source: str) -> bool:
     return event.startswith(REPLY_PREFIX) or checks.partial.has(route, ("routes", index), "reply")
 
 
-def _misfit(checks: Checks, path: Path, what: str) -> Problem:
+def _misfit(checks: Checks, path: ConfigPath, what: str) -> Problem:
     return coded("C022", checks.locate(path, what))
 
 
@@ -93,12 +92,14 @@ class _Walk:
     """
 
     checks: Checks
-    names: dict[str, Path] = field(default_factory=dict)
-    awaits: Path | None = None
+    names: dict[str, ConfigPath] = field(default_factory=dict)
+    awaits: ConfigPath | None = None
     broken: bool = False
     _pivot: bool = False
 
-    def steps(self, entries: tuple[SagaStepConfig, ...], path: Path, inside: str | None = None) -> Iterator[Problem]:
+    def steps(
+        self, entries: tuple[SagaStepConfig, ...], path: ConfigPath, inside: str | None = None
+    ) -> Iterator[Problem]:
         """Problems of a list of steps. inside: `parallel` for members of a group, `steps` for members of a branch."""
         for index, entry in enumerate(entries):
             where = (*path, index)
@@ -115,7 +116,7 @@ class _Walk:
             else:
                 yield from self._point((*where, "point_of_no_return"), inside, index == len(entries) - 1)
 
-    def _point(self, where: Path, inside: str | None, last: bool) -> Iterator[Problem]:
+    def _point(self, where: ConfigPath, inside: str | None, last: bool) -> Iterator[Problem]:
         if inside is not None:
             yield _misfit(self.checks, where, "the point of no return cannot be inside a parallel group")
         elif self._pivot:
@@ -124,7 +125,7 @@ class _Walk:
             yield self.checks.warning(where, "no step follows the point of no return; it has no effect")
         self._pivot = True
 
-    def _step(self, step: SagaStepConfig, command: CommandConfig, path: Path) -> Iterator[Problem]:
+    def _step(self, step: SagaStepConfig, command: CommandConfig, path: ConfigPath) -> Iterator[Problem]:
         checks, name = self.checks, (*path, "name")
         first = self.names.setdefault(step.name or "", name)
         if first != name and checks.partial.is_given(name):
@@ -145,7 +146,7 @@ class _Walk:
         yield from self._without_limit(step, path, "command", "timeout", awaits and is_known)
         yield from self._undo(step, path)
 
-    def _undo(self, step: SagaStepConfig, path: Path) -> Iterator[Problem]:
+    def _undo(self, step: SagaStepConfig, path: ConfigPath) -> Iterator[Problem]:
         checks, where = self.checks, (*path, "compensation")
         if step.compensation is None:
             for key in ("compensation_timeout", "compensation_retry"):
@@ -158,12 +159,14 @@ class _Walk:
         yield from self._message(step.compensation, where, awaits)
         yield from self._without_limit(step, path, "compensation", "compensation_timeout", awaits)
 
-    def _without_limit(self, step: SagaStepConfig, path: Path, key: str, limit: str, awaits: bool) -> Iterator[Problem]:
+    def _without_limit(
+        self, step: SagaStepConfig, path: ConfigPath, key: str, limit: str, awaits: bool
+    ) -> Iterator[Problem]:
         if awaits and not self.checks.partial.has(step, path, limit):
             what = f"waits for its answer without limit; give the step a `{limit}`"
             yield self.checks.warning((*path, key), what, "C023")
 
-    def _message(self, command: CommandConfig, path: Path, awaits: bool) -> Iterator[Problem]:
+    def _message(self, command: CommandConfig, path: ConfigPath, awaits: bool) -> Iterator[Problem]:
         yield from self.checks.reference((*path, "target"), "target", command.target)
         if awaits and self.awaits is None:
             self.awaits = path

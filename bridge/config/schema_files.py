@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.core.errors import Locate, Problem
+from bridge.core.errors import ConfigPath, Locate, Problem
 from bridge.core.problems.codes import coded
 from bridge.system.files import FileProblem, read_file
 
@@ -16,9 +16,7 @@ MAX_SCHEMA = 4 * 1024 * 1024
 """Maximum size of a schema file, in bytes."""
 
 
-def check(
-    config: BridgeConfig, locate: Locate, resolve: Callable[[tuple[str | int, ...], str], Path]
-) -> Iterator[Problem]:
+def check(config: BridgeConfig, locate: Locate, resolve: Callable[[ConfigPath, str], Path]) -> Iterator[Problem]:
     """Problems of the files named by `schema:`. Each file is read once."""
     seen: dict[Path, str | None] = {}
     for path, value in _named(config):
@@ -30,7 +28,7 @@ def check(
             yield coded("C012", locate(path, f"the schema {file} {wrong}"))
 
 
-def _named(config: BridgeConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _named(config: BridgeConfig) -> Iterator[tuple[ConfigPath, str]]:
     for name, source in config.sources.items():
         if source.schema_file is not None:
             yield ("sources", name, "schema"), source.schema_file

@@ -20,10 +20,10 @@ from bridge.config.translation import REQUIRED, suggestion, translate, unknown_k
 from bridge.config.yaml.document import read
 from bridge.config.yaml.interpolation import interpolate
 from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
-from bridge.config.yaml.node import ALIASES, MappingNode, Mark, ScalarNode, find, key_mark, place
+from bridge.config.yaml.node import ALIASES, FilePosition, MappingNode, ScalarNode, find, key_mark, place
 from bridge.config.yaml.rendering import masked, render
 from bridge.config.yaml.scalars import FileSuppression
-from bridge.core.errors import ConfigError, Problem
+from bridge.core.errors import ConfigError, ConfigPath, Problem
 
 _HELP = "name a file or a directory, or create a project with `bridge init NAME`"
 _OVERLAY_HELP = "name the file of the overlay, relative to the current directory"
@@ -33,7 +33,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class MergedDocument:
     """Merged document with the places of its values.
 
     suppressions: comments of all files that suppress warnings of `bridge check`.
@@ -44,14 +44,14 @@ class Document:
     base: Path
     suppressions: tuple[FileSuppression, ...] = ()
 
-    def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
+    def locate(self, path: ConfigPath, what: str) -> Problem:
         """Create a problem at a path. Its place is that of the path, or of the nearest parent that is written."""
         words = tuple(ALIASES.get(part, part) if isinstance(part, str) else part for part in path)
         if words and isinstance(words[-1], int) and isinstance(find(self.root, words[:-1]), ScalarNode):
             words = words[:-1]  # a list of one, written as its member
         return place(self.root, words).problem(words, what)
 
-    def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
+    def resolve(self, path: ConfigPath, value: str) -> Path:
         """Absolute path of a relative one.
 
         The base is the directory of the file in which `path` is written, else of the first file.
@@ -59,7 +59,7 @@ class Document:
         node = find(self.root, path)
         return self.beside(node.mark, value) if node is not None else self.base / value
 
-    def beside(self, mark: Mark, value: str) -> Path:
+    def beside(self, mark: FilePosition, value: str) -> Path:
         """Absolute path of a relative one that is written at a place."""
         return self.directories.get(mark.file, self.base) / value
 
@@ -77,16 +77,16 @@ class Loaded:
     version: str
     base: Path
     warnings: tuple[Problem, ...]
-    document: Document = field(repr=False)
+    document: MergedDocument = field(repr=False)
 
-    def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
+    def locate(self, path: ConfigPath, what: str) -> Problem:
         """Create a problem at a path, like `("routes", 2, "when")`.
 
         Its place is that of the path, or of the nearest parent that is written.
         """
         return self.document.locate(path, what)
 
-    def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
+    def resolve(self, path: ConfigPath, value: str) -> Path:
         """Absolute path of `value`, relative to the file in which `path` is written.
 
         For a default, relative to `base`.
@@ -147,11 +147,11 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
             root = overlay(root, top, problems)
     base = directories[root.mark.file]
     _check_defaults(root, problems)
-    document = Document(apply_defaults(root), directories, base)
+    document = MergedDocument(apply_defaults(root), directories, base)
     environment = os.environ if environ is None else environ
     unset: list[Problem] = []
     root = interpolate(document.root, environment, document.beside, unset)
-    document = Document(root, directories, base, tuple(suppressions))
+    document = MergedDocument(root, directories, base, tuple(suppressions))
     problems += unset
     known = {(problem.file, problem.line, problem.column) for problem in unset}
     config, whole = _examine(document, problems, readable, known)
@@ -220,7 +220,7 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
 
 
 def _examine(
-    document: Document, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
+    document: MergedDocument, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
 ) -> tuple[BridgeConfig, bool]:
     """Valid part of the configuration, and True if that is all of it. The problems are added.
 

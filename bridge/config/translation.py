@@ -12,19 +12,8 @@ from pydantic_core import ErrorDetails
 
 from bridge.config.model.types import format_duration, parse_duration
 from bridge.config.model_fields import is_secret, keys_at
-from bridge.config.yaml.node import (
-    ALIASES,
-    MappingNode,
-    Node,
-    Path,
-    ScalarNode,
-    SequenceNode,
-    find,
-    key_mark,
-    kind,
-    place,
-)
-from bridge.core.errors import Problem
+from bridge.config.yaml.node import ALIASES, MappingNode, Node, ScalarNode, SequenceNode, find, key_mark, kind, place
+from bridge.core.errors import ConfigPath, Problem
 
 _EXPECTED = {
     "string": "text",
@@ -81,13 +70,13 @@ def translate(error: ValidationError, root: MappingNode) -> list[Problem]:
     ]
 
 
-def paths(error: ValidationError, root: Node, entry: Path) -> list[tuple[Path, bool]]:
+def paths(error: ValidationError, root: Node, entry: ConfigPath) -> list[tuple[ConfigPath, bool]]:
     """Paths of the problems of a validation of the entry at a path, each with True if a key is missing there."""
     details = error.errors(include_url=False)
     return [(_path(root, (*entry, *detail["loc"])), detail["type"] == "missing") for detail in details]
 
 
-def is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
+def is_echo(root: Node, path: ConfigPath, detail: ErrorDetails) -> bool:
     """True for a problem that only repeats another one.
 
     Pydantic counts a list as too short when its entries are invalid, and a renamed key as missing.
@@ -98,13 +87,13 @@ def is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
     return detail["type"] == "too_short" and isinstance(node, SequenceNode) and bool(node.items)
 
 
-def _is_about_type(path: Path, detail: ErrorDetails) -> bool:
+def _is_about_type(path: ConfigPath, detail: ErrorDetails) -> bool:
     if len(path) < 2 or path[0] not in _SECTIONS_OF_TYPES:
         return False
     return detail["type"].startswith("union_tag") or (path[2:] == ("type",) and detail["type"] != "extra_forbidden")
 
 
-def _path(root: Node, loc: Sequence[str | int]) -> Path:
+def _path(root: Node, loc: Sequence[str | int]) -> ConfigPath:
     """Pydantic's location in the words of the file, without the parts added for unions and keys."""
     path: list[str | int] = []
     node: Node | None = root
@@ -125,7 +114,7 @@ def _path(root: Node, loc: Sequence[str | int]) -> Path:
     return tuple(path)
 
 
-def _problem(root: MappingNode, path: Path, detail: ErrorDetails) -> Problem:
+def _problem(root: MappingNode, path: ConfigPath, detail: ErrorDetails) -> Problem:
     node = find(root, path)
     mark = place(root, path)
     parent = find(root, path[:-1])
@@ -148,7 +137,7 @@ def _code(kind: str, node: Node | None) -> str:
     return "C006" if kind == "value_error" and isinstance(node, MappingNode) else "C005"
 
 
-def _unknown(parent: MappingNode, path: Path) -> tuple[str, str]:
+def _unknown(parent: MappingNode, path: ConfigPath) -> tuple[str, str]:
     """Error text and code for a key that its mapping cannot hold."""
     tag = parent.entries.get("type")
     chosen = tag.value if isinstance(tag, ScalarNode) and isinstance(tag.value, str) else None
@@ -177,7 +166,7 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def describe(path: Path, detail: ErrorDetails, node: Node | None) -> str:
+def describe(path: ConfigPath, detail: ErrorDetails, node: Node | None) -> str:
     """Text about a problem of a validation, without its place. node: written value, if there is one."""
     code, context = detail["type"], detail.get("ctx", {})
     base = code.split("_")[0]
@@ -233,7 +222,7 @@ def _is_duration(node: Node | None) -> bool:
         return False
 
 
-def _choice(path: Path, detail: ErrorDetails, node: Node | None) -> str:
+def _choice(path: ConfigPath, detail: ErrorDetails, node: Node | None) -> str:
     context = detail.get("ctx", {})
     expected = str(context.get("expected") or context.get("expected_tags") or "")
     known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
@@ -249,7 +238,7 @@ def _choice(path: Path, detail: ErrorDetails, node: Node | None) -> str:
     return f"must be one of {', '.join(known)}; found `{_short(node.value)}`{guess}"
 
 
-def _pattern(path: Path) -> str:
+def _pattern(path: ConfigPath) -> str:
     return "must be `module:function`" if path[-1:] == ("map",) else f"a name {_NAME_RULE}"
 
 
@@ -257,11 +246,11 @@ def _too_short(code: str) -> str:
     return "must not be empty" if code == "string_too_short" else "must have at least one entry"
 
 
-def _hidden(path: Path, node: ScalarNode) -> bool:
+def _hidden(path: ConfigPath, node: ScalarNode) -> bool:
     return node.secret or bool(node.variables) or is_secret(path)
 
 
-def _found(path: Path, node: Node | None) -> str:
+def _found(path: ConfigPath, node: Node | None) -> str:
     if node is None:
         return ""
     if isinstance(node, MappingNode | SequenceNode) or node.value is None or _hidden(path, node):

@@ -74,14 +74,14 @@ class CorrelationId:
         """Name of the event with the answer."""
         return reply_event(self.plain)
 
-    def signed_by(self, key: Key) -> bool:
+    def signed_by(self, key: SigningKey) -> bool:
         """True when the key made the signature."""
         return hmac.compare_digest(self.mac.encode(), _mac(key, self.plain, self.until).encode())
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """Secret that signs.
+class SigningKey:
+    """Key that signs requests.
 
     made: seconds since the Unix epoch.
     delay: seconds until it signs even as the first key.
@@ -93,7 +93,7 @@ class Key:
     delay: float = 0.0
 
     @classmethod
-    def new(cls, now: float, delay: float = 0.0) -> Key:
+    def new(cls, now: float, delay: float = 0.0) -> SigningKey:
         id_ = _text(secrets.token_bytes(3))
         # A command line takes an argument that begins with a dash for an option
         return cls(f"k{id_[1:]}" if id_[0] in "-_" else id_, secrets.token_bytes(_SECRET_BYTES), now, delay)
@@ -106,7 +106,7 @@ class Key:
         return {"id": self.id, "secret": _text(self.secret), "made": self.made, "delay": self.delay}
 
     @classmethod
-    def from_json(cls, state: Any) -> Key:
+    def from_json(cls, state: Any) -> SigningKey:
         """Read a key. Raises: ValueError, TypeError, KeyError when it is damaged; a short secret could be guessed."""
         text = state["secret"]
         secret = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
@@ -121,18 +121,21 @@ class LaterKeys(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Keyring:
-    """Keys of an installation, newest first. damaged: number of keys, or of whole states, that cannot be read."""
+class SigningKeyring:
+    """Signing keys of an installation, newest first.
 
-    keys: tuple[Key, ...] = ()
+    damaged: number of keys, or of whole states, that cannot be read.
+    """
+
+    keys: tuple[SigningKey, ...] = ()
     damaged: int = field(default=0, compare=False)
 
-    def signer(self, now: float) -> Key | None:
+    def signer(self, now: float) -> SigningKey | None:
         """Newest key that every process knows, else the oldest; None while no key signs yet."""
         known = (key for key in self.keys if key.made + max(SPREAD, key.delay) <= now)
         return next(known, self.keys[-1] if self.keys and not self.keys[-1].delay else None)
 
-    def find(self, key_id: str) -> Key | None:
+    def find(self, key_id: str) -> SigningKey | None:
         return next((key for key in self.keys if key.id == key_id), None)
 
     def verifies(self, given: CorrelationId) -> bool:
@@ -149,7 +152,7 @@ class Keyring:
         return {key.id for key in found if key is not None}
 
     @classmethod
-    def from_json(cls, state: Any) -> Keyring:
+    def from_json(cls, state: Any) -> SigningKeyring:
         """Read the keys; leave out damaged ones, which verify nothing. Raises: LaterKeys."""
         if state is None:
             return cls()
@@ -164,24 +167,24 @@ class Keyring:
         keys = []
         for each in stored:
             with suppress(ValueError, TypeError, KeyError, OverflowError):
-                keys.append(Key.from_json(each))
+                keys.append(SigningKey.from_json(each))
         return cls(tuple(keys), len(stored) - len(keys))
 
-    def make(self, key: Key) -> Keyring:
+    def make(self, key: SigningKey) -> SigningKeyring:
         """Keyring with a first key, or this one when it has a key."""
-        return self if self.keys else Keyring((key,))
+        return self if self.keys else SigningKeyring((key,))
 
-    def rotate(self, key: Key) -> Keyring:
+    def rotate(self, key: SigningKey) -> SigningKeyring:
         """Keyring with another key, which signs once every process knows it. The others still verify.
 
         A full keyring stays as it is: the key that signs may be the oldest.
         """
-        return self if self.find(key.id) or len(self.keys) >= KEEPS else Keyring((key, *self.keys))
+        return self if self.find(key.id) or len(self.keys) >= KEEPS else SigningKeyring((key, *self.keys))
 
-    def retire(self, key_id: str) -> Keyring:
+    def retire(self, key_id: str) -> SigningKeyring:
         """Keyring without a key, unless it is the only one. Answers to requests that it signed are refused then."""
         left = tuple(key for key in self.keys if key.id != key_id)
-        return Keyring(left) if left else self
+        return SigningKeyring(left) if left else self
 
 
 def parse(text: str) -> CorrelationId | None:
@@ -206,7 +209,7 @@ def answered_by(event: str) -> CorrelationId | None:
     return parse(event[len(_PREFIX) :]) if event.startswith(_PREFIX) else None
 
 
-def _mac(key: Key, plain: str, until: int | None) -> str:
+def _mac(key: SigningKey, plain: str, until: int | None) -> str:
     text = f"bridge answer 1\n{_deadline(until)}\n{plain}".encode("utf-8", "surrogatepass")
     return _text(hmac.digest(key.secret, text, hashlib.sha256)[:_MAC_BYTES])
 

@@ -168,8 +168,8 @@ Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate
 
 
 @record(frozen=True, slots=True)
-class Step:
-    """One command of a decision, with its route and engine.
+class RoutedCommand:
+    """One step of a decision: a command with its route and engine.
 
     engine: the engine where instances start.
     value: digest of the value of the route's `limits.per`; empty without one.
@@ -193,4 +193,4 @@ class Decision:
     """
 
     routes: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RoutedCommand, ...]

@@ -23,7 +23,7 @@ from bridge.core.bytetext import own_text
 from bridge.core.message import Message, Position
 from bridge.core.provenance import fingerprint
 
-Format = Literal["bridge", "spring", "connect", "streams", "share_group", "servicebus", "unknown"]
+DeadLetterFormat = Literal["bridge", "spring", "connect", "streams", "share_group", "servicebus", "unknown"]
 
 _SPRING = "kafka_dlt-"
 _CONNECT = "__connect.errors."
@@ -65,7 +65,7 @@ class DeadLetter:
     """
 
     position: Position
-    format: Format
+    format: DeadLetterFormat
     reason: str
     detail: str = ""
     error: str = ""
@@ -168,7 +168,9 @@ def _spring(headers: Mapping[str, bytes], texts: Mapping[str, str], message: Mes
     )
 
 
-def _kafka(format_: Format, prefix: str, error: str, route: str | None, detail: str, given: _Given) -> DeadLetter:
+def _kafka(
+    format_: DeadLetterFormat, prefix: str, error: str, route: str | None, detail: str, given: _Given
+) -> DeadLetter:
     texts, message, position = given
     return DeadLetter(
         position,

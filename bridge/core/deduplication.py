@@ -6,7 +6,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from bridge.core.origin import Key
+from bridge.core.origin import CommandKey
 
 REMEMBERED = 1000
 """Default number of remembered messages."""
@@ -18,14 +18,14 @@ _LENGTH = 12
 """Characters of a digest as text."""
 
 
-def digest(key: Key) -> str:
+def digest(key: CommandKey) -> str:
     """Digest of a message's key in 12 characters, the same in every process."""
     message_id, route, part = key
     seed = f"{len(message_id)}:{message_id}{part}:{route}".encode("utf-8", "surrogatepass")
     return urlsafe_b64encode(blake2b(seed, digest_size=_BYTES).digest()).decode("ascii")
 
 
-def remembers(text: str, key: Key) -> bool:
+def remembers(text: str, key: CommandKey) -> bool:
     """True when the text of a memory contains the message."""
     return bool(text) and digest(key) in set(_split(text))
 
@@ -40,11 +40,11 @@ class DeduplicationWindow:
 
     def __init__(self, text: str = "", limit: int = REMEMBERED) -> None:
         self.limit = limit
-        self._keys: dict[Key, None] = {}
+        self._keys: dict[CommandKey, None] = {}
         self._text = text
         self._old: dict[str, None] | None = None if text else {}
 
-    def add(self, key: Key) -> bool:
+    def add(self, key: CommandKey) -> bool:
         """Add a message; False when it is a duplicate."""
         keys = self._keys
         old = self._old

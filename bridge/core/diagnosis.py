@@ -11,7 +11,7 @@ AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "webho
 """Areas of checks, in the order of the results."""
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     """Verdict of a check."""
 
     OK = "ok"
@@ -23,46 +23,46 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CheckAnswer:
     """Answer of a check.
 
     detail: finding in a sentence, without payloads and secrets; for NOT_CHECKED the reason.
     fix: command or setting that fixes it; empty for OK.
     """
 
-    verdict: Verdict
+    verdict: CheckVerdict
     detail: str
     fix: str = ""
 
 
-def ok(detail: str) -> Answer:
+def ok(detail: str) -> CheckAnswer:
     """Answer of a check that found nothing wrong."""
-    return Answer(Verdict.OK, detail)
+    return CheckAnswer(CheckVerdict.OK, detail)
 
 
-def warning(detail: str, fix: str) -> Answer:
+def warning(detail: str, fix: str) -> CheckAnswer:
     """Answer of a check that found a danger."""
-    return Answer(Verdict.WARNING, detail, fix)
+    return CheckAnswer(CheckVerdict.WARNING, detail, fix)
 
 
-def problem(detail: str, fix: str) -> Answer:
+def problem(detail: str, fix: str) -> CheckAnswer:
     """Answer of a check that failed."""
-    return Answer(Verdict.PROBLEM, detail, fix)
+    return CheckAnswer(CheckVerdict.PROBLEM, detail, fix)
 
 
-def not_checked(why: str, fix: str = "") -> Answer:
+def not_checked(why: str, fix: str = "") -> CheckAnswer:
     """Answer of a check that was not possible."""
-    return Answer(Verdict.NOT_CHECKED, why, fix)
+    return CheckAnswer(CheckVerdict.NOT_CHECKED, why, fix)
 
 
-def worst(answers: list[Answer], otherwise: str) -> Answer:
+def worst(answers: list[CheckAnswer], otherwise: str) -> CheckAnswer:
     """Join the answers of one check: the worst verdict with all its details. otherwise: detail if all are OK."""
-    for verdict in (Verdict.PROBLEM, Verdict.WARNING, Verdict.NOT_CHECKED):
+    for verdict in (CheckVerdict.PROBLEM, CheckVerdict.WARNING, CheckVerdict.NOT_CHECKED):
         found = [answer for answer in answers if answer.verdict is verdict]
         if found:
             fixes = dict.fromkeys(answer.fix for answer in found if answer.fix)
             details = dict.fromkeys(answer.detail for answer in found)
-            return Answer(verdict, "; ".join(details), "\n".join(fixes))
+            return CheckAnswer(verdict, "; ".join(details), "\n".join(fixes))
     return ok(otherwise)
 
 
@@ -74,7 +74,7 @@ class Examiner(Protocol):
         """Time limit of one check."""
         ...
 
-    async def check(self, subject: str, name: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def check(self, subject: str, name: str, run: Callable[[], Awaitable[CheckAnswer]]) -> CheckAnswer:
         """Run a check and record its answer. An error, or the end of its time, becomes NOT_CHECKED.
 
         The end of the time of the check `reachable` is a problem.
@@ -84,6 +84,6 @@ class Examiner(Protocol):
         """
         ...
 
-    def record(self, subject: str, name: str, answer: Answer) -> None:
+    def record(self, subject: str, name: str, answer: CheckAnswer) -> None:
         """Record an answer that needed no check."""
         ...

@@ -110,8 +110,11 @@ class Problem:
         return f"{' '.join(filter(None, (where, self.code, self.path)))}: {what}"
 
 
-Locate = Callable[[tuple[str | int, ...], str], Problem]
-"""Function that makes a Problem of a path in the configuration (`("routes", 2, "when")`) and a text."""
+ConfigPath = tuple[str | int, ...]
+"""Path of a value in the configuration, like `("routes", 2, "when")`."""
+
+Locate = Callable[[ConfigPath, str], Problem]
+"""Function that makes a Problem of a path in the configuration and a text."""
 
 
 @wire_name("bridge.errors.ConfigError")

@@ -33,7 +33,7 @@ _WINDOW = len(_HEAD) + 40
 """Number of first characters that are searched for the key: engines may reformat JSON with white space."""
 
 
-Key = tuple[str, str, int]
+CommandKey = tuple[str, str, int]
 """Identity of a command: message id, route, part. Deliveries with the same key are duplicates."""
 
 
@@ -57,7 +57,7 @@ class MessageOrigin:
     position: str | None = field(default=None, compare=False)
 
     @property
-    def key(self) -> Key:
+    def key(self) -> CommandKey:
         return (self.message_id, self.route, self.part)
 
     @property
@@ -164,7 +164,7 @@ def check(value: Any) -> None:
         )
 
 
-def key_of(inside: Mapping[str, Any]) -> Key | None:
+def key_of(inside: Mapping[str, Any]) -> CommandKey | None:
     """Key of the message in an envelope; None when the envelope has no message, or was damaged by another client.
 
     A damaged envelope is no error: an orchestration would fail on it, and again after every rewind.

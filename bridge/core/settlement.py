@@ -71,8 +71,8 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Dead-letter a delivery that can never succeed.
+class WriteDeadLetter:
+    """Write a dead letter of a delivery that can never succeed.
 
     reason: a stable word.
     detail: a sentence for a person.
@@ -116,7 +116,7 @@ class Keep:
     detail: str
 
 
-Settlement = Complete | Hold | Retry | DeadLetter | Release | Keep
+Settlement = Complete | Hold | Retry | WriteDeadLetter | Release | Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def decide(
     elapsed: seconds since the first failure of the delivery.
     """
     if isinstance(error, MessageError | EngineRejected):
-        return DeadLetter(reason_of(error), detail_of(error))
+        return WriteDeadLetter(reason_of(error), detail_of(error))
     if isinstance(error, EngineOutage | BrokerUnavailable | RegistryUnavailable | ClaimStoreUnavailable | ClockSkew):
         return Hold(error.reason, detail_of(error))
     if isinstance(error, LockLost | PartitionRevoked):
@@ -159,12 +159,12 @@ def decide(
         return Complete(Outcome.DUPLICATE)
     if isinstance(error, InstanceAlreadyExists) and isinstance(command, ScheduleOrchestration):
         if command.on_existing is OnExisting.DEAD_LETTER:
-            return DeadLetter(error.reason, detail_of(error))
+            return WriteDeadLetter(error.reason, detail_of(error))
         return Complete(Outcome.IGNORED)
     if isinstance(error, InstanceFinished) and not isinstance(command, SignalEntity | None):
         if command.on_finished is OnFinished.IGNORE:
             return Complete(Outcome.IGNORED)
-        return DeadLetter(error.reason, detail_of(error))
+        return WriteDeadLetter(error.reason, detail_of(error))
     # Only commands that need an existing instance
     on_missing = (
         None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
@@ -177,7 +177,7 @@ def decide(
         if on_missing is OnMissing.IGNORE:
             return Complete(Outcome.IGNORED)
         if on_missing is OnMissing.DEAD_LETTER:
-            return DeadLetter(error.reason, detail_of(error))
+            return WriteDeadLetter(error.reason, detail_of(error))
     return _again(error, attempt, elapsed, policy)
 
 
@@ -192,13 +192,13 @@ def outside(
     max_hold: seconds for which the broker lets a message be held for retries. A longer wait continues on the engine.
     skip: the message cannot be parsed, and the source completes such messages as ignored.
     """
-    if skip and isinstance(settlement, DeadLetter):
+    if skip and isinstance(settlement, WriteDeadLetter):
         return Complete(Outcome.IGNORED)
-    if keeps and quarantine and isinstance(settlement, DeadLetter):
+    if keeps and quarantine and isinstance(settlement, WriteDeadLetter):
         return Keep(Wait.PERSON, None, settlement.reason, settlement.detail)
     if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
         if not keeps:
-            return DeadLetter(
+            return WriteDeadLetter(
                 settlement.reason, "the retries exceeded the longest time that the broker lets a message be held"
             )
         return Keep(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
@@ -210,7 +210,7 @@ def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
     known = isinstance(error, BridgeError)
     spent = elapsed + delay > policy.in_memory if known else attempt >= policy.bug_attempts
     if spent:
-        return DeadLetter(reason_of(error), detail_of(error))
+        return WriteDeadLetter(reason_of(error), detail_of(error))
     return Retry(delay, reason_of(error))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bridge.core.commands import Command
 from bridge.core.message import Envelope, Message, Position, Unreadable
+from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import Cause
 
 REMEMBERED_REFUSALS = 100
@@ -148,9 +150,16 @@ class StoredMessage:
         )
 
 
+StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
+"""Callback that keeps a command durably on its engine until its instance starts, for at most the given seconds.
+
+Raises: EngineError, InvalidCommand.
+"""
+
+
 @dataclass(frozen=True, slots=True)
-class Undelivered:
-    """Stored message whose dead letter is to be written, with the cause.
+class UndeliveredMessage:
+    """Stored message that could not be delivered, with the cause of the dead letter that is to be written.
 
     item: JSON that has the message as its member `letter`.
     """
@@ -173,13 +182,13 @@ class OperationResult:
     """
 
     events: list[str] = field(default_factory=list)
-    undelivered: list[Undelivered] = field(default_factory=list)
+    undelivered: list[UndeliveredMessage] = field(default_factory=list)
     ended: list[tuple[dict[str, Any], str, str]] = field(default_factory=list)
     wake: float | None = None
 
     def refuse(self, item: dict[str, Any], reason: str, detail: str, error: str, attempts: int = 1) -> None:
         """Dead-letter a message."""
-        self.undelivered.append(Undelivered(item, reason, detail, error, attempts))
+        self.undelivered.append(UndeliveredMessage(item, reason, detail, error, attempts))
 
     def end(self, item: dict[str, Any], result: str, detail: str = "") -> None:
         """Report the result of a message to the job that replays it, if there is one."""

@@ -44,7 +44,7 @@ class Facts(NamedTuple):
         )
 
 
-class Row(NamedTuple):
+class DeadLetterRow(NamedTuple):
     """One dead letter."""
 
     offset: int
@@ -154,49 +154,49 @@ class Rows:
         for offset, time, index in zip(self._offsets, self._times, self._facts, strict=True):
             yield self.first + offset, None if math.isnan(time) else time, self.table[index]
 
-    def sums(self, choice: Choice) -> Iterator[tuple[Facts, Summary]]:
+    def sums(self, selection: RowSelection) -> Iterator[tuple[Facts, Summary]]:
         """Sums of the chosen dead letters by their facts. Facts without one are left out."""
-        states = self._states(choice)
-        if self.is_summed(choice):
-            if DeadLetterState.OPEN in choice.wanted:
+        states = self._states(selection)
+        if self.is_summed(selection):
+            if DeadLetterState.OPEN in selection.wanted:
                 yield from ((self.table[index], self.summaries[index]) for index in states)
             return
         found: dict[int, Summary] = {}
         details = self._texts()
         for row, (offset, time, index) in enumerate(zip(self._offsets, self._times, self._facts, strict=True)):
-            if index in states and choice.holds(time, states[index], offset):
+            if index in states and selection.holds(time, states[index], offset):
                 known = None if math.isnan(time) else time
                 found.setdefault(index, Summary()).add(self.first + offset, known, details[row])
         yield from ((self.table[index], summary) for index, summary in sorted(found.items()))
 
-    def is_summed(self, choice: Choice) -> bool:
+    def is_summed(self, selection: RowSelection) -> bool:
         """True if `sums` needs no columns: neither times nor states are asked for."""
-        return not choice.has_times and all(
-            choice.states(facts, self.first) is None for facts in self.table if choice.facts(facts)
+        return not selection.has_times and all(
+            selection.states(facts, self.first) is None for facts in self.table if selection.facts(facts)
         )
 
-    def chosen(self, choice: Choice) -> Iterator[tuple[int, float | None, Facts]]:
+    def chosen(self, selection: RowSelection) -> Iterator[tuple[int, float | None, Facts]]:
         """Offset, time and facts of the chosen dead letters."""
-        states = self._states(choice)
+        states = self._states(selection)
         for offset, time, index in zip(self._offsets, self._times, self._facts, strict=True):
-            if index in states and choice.holds(time, states[index], offset):
+            if index in states and selection.holds(time, states[index], offset):
                 yield self.first + offset, None if math.isnan(time) else time, self.table[index]
 
-    def listed(self, choice: Choice) -> Iterator[Row]:
+    def listed(self, selection: RowSelection) -> Iterator[DeadLetterRow]:
         """The chosen dead letters with their details and states."""
-        states, details = self._states(choice), self._texts()
+        states, details = self._states(selection), self._texts()
         for row, (offset, time, index) in enumerate(zip(self._offsets, self._times, self._facts, strict=True)):
-            if index in states and choice.holds(time, states[index], offset):
+            if index in states and selection.holds(time, states[index], offset):
                 known = None if math.isnan(time) else time
-                state = choice.state(time, states[index], offset)
-                yield Row(self.first + offset, known, self.table[index], details[row], state)
+                state = selection.state(time, states[index], offset)
+                yield DeadLetterRow(self.first + offset, known, self.table[index], details[row], state)
 
-    def _states(self, choice: Choice) -> dict[int, Mapping[int, tuple[DeadLetterState, float]] | None]:
-        """States by offset for the facts of the choice; None if all are open."""
+    def _states(self, selection: RowSelection) -> dict[int, Mapping[int, tuple[DeadLetterState, float]] | None]:
+        """States by offset for the facts of the selection; None if all are open."""
         found: dict[int, Mapping[int, tuple[DeadLetterState, float]] | None] = {}
         for index, facts in enumerate(self.table):
-            if choice.facts(facts):
-                block = choice.states(facts, self.first)
+            if selection.facts(facts):
+                block = selection.states(facts, self.first)
                 found[index] = None if block is None else block.by_offset()
         return found
 
@@ -258,8 +258,8 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Choice of dead letters by their columns.
+class RowSelection:
+    """Selection of dead letters by their columns.
 
     facts: condition on the common facts.
     states: states of the block with this first offset, on the engine of the source; None: all are open.

@@ -27,7 +27,7 @@ _RECENT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class DeadLetterMark:
     """State of dead letters that are not open.
 
     job: id of the job that has made it; empty if unknown.
@@ -57,7 +57,7 @@ class Mark:
         is_dropped = self.state is DeadLetterState.DROPPED
         return self.state in _ENDED or (is_dropped and self.at < dropped_before)
 
-    def is_like(self, other: Mark) -> bool:
+    def is_like(self, other: DeadLetterMark) -> bool:
         """True if the marks differ in times only."""
         return (self.state, self.job, self.by, self.reason) == (other.state, other.job, other.by, other.reason)
 
@@ -89,7 +89,7 @@ class BlockStates:
         """True if one of the last operations had this token. A block without marks remembers none."""
         return token in self._recent
 
-    def mark(self, offset: int, written: float | None = None) -> Mark | None:
+    def mark(self, offset: int, written: float | None = None) -> DeadLetterMark | None:
         """Mark of a dead letter; None when it is open. written: time of the dead letter; None skips the check."""
         bit = 1 << offset % DEAD_LETTER_BLOCK
         for mark, bits in self._marks:
@@ -97,7 +97,7 @@ class BlockStates:
                 return mark if written is None or written <= mark.written else None
         return None
 
-    def marks(self) -> Iterator[tuple[Mark, list[int]]]:
+    def marks(self) -> Iterator[tuple[DeadLetterMark, list[int]]]:
         """Marks, each with the offsets inside the block that have it."""
         for mark, bits in self._marks:
             yield mark, list(_indexes(bits))
@@ -134,7 +134,7 @@ class BlockStates:
         if (token := value.get("token")) is not None:
             self._recent = [*self._recent, token][-_RECENT:]
 
-    def _claim(self, mark: Mark, items: Iterable[tuple[int, float | None]]) -> None:
+    def _claim(self, mark: DeadLetterMark, items: Iterable[tuple[int, float | None]]) -> None:
         """Mark the dead letters that are open."""
         written = {offset % DEAD_LETTER_BLOCK: math.inf if time is None else time for offset, time in items}
         wanted = _mask(written)
@@ -146,7 +146,7 @@ class BlockStates:
             self._add(replace(mark, written=max(written[each] for each in _indexes(wanted))), wanted)
         self._tidy()
 
-    def _move(self, mark: Mark, offsets: int) -> None:
+    def _move(self, mark: DeadLetterMark, offsets: int) -> None:
         """Mark the dead letters that are open, or that the job of the mark is replaying."""
         written, moved = -math.inf, 0
         for index, (known, bits) in enumerate(self._marks):
@@ -166,7 +166,7 @@ class BlockStates:
         ]
         self._tidy()
 
-    def _add(self, mark: Mark, bits: int) -> None:
+    def _add(self, mark: DeadLetterMark, bits: int) -> None:
         for index, (known, others) in enumerate(self._marks):
             if known.is_like(mark):
                 at, written = max(known.at, mark.at), max(known.written, mark.written)
@@ -185,14 +185,14 @@ class BlockStates:
             self._add(replace(oldest, job="", by="", reason=""), bits)
 
 
-def _given(value: Mapping[str, Any]) -> Mark:
+def _given(value: Mapping[str, Any]) -> DeadLetterMark:
     reason = str(value.get("reason") or "")[:LONGEST_REASON]
-    return Mark(DeadLetterState.OPEN, value.get("job", ""), value.get("at", 0.0), value.get("by", ""), reason)
+    return DeadLetterMark(DeadLetterState.OPEN, value.get("job", ""), value.get("at", 0.0), value.get("by", ""), reason)
 
 
-def _mark(document: Mapping[str, Any]) -> Mark:
+def _mark(document: Mapping[str, Any]) -> DeadLetterMark:
     written = document.get("written")
-    return Mark(
+    return DeadLetterMark(
         DeadLetterState(document["state"]),
         document.get("job", ""),
         document.get("at", 0.0),
@@ -202,7 +202,7 @@ def _mark(document: Mapping[str, Any]) -> Mark:
     )
 
 
-def _document(mark: Mark, bits: int) -> dict[str, Any]:
+def _document(mark: DeadLetterMark, bits: int) -> dict[str, Any]:
     texts = {name: text for name in ("job", "by", "reason") if (text := getattr(mark, name))}
     written = {} if mark.written == math.inf else {"written": mark.written}
     encoded = base64.b64encode(bits.to_bytes(-(-bits.bit_length() // 8), "little")).decode()

@@ -12,7 +12,7 @@ from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import DEAD_LETTER_STATES
-from bridge.dead_letters.state_machine import BlockStates, Mark
+from bridge.dead_letters.state_machine import BlockStates, DeadLetterMark
 from bridge.dead_letters.topic_states import DeadLetterRef, TopicStates, id_prefix, stored_topic_states, topic_states
 from bridge.engines.base import Engine, StoredEntities
 from bridge.engines.entity_reads import latest, read_effect
@@ -72,14 +72,14 @@ class DeadLetterStates:
         states = {f"@{DEAD_LETTER_STATES}@{each.id.key}": each.get_state() or "null" for each in found}
         return topic_states(broker, topic, states)
 
-    async def read(self, refs: Iterable[DeadLetterRef]) -> dict[DeadLetterRef, Mark]:
+    async def read(self, refs: Iterable[DeadLetterRef]) -> dict[DeadLetterRef, DeadLetterMark]:
         """Read the marks of dead letters. Open ones are left out."""
         wanted = list(refs)
         return await self._marks(wanted, self._block)
 
     async def take(
         self, job: str, refs: Iterable[DeadLetterRef], *, by: str = "", at: float | None = None
-    ) -> dict[DeadLetterRef, Mark]:
+    ) -> dict[DeadLetterRef, DeadLetterMark]:
         """Take open dead letters for a job, and return the marks of all.
 
         The job has those whose mark is REPLAYING with its id; others keep the mark that they had. A repeated call
@@ -89,13 +89,13 @@ class DeadLetterStates:
 
     async def drop(
         self, job: str, refs: Iterable[DeadLetterRef], *, by: str, reason: str, at: float | None = None
-    ) -> dict[DeadLetterRef, Mark]:
+    ) -> dict[DeadLetterRef, DeadLetterMark]:
         """Drop open dead letters, and return the marks of all. Raises: as `take`."""
         return await self.apply("drop", refs, {"job": job, "by": by, "reason": reason, "at": _now(at)})
 
     async def apply(
         self, operation: str, refs: Iterable[DeadLetterRef], value: Mapping[str, Any]
-    ) -> dict[DeadLetterRef, Mark]:
+    ) -> dict[DeadLetterRef, DeadLetterMark]:
         """Apply an operation, wait for it, and return the marks that the dead letters have then. Raises: as `take`."""
         wanted, token = list(refs), secrets.token_hex(6)
         await self.send(operation, wanted, {**value, "token": token})
@@ -126,7 +126,7 @@ class DeadLetterStates:
 
     async def _marks(
         self, refs: list[DeadLetterRef], read: Callable[[EntityInstanceId], Awaitable[BlockStates]]
-    ) -> dict[DeadLetterRef, Mark]:
+    ) -> dict[DeadLetterRef, DeadLetterMark]:
         reading = asyncio.Semaphore(_AT_ONCE)
 
         async def block(key: str) -> tuple[str, BlockStates]:

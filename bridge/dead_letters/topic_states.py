@@ -17,7 +17,7 @@ from bridge.core.system_names import (
     dead_letter_block_key,
     dead_letter_prefix,
 )
-from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
+from bridge.dead_letters.state_machine import BlockStates, DeadLetterMark, DeadLetterState
 from bridge.engines.base import StoredEntities
 
 _ID = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
@@ -61,7 +61,7 @@ class TopicStates:
         """Create the states. blocks: by partition and first offset."""
         self.blocks = blocks
 
-    def mark(self, partition: int, offset: int, written: float | None = None) -> Mark | None:
+    def mark(self, partition: int, offset: int, written: float | None = None) -> DeadLetterMark | None:
         """Mark of a dead letter; None when it is open."""
         block = self.blocks.get((partition, offset - offset % DEAD_LETTER_BLOCK))
         return None if block is None else block.mark(offset, written)

@@ -13,7 +13,7 @@ from bridge.core.system_names import EARLY_MESSAGES, key_prefixes, target_key
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import key_of
 from bridge.system.clock import time_of
-from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, WaitingPlace, drop_value
+from bridge.waiting.operations import MessageEntities, WaitingChange, WaitingMessage, WaitingPlace, drop_value
 
 
 class EarlyMessageOperations:
@@ -60,14 +60,14 @@ class EarlyMessageOperations:
         """Number of instances with operations that no worker has processed: a listing may lack messages."""
         return await self._entities.unprocessed()
 
-    async def release(self, instance_id: str) -> Change:
+    async def release(self, instance_id: str) -> WaitingChange:
         """Look for the instance now, and deliver its messages if it exists.
 
         Raises: InstanceNotFound when no message waits for it.
         """
         return await self._entities.change(target_key(instance_id), instance_id, "release", {})
 
-    async def drop(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> Change:
+    async def drop(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> WaitingChange:
         """Dead-letter messages of an instance.
 
         ids: only these;

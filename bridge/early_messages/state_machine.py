@@ -28,7 +28,7 @@ from bridge.core.commands import (
     WaitFor,
 )
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, RetryPolicy, Settlement, decide
+from bridge.core.settlement import Complete, Hold, Keep, Retry, RetryPolicy, Settlement, WriteDeadLetter, decide
 from bridge.core.states import Outcome
 from bridge.core.stored_message import REMEMBERED_REFUSALS, OperationResult, StoredMessage
 from bridge.core.words import plural
@@ -278,7 +278,7 @@ class EarlyMessageQueue:
                     result.events.append(str(end.outcome))
                     result.end(item, "duplicate" if end.outcome is Outcome.DUPLICATE else "succeeded")
                     self._remember(item)
-                elif isinstance(end, DeadLetter):
+                elif isinstance(end, WriteDeadLetter):
                     self._remember_refused(item)
                     result.events.append("refused")
                     result.refuse(item, end.reason, end.detail, type(error).__name__, self.attempts + 1)

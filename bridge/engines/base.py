@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridge.engines.worker.contained_worker import RunningWorker
     from bridge.engines.workflows import Workflows
     from bridge.sqlite_engine.model.instance import Finish
-    from bridge.sqlite_engine.storage.listing import ListPart, Wanted
+    from bridge.sqlite_engine.storage.listing import ListFilter, ListPart
 
 FinishListener = Callable[["Sequence[Finish]"], None]
 """Listener that gets the ends of instances."""
@@ -131,7 +131,7 @@ def watch_finishes(engine: Engine, listener: FinishListener) -> bool:
 class ListingEngine(Protocol):
     """Engine that lists its instances from the newest to the oldest."""
 
-    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> ListPart | None:
+    async def newest_instances(self, wanted: ListFilter, limit: int, before: int | None) -> ListPart | None:
         """Part of the list; None while no process of this version has opened the engine.
 
         before: position of the last instance of the part before.

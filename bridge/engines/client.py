@@ -30,7 +30,7 @@ from bridge.core.errors import EngineError, EngineOutage, InstanceNotFound
 from bridge.engines.client_calls import has_more
 from bridge.engines.entity_client import EntityClient
 from bridge.engines.remote.capabilities import Capability, answers, is_unimplemented, is_unknown_method
-from bridge.engines.remote.remote_channel import Call
+from bridge.engines.remote.remote_channel import RemoteCall
 from bridge.engines.remote.remote_limits import one_response
 from bridge.engines.remote.requests import event_request, start_request, to_timestamp
 from bridge.engines.sdk_internals import stub_of
@@ -389,4 +389,4 @@ async def _start(sdk: AsyncTaskHubGrpcClient, orchestration: str, **settings: An
 async def _raise(sdk: AsyncTaskHubGrpcClient, instance_id: str, event_name: str, *, data: Any) -> bool:
     call = stub_of(sdk).RaiseEvent(event_request(instance_id, event_name, data))
     await call
-    return isinstance(call, Call) and EVENT_CONFIRMED in tuple(await call.trailing_metadata())
+    return isinstance(call, RemoteCall) and EVENT_CONFIRMED in tuple(await call.trailing_metadata())

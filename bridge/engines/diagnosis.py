@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning
+from bridge.core.diagnosis import CheckAnswer, CheckVerdict, Examiner, not_checked, ok, problem, warning
 from bridge.core.errors import EngineDenied, EngineError, EngineMisconfigured, EngineUnavailable, InstanceNotFound
 from bridge.engines.base import Engine
 from bridge.engines.client import PROBE_ID
@@ -42,7 +42,7 @@ async def embedded(
     file = directory / FILE
     path = f"engines.{name}.path"
 
-    async def reachable() -> Answer:
+    async def reachable() -> CheckAnswer:
         pid = await in_thread(partial(inspection.holder, file))
         if pid is None:
             return ok("no daemon runs; the next `bridge serve` opens the file")
@@ -64,8 +64,8 @@ async def embedded(
     await disk.examine(subject, directory, path, examiner, file)
 
 
-async def _file(file: Path, path: str, keys: Keys, seconds: float) -> Answer:
-    def examine() -> Answer:
+async def _file(file: Path, path: str, keys: Keys, seconds: float) -> CheckAnswer:
+    def examine() -> CheckAnswer:
         keyring = keys()
         if not file.exists():
             return ok(f"{file} will be created at the first start")
@@ -119,7 +119,7 @@ async def scheduler(
     )
     hub = ok(f"task hub {config.task_hub}")
 
-    async def reachable() -> Answer:
+    async def reachable() -> CheckAnswer:
         nonlocal hub
         try:
             await engine.start()
@@ -135,7 +135,7 @@ async def scheduler(
             return problem(str(error), f"correct `{where}.endpoint`, or the network{emulator}")
         return ok(engine.description)
 
-    async def may_write() -> Answer:
+    async def may_write() -> CheckAnswer:
         if denied:
             return problem(f"{denied[0]}: the role {ROLE} is missing", grant)
         try:
@@ -147,7 +147,7 @@ async def scheduler(
             return problem(f"reading is allowed, writing is not ({error}): the role {ROLE} is missing", grant)
         return ok("reading and writing are allowed")
 
-    async def capabilities() -> Answer:
+    async def capabilities() -> CheckAnswer:
         lacking = engine.client.lacking
         if problems := refused(lacking):
             return problem("; ".join(problems), "change these rules, or name another engine in them")
@@ -158,7 +158,7 @@ async def scheduler(
             )
         return ok(", ".join(Capability))
 
-    async def clock() -> Answer:
+    async def clock() -> CheckAnswer:
         sent = time.time()
         there = await engine.client.server_time()
         if there is None:
@@ -175,7 +175,7 @@ async def scheduler(
     names = ("task hub", "role", "capabilities", "clock")
     try:
         first = await examiner.check(subject, "reachable", reachable)
-        if first.verdict is not Verdict.OK:
+        if first.verdict is not CheckVerdict.OK:
             for check in names:
                 examiner.record(subject, check, not_checked("the engine cannot be reached"))
             return
@@ -183,7 +183,7 @@ async def scheduler(
             examiner.record(subject, "task hub", not_checked(f"the role {ROLE} is missing"))
         else:
             examiner.record(subject, "task hub", hub)
-        if hub.verdict is not Verdict.OK:
+        if hub.verdict is not CheckVerdict.OK:
             for check in names[1:]:
                 examiner.record(subject, check, not_checked(hub.detail))
             return

@@ -25,8 +25,8 @@ from bridge.core.lineage.records import COMMAND_RECORD, DEAD_LETTER_RECORD, DUPL
 from bridge.core.lineage.shards import (
     ENTITY_ROW,
     INSTANCE_ROW,
-    Row,
     ShardLimits,
+    ShardRow,
     apply,
     find,
     hash_of,
@@ -80,7 +80,7 @@ class LineageIndex:
         self._messages = messages
         self._now = now
         self._lock = threading.Lock()
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, list[ShardRow]] = {}
         self._count = 0
         self._client: EngineClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -169,7 +169,7 @@ class LineageIndex:
     def add(self, ids: Collection[str], kind: int, value: Any) -> None:
         """Add a row for each id. Never waits."""
         at = round(self._now(), 3)
-        rows: list[Row] = [[hash_of(id_), at, kind, value] for id_ in ids]
+        rows: list[ShardRow] = [[hash_of(id_), at, kind, value] for id_ in ids]
         loop = self._loop
         with self._lock:
             if loop is None or self._count + len(rows) > self._options.buffer or not all(map(is_small, rows)):
@@ -224,7 +224,7 @@ class LineageIndex:
             # Also when this write is cancelled: a batch that was sent nevertheless is written again, with no effect
             self._keep(left)
 
-    async def _send(self, shard: str, rows: Sequence[Row]) -> bool:
+    async def _send(self, shard: str, rows: Sequence[ShardRow]) -> bool:
         """Send a batch; False when the engine is away."""
         assert self._client is not None
         limits = self._options.limits
@@ -241,7 +241,7 @@ class LineageIndex:
             self.events["written"] += len(rows)
         return True
 
-    def _keep(self, left: Iterable[tuple[str, Sequence[Row]]]) -> None:
+    def _keep(self, left: Iterable[tuple[str, Sequence[ShardRow]]]) -> None:
         with self._lock:
             for shard, rows in left:
                 room = max(0, self._options.buffer - self._count)
@@ -290,7 +290,7 @@ class LineageIndex:
             states |= dict(zip(some, await asyncio.gather(*map(read, some)), strict=True))
         return states
 
-    def _hit(self, rows: Iterable[Row]) -> LineageHit:
+    def _hit(self, rows: Iterable[ShardRow]) -> LineageHit:
         instances: dict[str, None] = {}
         entities: dict[str, None] = {}
         records: dict[str, LineageRecord] = {}

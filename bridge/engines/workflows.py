@@ -27,7 +27,7 @@ from durabletask.task import ActivityContext, OrchestrationContext, get_entity_n
 from bridge.core.errors import ConfigError, Locate, Problem
 from bridge.core.problems.codes import coded
 from bridge.core.system_names import PREFIX
-from bridge.core.user_code.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.user_code.kinds import CONTEXTS, FunctionKind, Parameter, annotation_kind, kind_of
 
 _imported: dict[str, Path] = {}
 """Top-level modules that were imported for a configuration, with the directory in which they were looked up."""
@@ -71,16 +71,16 @@ class Workflows:
             )
         return found
 
-    def knows(self, kind: Kind, name: str) -> bool:
+    def knows(self, kind: FunctionKind, name: str) -> bool:
         """True when this or another worker runs the name. The bridge's own names are always known."""
         if name.startswith(PREFIX):
             return True
         match kind:
-            case Kind.ACTIVITY:
+            case FunctionKind.ACTIVITY:
                 return name in self.activities or name in self.external
-            case Kind.ORCHESTRATOR:
+            case FunctionKind.ORCHESTRATOR:
                 return self.knows_orchestration(name)
-            case Kind.ENTITY:
+            case FunctionKind.ENTITY:
                 return self.knows_entity(name)
 
     def knows_orchestration(self, name: str) -> bool:
@@ -110,7 +110,7 @@ def load(
     Raises: ConfigError with every problem: failed imports, name clashes, async functions.
     """
     locate = locate or (lambda path, what: Problem(str(base), 0, 0, _dotted(path), what))
-    found: dict[Kind, dict[str, Callable[..., Any]]] = {kind: {} for kind in Kind}
+    found: dict[FunctionKind, dict[str, Callable[..., Any]]] = {kind: {} for kind in FunctionKind}
     problems: list[Problem] = []
     for position, reference in enumerate(modules):
         path = ("workflows", "modules", position)
@@ -128,9 +128,9 @@ def load(
     if problems:
         raise ConfigError(problems)
     return Workflows(
-        orchestrators=MappingProxyType(found[Kind.ORCHESTRATOR]),
-        activities=MappingProxyType(found[Kind.ACTIVITY]),
-        entities=MappingProxyType(found[Kind.ENTITY]),
+        orchestrators=MappingProxyType(found[FunctionKind.ORCHESTRATOR]),
+        activities=MappingProxyType(found[FunctionKind.ACTIVITY]),
+        entities=MappingProxyType(found[FunctionKind.ENTITY]),
         external=frozenset(external),
     )
 
@@ -154,7 +154,7 @@ def functions(base: Path) -> Callable[[str], Callable[..., Any]]:
     return resolve
 
 
-Member = tuple[Kind, str, Callable[..., Any]]
+Member = tuple[FunctionKind, str, Callable[..., Any]]
 
 
 def _members(reference: str, base: Path) -> tuple[list[Member], list[str]]:
@@ -171,7 +171,9 @@ def _members(reference: str, base: Path) -> tuple[list[Member], list[str]]:
         try:
             kind = classify(candidate)
             if kind is not None:
-                members.append((kind, entity_name(candidate) if kind is Kind.ENTITY else candidate.__name__, candidate))
+                members.append(
+                    (kind, entity_name(candidate) if kind is FunctionKind.ENTITY else candidate.__name__, candidate)
+                )
             elif name:
                 problems.append(f"{reference!r} is not an orchestrator, activity or entity ({location(candidate)})")
         except Unusable as error:
@@ -298,10 +300,10 @@ class Unusable(Exception):
     """Raised for a function meant for the SDK that the SDK cannot run; the text gives reason and place."""
 
 
-def classify(member: Any) -> Kind | None:
+def classify(member: Any) -> FunctionKind | None:
     """Kind of a workflow function or class; None for anything else. Raises: Unusable."""
     if inspect.isclass(member):
-        return Kind.ENTITY if issubclass(member, DurableEntity) and member is not DurableEntity else None
+        return FunctionKind.ENTITY if issubclass(member, DurableEntity) and member is not DurableEntity else None
     if not inspect.isfunction(member):
         return None
     inner = inspect.unwrap(member)
@@ -318,10 +320,10 @@ def classify(member: Any) -> Kind | None:
     kind = kind_of(parameters, is_generator=inspect.isgeneratorfunction(inner))
     if kind is None:
         return None
-    if kind is Kind.ACTIVITY and inspect.iscoroutinefunction(member):
+    if kind is FunctionKind.ACTIVITY and inspect.iscoroutinefunction(member):
         return kind
     if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
-        remedy = "write it with `yield`" if kind is Kind.ORCHESTRATOR else "write it as a plain function"
+        remedy = "write it with `yield`" if kind is FunctionKind.ORCHESTRATOR else "write it as a plain function"
         raise Unusable(f"{kind} {member.__name__!r} is async, which the SDK cannot run; {remedy} ({location(member)})")
     return kind
 
@@ -347,7 +349,7 @@ def location(member: Any) -> str:
         return f"{getattr(member, '__module__', '?')}.{getattr(member, '__qualname__', '?')}"
 
 
-def _context(annotation: Any, function: Callable[..., Any]) -> Kind | None:
+def _context(annotation: Any, function: Callable[..., Any]) -> FunctionKind | None:
     """Kind of the context class that an annotation refers to, or None."""
     if inspect.isclass(annotation) and not isinstance(annotation, types.GenericAlias):
         return next((CONTEXTS[each.__name__] for each in _CLASSES if issubclass(annotation, each)), None)
@@ -369,7 +371,7 @@ def _context(annotation: Any, function: Callable[..., Any]) -> Kind | None:
     return None if origin is None else _context(origin, function)
 
 
-def _named(text: str, function: Callable[..., Any]) -> Kind | None:
+def _named(text: str, function: Callable[..., Any]) -> FunctionKind | None:
     """Kind of a name in a function's module. The name may be imported for type checkers only."""
     try:
         return _context(eval(text, function.__globals__), function)  # noqa: S307 - the module was just imported

@@ -17,7 +17,7 @@ DEFAULT_FOLLOW = 3600.0
 """Seconds for which a job follows its waiting items."""
 
 
-class Result(StrEnum):
+class ItemOutcome(StrEnum):
     """Results of an item. `early` and `quarantined` may be followed by a final one; the first final one stays."""
 
     SUCCEEDED = "succeeded"
@@ -36,7 +36,7 @@ class ItemResult:
     the job that holds the item.
     """
 
-    result: Result
+    result: ItemOutcome
     detail: str = ""
 
     def to_json(self) -> list[str]:
@@ -45,7 +45,7 @@ class ItemResult:
 
     @classmethod
     def of(cls, stored: Sequence[str]) -> ItemResult:
-        return cls(Result(stored[0]), stored[1])
+        return cls(ItemOutcome(stored[0]), stored[1])
 
 
 @dataclass(frozen=True, slots=True)

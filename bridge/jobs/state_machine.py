@@ -12,11 +12,11 @@ from typing import Any
 
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB, JOB_RESULTS, JOBS, JOBS_KEY
-from bridge.jobs.kind import ItemResult, JobRequest, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult, JobRequest
 
 LEFT = "left"
 IN_PROGRESS = "in_progress"
-COUNTS = (*(result.value for result in Result), IN_PROGRESS, LEFT)
+COUNTS = (*(result.value for result in ItemOutcome), IN_PROGRESS, LEFT)
 """Counts of a record. Each item is in exactly one."""
 
 MAX_UNFINISHED = 100
@@ -116,7 +116,7 @@ class JobRecord:
     @property
     def waiting(self) -> int:
         """Number of items that wait on their engine, early or quarantined."""
-        return self.counts[Result.EARLY] + self.counts[Result.QUARANTINED]
+        return self.counts[ItemOutcome.EARLY] + self.counts[ItemOutcome.QUARANTINED]
 
     @property
     def handed(self) -> int:
@@ -212,7 +212,7 @@ class JobRecord:
             self.counts[name] += count
         self._sample(at)
         limit = self.request.stop_after_failures
-        failed = self.counts[Result.FAILED] - self.failed_before
+        failed = self.counts[ItemOutcome.FAILED] - self.failed_before
         if limit is not None and failed >= limit and self.state in (JobState.RUNNING, JobState.PAUSED):
             self._stop(f"{failed:,} failed (limit {limit:,})")
 
@@ -232,7 +232,7 @@ class JobRecord:
             self.state = JobState.PAUSED
         elif action == "resume" and self.state in (JobState.PAUSED, JobState.STOPPED):
             self.state, self.why = JobState.RUNNING, ""
-            self.failed_before = self.counts[Result.FAILED]
+            self.failed_before = self.counts[ItemOutcome.FAILED]
             self.samples = [[now, self.finished]]
         self.control = {
             "id": value.get("id"),
@@ -274,7 +274,7 @@ class JobPage:
         self.items: list[list[str]] = [list(item) for item in stored.get("items", ())]
         self.step: int = stored.get("step", 0)
         self.begun: dict[str, int] = dict(stored.get("begun", {}))
-        self.results: list[Result] = []
+        self.results: list[ItemOutcome] = []
         """Results that the last operation has set."""
 
     def to_json(self) -> dict[str, Any] | None:
@@ -331,7 +331,7 @@ class JobPage:
             moves[item[1]] = moves.get(item[1], 0) - 1
             moves[status] = moves.get(status, 0) + 1
             if status != item[1] and status in _RESULTS:
-                self.results.append(Result(status))
+                self.results.append(ItemOutcome(status))
             if status == IN_PROGRESS:
                 self.begun[id_] = self.step
             else:
@@ -339,8 +339,8 @@ class JobPage:
             item[1:] = [status, detail]
 
 
-_RESULTS = frozenset(result.value for result in Result)
-_REPLACED = (LEFT, IN_PROGRESS, Result.EARLY.value, Result.QUARANTINED.value)
+_RESULTS = frozenset(result.value for result in ItemOutcome)
+_REPLACED = (LEFT, IN_PROGRESS, ItemOutcome.EARLY.value, ItemOutcome.QUARANTINED.value)
 
 
 def _read(value: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ from bridge.core.errors import BridgeError, BrokerUnavailable, EngineOutage
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB_STEP
 from bridge.engines.base import Engine
-from bridge.jobs.kind import ITEMS_PER_PAGE, ItemResult, Job, JobKind, Result, TryLater
+from bridge.jobs.kind import ITEMS_PER_PAGE, ItemOutcome, ItemResult, Job, JobKind, TryLater
 from bridge.jobs.state_machine import IN_PROGRESS, LEFT, SELECTION_SECONDS, JobPage, JobRecord
 from bridge.jobs.store import JobStore
 
@@ -47,7 +47,7 @@ _TRIAL = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobCursor:
     """Place of a job's work: the input of a step.
 
     phase: `select` (until the selection is complete), `compare` (with the items of other jobs), `work`, `end`.
@@ -64,7 +64,7 @@ class Place:
     wait: float = 0.0
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Place:
+    def of(cls, stored: Mapping[str, Any]) -> JobCursor:
         return cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
 
     @property
@@ -102,7 +102,7 @@ class _Ended(Exception):
         self.result = result
 
 
-class Retention(NamedTuple):
+class JobRetention(NamedTuple):
     """Records of ended jobs that are kept when a job starts: the youngest `most`, for `seconds` after their end."""
 
     seconds: float = 30 * 86_400.0
@@ -121,10 +121,10 @@ class JobSteps:
         kinds: Iterable[JobKind],
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.time,
-        retention: Retention | None = None,
+        retention: JobRetention | None = None,
     ) -> None:
         self._engine = engine
-        self._retention = retention or Retention()
+        self._retention = retention or JobRetention()
         self._kinds = {kind.name: kind for kind in kinds}
         self._loop = loop
         self._now = now
@@ -148,7 +148,7 @@ class JobSteps:
 
         Returns `place` of the next step, `seconds` until then, and `end`, the state of a job that has ended.
         """
-        run = _Run(JobStore(self._engine), self._kinds, Place.of(stored), self._now, self._retention)
+        run = _Run(JobStore(self._engine), self._kinds, JobCursor.of(stored), self._now, self._retention)
         end = time.monotonic() + STEP_SECONDS
         while True:
             try:
@@ -189,9 +189,9 @@ class _Run:
         self,
         store: JobStore,
         kinds: Mapping[str, JobKind],
-        place: Place,
+        place: JobCursor,
         now: Callable[[], float],
-        retention: Retention,
+        retention: JobRetention,
     ) -> None:
         self._store = store
         self._retention = retention
@@ -260,7 +260,7 @@ class _Run:
         return array("Q", sorted(held))
 
     async def _skip(self, record: JobRecord, other: str, held: array[int]) -> None:
-        result = ItemResult(Result.SKIPPED, f"job {other} holds it").to_json()
+        result = ItemResult(ItemOutcome.SKIPPED, f"job {other} holds it").to_json()
         async for number, page in self._store.pages(record):
             found = {id_: result for id_ in page.with_status(LEFT) if _contains(held, _digest(id_))}
             if found:
@@ -373,7 +373,7 @@ class _Run:
             # The record lags behind the pages, and results may follow later
             if handed - record.finished >= _OUTSTANDING:
                 raise _Pause(_FIRST_WAIT / 2)
-            if record.counts[Result.FAILED] > record.failed_before:
+            if record.counts[ItemOutcome.FAILED] > record.failed_before:
                 count = min(count, _TRIAL)
         return count
 
@@ -386,8 +386,8 @@ class _Run:
             items = page.items[: end - number * ITEMS_PER_PAGE]
             if any(status in (LEFT, IN_PROGRESS) for _, status, _ in items):
                 raise _Pause
-            failed += sum(status == Result.FAILED for _, status, _ in items)
-        if record.finished < end or record.counts[Result.FAILED] < failed:
+            failed += sum(status == ItemOutcome.FAILED for _, status, _ in items)
+        if record.finished < end or record.counts[ItemOutcome.FAILED] < failed:
             raise _Pause  # moves of pages are on their way
         self._ended_step = end
         raise _Pause(0.0)
@@ -463,7 +463,7 @@ class _Run:
         except (EngineOutage, BrokerUnavailable, _Superseded):
             raise
         except Exception as error:
-            failed = ItemResult(Result.FAILED, f"aborted; the outcome is unknown: {_cause(error, None)}").to_json()
+            failed = ItemResult(ItemOutcome.FAILED, f"aborted; the outcome is unknown: {_cause(error, None)}").to_json()
             await self._settle(page, number, job, dict.fromkeys(begun, failed))
 
     # End

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.core.states import JobState
-from bridge.jobs.kind import Result
+from bridge.jobs.kind import ItemOutcome
 from bridge.jobs.state_machine import COUNTS, JobRecord
 from bridge.system.clock import time_of
 
@@ -65,10 +65,10 @@ def _next(record: JobRecord) -> str | None:
             return f"bridge jobs resume {record.id}"
         case JobState.RUNNING | JobState.SELECTING:
             return f"bridge jobs watch {record.id}"
-        case _ if record.counts[Result.FAILED]:
+        case _ if record.counts[ItemOutcome.FAILED]:
             return f"bridge jobs show {record.id} --failed"
         case _:
-            return f"bridge jobs show {record.id} --status skipped" if record.counts[Result.SKIPPED] else None
+            return f"bridge jobs show {record.id} --status skipped" if record.counts[ItemOutcome.SKIPPED] else None
 
 
 def _time(seconds: float | None) -> str | None:

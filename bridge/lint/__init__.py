@@ -7,7 +7,7 @@ from bridge.lint.analysis import Examined, Names, examine, known_names, lint, pu
 from bridge.lint.code_hosts import github, sarif
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.names import KnownNames
-from bridge.lint.publications import Publication
+from bridge.lint.publications import PublishCall
 
 __all__ = [
     "RULES",
@@ -15,7 +15,7 @@ __all__ = [
     "Finding",
     "KnownNames",
     "Names",
-    "Publication",
+    "PublishCall",
     "examine",
     "github",
     "known_names",

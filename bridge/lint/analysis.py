@@ -17,8 +17,8 @@ from bridge.lint.finding import RULES, Finding
 from bridge.lint.module import Function, Module
 from bridge.lint.names import RULE as NAMES
 from bridge.lint.names import KnownNames, known_in, unknown_names
-from bridge.lint.project import Project, Reach, files
-from bridge.lint.publications import Publication, publications
+from bridge.lint.project import Project, Reached, files
+from bridge.lint.publications import PublishCall, publications
 from bridge.lint.replaying import replaying
 from bridge.lint.sets import unordered
 from bridge.lint.shared import shared
@@ -73,9 +73,9 @@ def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
         module.path: [(each, project.reach(module, each.function)) for each in orchestrators(project, module)]
         for module in modules
     }
-    reaches = [reach for each in roots.values() for _, reach in each]
-    reached = {one.function for reach in reaches for one in reach.functions}
-    helpers = {id(one.function) for reach in reaches for one in reach.functions[1:]}
+    runs = [functions for each in roots.values() for _, functions in each]
+    reached = {one.function for functions in runs for one in functions}
+    helpers = {id(one.function) for functions in runs for one in functions[1:]}
     counts = Counter(
         one.registered and (module.package or not module.path.stem.startswith("_"))
         for module in modules
@@ -116,7 +116,7 @@ def known_names(names: Names) -> KnownNames:
 
 
 @_collector_paused()
-def published(paths: Sequence[Path]) -> dict[str, list[Publication]]:
+def published(paths: Sequence[Path]) -> dict[str, list[PublishCall]]:
     """Publications of the registered orchestrators in the files at and below the paths, by name. No code runs."""
     project = Project()
     return publications(project, _read(project, paths, set()))
@@ -184,24 +184,24 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> range:
 
 
 def _module(
-    project: Project, module: Module, roots: Sequence[tuple[Orchestrator, Reach]], helpers: Collection[int]
+    project: Project, module: Module, roots: Sequence[tuple[Orchestrator, Sequence[Reached]]], helpers: Collection[int]
 ) -> Iterator[Finding]:
     """Findings in one module. helpers: ids of functions that an orchestrator calls."""
     yield from callbacks(module)
     yield from _retry_policies(module)
-    for root, reach in roots:
+    for root, functions in roots:
         function = root.function
         if isinstance(function, ast.AsyncFunctionDef):
             what = f"orchestrator {function.name} is `async def`"
             remedy = "write `def`, and `yield` instead of `await`"
             yield Finding(str(module.path), function.lineno, function.col_offset + 1, "async", what, remedy)
             continue
-        for each in reach.functions:
+        for each in functions:
             yield from nondeterminism(project, each)
             yield from replaying(project, each)
             yield from shared(project, each)
             yield from unordered(project, each)
-        yield from waits(project, reach, helpers)
+        yield from waits(project, functions, helpers)
 
 
 def _retry_policies(module: Module) -> Iterator[Finding]:

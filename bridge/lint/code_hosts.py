@@ -14,7 +14,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ToolRule:
     """A rule of a tool.
 
     title: heading of its annotations.
@@ -27,7 +27,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ToolResult:
     """A result of a tool. line and column start at 1; 0: unknown."""
 
     rule: str
@@ -52,17 +52,17 @@ def github(findings: Sequence[Finding]) -> Iterator[str]:
     return github_annotations(_RULES, _results(findings))
 
 
-_RULES = {rule: Rule(text, f"{rule}: {text}") for rule, text in RULES.items()}
+_RULES = {rule: ToolRule(text, f"{rule}: {text}") for rule, text in RULES.items()}
 
 
-def _results(findings: Sequence[Finding]) -> list[Result]:
+def _results(findings: Sequence[Finding]) -> list[ToolResult]:
     return [
-        Result(each.rule, "error", f"{each.what}; {each.remedy}", each.file, each.line, each.column)
+        ToolResult(each.rule, "error", f"{each.what}; {each.remedy}", each.file, each.line, each.column)
         for each in findings
     ]
 
 
-def github_annotations(rules: Mapping[str, Rule], results: Sequence[Result]) -> Iterator[str]:
+def github_annotations(rules: Mapping[str, ToolRule], results: Sequence[ToolResult]) -> Iterator[str]:
     """Workflow commands of GitHub Actions, which become annotations of the lines of a change."""
     for each in results:
         place = f",line={each.line},col={max(each.column, 1)}" if each.line else ""
@@ -77,7 +77,7 @@ def _escaped(text: str) -> str:
 
 
 def log(
-    tool: str, rules: Mapping[str, Rule], results: Sequence[Result], properties: Mapping[str, Any]
+    tool: str, rules: Mapping[str, ToolRule], results: Sequence[ToolResult], properties: Mapping[str, Any]
 ) -> dict[str, Any]:
     """SARIF log with one run that holds every result. Paths below the current directory are relative to it."""
     order = {rule: index for index, rule in enumerate(rules)}
@@ -116,7 +116,7 @@ def log(
     }
 
 
-def _location(result: Result) -> dict[str, Any]:
+def _location(result: ToolResult) -> dict[str, Any]:
     place: dict[str, Any] = {"artifactLocation": {"uri": _uri(result.file)}}
     if result.line:
         place["region"] = {"startLine": result.line, "startColumn": max(result.column, 1)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from bridge.core.user_code.kinds import CONTEXT_NAMES, CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.user_code.kinds import CONTEXT_NAMES, CONTEXTS, FunctionKind, Parameter, annotation_kind, kind_of
 from bridge.lint.module import Function, Module, named
 from bridge.lint.tree import children, nodes, walk
 
@@ -64,7 +64,7 @@ def orchestrators(project: Modules, module: Module) -> Iterator[Orchestrator]:
             continue
         is_method = id(node) in methods
         kind = function_kind(project, module, node, is_method=is_method)
-        if kind is Kind.ORCHESTRATOR:
+        if kind is FunctionKind.ORCHESTRATOR:
             yield Orchestrator(node, id(node) in public)
             continue
         given = _given(node, is_method=is_method)
@@ -80,7 +80,7 @@ def orchestrators(project: Modules, module: Module) -> Iterator[Orchestrator]:
             yield Orchestrator(node, False)
 
 
-def registered(project: Modules, module: Module) -> Iterator[tuple[Kind, str]]:
+def registered(project: Modules, module: Module) -> Iterator[tuple[FunctionKind, str]]:
     """Kind and name of each orchestrator, activity and entity that the bridge's workers run from a module.
 
     Entity names are in lower case.
@@ -88,13 +88,13 @@ def registered(project: Modules, module: Module) -> Iterator[tuple[Kind, str]]:
     for function in _public(module):
         kind = function_kind(project, module, function, is_method=False)
         if kind is not None:
-            yield kind, function.name.lower() if kind is Kind.ENTITY else function.name
+            yield kind, function.name.lower() if kind is FunctionKind.ENTITY else function.name
     for name, class_ in module.classes.items():
         if not name.startswith("_") and is_entity(project, module, class_):
-            yield Kind.ENTITY, _entity_name(class_).lower()
+            yield FunctionKind.ENTITY, _entity_name(class_).lower()
 
 
-def function_kind(project: Modules, module: Module, function: Function, *, is_method: bool) -> Kind | None:
+def function_kind(project: Modules, module: Module, function: Function, *, is_method: bool) -> FunctionKind | None:
     """Kind of a function according to its signature; None if it has none."""
     arguments = function.args
     given = _given(function, is_method=is_method)
@@ -121,7 +121,7 @@ def function_kind(project: Modules, module: Module, function: Function, *, is_me
     return kind_of(parameters, is_generator=is_generator(function))
 
 
-def annotation_context(project: Modules, module: Module, annotation: ast.expr, depth: int = 0) -> Kind | None:
+def annotation_context(project: Modules, module: Module, annotation: ast.expr, depth: int = 0) -> FunctionKind | None:
     """Kind of the context class that an annotation refers to; None if it refers to no context."""
     return annotation_kind(annotation, lambda leaf: _leaf(project, module, leaf, depth))
 
@@ -133,7 +133,7 @@ def context_names(project: Modules, module: Module, function: Function) -> set[s
         if isinstance(node, Function):
             for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
                 if one.annotation is not None and (
-                    annotation_context(project, module, one.annotation) is Kind.ORCHESTRATOR
+                    annotation_context(project, module, one.annotation) is FunctionKind.ORCHESTRATOR
                 ):
                     names.add(one.arg)
     return names
@@ -159,7 +159,8 @@ def hide_activities(project: Modules, module: Module) -> None:
         }
         for function in inner:
             is_activity = function.name in given or (
-                function_kind(project, module, function, is_method=False) in (Kind.ACTIVITY, Kind.ENTITY)
+                function_kind(project, module, function, is_method=False)
+                in (FunctionKind.ACTIVITY, FunctionKind.ENTITY)
                 and function.args.args[:1]
                 and function.args.args[0].annotation is not None
             )
@@ -191,7 +192,7 @@ def is_entity(project: Modules, module: Module, class_: ast.ClassDef, depth: int
     return False
 
 
-def _leaf(project: Modules, module: Module, leaf: ast.expr, depth: int) -> Kind | None:
+def _leaf(project: Modules, module: Module, leaf: ast.expr, depth: int) -> FunctionKind | None:
     if depth > _DEPTH:
         return None
     if isinstance(leaf, ast.Name):
@@ -212,16 +213,16 @@ def _leaf(project: Modules, module: Module, leaf: ast.expr, depth: int) -> Kind 
 def _unknown(project: Modules, module: Module, annotation: ast.expr) -> bool:
     """True if an annotation refers to a class from an unavailable module that may be a context."""
 
-    def leaf(node: ast.expr) -> Kind | None:
+    def leaf(node: ast.expr) -> FunctionKind | None:
         if isinstance(node, ast.Name) and _meaning(module, node.id) is not None:
             return None
         home = (module.resolve(node) or "").rpartition(".")[0]
-        return Kind.ORCHESTRATOR if home and project.module(home, module) is None else None
+        return FunctionKind.ORCHESTRATOR if home and project.module(home, module) is None else None
 
     return annotation_context(project, module, annotation) is None and annotation_kind(annotation, leaf) is not None
 
 
-def _value(project: Modules, module: Module, value: ast.expr | ast.ClassDef, depth: int) -> Kind | None:
+def _value(project: Modules, module: Module, value: ast.expr | ast.ClassDef, depth: int) -> FunctionKind | None:
     """Kind that a name of the module stands for: a class, an alias, a NewType or a TypeVar."""
     if depth > _DEPTH:
         return None

@@ -76,7 +76,7 @@ def durable_calls(paths: Sequence[Path]) -> dict[str, DurableCalls]:
 
 def _counted(project: Project, module: Module, orchestrator: Function) -> DurableCalls:
     found = DurableCalls()
-    for reached in project.reach(module, orchestrator).functions:
+    for reached in project.reach(module, orchestrator):
         contexts = project.context_names(reached)
         several = reached.calls > 1
         for call, in_loop in calls(reached.function):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bridge.core.system_names import PREFIX
-from bridge.core.user_code.kinds import Kind
+from bridge.core.user_code.kinds import FunctionKind
 from bridge.lint.contexts import registered
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, local_names
@@ -22,7 +22,7 @@ TARGET = "target"
 ORCHESTRATION = "orchestration"
 
 _METHODS = {
-    "call_activity": (Kind.ACTIVITY.value, 0, "activity"),
+    "call_activity": (FunctionKind.ACTIVITY.value, 0, "activity"),
     "call_sub_orchestrator": (ORCHESTRATION, 0, "orchestrator"),
 }
 """Methods of the orchestration context: kind of the name, and its parameter by position and name."""
@@ -32,18 +32,18 @@ _FUNCTIONS = {
     "request": [(TARGET, 1, "target")],
     "Command": [(TARGET, 0, "target")],
     "Child": [(ORCHESTRATION, 0, "orchestrator")],
-    "Step": [(Kind.ACTIVITY.value, 1, "action"), (Kind.ACTIVITY.value, 3, "compensation")],
+    "Step": [(FunctionKind.ACTIVITY.value, 1, "action"), (FunctionKind.ACTIVITY.value, 3, "compensation")],
     "Saga": [(TARGET, -1, "publish_outcome")],
 }
 """Functions and classes of bridge.workflow: kind of the name, and its parameter by position and name."""
 
 _ELSEWHERE = {
     TARGET: "declare targets under `targets`",
-    Kind.ACTIVITY.value: "add it to a module under `workflows`, or list names that other workers run under "
+    FunctionKind.ACTIVITY.value: "add it to a module under `workflows`, or list names that other workers run under "
     "`workflows.external`",
     ORCHESTRATION: "add it to a module under `workflows`, or list names that other workers run under "
     "`workflows.external`",
-    Kind.ENTITY.value: "add it to a module under `workflows`, or list names that other workers run under "
+    FunctionKind.ENTITY.value: "add it to a module under `workflows`, or list names that other workers run under "
     "`workflows.external`",
 }
 
@@ -61,7 +61,7 @@ class KnownNames:
     def has(self, kind: str, name: str) -> bool:
         if name.startswith(PREFIX) or kind not in self.names:
             return True
-        if kind == Kind.ENTITY:
+        if kind == FunctionKind.ENTITY:
             return name.lower() in self.names[kind] or name.lower() in {one.lower() for one in self.external}
         return name in self.names[kind] or (kind != TARGET and name in self.external)
 
@@ -70,7 +70,7 @@ def known_in(
     project: Project, modules: Sequence[Module], targets: Collection[str], external: Collection[str]
 ) -> KnownNames:
     """Names that the modules register, with the targets and external names of the configuration."""
-    found: dict[str, set[str]] = {kind.value: set() for kind in Kind}
+    found: dict[str, set[str]] = {kind.value: set() for kind in FunctionKind}
     for module in modules:
         for kind, name in registered(project, module):
             found[kind].add(name)
@@ -84,7 +84,7 @@ def known_in(
         ]
         for names in found.values():
             names.update(made)
-    found[ORCHESTRATION] = found.pop(Kind.ORCHESTRATOR.value)
+    found[ORCHESTRATION] = found.pop(FunctionKind.ORCHESTRATOR.value)
     kinds = {kind: frozenset(each) for kind, each in found.items()}
     return KnownNames({**kinds, TARGET: frozenset(targets)}, frozenset(external))
 
@@ -113,13 +113,13 @@ def named_arguments(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.e
     if name.endswith("EntityInstanceId.parse") and call.args and isinstance(call.args[0], ast.Constant):
         parts = str(call.args[0].value).split("@")
         if len(parts) > 2:
-            yield Kind.ENTITY.value, ast.copy_location(ast.Constant(parts[1]), call.args[0])
+            yield FunctionKind.ENTITY.value, ast.copy_location(ast.Constant(parts[1]), call.args[0])
         return
     root, _, last = name.rpartition(".")
     if root.startswith("bridge.workflow") and last in _FUNCTIONS:
         yield from _arguments(call, _FUNCTIONS[last])
     elif root.startswith("durabletask") and last == "EntityInstanceId":
-        yield from _arguments(call, [(Kind.ENTITY.value, 0, "entity")])
+        yield from _arguments(call, [(FunctionKind.ENTITY.value, 0, "entity")])
 
 
 def _arguments(call: ast.Call, wanted: Sequence[tuple[str, int, str]]) -> Iterator[tuple[str, ast.expr]]:
@@ -145,7 +145,7 @@ def _functions(
 def _finding(module: Module, node: ast.AST, kind: str, name: str, known: KnownNames) -> Finding:
     shown = name if len(name) <= 80 else f"{name[:77]}..."
     candidates = [*known.names[kind], *(known.external if kind != TARGET else ())]
-    near = difflib.get_close_matches(shown.lower() if kind == Kind.ENTITY else shown, candidates, n=3)
+    near = difflib.get_close_matches(shown.lower() if kind == FunctionKind.ENTITY else shown, candidates, n=3)
     meant = f"; did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else ""
     if not near and candidates:
         meant = f" (known: {', '.join(sorted(candidates)[:5])}{', ...' if len(candidates) > 5 else ''})"

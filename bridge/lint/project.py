@@ -41,13 +41,6 @@ class Reached:
     given: dict[str, list[tuple[Reached, ast.expr]]] = field(default_factory=dict)
 
 
-@dataclass
-class Reach:
-    """Functions that one orchestrator runs, starting with the orchestrator."""
-
-    functions: list[Reached] = field(default_factory=list)
-
-
 class Project:
     """Modules by dotted name. Modules of the same packages are read when one of their names is called."""
 
@@ -58,23 +51,24 @@ class Project:
         self.modules[module.name] = module
         hide_activities(self, module)
 
-    def reach(self, module: Module, orchestrator: Function) -> Reach:
-        """The orchestrator and the functions it calls in its own and neighbouring modules, each once."""
-        reach = Reach([Reached(module, orchestrator, orchestrator.name, True)])
+    def reach(self, module: Module, orchestrator: Function) -> list[Reached]:
+        """Functions that an orchestrator runs, in its own and neighbouring modules, each once; it is the first."""
+        root = Reached(module, orchestrator, orchestrator.name, True)
+        functions = [root]
         first = [one.arg for one in (*orchestrator.args.posonlyargs, *orchestrator.args.args)]
-        reach.functions[0].contexts |= set(first[1:2] if first[:1] in (["self"], ["cls"]) else first[:1])
-        seen = {id(orchestrator): reach.functions[0]}
+        root.contexts |= set(first[1:2] if first[:1] in (["self"], ["cls"]) else first[:1])
+        seen = {id(orchestrator): root}
         for wrapper in self._wrappers(module, orchestrator):
             seen[id(wrapper[1])] = Reached(*wrapper, orchestrator.name, False, 1)
-            reach.functions.append(seen[id(wrapper[1])])
-        for reached in reach.functions:  # grows during iteration
+            functions.append(seen[id(wrapper[1])])
+        for reached in functions:  # grows during iteration
             contexts = self.context_names(reached)
             for call, in_loop in calls(reached.function):
                 for found in self._run_by(reached, call):
                     known = seen.get(id(found[1]))
                     if known is None:
                         known = seen[id(found[1])] = Reached(*found, orchestrator.name, False)
-                        reach.functions.append(known)
+                        functions.append(known)
                     known.calls += 2 if in_loop else 1
                     known.contexts |= _given_context(call, found[1], contexts)
                     for name, value in _given(call, found[1]):
@@ -85,8 +79,8 @@ class Project:
                     if not name.startswith("__") and not _is_property(method[1]):
                         continue
                     seen[id(method[1])] = Reached(*method, orchestrator.name, False, 1)
-                    reach.functions.append(seen[id(method[1])])
-        return reach
+                    functions.append(seen[id(method[1])])
+        return functions
 
     def _wrappers(self, module: Module, orchestrator: Function) -> Iterator[tuple[Module, Function]]:
         """Innermost functions with which decorators of the project wrap an orchestrator."""

@@ -13,7 +13,7 @@ from bridge.lint.project import Project, calls
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class PublishCall:
     """Message that an orchestrator publishes.
 
     type: type of the event; None where it is not constant.
@@ -25,16 +25,16 @@ class Publication:
     awaits_answer: bool = False
 
 
-def publications(project: Project, modules: Sequence[Module]) -> dict[str, list[Publication]]:
+def publications(project: Project, modules: Sequence[Module]) -> dict[str, list[PublishCall]]:
     """Publications of the registered orchestrators in the modules, by name of the orchestrator."""
     scan = ConstantScan(project, modules)
-    found: dict[str, list[Publication]] = {}
+    found: dict[str, list[PublishCall]] = {}
     for module in modules:
         for root in orchestrators(project, module):
             if not root.registered:
                 continue
-            each: dict[Publication, None] = {}
-            for reached in project.reach(module, root.function).functions:
+            each: dict[PublishCall, None] = {}
+            for reached in project.reach(module, root.function):
                 for call, _ in calls(reached.function):
                     each.update(dict.fromkeys(_of_call(scan, reached.module, call)))
             if each:
@@ -42,7 +42,7 @@ def publications(project: Project, modules: Sequence[Module]) -> dict[str, list[
     return found
 
 
-def _of_call(scan: ConstantScan, module: Module, call: ast.Call) -> Iterator[Publication]:
+def _of_call(scan: ConstantScan, module: Module, call: ast.Call) -> Iterator[PublishCall]:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     awaits = "reply_to" in given
     for kind, argument in named_arguments(module, call):
@@ -54,4 +54,4 @@ def _of_call(scan: ConstantScan, module: Module, call: ast.Call) -> Iterator[Pub
         types = [] if chosen is None else [text for _, _, text in scan.constants(module, chosen)]
         for _, _, target in scan.constants(module, argument):
             for type_ in types or (None,):
-                yield Publication(target, type_, awaits)
+                yield PublishCall(target, type_, awaits)

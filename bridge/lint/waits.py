@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from bridge.lint.contexts import WAITING_CALLS, is_generator
 from bridge.lint.finding import Finding
 from bridge.lint.lists import empty_groups
 from bridge.lint.module import Function, Module
-from bridge.lint.project import Project, Reach, Reached, found
+from bridge.lint.project import Project, Reached, found
 from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
@@ -34,17 +34,17 @@ HOLDERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
 USED_AS_VALUE = (ast.BinOp, ast.BoolOp, ast.Compare, ast.Subscript, ast.UnaryOp)
 
 
-def waits(project: Project, reach: Reach, helpers: Collection[int] = ()) -> Iterator[Finding]:
+def waits(project: Project, functions: Sequence[Reached], helpers: Collection[int] = ()) -> Iterator[Finding]:
     """Findings in all functions that one orchestrator runs. helpers: ids of functions that other functions call."""
     events = Counter(
         ast.dump(call.args[0])
-        for reached in reach.functions
+        for reached in functions
         for call in nodes(reached.function)
         if isinstance(call, ast.Call) and call.args and _method(call) == "wait_for_external_event"
     )
-    made = ((reached.module, call) for reached in reach.functions for call in calls_in(reached.function))
+    made = ((reached.module, call) for reached in functions for call in calls_in(reached.function))
     awaited = bool(events) or any(module.resolve(call.func) in HEARING for module, call in made)
-    for reached in reach.functions:
+    for reached in functions:
         names = project.context_names(reached)
         yield from _missing_yields(project, reached, names, helpers)
         yield from _continued(reached, names, awaited=awaited)

@@ -196,7 +196,7 @@ class Oidc:
     def _find(self, token: str) -> Caller | None:
         try:
             return self.caller_of(self.verified(token, self.settings.audience))
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, TypeError):  # TypeError: an algorithm that the named key is not for
             return None
 
     def verified(self, token: str, audience: str) -> Mapping[str, Any]:
@@ -229,7 +229,7 @@ class Oidc:
                 f"the identity provider has left out the claim `{settings.roles_claim}`: it is too long for a token; "
                 "use app roles and the claim `roles`, or assign fewer groups to the application"
             )
-        names = set(given if isinstance(given, list) else str(given).split()) if given is not None else set()
+        names = set(map(str, given) if isinstance(given, list) else str(given).split()) if given is not None else set()
         roles = [role for role in ROLES if names & set(settings.roles.get(role, ()))]
         if not roles:
             return None
@@ -278,8 +278,8 @@ class Oidc:
         return self._keys
 
 
-class Rate:
-    """Requests of each caller, by a token bucket. per_second: requests; burst: requests at once."""
+class CallerRates:
+    """Rate limit of each caller: a token bucket. per_second: requests; burst: requests at once."""
 
     MOST = 10_000
     """Most callers that are remembered; the one that asked longest ago is forgotten."""
@@ -301,8 +301,8 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Ways to authenticate on the ops port. All are None: loopback, reading, no payloads."""
+class OpsAccess:
+    """Access to the ops port: its ways to authenticate. Without any: from loopback, reading, without payloads."""
 
     tokens: TokenFile | None = None
     oidc: Oidc | None = None

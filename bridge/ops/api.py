@@ -109,8 +109,8 @@ Authenticate = Callable[[web.Request], Awaitable[Caller]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """One place of the API.
+class ApiRoute:
+    """One method and path of the API.
 
     answer: called with parameters, caller, and the caller's key for repetitions.
     refused: called with parameters and a caller without permission.
@@ -125,7 +125,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ServerSentEvent:
     """Server-sent event.
 
     data: JSON in one line. name: empty for the default. id: returned by a reader that connects again; empty: none.
@@ -137,19 +137,22 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Place that answers with server-sent events until its reader leaves or the daemon stops.
+class EventStream:
+    """Path that answers with server-sent events until its reader leaves or the daemon stops.
 
     open: called with the parameters and the caller; yields events, or their data. `LAST` is a parameter. Errors before
     the first event are answers.
     """
 
     path: str
-    open: Callable[[Mapping[str, Any], Caller], AsyncGenerator[bytes | Event, None]]
+    open: Callable[[Mapping[str, Any], Caller], AsyncGenerator[bytes | ServerSentEvent, None]]
 
 
-class Streams:
-    """Streams of an application, bounded by number. A slow reader is closed: nothing but the socket's buffer waits."""
+class EventStreams:
+    """Event streams of an application, bounded by number.
+
+    A slow reader is closed: nothing but the socket's buffer waits.
+    """
 
     def __init__(self, most: int) -> None:
         """Create no streams yet. most: readers at a time."""
@@ -162,7 +165,7 @@ class Streams:
         self,
         app: web.Application,
         prefix: str,
-        streams: Sequence[Stream],
+        streams: Sequence[EventStream],
         authenticate: Authenticate,
         admit: Authenticate,
     ) -> None:
@@ -176,7 +179,7 @@ class Streams:
             task.cancel()
 
     def _handler(
-        self, stream: Stream, authenticate: Authenticate, admit: Authenticate
+        self, stream: EventStream, authenticate: Authenticate, admit: Authenticate
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
@@ -228,9 +231,9 @@ async def _still(request: web.Request, caller: Caller, admit: Authenticate) -> b
         return False
 
 
-async def _send(response: web.StreamResponse, event: bytes | Event) -> None:
+async def _send(response: web.StreamResponse, event: bytes | ServerSentEvent) -> None:
     head = b""
-    if isinstance(event, Event):
+    if isinstance(event, ServerSentEvent):
         head = b"".join(
             b"%s: %s\n" % (name, value.encode()) for name, value in ((b"event", event.name), (b"id", event.id)) if value
         )
@@ -239,7 +242,7 @@ async def _send(response: web.StreamResponse, event: bytes | Event) -> None:
         await response.write(head + b"data: " + event + b"\n\n")
 
 
-class Answers:
+class IdempotentAnswers:
     """Answers of this process to requests with an Idempotency-Key, bounded by number."""
 
     MOST = 10_000
@@ -269,9 +272,9 @@ class Answers:
             raise
 
 
-def add_routes(app: web.Application, routes: Sequence[Route], authenticate: Authenticate) -> None:
+def add_routes(app: web.Application, routes: Sequence[ApiRoute], authenticate: Authenticate) -> None:
     """Serve routes below `PREFIX`."""
-    answers = Answers()
+    answers = IdempotentAnswers()
     for route in routes:
         # aiohttp's own pattern accepts no braces, which ids may have
         path = route.path.replace("}", ":[^/]+}")
@@ -282,7 +285,7 @@ def add_routes(app: web.Application, routes: Sequence[Route], authenticate: Auth
 
 
 def _handler(
-    route: Route, authenticate: Authenticate, answers: Answers
+    route: ApiRoute, authenticate: Authenticate, answers: IdempotentAnswers
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         path: dict[str, Any] = dict(request.match_info)
@@ -308,7 +311,9 @@ def _handler(
     return handle
 
 
-async def admitted(request: web.Request, route: Route, given: Mapping[str, Any], authenticate: Authenticate) -> Caller:
+async def admitted(
+    request: web.Request, route: ApiRoute, given: Mapping[str, Any], authenticate: Authenticate
+) -> Caller:
     """Caller of a request for a route; a refusal leaves an audit line. given: parameters that are known.
 
     Raises: as `Authenticate`.

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bridge.core.errors import BridgeError, wire_name
-from bridge.ops.trail import Note, Trail
+from bridge.ops.trail import AuditTrail, ChangeNote
 
 _LONGEST = 1000
 _MOST = 100
@@ -54,7 +54,7 @@ class Actor:
 
 
 @dataclass(slots=True)
-class Change:
+class AuditedChange:
     """One change, from its beginning. A body may `fail` it where no exception reports a failure.
 
     action: like `instances.terminate`.
@@ -102,7 +102,7 @@ class Change:
 
 
 @contextmanager
-def audited(trail: Trail | None, change: Change) -> Iterator[Change]:
+def audited(trail: AuditTrail | None, change: AuditedChange) -> Iterator[AuditedChange]:
     """Run a change, and write its line with any result. trail: None where there is no place for a copy."""
     note = _noted(trail, change)
     try:
@@ -115,7 +115,7 @@ def audited(trail: Trail | None, change: Change) -> Iterator[Change]:
 
 
 @asynccontextmanager
-async def audited_async(trail: Trail, change: Change) -> AsyncIterator[Change]:
+async def audited_async(trail: AuditTrail, change: AuditedChange) -> AsyncIterator[AuditedChange]:
     """Run a change on an event loop, which does not wait for the disk; otherwise as `audited`."""
     note = await asyncio.to_thread(_noted, trail, change)
     try:
@@ -127,7 +127,7 @@ async def audited_async(trail: Trail, change: Change) -> AsyncIterator[Change]:
         await asyncio.shield(asyncio.to_thread(record, trail, change, note))
 
 
-def record(trail: Trail | None, change: Change, note: Note | None = None) -> None:
+def record(trail: AuditTrail | None, change: AuditedChange, note: ChangeNote | None = None) -> None:
     """Write the line to the log and to the copy. A failure of the copy is logged and stops nothing."""
     line = change.line()
     _log.info("%s %s", change.action, change.result, extra=line)
@@ -143,7 +143,7 @@ def record(trail: Trail | None, change: Change, note: Note | None = None) -> Non
         )
 
 
-def settle(trail: Trail) -> None:
+def settle(trail: AuditTrail) -> None:
     """Write the lines of changes whose process was killed. Failures are logged."""
     try:
         trail.settle(lambda line: _log.info("%s %s", line.get("action"), line.get("result"), extra=dict(line)))
@@ -151,7 +151,7 @@ def settle(trail: Trail) -> None:
         _own.warning("audit lines of killed processes cannot be written to %s: %s", trail.directory, error.strerror)
 
 
-def _noted(trail: Trail | None, change: Change) -> Note | None:
+def _noted(trail: AuditTrail | None, change: AuditedChange) -> ChangeNote | None:
     """Note the change before it is made; None on failure, which the line at its end reports."""
     if trail is None:
         return None
@@ -172,7 +172,7 @@ def user(uid: int | None = None, via: Literal["cli", "socket"] = "cli") -> Actor
     return Actor(name, uid, via)
 
 
-def _failed(change: Change, error: BaseException) -> None:
+def _failed(change: AuditedChange, error: BaseException) -> None:
     change.result = "denied" if isinstance(error, Denied) else "failed"
     # Only the word: the text may quote anything
     change.error = error.reason if isinstance(error, BridgeError) else type(error).__name__

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from bridge.config.model.bridge import ControlConfig
 from bridge.ops.access import Caller
-from bridge.ops.api import PREFIX, Route, Stream, Streams, add_routes, problems
+from bridge.ops.api import PREFIX, ApiRoute, EventStream, EventStreams, add_routes, problems
 from bridge.ops.audit import Denied, user
 from bridge.ops.connections import Connections
 from bridge.ops.http_errors import ProblemProtocol
@@ -37,17 +37,17 @@ class Control:
     def __init__(
         self,
         directory: Path,
-        routes: Sequence[Route],
+        routes: Sequence[ApiRoute],
         max_body: int,
         admitted: frozenset[int] | None = None,
         bounds: ControlConfig | None = None,
-        streams: Sequence[Stream] = (),
+        streams: Sequence[EventStream] = (),
     ) -> None:
         self.path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
         self._app = web.Application(middlewares=[problems], client_max_size=max_body)
         add_routes(self._app, routes, self._caller)
-        self._streams = Streams(MOST_STREAMS)
+        self._streams = EventStreams(MOST_STREAMS)
         self._streams.add(self._app, PREFIX, streams, self._caller, self._caller)
         self._connections = Connections(self._app, bounds or ControlConfig(), ProblemProtocol)
         self._running = False

@@ -21,7 +21,7 @@ from bridge.system.log_context import current_fields
 from bridge.system.log_defaults import FORMAT, LIBRARIES
 
 Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "human", "json"]
+LogFormat = Literal["auto", "human", "json"]
 
 _SDK = "bridge.sdk"
 """Name of the loggers given to the SDK: a library's loggers, under a name of the bridge."""
@@ -30,7 +30,7 @@ _LEADING = ("ts", "level", "logger", "action", "event")
 
 def configure(
     level: Level,
-    format: Format = FORMAT,  # noqa: A002 - the setting's name
+    format: LogFormat = FORMAT,  # noqa: A002 - the setting's name
     stream: TextIO | None = None,
     *,
     libraries: Level = LIBRARIES,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Protocol
 
 from bridge.core.histogram import Exemplar
+from bridge.engines.base import EngineUsage
 
 
 class HistogramLike(Protocol):
@@ -142,33 +143,6 @@ class ValueTable(Protocol):
     def __len__(self) -> int: ...
     @property
     def overflows(self) -> int: ...
-
-
-class JoinedProcess(Protocol):
-    """Process of another worker. in_flight: work items that it holds."""
-
-    @property
-    def in_flight(self) -> int: ...
-
-
-class EngineUsage(Protocol):
-    """Memory of an engine in bytes, numbers of refused events and lineage records, and joined processes.
-
-    joined_ends: unexpected ends of joined processes by cause.
-    """
-
-    @property
-    def instance_bytes(self) -> int: ...
-    @property
-    def entity_bytes(self) -> int: ...
-    @property
-    def events_refused(self) -> int: ...
-    @property
-    def lineage_records(self) -> int: ...
-    @property
-    def joined(self) -> Sequence[JoinedProcess]: ...
-    @property
-    def joined_ends(self) -> Mapping[str, int]: ...
 
 
 class LineageStats(Protocol):

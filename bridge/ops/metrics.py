@@ -18,12 +18,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from bridge.core.states import STATES
+from bridge.engines.base import EngineUsage
 from bridge.ops.health import Readiness
 from bridge.ops.metric_stats import (
     BudgetStats,
     DeadLetterStats,
     EngineStats,
-    EngineUsage,
     EventStats,
     HistogramLike,
     JobStats,
@@ -61,12 +61,12 @@ class ProcessStats:
 
 S = TypeVar("S")
 V = TypeVar("V")
-Values = Iterable[tuple[Sequence[str], Any]]
+LabelValues = Iterable[tuple[Sequence[str], Any]]
 """Values of further labels, and the number or histogram."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row(Generic[S]):
+class _Row(Generic[S]):
     """One metric of each subject.
 
     labels: further labels. read: values of one subject.
@@ -76,16 +76,16 @@ class Row(Generic[S]):
     name: str
     text: str
     labels: tuple[str, ...]
-    read: Callable[[S], Values]
+    read: Callable[[S], LabelValues]
 
 
 _COUNTER, _GAUGE, _HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 
-def _one(read: Callable[[S], Any]) -> Callable[[S], Values]:
+def _one(read: Callable[[S], Any]) -> Callable[[S], LabelValues]:
     """Reader of one value; None leaves the metric out."""
 
-    def values(subject: S) -> Values:
+    def values(subject: S) -> LabelValues:
         value = read(subject)
         return () if value is None else (((), value),)
 
@@ -100,19 +100,19 @@ def _optional(value: S | None, read: Callable[[S], V]) -> V | None:
     return None if value is None else read(value)
 
 
-def _by_word(read: Callable[[S], Mapping[str, Any] | None]) -> Callable[[S], Values]:
+def _by_word(read: Callable[[S], Mapping[str, Any] | None]) -> Callable[[S], LabelValues]:
     return lambda subject: [((word,), value) for word, value in (read(subject) or {}).items()]
 
 
-def _by_words(read: Callable[[S], Mapping[tuple[str, str], Any] | None]) -> Callable[[S], Values]:
+def _by_words(read: Callable[[S], Mapping[tuple[str, str], Any] | None]) -> Callable[[S], LabelValues]:
     return lambda subject: list((read(subject) or {}).items())
 
 
-def _nested(read: Callable[[S], Mapping[str, Mapping[str, int]]]) -> Callable[[S], Values]:
+def _nested(read: Callable[[S], Mapping[str, Mapping[str, int]]]) -> Callable[[S], LabelValues]:
     return lambda subject: [((one, two), n) for one, each in read(subject).items() for two, n in each.items()]
 
 
-def _states(readiness: Readiness) -> Values:
+def _states(readiness: Readiness) -> LabelValues:
     return [
         ((check.kind, check.name, state), state == check.state)
         for check in readiness.checks
@@ -120,229 +120,234 @@ def _states(readiness: Readiness) -> Values:
     ]
 
 
-_SOURCES: tuple[Row[SourceStats], ...] = (
-    Row(_COUNTER, "bridge_received", "Deliveries received.", (), _one(lambda it: it.received)),
-    Row(_COUNTER, "bridge_outcomes", "Deliveries settled, by outcome.", ("outcome",), _by_word(lambda it: it.outcomes)),
-    Row(_COUNTER, "bridge_dead_letters", "Dead letters, by reason.", ("reason",), _by_word(lambda it: it.dead_letters)),
-    Row(_COUNTER, "bridge_unreadable_messages", "Deliveries that the broker's client library could not parse.",
+_SOURCES: tuple[_Row[SourceStats], ...] = (
+    _Row(_COUNTER, "bridge_received", "Deliveries received.", (), _one(lambda it: it.received)),
+    _Row(_COUNTER, "bridge_outcomes", "Deliveries settled, by outcome.", ("outcome",),
+        _by_word(lambda it: it.outcomes)),
+    _Row(_COUNTER, "bridge_dead_letters", "Dead letters, by reason.", ("reason",),
+        _by_word(lambda it: it.dead_letters)),
+    _Row(_COUNTER, "bridge_unreadable_messages", "Deliveries that the broker's client library could not parse.",
         ("topic", "partition", "fault"),
         lambda it: [((topic, str(part), fault), n) for (topic, part, fault), n in it.unreadable.items()]),
-    Row(_COUNTER, "bridge_abandoned", "Deliveries released unsettled, by reason; the broker redelivers them.",
+    _Row(_COUNTER, "bridge_abandoned", "Deliveries released unsettled, by reason; the broker redelivers them.",
         ("reason",), _by_word(lambda it: it.abandoned)),
-    Row(_COUNTER, "bridge_retries", "Failed attempts that are repeated.", (), _one(lambda it: it.retries)),
-    Row(_COUNTER, "bridge_bugs", "Attempts that failed with an unexpected exception.", (), _one(lambda it: it.bugs)),
-    Row(_COUNTER, "bridge_locks_lost", "Locks that expired before their delivery was settled.", (),
+    _Row(_COUNTER, "bridge_retries", "Failed attempts that are repeated.", (), _one(lambda it: it.retries)),
+    _Row(_COUNTER, "bridge_bugs", "Attempts that failed with an unexpected exception.", (), _one(lambda it: it.bugs)),
+    _Row(_COUNTER, "bridge_locks_lost", "Locks that expired before their delivery was settled.", (),
         _one(lambda it: it.locks_lost)),
-    Row(_COUNTER, "bridge_rebalances", "Rebalances of the consumer group.", (), _one(lambda it: it.rebalances)),
-    Row(_COUNTER, "bridge_seeks", "Partitions whose position a person has moved.", (), _one(lambda it: it.seeks)),
-    Row(_COUNTER, "bridge_skipped", "Records skipped because the broker no longer had them.", (),
+    _Row(_COUNTER, "bridge_rebalances", "Rebalances of the consumer group.", (), _one(lambda it: it.rebalances)),
+    _Row(_COUNTER, "bridge_seeks", "Partitions whose position a person has moved.", (), _one(lambda it: it.seeks)),
+    _Row(_COUNTER, "bridge_skipped", "Records skipped because the broker no longer had them.", (),
         _one(lambda it: it.skipped)),
-    Row(_COUNTER, "bridge_offset_gaps", "Offsets passed that hold no message for a consumer.", ("kind",),
+    _Row(_COUNTER, "bridge_offset_gaps", "Offsets passed that hold no message for a consumer.", ("kind",),
         _by_word(lambda it: it.gaps)),
-    Row(_COUNTER, "bridge_value_overflows", "Deliveries whose value shared its limits (limits.per.max_values).", (),
+    _Row(_COUNTER, "bridge_value_overflows", "Deliveries whose value shared its limits (limits.per.max_values).", (),
         _one(lambda it: _optional(it.shares, lambda shares: shares.values.overflows))),
-    Row(_COUNTER, "bridge_reconnects", "Receivers replaced after a fault.", (), _one(lambda it: it.reconnects)),
-    Row(_COUNTER, "bridge_lock_renewals", "Renewed locks.", (), _one(lambda it: it.renewals)),
-    Row(_COUNTER, "bridge_commits", "Commits of positions.", (), _one(lambda it: it.commits[0])),
-    Row(_COUNTER, "bridge_commit_seconds", "Total duration of commits in seconds.", (), _one(lambda it: it.commits[1])),
-    Row(_COUNTER, "bridge_commands", "Commands that an engine accepted.", ("route", "command"),
+    _Row(_COUNTER, "bridge_reconnects", "Receivers replaced after a fault.", (), _one(lambda it: it.reconnects)),
+    _Row(_COUNTER, "bridge_lock_renewals", "Renewed locks.", (), _one(lambda it: it.renewals)),
+    _Row(_COUNTER, "bridge_commits", "Commits of positions.", (), _one(lambda it: it.commits[0])),
+    _Row(_COUNTER, "bridge_commit_seconds", "Total duration of commits in seconds.", (),
+        _one(lambda it: it.commits[1])),
+    _Row(_COUNTER, "bridge_commands", "Commands that an engine accepted.", ("route", "command"),
         lambda it: list(it.commands.items())),
-    Row(_GAUGE, "bridge_in_flight", "Deliveries that are received and not settled.", (), _one(lambda it: it.in_flight)),
-    Row(_GAUGE, "bridge_in_flight_bytes", "Bytes of deliveries that are received and not settled.", (),
+    _Row(_GAUGE, "bridge_in_flight", "Deliveries that are received and not settled.", (),
+        _one(lambda it: it.in_flight)),
+    _Row(_GAUGE, "bridge_in_flight_bytes", "Bytes of deliveries that are received and not settled.", (),
         _one(lambda it: it.in_flight_bytes)),
-    Row(_GAUGE, "bridge_unloaded",
+    _Row(_GAUGE, "bridge_unloaded",
         "Deliveries in flight that wait without body and headers in memory.", (),
         _one(lambda it: it.unloaded)),
-    Row(_GAUGE, "bridge_queued", "Deliveries that wait for their turn.", (), _one(lambda it: it.queued)),
-    Row(_GAUGE, "bridge_value_waiting", "Deliveries that wait for others of their value (limits.per).", (),
+    _Row(_GAUGE, "bridge_queued", "Deliveries that wait for their turn.", (), _one(lambda it: it.queued)),
+    _Row(_GAUGE, "bridge_value_waiting", "Deliveries that wait for others of their value (limits.per).", (),
         _one(lambda it: _optional(it.shares, lambda shares: shares.records))),
-    Row(_GAUGE, "bridge_value_waiting_bytes", "Bytes of deliveries that wait for others of their value.", (),
+    _Row(_GAUGE, "bridge_value_waiting_bytes", "Bytes of deliveries that wait for others of their value.", (),
         _one(lambda it: _optional(it.shares, lambda shares: shares.size))),
-    Row(_GAUGE, "bridge_values", "Values with their own limits (limits.per).", (),
+    _Row(_GAUGE, "bridge_values", "Values with their own limits (limits.per).", (),
         _one(lambda it: _optional(it.shares, lambda shares: len(shares.values)))),
-    Row(_GAUGE, "bridge_quarantined_keys", "Keys in quarantine, as this process knows them.", (),
+    _Row(_GAUGE, "bridge_quarantined_keys", "Keys in quarantine, as this process knows them.", (),
         _one(lambda it: it.quarantined_keys)),
-    Row(_GAUGE, "bridge_held", "1 while an outage holds the whole source.", (), _one(lambda it: it.held)),
-    Row(_GAUGE, "bridge_outage_waiting_keys",
+    _Row(_GAUGE, "bridge_held", "1 while an outage holds the whole source.", (), _one(lambda it: it.held)),
+    _Row(_GAUGE, "bridge_outage_waiting_keys",
         "Ordering keys that wait for an engine while another engine of the source answers.", ("engine",),
         _by_word(lambda it: it.waiting_for_engines)),
-    Row(_GAUGE, "bridge_probing", "1 while the source probes: its dead letters exceed the limit.", (),
+    _Row(_GAUGE, "bridge_probing", "1 while the source probes: its dead letters exceed the limit.", (),
         _one(lambda it: it.probing)),
-    Row(_GAUGE, "bridge_dead_letter_pause_seconds",
+    _Row(_GAUGE, "bridge_dead_letter_pause_seconds",
         "Pause between two dead letters of a route beyond the limit; route is empty for messages without one.",
         ("route",), lambda it: [((route,), pause) for route, pause in it.dead_letter_pauses.items()]),
-    Row(_GAUGE, "bridge_uncommitted_records", "Records received since the last offset that can be committed.",
+    _Row(_GAUGE, "bridge_uncommitted_records", "Records received since the last offset that can be committed.",
         ("topic", "partition"), lambda it: [((topic, str(part)), above) for topic, part, above, _ in it.partitions()]),
-    Row(_GAUGE, "bridge_lag", "Records of a partition that are not completed.", ("topic", "partition"),
+    _Row(_GAUGE, "bridge_lag", "Records of a partition that are not completed.", ("topic", "partition"),
         lambda it: [((topic, str(part)), behind) for topic, part, _, behind in it.partitions() if behind is not None]),
-    Row(_GAUGE, "bridge_oldest_unprocessed_seconds",
+    _Row(_GAUGE, "bridge_oldest_unprocessed_seconds",
         "Age of the oldest record of a partition that is not completed, by the broker's time.", ("topic", "partition"),
         lambda it: [((topic, str(part)), seconds) for topic, part, seconds in it.ages()]),
-    Row(_HISTOGRAM, "bridge_processing_seconds", "From receipt to settlement.", (), _one(lambda it: it.processing)),
-    Row(_HISTOGRAM, "bridge_end_to_end_seconds", "From the broker's timestamp to settlement.", (),
+    _Row(_HISTOGRAM, "bridge_processing_seconds", "From receipt to settlement.", (), _one(lambda it: it.processing)),
+    _Row(_HISTOGRAM, "bridge_end_to_end_seconds", "From the broker's timestamp to settlement.", (),
         _one(lambda it: it.end_to_end)),
 )  # fmt: skip
-_ENGINES: tuple[Row[EngineStats], ...] = (
-    Row(_GAUGE, "bridge_engine_up", "1 while the engine answers.", (), _one(lambda it: it.up)),
-    Row(_GAUGE, "bridge_engine_durable", "1 if acknowledged work survives a crash.", (), _one(lambda it: it.durable)),
-    Row(_COUNTER, "bridge_incompatible", "Instances that failed because their code was changed while they ran.",
+_ENGINES: tuple[_Row[EngineStats], ...] = (
+    _Row(_GAUGE, "bridge_engine_up", "1 while the engine answers.", (), _one(lambda it: it.up)),
+    _Row(_GAUGE, "bridge_engine_durable", "1 if acknowledged work survives a crash.", (), _one(lambda it: it.durable)),
+    _Row(_COUNTER, "bridge_incompatible", "Instances that failed because their code was changed while they ran.",
         ("orchestration",), _by_word(lambda it: it.incompatible)),
-    Row(_COUNTER, "bridge_unknown_names",
+    _Row(_COUNTER, "bridge_unknown_names",
         "Calls and publishes of orchestrations under names that nothing registers, by kind.", ("kind",),
         _by_word(lambda it: it.unknown)),
-    Row(_COUNTER, "bridge_engine_faults", "Operations that the engine could not apply and gave up, by kind.", ("kind",),
-        _by_word(lambda it: it.faults)),
-    Row(_GAUGE, "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", (),
+    _Row(_COUNTER, "bridge_engine_faults", "Operations that the engine could not apply and gave up, by kind.",
+        ("kind",), _by_word(lambda it: it.faults)),
+    _Row(_GAUGE, "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", (),
         _one(lambda it: it.stuck)),
-    Row(_GAUGE, "bridge_joined_worker_processes", "Processes of other workers that have joined the engine.", (),
+    _Row(_GAUGE, "bridge_joined_worker_processes", "Processes of other workers that have joined the engine.", (),
         _one(lambda it: _optional(it.usage, lambda usage: len(usage.joined)))),
-    Row(_GAUGE, "bridge_joined_worker_process_items", "Work items that joined processes hold.", (),
+    _Row(_GAUGE, "bridge_joined_worker_process_items", "Work items that joined processes hold.", (),
         _one(lambda it: _optional(it.usage, lambda usage: sum(each.in_flight for each in usage.joined)))),
-    Row(_COUNTER, "bridge_joined_worker_process_ends", "Unexpected ends of joined processes, by cause.", ("cause",),
+    _Row(_COUNTER, "bridge_joined_worker_process_ends", "Unexpected ends of joined processes, by cause.", ("cause",),
         _by_word(lambda it: _optional(it.usage, lambda usage: usage.joined_ends))),
-    Row(_GAUGE, "bridge_worker_processes", "Worker processes, by state.", ("state",),
+    _Row(_GAUGE, "bridge_worker_processes", "Worker processes, by state.", ("state",),
         _by_word(lambda it: it.worker_processes)),
-    Row(_COUNTER, "bridge_worker_process_ends", "Unexpected ends of worker processes, by cause.", ("cause",),
+    _Row(_COUNTER, "bridge_worker_process_ends", "Unexpected ends of worker processes, by cause.", ("cause",),
         _by_word(lambda it: it.worker_ends)),
-    Row(_GAUGE, "bridge_worker_process_items", "Work items that worker processes hold.", (),
+    _Row(_GAUGE, "bridge_worker_process_items", "Work items that worker processes hold.", (),
         _one(lambda it: it.worker_items if it.worker_processes else None)),
-    Row(_GAUGE, "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", ("kind",),
+    _Row(_GAUGE, "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", ("kind",),
         _by_word(lambda it: _optional(it.usage, _cached))),
-    Row(_COUNTER, "bridge_events_refused", "Events refused because their instance has too many unread ones.", (),
+    _Row(_COUNTER, "bridge_events_refused", "Events refused because their instance has too many unread ones.", (),
         _one(lambda it: _optional(it.usage, lambda usage: usage.events_refused))),
-    Row(_GAUGE, "bridge_lineage_records", "Dead letters, signals and commands in the lineage index.", (),
+    _Row(_GAUGE, "bridge_lineage_records", "Dead letters, signals and commands in the lineage index.", (),
         _one(lambda it: _optional(it.usage, lambda usage: usage.lineage_records))),
-    Row(_COUNTER, "bridge_lineage_rows", "Rows of the lineage index that the bridge writes to the engine, by event.",
+    _Row(_COUNTER, "bridge_lineage_rows", "Rows of the lineage index that the bridge writes to the engine, by event.",
         ("event",), _by_word(lambda it: _optional(it.lineage, lambda index: index.events))),
-    Row(_GAUGE, "bridge_lineage_rows_buffered", "Rows of the lineage index that wait for a write.", (),
+    _Row(_GAUGE, "bridge_lineage_rows_buffered", "Rows of the lineage index that wait for a write.", (),
         _one(lambda it: _optional(it.lineage, lambda index: index.buffered))),
-    Row(_GAUGE, "bridge_instances", "Instances on the engine, by orchestration and status.",
+    _Row(_GAUGE, "bridge_instances", "Instances on the engine, by orchestration and status.",
         ("orchestration", "status"), _by_words(lambda it: it.instances)),
-    Row(_COUNTER, "bridge_instances_finished", "Instances that ended, by orchestration and status.",
+    _Row(_COUNTER, "bridge_instances_finished", "Instances that ended, by orchestration and status.",
         ("orchestration", "status"), _by_words(lambda it: it.finished)),
-    Row(_COUNTER, "bridge_failures_omitted", "Failed instances and compensated sagas without a line in the log.", (),
+    _Row(_COUNTER, "bridge_failures_omitted", "Failed instances and compensated sagas without a line in the log.", (),
         _one(lambda it: it.failures_omitted)),
-    Row(_HISTOGRAM, "bridge_engine_request_seconds", "Duration of requests to the engine, by command and result.",
+    _Row(_HISTOGRAM, "bridge_engine_request_seconds", "Duration of requests to the engine, by command and result.",
         ("command", "result"), _by_words(lambda it: it.requests)),
-    Row(_COUNTER, "bridge_engine_actions",
+    _Row(_COUNTER, "bridge_engine_actions",
         "Work on the engine that messages and orchestrations caused, by route and kind.", ("route", "kind"),
         _by_words(lambda it: it.actions)),
 )  # fmt: skip
-_WAITING: tuple[Row[WaitingStats], ...] = (
-    Row(_GAUGE, "bridge_waiting_messages", "Messages that wait on the engine, early and quarantined ones.", (),
+_WAITING: tuple[_Row[WaitingStats], ...] = (
+    _Row(_GAUGE, "bridge_waiting_messages", "Messages that wait on the engine, early and quarantined ones.", (),
         _one(lambda it: it.waiting_messages)),
-    Row(_GAUGE, "bridge_waiting_bytes", "Bytes of early and quarantined messages on the engine.", (),
+    _Row(_GAUGE, "bridge_waiting_bytes", "Bytes of early and quarantined messages on the engine.", (),
         _one(lambda it: it.waiting_bytes)),
-    Row(_COUNTER, "bridge_waiting_refused", "Messages dead-lettered because too many waited.", (),
+    _Row(_COUNTER, "bridge_waiting_refused", "Messages dead-lettered because too many waited.", (),
         _one(lambda it: it.refused)),
-    Row(_GAUGE, "bridge_early_messages", "Messages that wait for the start of their instance.", (),
+    _Row(_GAUGE, "bridge_early_messages", "Messages that wait for the start of their instance.", (),
         _one(lambda it: it.waiting)),
-    Row(_GAUGE, "bridge_early_messages_expiring", "Early messages with less than a quarter of their wait left.", (),
+    _Row(_GAUGE, "bridge_early_messages_expiring", "Early messages with less than a quarter of their wait left.", (),
         _one(lambda it: it.expiring)),
-    Row(_COUNTER, "bridge_early_message_events", "Events of early messages in this process.", ("event",),
+    _Row(_COUNTER, "bridge_early_message_events", "Events of early messages in this process.", ("event",),
         _by_word(lambda it: it.events)),
-    Row(_COUNTER, "bridge_quarantine_events", "Events of quarantined messages in this process.", ("event",),
+    _Row(_COUNTER, "bridge_quarantine_events", "Events of quarantined messages in this process.", ("event",),
         _by_word(lambda it: it.quarantined)),
-    Row(_COUNTER, "bridge_replay_events", "Events of dead letters in replay queues in this process.", ("event",),
+    _Row(_COUNTER, "bridge_replay_events", "Events of dead letters in replay queues in this process.", ("event",),
         _by_word(lambda it: it.replayed)),
 )  # fmt: skip
-_BUDGETS: tuple[Row[BudgetStats], ...] = (
-    Row(_GAUGE, "bridge_engine_starts_waiting", "Starts that wait for max_actions_per_minute.", (),
+_BUDGETS: tuple[_Row[BudgetStats], ...] = (
+    _Row(_GAUGE, "bridge_engine_starts_waiting", "Starts that wait for max_actions_per_minute.", (),
         _one(lambda it: it.waiting)),
-    Row(_COUNTER, "bridge_engine_starts_delayed", "Starts that waited for max_actions_per_minute.", (),
+    _Row(_COUNTER, "bridge_engine_starts_delayed", "Starts that waited for max_actions_per_minute.", (),
         _one(lambda it: it.delayed)),
 )  # fmt: skip
-_LIMITS: tuple[Row[LimitStats], ...] = (
-    Row(_GAUGE, "bridge_route_running", "Running orchestrations, as counted.", (),
+_LIMITS: tuple[_Row[LimitStats], ...] = (
+    _Row(_GAUGE, "bridge_route_running", "Running orchestrations, as counted.", (),
         _one(lambda it: _optional(it.running_instances, len))),
-    Row(_GAUGE, "bridge_route_running_limit", "Limit of running orchestrations.", (), _one(lambda it: it.running)),
-    Row(_GAUGE, "bridge_route_waiting", "Starts that wait for the limit of running orchestrations.", (),
+    _Row(_GAUGE, "bridge_route_running_limit", "Limit of running orchestrations.", (), _one(lambda it: it.running)),
+    _Row(_GAUGE, "bridge_route_waiting", "Starts that wait for the limit of running orchestrations.", (),
         _one(lambda it: None if it.running_instances is None else it.waiting)),
-    Row(_COUNTER, "bridge_route_delayed", "Commands that waited for the rate limit.", (), _one(lambda it: it.delayed)),
-    Row(_GAUGE, "bridge_route_rate_limit", "Limit of commands per second in this process.", (),
+    _Row(_COUNTER, "bridge_route_delayed", "Commands that waited for the rate limit.", (), _one(lambda it: it.delayed)),
+    _Row(_GAUGE, "bridge_route_rate_limit", "Limit of commands per second in this process.", (),
         _one(lambda it: it.rate)),
-    Row(_GAUGE, "bridge_route_temporary_limit_end_timestamp_seconds", "End of the temporary limit of a person.", (),
+    _Row(_GAUGE, "bridge_route_temporary_limit_end_timestamp_seconds", "End of the temporary limit of a person.", (),
         _one(lambda it: it.until)),
-    Row(_GAUGE, "bridge_route_values", "Values with their own limits (limits.per).", (),
+    _Row(_GAUGE, "bridge_route_values", "Values with their own limits (limits.per).", (),
         _one(lambda it: _optional(it.values, lambda values: values[0]))),
-    Row(_COUNTER, "bridge_route_value_overflows", "Commands whose value shared its limits (limits.per.max_values).", (),
-        _one(lambda it: _optional(it.values, lambda values: values[1]))),
+    _Row(_COUNTER, "bridge_route_value_overflows", "Commands whose value shared its limits (limits.per.max_values).",
+        (), _one(lambda it: _optional(it.values, lambda values: values[1]))),
 )  # fmt: skip
-_PROCESS: tuple[Row[ProcessStats], ...] = (
-    Row(_COUNTER, "bridge_published", "Messages published, by target.", ("target",),
+_PROCESS: tuple[_Row[ProcessStats], ...] = (
+    _Row(_COUNTER, "bridge_published", "Messages published, by target.", ("target",),
         _by_word(lambda it: _optional(it.publishing, lambda each: each.published))),
-    Row(_COUNTER, "bridge_publish_failures", "Publishes that failed, by target.", ("target",),
+    _Row(_COUNTER, "bridge_publish_failures", "Publishes that failed, by target.", ("target",),
         _by_word(lambda it: _optional(it.publishing, lambda each: each.failed))),
-    Row(_COUNTER, "bridge_late_dead_letters", "Dead letters of early and quarantined messages, by reason.",
+    _Row(_COUNTER, "bridge_late_dead_letters", "Dead letters of early and quarantined messages, by reason.",
         ("source", "reason"), _by_words(lambda it: it.late_dead_letters())),
-    Row(_COUNTER, "bridge_answers", "Answers to requests, by result.", ("engine", "result"),
+    _Row(_COUNTER, "bridge_answers", "Answers to requests, by result.", ("engine", "result"),
         _nested(lambda it: it.answers())),
-    Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
+    _Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
         ("candidate", "result"),
         lambda it: [((version, result), n) for version, all_ in [it.candidate()] for result, n in list(all_.items())]),
-    Row(_COUNTER, "bridge_connections_refused", "Connections refused, by cause.", ("port", "cause"),
+    _Row(_COUNTER, "bridge_connections_refused", "Connections refused, by cause.", ("port", "cause"),
         _nested(lambda it: it.refused())),
-    Row(_COUNTER, "bridge_repeats_dropped", "Repeated messages that workflows dropped, by the part that dropped them.",
+    _Row(_COUNTER, "bridge_repeats_dropped", "Repeated messages that workflows dropped, by the part that dropped them.",
         ("by",), _by_word(lambda it: it.repeats())),
-    Row(_COUNTER, "bridge_clock_jumps", "Steps of the wall clock, by direction.", ("direction",),
+    _Row(_COUNTER, "bridge_clock_jumps", "Steps of the wall clock, by direction.", ("direction",),
         _by_word(lambda it: it.clock_jumps())),
-    Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info(), 1)]),
+    _Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info(), 1)]),
 )  # fmt: skip
-_RELOADS: tuple[Row[ReloadStats], ...] = (
-    Row(_GAUGE, "bridge_config_last_reload_successful", "1 if the last reload succeeded, or none was tried.", (),
+_RELOADS: tuple[_Row[ReloadStats], ...] = (
+    _Row(_GAUGE, "bridge_config_last_reload_successful", "1 if the last reload succeeded, or none was tried.", (),
         _one(lambda it: it.successful)),
-    Row(_GAUGE, "bridge_config_last_reload_success_timestamp_seconds", "Time of the last successful reload or start.",
+    _Row(_GAUGE, "bridge_config_last_reload_success_timestamp_seconds", "Time of the last successful reload or start.",
         (), _one(lambda it: it.succeeded_at)),
-    Row(_COUNTER, "bridge_config_reloads", "Reloads of the configuration, by result.", ("result",),
+    _Row(_COUNTER, "bridge_config_reloads", "Reloads of the configuration, by result.", ("result",),
         _by_word(lambda it: it.results)),
 )  # fmt: skip
-_READINESS: tuple[Row[Readiness], ...] = (
-    Row(_GAUGE, "bridge_ready", "1 while /readyz answers 200.", (), _one(lambda it: it.ready)),
-    Row(_GAUGE, "bridge_component_state",
+_READINESS: tuple[_Row[Readiness], ...] = (
+    _Row(_GAUGE, "bridge_ready", "1 while /readyz answers 200.", (), _one(lambda it: it.ready)),
+    _Row(_GAUGE, "bridge_component_state",
         "1 for the state of a component of /readyz, 0 for the other states of its kind.", ("kind", "name", "state"),
         _states),
 )  # fmt: skip
-_DEAD_LETTERS: tuple[Row[DeadLetterStats], ...] = (
-    Row(_GAUGE, "bridge_dead_letters_open",
+_DEAD_LETTERS: tuple[_Row[DeadLetterStats], ...] = (
+    _Row(_GAUGE, "bridge_dead_letters_open",
         "Open dead letters of all daemons, by reason and route; route is empty for messages without one.",
         ("source", "reason", "route"), lambda it: list(it.open.items())),
-    Row(_GAUGE, "bridge_dead_letter_oldest_seconds", "Age of the oldest open dead letter; 0 without one.", ("source",),
+    _Row(_GAUGE, "bridge_dead_letter_oldest_seconds", "Age of the oldest open dead letter; 0 without one.", ("source",),
         _by_word(lambda it: it.oldest)),
-    Row(_GAUGE, "bridge_dead_letter_cache_bytes", "Bytes of the cached facts of dead letters on this machine.", (),
+    _Row(_GAUGE, "bridge_dead_letter_cache_bytes", "Bytes of the cached facts of dead letters on this machine.", (),
         _one(lambda it: it.cache_bytes)),
 )  # fmt: skip
-_TRACES: tuple[Row[TraceStats], ...] = (
-    Row(_GAUGE, "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", (),
+_TRACES: tuple[_Row[TraceStats], ...] = (
+    _Row(_GAUGE, "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", (),
         _one(lambda it: it.away is None)),
-    Row(_COUNTER, "bridge_spans_sent", "Spans that the receiver of traces has taken.", (), _one(lambda it: it.sent)),
-    Row(_COUNTER, "bridge_spans_dropped", "Spans that were dropped, by reason.", ("reason",),
+    _Row(_COUNTER, "bridge_spans_sent", "Spans that the receiver of traces has taken.", (), _one(lambda it: it.sent)),
+    _Row(_COUNTER, "bridge_spans_dropped", "Spans that were dropped, by reason.", ("reason",),
         _by_word(lambda it: it.losses)),
-    Row(_GAUGE, "bridge_spans_buffered", "Spans in memory.", (), _one(lambda it: it.waiting["memory"])),
-    Row(_GAUGE, "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", (),
+    _Row(_GAUGE, "bridge_spans_buffered", "Spans in memory.", (), _one(lambda it: it.waiting["memory"])),
+    _Row(_GAUGE, "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", (),
         _one(lambda it: it.waiting["engine"])),
 )  # fmt: skip
-_EVENTS: tuple[Row[EventStats], ...] = (
-    Row(_GAUGE, "bridge_lifecycle_target_up", "1 while the target of lifecycle events takes them.", (),
+_EVENTS: tuple[_Row[EventStats], ...] = (
+    _Row(_GAUGE, "bridge_lifecycle_target_up", "1 while the target of lifecycle events takes them.", (),
         _one(lambda it: it.away is None)),
-    Row(_COUNTER, "bridge_lifecycle_events_published", "Lifecycle events that were published, by kind.", ("kind",),
+    _Row(_COUNTER, "bridge_lifecycle_events_published", "Lifecycle events that were published, by kind.", ("kind",),
         _by_word(lambda it: it.published)),
-    Row(_COUNTER, "bridge_lifecycle_events_dropped", "Lifecycle events that were dropped, by reason.", ("reason",),
+    _Row(_COUNTER, "bridge_lifecycle_events_dropped", "Lifecycle events that were dropped, by reason.", ("reason",),
         _by_word(lambda it: it.dropped)),
-    Row(_GAUGE, "bridge_lifecycle_events_waiting", "Lifecycle events that are not published yet, by place.", ("place",),
-        _by_word(lambda it: it.waiting)),
+    _Row(_GAUGE, "bridge_lifecycle_events_waiting", "Lifecycle events that are not published yet, by place.",
+        ("place",), _by_word(lambda it: it.waiting)),
 )  # fmt: skip
-_JOBS: tuple[Row[JobStats], ...] = (
-    Row(_GAUGE, "bridge_jobs", "Jobs by kind and state.", ("kind", "state"), _by_words(lambda it: it.jobs)),
-    Row(_COUNTER, "bridge_job_items", "Results of items of jobs.", ("kind", "result"), _by_words(lambda it: it.items)),
+_JOBS: tuple[_Row[JobStats], ...] = (
+    _Row(_GAUGE, "bridge_jobs", "Jobs by kind and state.", ("kind", "state"), _by_words(lambda it: it.jobs)),
+    _Row(_COUNTER, "bridge_job_items", "Results of items of jobs.", ("kind", "result"), _by_words(lambda it: it.items)),
 )  # fmt: skip
-_WORKFLOWS: tuple[Row[WorkflowStats], ...] = (
-    Row(_COUNTER, "bridge_sagas", "Sagas that ended, by outcome.", ("saga", "outcome"), _by_words(lambda it: it.sagas)),
-    Row(_HISTOGRAM, "bridge_orchestration_seconds", "From the creation of an instance to its end.",
+_WORKFLOWS: tuple[_Row[WorkflowStats], ...] = (
+    _Row(_COUNTER, "bridge_sagas", "Sagas that ended, by outcome.", ("saga", "outcome"),
+        _by_words(lambda it: it.sagas)),
+    _Row(_HISTOGRAM, "bridge_orchestration_seconds", "From the creation of an instance to its end.",
         ("orchestration", "status"), _by_words(lambda it: it.orchestrations)),
-    Row(_HISTOGRAM, "bridge_activity_seconds", "Duration of activities, by result.", ("activity", "result"),
+    _Row(_HISTOGRAM, "bridge_activity_seconds", "Duration of activities, by result.", ("activity", "result"),
         _by_words(lambda it: it.activities)),
-    Row(_GAUGE, "bridge_sessions", "Orchestrations in memory between turns.", (), _one(lambda it: it.sessions)),
-    Row(_COUNTER, "bridge_replays", "Turns that ran an orchestrator again from its history.", (),
+    _Row(_GAUGE, "bridge_sessions", "Orchestrations in memory between turns.", (), _one(lambda it: it.sessions)),
+    _Row(_COUNTER, "bridge_replays", "Turns that ran an orchestrator again from its history.", (),
         _one(lambda it: it.replays)),
 )  # fmt: skip
 
@@ -351,17 +356,17 @@ _WORKFLOWS: tuple[Row[WorkflowStats], ...] = (
 class _Figures:
     """Values of one subject at one moment. rows: of each row of its table."""
 
-    rows: Sequence[Row[Any]]
+    rows: Sequence[_Row[Any]]
     labels: tuple[str, ...]
     subject: tuple[str, ...]
     values: list[list[tuple[Sequence[str], Any]]] = field(default_factory=list)
 
 
-def _read(rows: Sequence[Row[S]], labels: tuple[str, ...], name: tuple[str, ...], subject: S) -> _Figures:
+def _read(rows: Sequence[_Row[S]], labels: tuple[str, ...], name: tuple[str, ...], subject: S) -> _Figures:
     return _Figures(rows, labels, name, [_figures(row, subject) for row in rows])
 
 
-def _figures(row: Row[S], subject: S) -> list[tuple[Sequence[str], Any]]:
+def _figures(row: _Row[S], subject: S) -> list[tuple[Sequence[str], Any]]:
     values = row.read(subject)
     if row.kind is _HISTOGRAM:
         return [(labels, (_buckets(histogram), histogram.total)) for labels, histogram in values]
@@ -555,7 +560,7 @@ def _families(figures: Sequence[_Figures]) -> Iterable[Metric]:
     return families.values()
 
 
-_TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
+_TABLES: tuple[tuple[Sequence[_Row[Any]], tuple[str, ...]], ...] = (
     (_SOURCES, ("source",)),
     (_ENGINES, ("engine",)),
     (_WAITING, ("engine",)),

@@ -15,7 +15,7 @@ import structlog
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-from bridge.ops.tracing import Receiver, ReceiverAway, SpansRefused
+from bridge.ops.tracing import OtlpClient, ReceiverAway, SpansRefused
 from bridge.system.spans import SCOPE
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class MetricsExport:
     def __init__(
         self,
         collect: Callable[[], Awaitable[Sequence[Metric]]],
-        receiver: Receiver,
+        receiver: OtlpClient,
         resource: Resource,
         version: str,
         every: float,

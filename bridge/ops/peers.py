@@ -37,7 +37,7 @@ _QUESTION = b"bridge.peer.question"
 _ANSWER = b"bridge.peer.answer "
 _log = logging.getLogger("bridge.peers")
 
-Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
+AnswerQuestion = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Callback that returns the answer to a question, as JSON types. The argument is its parameters."""
 
 
@@ -79,7 +79,7 @@ class Question:
 class PeerPort:
     """Port that answers the questions of other daemons."""
 
-    def __init__(self, keyring: Keyring, own: str, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, keyring: Keyring, own: str, answers: Mapping[str, AnswerQuestion]) -> None:
         """Create the port. own: id of this daemon. answers: by the name of the question."""
         self._keyring = keyring
         self._own = own

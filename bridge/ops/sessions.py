@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from bridge.encryption import KEY_BYTES, Key, Keyring, Unsealable
-from bridge.ops.access import ROLES, Access, Caller, Unauthenticated, digest
+from bridge.ops.access import ROLES, Caller, OpsAccess, Unauthenticated, digest
 from bridge.ops.audit import Actor, Denied
 from bridge.system.addresses import is_loopback
 
@@ -33,14 +33,14 @@ _LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,4000}")
 """Path on this port, without a backslash, which browsers take for a slash."""
 
 
-class Sessions:
+class BrowserSessions:
     """Sessions of browsers.
 
     A session has the digest of its static token, or the role that the identity provider named. It is stored in its
     cookie only.
     """
 
-    def __init__(self, access: Access, keyring: Keyring, duration: float) -> None:
+    def __init__(self, access: OpsAccess, keyring: Keyring, duration: float) -> None:
         """Create the sessions. duration: seconds from a login to the next."""
         self.access = access
         self._keyring = keyring

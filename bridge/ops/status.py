@@ -24,7 +24,7 @@ from bridge.core.states import (
 )
 from bridge.core.words import plural
 
-Document = dict[str, Any]
+StatusDocument = dict[str, Any]
 """Status as JSON types."""
 
 PAUSES = "pauses"
@@ -93,7 +93,7 @@ class NamedRates:
         for name, count in counts.items():
             self._rates.setdefault(name, Rates()).sample(now, count)
 
-    def document(self, now: float, word: str, counts: Mapping[str, int]) -> Document:
+    def document(self, now: float, word: str, counts: Mapping[str, int]) -> StatusDocument:
         """Counts as JSON types: of each name its count, under `word`, and `per_second`."""
         none = Rates()
         return {
@@ -102,13 +102,13 @@ class NamedRates:
         }
 
 
-def merge(documents: Sequence[Document], unanswered: Sequence[Mapping[str, Any]] = ()) -> Document:
+def merge(documents: Sequence[StatusDocument], unanswered: Sequence[Mapping[str, Any]] = ()) -> StatusDocument:
     """Add up the documents of several daemons. unanswered: `daemons` entries of those that did not answer.
 
     Sources are added up by name, engines by identity: several daemons on one engine report the same facts.
     """
     daemons = [daemon for each in documents for daemon in each["daemons"]] + [dict(each) for each in unanswered]
-    merged: Document = {
+    merged: StatusDocument = {
         "time": max((each["time"] for each in documents), default=None),
         "asked": len(daemons),
         "answered": sum(each["answered"] for each in daemons),
@@ -124,9 +124,9 @@ def merge(documents: Sequence[Document], unanswered: Sequence[Mapping[str, Any]]
     return merged
 
 
-def _limits(documents: Sequence[Document]) -> list[Document]:
+def _limits(documents: Sequence[StatusDocument]) -> list[StatusDocument]:
     """Temporary limits of routes, each with the number of daemons that apply it."""
-    found: dict[str, Document] = {}
+    found: dict[str, StatusDocument] = {}
     for document in documents:
         # A daemon of an earlier version has none
         for limit in document.get("limits", ()):
@@ -140,7 +140,7 @@ def _limits(documents: Sequence[Document]) -> list[Document]:
     return list(found.values())
 
 
-def problems(document: Document) -> list[dict[str, Any]]:
+def problems(document: StatusDocument) -> list[dict[str, Any]]:
     """Lines that need a person: subject, text, and the next command."""
     found: list[dict[str, Any]] = []
 
@@ -186,7 +186,7 @@ def problems(document: Document) -> list[dict[str, Any]]:
     return found
 
 
-def _add_of_engine(document: Document, engine: Document, add: Callable[[str, str, str], None]) -> None:
+def _add_of_engine(document: StatusDocument, engine: StatusDocument, add: Callable[[str, str, str], None]) -> None:
     """Add the lines of one engine. add: takes subject, text and the next command."""
     name = engine["name"]
     if engine["state"] == EngineState.AWAY and (engine["seconds"] or 0) >= OUTAGE_SECONDS:
@@ -216,7 +216,7 @@ def _add_of_engine(document: Document, engine: Document, add: Callable[[str, str
         add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
 
 
-def _versions(document: Document) -> dict[str, set[str]]:
+def _versions(document: StatusDocument) -> dict[str, set[str]]:
     """Daemons by the version of their configuration, also those of other machines that an engine knows."""
     daemons: dict[str, str] = {}
     for daemon in document["daemons"]:
@@ -232,7 +232,7 @@ def _versions(document: Document) -> dict[str, set[str]]:
     return versions
 
 
-def away_engines(document: Document, source: Mapping[str, Any]) -> list[str]:
+def away_engines(document: StatusDocument, source: Mapping[str, Any]) -> list[str]:
     """Engines whose outage alone holds a source: what the status says of them explains the source."""
     causes = source["held_by"] if source["state"] == SourceState.HELD else []
     away = {f"engine {each['name']}" for each in document["engines"] if each["state"] == EngineState.AWAY}
@@ -297,7 +297,7 @@ def _next_command(kind: str, part: Mapping[str, Any]) -> str:
     return "bridge instances list" if command is None else command(part["name"])
 
 
-def _named(document: Document, part: Mapping[str, Any]) -> str:
+def _named(document: StatusDocument, part: Mapping[str, Any]) -> str:
     """Names of the daemons in which a part has its state, where there are several daemons."""
     if document["asked"] < 2:
         return ""
@@ -330,19 +330,19 @@ def _uncompensated(engine: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _grouped(
-    documents: Sequence[Document],
+    documents: Sequence[StatusDocument],
     member: str,
-    key: Callable[[Document], Any],
-    join: Callable[[Sequence[Document]], Document],
-) -> list[Document]:
-    groups: dict[Any, list[Document]] = {}
+    key: Callable[[StatusDocument], Any],
+    join: Callable[[Sequence[StatusDocument]], StatusDocument],
+) -> list[StatusDocument]:
+    groups: dict[Any, list[StatusDocument]] = {}
     for each in documents:
         for part in each[member]:
             groups.setdefault(key(part), []).append(part)
     return [join(parts) for parts in groups.values()]
 
 
-def _component(parts: Sequence[Document]) -> Document:
+def _component(parts: Sequence[StatusDocument]) -> StatusDocument:
     """Part whose state is the most urgent one of several daemons."""
     worst = min(parts, key=lambda each: (_urgency(each["state"]), -each["seconds"]))
     return {**worst, "daemons": [daemon for each in parts for daemon in each["daemons"]]}
@@ -354,7 +354,7 @@ def _urgency(state: str) -> int:
     return len(_URGENT) if state in READY else 0
 
 
-def _source(parts: Sequence[Document]) -> Document:
+def _source(parts: Sequence[StatusDocument]) -> StatusDocument:
     def total(member: str) -> Any:
         return sum(each[member] for each in parts)
 
@@ -381,7 +381,7 @@ def _source(parts: Sequence[Document]) -> Document:
     }
 
 
-def _engine(parts: Sequence[Document]) -> Document:
+def _engine(parts: Sequence[StatusDocument]) -> StatusDocument:
     """Engine of several daemons. Each reports the same facts; the newest count has them."""
     newest = max(parts, key=lambda each: each["counted"] or "")
     counts = [each["counts"] for each in parts if each["counts"] is not None]

@@ -76,8 +76,8 @@ class SpanStore(Protocol):
         ...
 
 
-class Receiver:
-    """Receiver of OTLP over HTTP. The library's exporter has no way to send spans that are encoded already.
+class OtlpClient:
+    """Client of a receiver of OTLP over HTTP. The library's exporter cannot send spans that are encoded already.
 
     verify: False, or the file with the certificate authorities. certificate: files of a client certificate and its key.
     """
@@ -152,7 +152,7 @@ class Tracing:
 
     def __init__(
         self,
-        receiver: Receiver,
+        receiver: OtlpClient,
         sampler: Sampler,
         resource: Resource,
         version: str,
@@ -378,7 +378,7 @@ def is_disabled(environment: Mapping[str, str] = os.environ) -> bool:
     return disabled or environment.get("OTEL_TRACES_EXPORTER", "").strip() not in ("otlp", "")
 
 
-def build_receiver(signal: str, url: str, environment: Mapping[str, str] = os.environ) -> Receiver:
+def build_receiver(signal: str, url: str, environment: Mapping[str, str] = os.environ) -> OtlpClient:
     """Create the receiver of a signal. Raises: ModuleNotFoundError without the extra."""
     from opentelemetry.util.re import parse_env_headers
 
@@ -389,7 +389,7 @@ def build_receiver(signal: str, url: str, environment: Mapping[str, str] = os.en
         return ""
 
     key, certificate = read("CLIENT_KEY"), read("CLIENT_CERTIFICATE")
-    return Receiver(
+    return OtlpClient(
         url,
         parse_env_headers(read("HEADERS"), liberal=True),
         _seconds(read("TIMEOUT")),

@@ -41,7 +41,7 @@ _BLOCK = 64 * 1024
 
 
 @dataclass(slots=True)
-class Note:
+class ChangeNote:
     """Note of a change that has begun. descriptor: holds the lock that shows that its process lives."""
 
     id: str
@@ -49,8 +49,8 @@ class Note:
     descriptor: int
 
 
-class Place(NamedTuple):
-    """Place in a copy: before it are the bytes of a file up to the offset, and the older files.
+class TrailPosition(NamedTuple):
+    """Position in a copy: before it are the bytes of a file up to the offset, and the older files.
 
     file: digest of the first line of the file, which survives the renaming of files.
     """
@@ -59,7 +59,7 @@ class Place(NamedTuple):
     offset: int
 
 
-class Trail:
+class AuditTrail:
     """Copy of the audit in one directory. own: the directory contains nothing else."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Trail:
         self._max_bytes = max_bytes
         self._max_files = max_files
 
-    def begin(self, line: Mapping[str, Any]) -> Note:
+    def begin(self, line: Mapping[str, Any]) -> ChangeNote:
         """Note a change before it is made. `append` with the note ends it. Raises: OSError."""
         with self._locked():
             private.directory(self.directory / _NOTES)
@@ -89,9 +89,9 @@ class Trail:
                 path.unlink(missing_ok=True)
                 os.close(descriptor)
                 raise
-        return Note(id_, path, descriptor)
+        return ChangeNote(id_, path, descriptor)
 
-    def append(self, line: Mapping[str, Any], note: Note | None = None) -> None:
+    def append(self, line: Mapping[str, Any], note: ChangeNote | None = None) -> None:
         """Add a line and flush it to disk. note: note of the change; it keeps a line that does not fit until `settle`.
 
         Raises: OSError.
@@ -150,7 +150,7 @@ class Trail:
                             yield line
             yield from left
 
-    def read_back(self, before: Place | None = None) -> Generator[tuple[Place, dict[str, Any] | None]]:
+    def read_back(self, before: TrailPosition | None = None) -> Generator[tuple[TrailPosition, dict[str, Any] | None]]:
         """Lines of the copy, newest first, each with its place. Only as much is read as is taken. Raises: OSError.
 
         The first pair has no line: its place is that at which the read begins. Damaged lines are None, too. Changes
@@ -161,7 +161,7 @@ class Trail:
             files = self._opened_back(opened)
             marks = [_mark(file) for file in files]
             if before is None:
-                before = Place(marks[0], os.fstat(files[0].fileno()).st_size) if files else Place("", 0)
+                before = TrailPosition(marks[0], os.fstat(files[0].fileno()).st_size) if files else TrailPosition("", 0)
             elif before.file not in marks:  # the oldest files are deleted first
                 return
             yield before, None
@@ -170,7 +170,7 @@ class Trail:
                 if end is not None and mark != before.file:
                     continue
                 for offset, text in _lines_back(file, end):
-                    yield Place(mark, offset), _parsed(text)
+                    yield TrailPosition(mark, offset), _parsed(text)
                 end = None
 
     def _opened_back(self, opened: ExitStack) -> list[BinaryIO]:

@@ -16,14 +16,24 @@ from aiohttp import web
 from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.states import DaemonState
-from bridge.ops.access import Access, Caller, Rate
-from bridge.ops.api import PREFIX, Authenticate, Route, Stream, Streams, TooManyRequests, add_routes, problem, problems
+from bridge.ops.access import Caller, CallerRates, OpsAccess
+from bridge.ops.api import (
+    PREFIX,
+    ApiRoute,
+    Authenticate,
+    EventStream,
+    EventStreams,
+    TooManyRequests,
+    add_routes,
+    problem,
+    problems,
+)
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.http_errors import ProblemProtocol
 from bridge.ops.metrics import OPENMETRICS, chosen_type
 from bridge.ops.peers import PEER, PeerPort
-from bridge.ops.sessions import Sessions, random_keyring
+from bridge.ops.sessions import BrowserSessions, random_keyring
 from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
@@ -45,7 +55,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 class Pages(Protocol):
     """Pages for browsers."""
 
-    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: Sessions) -> None:
+    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: BrowserSessions) -> None:
         """Serve them on an application, for callers that `authenticate` admits, and the logins of their sessions."""
         ...
 
@@ -68,12 +78,12 @@ class Web:
         health: Callable[[], Readiness],
         metrics: Scrape,
         tls: TlsFiles | None = None,
-        routes: Sequence[Route] = (),
-        streams: Sequence[Stream] = (),
-        access: Access | None = None,
+        routes: Sequence[ApiRoute] = (),
+        streams: Sequence[EventStream] = (),
+        access: OpsAccess | None = None,
         max_body: int = 1024 * 1024,
         pages: Pages | None = None,
-        sessions: Sessions | None = None,
+        sessions: BrowserSessions | None = None,
         peers: PeerPort | None = None,
     ) -> None:
         """Create the server.
@@ -89,10 +99,10 @@ class Web:
         self._routes = routes
         self._pages = pages
         self._stream_places = streams
-        self._streams = Streams(min(settings.max_streams, settings.max_connections // 2))
-        self._access = access or Access()
-        self.sessions = sessions or Sessions(self._access, random_keyring(), settings.access.sessions.duration)
-        self._rate = Rate(settings.access.rate, settings.access.burst)
+        self._streams = EventStreams(min(settings.max_streams, settings.max_connections // 2))
+        self._access = access or OpsAccess()
+        self.sessions = sessions or BrowserSessions(self._access, random_keyring(), settings.access.sessions.duration)
+        self._rate = CallerRates(settings.access.rate, settings.access.burst)
         self._peers = peers
         self._max_body = max_body
         self._tls = tls

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
 from dataclasses import replace
 
 from bridge.core.canary import TAG, selected
-from bridge.core.commands import Decision, ScheduleOrchestration, SignalEntity, StartFirst, StartOrRaise, Step
+from bridge.core.commands import Decision, RoutedCommand, ScheduleOrchestration, SignalEntity, StartFirst, StartOrRaise
 from bridge.core.message import Envelope
 from bridge.pipeline.lanes import domain_key
 from bridge.pipeline.rule_set import CurrentRules, RuleSet
@@ -140,7 +140,7 @@ class TaggedRoutes:
     def _tagged(self, decision: Decision) -> Decision:
         return Decision(decision.routes, tuple(self._tagged_step(step) for step in decision.steps))
 
-    def _tagged_step(self, step: Step) -> Step:
+    def _tagged_step(self, step: RoutedCommand) -> RoutedCommand:
         command = step.command
         if isinstance(command, ScheduleOrchestration | StartOrRaise):
             return replace(step, command=replace(command, tags={**command.tags, TAG: self._version}))

@@ -10,7 +10,7 @@ import structlog
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.message import Envelope
-from bridge.core.settlement import Complete, DeadLetter
+from bridge.core.settlement import Complete, WriteDeadLetter
 from bridge.core.states import Outcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
@@ -53,7 +53,7 @@ class SettledDelivery:
     rules: str
 
 
-Listener = Callable[[SettledDelivery], None]
+DecisionListener = Callable[[SettledDelivery], None]
 """Callback for each settled delivery, on the event loop. It returns at once and awaits nothing."""
 
 
@@ -61,21 +61,21 @@ class DecisionListeners:
     """Listeners of the settled deliveries of some sources. Not thread-safe: one event loop."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[DecisionListener, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self._listeners)
 
-    def add(self, listener: Listener) -> Callable[[], None]:
+    def add(self, listener: DecisionListener) -> Callable[[], None]:
         """Call `listener` for each settled delivery from now on; return a callback that ends this."""
         self._listeners += (listener,)
         return lambda: self._remove(listener)
 
-    def _remove(self, listener: Listener) -> None:
+    def _remove(self, listener: DecisionListener) -> None:
         self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def offer(
-        self, source: str, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None, now: float
+        self, source: str, item: InFlightDelivery, end: Complete | WriteDeadLetter, route: str | None, now: float
     ) -> None:
         """Offer a delivery that has just been settled. Call this only while there are listeners.
 
@@ -84,7 +84,7 @@ class DecisionListeners:
         """
         reason: str | None = None
         detail: str | None = None
-        if isinstance(end, DeadLetter):
+        if isinstance(end, WriteDeadLetter):
             outcome, reason, detail = Outcome.DEAD_LETTERED, end.reason, end.detail
         else:
             outcome = end.outcome

@@ -12,7 +12,7 @@ from bridge.core.commands import Decision
 from bridge.core.errors import BridgeError, MessageError
 from bridge.core.message import Envelope
 from bridge.core.origin import MessageTrace
-from bridge.core.settlement import Complete, DeadLetter
+from bridge.core.settlement import Complete, WriteDeadLetter
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.rule_set import RuleSet, refers
@@ -129,7 +129,7 @@ class InFlightDelivery:
         self.last_failure: tuple[str, str] | None = None
         self.failed_route: str | None = None
         self.failed_expression = ""
-        self.pending: Complete | DeadLetter | None = None
+        self.pending: Complete | WriteDeadLetter | None = None
         self.pending_route: str | None = None
         self.due_at: float | None = None
         self.value_due_at: float | None = None
@@ -238,7 +238,7 @@ class InFlightDelivery:
         if isinstance(error, MessageError):
             self.failed_route, self.failed_expression = error.route, error.expression
 
-    def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
+    def settle_as(self, end: Complete | WriteDeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it. route: the route that failed."""
         self.pending, self.pending_route = end, route
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bridge.core.commands import ScheduleOrchestration, SignalEntity, StartFirst, StartOrRaise, Step, WaitFor
+from bridge.core.commands import RoutedCommand, ScheduleOrchestration, SignalEntity, StartFirst, StartOrRaise, WaitFor
 from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlreadyExists
 from bridge.core.instance_protocol import InstanceState
 from bridge.core.origin import MessageOrigin
@@ -16,13 +16,13 @@ from bridge.pipeline.settings import EnginePort, MovingPort
 class MovingStep:
     """Execution of one command on the engine that has its instance.
 
-    A message for an unknown instance waits on `Step.engine`, but behind earlier messages of the instance that wait on
-    another engine. These are delivered wherever the instance appears.
+    A message for an unknown instance waits on `RoutedCommand.engine`, but behind earlier messages of the instance that
+    wait on another engine. These are delivered wherever the instance appears.
 
     engine: name of the engine of the last call; an error is its error.
     """
 
-    def __init__(self, step: Step, engines: Mapping[str, EnginePort]) -> None:
+    def __init__(self, step: RoutedCommand, engines: Mapping[str, EnginePort]) -> None:
         self.engine = step.engine
         self._step = step
         self._engines = engines

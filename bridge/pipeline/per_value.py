@@ -46,8 +46,8 @@ class Account(Protocol):
 A = TypeVar("A", bound=Account)
 
 
-class Values(Generic[A]):
-    """Accounts of at most `most` values, made on first use. Values are digests, never text of messages."""
+class ValueAccounts(Generic[A]):
+    """Accounts of values, at most `most`, made on first use. Values are digests, never text of messages."""
 
     def __init__(self, most: int, make: Callable[[], A]) -> None:
         self.most = most
@@ -91,7 +91,7 @@ class Values(Generic[A]):
         return False
 
 
-class Share:
+class ValueShare:
     """Deliveries of one value: number and bytes of those in work, and the waiting ones, oldest first."""
 
     __slots__ = ("records", "size", "used_at", "waiting")
@@ -107,7 +107,7 @@ class Share:
         return not self.records and not self.waiting
 
 
-class Shares:
+class ValueShares:
     """Shares of one source. Not thread-safe: one event loop.
 
     A delivery joins when it is received, may go when its share has capacity, and leaves when it is settled or
@@ -120,17 +120,17 @@ class Shares:
         self._limits = per
         self._max_in_flight = per.max_in_flight or max(1, min(limits.max_in_flight // _SHARE, limits.concurrency // 2))
         self._max_bytes = per.max_in_flight_bytes or max(1, limits.max_in_flight_bytes // _SHARE)
-        self.values = Values(per.max_values, Share)
+        self.values = ValueAccounts(per.max_values, ValueShare)
         self.records = 0
         self.size = 0
-        self._share_of: dict[InFlightDelivery, Share] = {}
+        self._share_of: dict[InFlightDelivery, ValueShare] = {}
 
     @property
     def crowded(self) -> bool:
         """True when half of the waiting capacity is used: reading of the source will soon stop."""
         return 2 * self.records >= self._limits.max_waiting or 2 * self.size >= self._limits.max_waiting_bytes
 
-    def share_of(self, item: InFlightDelivery) -> Share:
+    def share_of(self, item: InFlightDelivery) -> ValueShare:
         """Share that counts an item, or in which it waits."""
         return self._share_of[item]
 
@@ -178,6 +178,6 @@ class Shares:
             if wake is not None:
                 wake()
 
-    def _fits(self, share: Share, item: InFlightDelivery) -> bool:
+    def _fits(self, share: ValueShare, item: InFlightDelivery) -> bool:
         """True when the share has capacity. A single delivery fits however large it is."""
         return not share.records or (share.records < self._max_in_flight and share.size + item.size <= self._max_bytes)

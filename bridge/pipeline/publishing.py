@@ -32,8 +32,8 @@ def _as_it_is(message: Message) -> Message:
     return message
 
 
-class Claims(Protocol):
-    """Protocol of the claim checks of one target."""
+class TargetClaims(Protocol):
+    """Protocol of the claim check of one target, for its large payloads."""
 
     def apply(self, event: Event, message: Message) -> Message:
         """Message with a reference in the place of a large body. Blocks. Raises: BridgeError."""
@@ -58,7 +58,7 @@ class PublishTarget:
     timeout: float
     shape: Callable[[Message], Message] = _as_it_is
     system: str = ""
-    claims: Claims | None = None
+    claims: TargetClaims | None = None
 
 
 def _event(request: Mapping[str, Any], target: PublishTarget) -> Event:

@@ -13,7 +13,7 @@ from bridge.config.model.routes import RouteLimitsConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.core.words import plural
 from bridge.pipeline.in_flight_delivery import InFlightDelivery, Limit
-from bridge.pipeline.per_value import Values
+from bridge.pipeline.per_value import ValueAccounts
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED
 
@@ -21,7 +21,7 @@ _STARTS = (ScheduleOrchestration, StartOrRaise)
 _NO_RATE = None, None
 
 
-class Rate:
+class TokenBucket:
     """Token bucket, kept as the time of the next token. Each caller takes the next token and waits for its time.
 
     per_second: tokens a second.
@@ -96,10 +96,10 @@ class RouteLimit:
         route: str,
         running: int | None = None,
         running_instances: RunningInstances | None = None,
-        rate: Rate | None = None,
+        rate: TokenBucket | None = None,
         *,
         each_running: int | None = None,
-        each_rate: Values[Rate] | None = None,
+        each_rate: ValueAccounts[TokenBucket] | None = None,
     ) -> None:
         self.route = route
         self.running = running
@@ -111,7 +111,7 @@ class RouteLimit:
         """Number of commands that had to wait for a rate."""
         self._rate = rate
         self._each_rate = each_rate
-        self._spread: dict[InFlightDelivery, tuple[Rate, Callable[[], None] | None]] = {}
+        self._spread: dict[InFlightDelivery, tuple[TokenBucket, Callable[[], None] | None]] = {}
         """Items that wait for a token, the rate of that token, and the callback that lets them try again at once."""
         self._waiting: dict[InFlightDelivery, RunningValue | None] = {}
         """Items with a waiting start, and the count of their value."""
@@ -121,7 +121,11 @@ class RouteLimit:
             running_instances.subscribe(self._admit_next)
 
     def change(
-        self, running: int | None, rate: Rate | None, each_running: int | None, each_rate: Values[Rate] | None
+        self,
+        running: int | None,
+        rate: TokenBucket | None,
+        each_running: int | None,
+        each_rate: ValueAccounts[TokenBucket] | None,
     ) -> None:
         """Change the limits, also for commands that wait: they try again at once. None: no limit."""
         self.running, self.each_running = running, each_running
@@ -236,7 +240,7 @@ class RouteLimit:
         if self._spread:
             yield f"{plural(len(self._spread), 'command waits', 'commands wait')} for the rate"
 
-    def _wait(self, item: InFlightDelivery, rate: Rate, delay: float) -> Throttled:
+    def _wait(self, item: InFlightDelivery, rate: TokenBucket, delay: float) -> Throttled:
         self._spread[item] = rate, None
         item.wait_in(self)
         return Throttled(self, delay)

@@ -9,7 +9,7 @@ from typing import Protocol
 from bridge.core.commands import Decision
 from bridge.core.message import Message
 from bridge.core.settlement import RetryPolicy
-from bridge.pipeline.settings import Claims, Decode, EnginePort, Prepare, Routes
+from bridge.pipeline.settings import Decode, EnginePort, Prepare, Routes, SourceClaims
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class RuleSet:
     engines: Mapping[str, EnginePort]
     prepare: Prepare | None = None
     follow: Callable[[Decision], Awaitable[RuleSet | None]] | None = None
-    claims: Claims | None = None
+    claims: SourceClaims | None = None
 
 
 def refers(rules: RuleSet, message: Message) -> bool:

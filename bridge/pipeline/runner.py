@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
-from bridge.core.commands import Command, Decision, Step
+from bridge.core.commands import Command, Decision, RoutedCommand
 from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
@@ -23,7 +23,7 @@ from bridge.core.errors import (
 )
 from bridge.core.message import Envelope
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, Settlement, decide, outside
+from bridge.core.settlement import Complete, Hold, Keep, Retry, Settlement, WriteDeadLetter, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.action_budget import BudgetShare
@@ -45,7 +45,7 @@ _TURN = 32
 _COMPLETE = {outcome: Complete(outcome) for outcome in Outcome}
 
 
-class Runner:
+class DeliveryRunner:
     """Runner of the deliveries of one source. Every failure becomes a settlement, decided here alone."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Runner:
         self._budgets = budgets
         self._stage = stage
 
-    async def run(self, lane: Lane, item: InFlightDelivery) -> tuple[Settlement | Throttled, Step | None]:
+    async def run(self, lane: Lane, item: InFlightDelivery) -> tuple[Settlement | Throttled, RoutedCommand | None]:
         """Run the head of a lane from the step where an earlier attempt stopped.
 
         Return its settlement, and the step that failed or has to wait.
@@ -84,7 +84,7 @@ class Runner:
         if stage is not None and (settlement := stage.before(lane, item)) is not None:
             return settlement, None
         ended, step = await self._execute(item)
-        if isinstance(ended, Retry | DeadLetter):
+        if isinstance(ended, Retry | WriteDeadLetter):
             return self._ended(lane, item, ended), step
         return ended, step
 
@@ -106,11 +106,11 @@ class Runner:
             settings.trusted_replay,
         )
 
-    def _ended(self, lane: Lane, item: InFlightDelivery, settlement: Retry | DeadLetter) -> Settlement:
+    def _ended(self, lane: Lane, item: InFlightDelivery, settlement: Retry | WriteDeadLetter) -> Settlement:
         """Settlement of a failed attempt by the settings of its source."""
         if isinstance(settlement, Retry) and settlement.failed and self._lanes.is_crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
-            settlement = DeadLetter(settlement.reason, detail)
+            settlement = WriteDeadLetter(settlement.reason, detail)
         stage, settings = self._stage, self._settings
         unreadable = item.delivery.message.unreadable
         skip = unreadable is not None and settings.subscribe.unreadable.of(unreadable) == "skip"
@@ -133,8 +133,8 @@ class Runner:
             )
         return ended
 
-    async def _execute(self, item: InFlightDelivery) -> tuple[Settlement | Throttled, Step | None]:
-        step: Step | None = None
+    async def _execute(self, item: InFlightDelivery) -> tuple[Settlement | Throttled, RoutedCommand | None]:
+        step: RoutedCommand | None = None
         try:
             if item.error is not None:
                 raise item.error
@@ -204,7 +204,9 @@ class Runner:
             decision: Decision = end.value
             return decision
 
-    async def _step(self, item: InFlightDelivery, step: Step, origin: MessageOrigin) -> Settlement | Throttled | None:
+    async def _step(
+        self, item: InFlightDelivery, step: RoutedCommand, origin: MessageOrigin
+    ) -> Settlement | Throttled | None:
         """Execute one step; None when the step is done."""
         rules = item.rules
         engine = rules.engines[step.engine]
@@ -255,7 +257,9 @@ class Runner:
         engine.breaker.succeed()
         return None
 
-    def _failed(self, error: Exception, item: InFlightDelivery, step: Step, moving: MovingStep | None) -> Settlement:
+    def _failed(
+        self, error: Exception, item: InFlightDelivery, step: RoutedCommand, moving: MovingStep | None
+    ) -> Settlement:
         engine = step.engine if moving is None else moving.engine
         if isinstance(error, EngineOutage):
             item.rules.engines[engine].breaker.trip(error)

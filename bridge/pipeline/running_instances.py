@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 import structlog
 
 from bridge.core.errors import BridgeError
-from bridge.pipeline.per_value import Values
+from bridge.pipeline.per_value import ValueAccounts
 from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.admission")
@@ -24,7 +24,7 @@ _SHARE = 5.0
 Counting takes at most a sixth of the time while starts wait.
 """
 
-Count = Callable[[], Awaitable[Collection[str]]]
+CountRunning = Callable[[], Awaitable[Collection[str]]]
 """Callback that reads the ids of running instances with the prefix; a mapping also has the known values.
 
 Raises: BridgeError.
@@ -60,14 +60,14 @@ class RunningInstances:
     Before the first count nothing is known, and no start is admitted.
     """
 
-    def __init__(self, engine: str, prefix: str, count: Count, max_values: int | None = None) -> None:
+    def __init__(self, engine: str, prefix: str, count: CountRunning, max_values: int | None = None) -> None:
         """Create an empty set. max_values: values counted separately; None: none."""
         self.engine = engine
         self.prefix = prefix
         self.known = False
         self._is_notified = False
         self.max_values = max_values
-        self.values = None if max_values is None else Values(max_values, RunningValue)
+        self.values = None if max_values is None else ValueAccounts(max_values, RunningValue)
         self._count = count
         self._entered: dict[str, float] = {}
         self._value_of: dict[str, RunningValue] = {}

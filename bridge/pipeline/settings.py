@@ -13,7 +13,7 @@ from bridge.core.instance_protocol import InstanceState
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import Cause
-from bridge.core.stored_message import StoredMessage
+from bridge.core.stored_message import StoreEarly
 from bridge.pipeline.breaker import Breaker
 
 if TYPE_CHECKING:
@@ -36,13 +36,6 @@ Restart = Callable[[Command, MessageOrigin, "PreviousRun"], Awaitable[None]]
 
 Raises: EngineError.
 """
-
-StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
-"""Callback that keeps a command durably on its engine until its instance starts, for at most the given seconds.
-
-Raises: EngineError, InvalidCommand.
-"""
-
 
 RecordDeadLetter = Callable[[Cause, Position], Awaitable[None]]
 """Callback that records a written dead letter for `bridge trace`. Raises nothing."""
@@ -89,8 +82,8 @@ class EnginePort:
     moving: MovingPort | None = None
 
 
-class Claims(Protocol):
-    """Protocol of the messages of a source whose payload lies elsewhere.
+class SourceClaims(Protocol):
+    """Protocol of the claim check of one source, for messages whose payload lies elsewhere.
 
     size: bytes that one payload may have.
     """

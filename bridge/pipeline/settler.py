@@ -8,11 +8,11 @@ from collections.abc import Callable
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.core.commands import Step
+from bridge.core.commands import RoutedCommand
 from bridge.core.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
-from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Release, Retry, Settlement
+from bridge.core.settlement import Complete, Hold, Keep, Release, Retry, Settlement, WriteDeadLetter
 from bridge.core.states import Outcome
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.decisions import DecisionListeners
@@ -21,7 +21,7 @@ from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import Shares
+from bridge.pipeline.per_value import ValueShares
 from bridge.pipeline.route_limits import Throttled
 from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
@@ -49,7 +49,7 @@ class Settler:
         unloading: Unloading,
         decoded: DecodedForms,
         outages: Outages,
-        shares: Shares | None,
+        shares: ValueShares | None,
         domain: OrderingDomain | None,
         stage: Stage | None,
         stop_reason: Callable[[InFlightDelivery], str | None],
@@ -80,7 +80,7 @@ class Settler:
         self._record = record
 
     async def settle(
-        self, lane: Lane, item: InFlightDelivery, settlement: Settlement | Throttled, step: Step | None
+        self, lane: Lane, item: InFlightDelivery, settlement: Settlement | Throttled, step: RoutedCommand | None
     ) -> None:
         """Carry out the settlement of the head of a RUNNING lane."""
         if isinstance(settlement, Keep):
@@ -90,7 +90,7 @@ class Settler:
             except DeadLetterLimited as limited:
                 self._wait_for_limit(lane, item, limited.route)
                 return
-        if isinstance(settlement, Complete | DeadLetter):
+        if isinstance(settlement, Complete | WriteDeadLetter):
             await self._end(lane, item, settlement, step.route if step else item.failed_route)
         elif isinstance(settlement, Release):
             self.abandon_head(lane, item, settlement.reason)
@@ -115,7 +115,9 @@ class Settler:
         assert item.pending is not None
         await self._end(lane, item, item.pending, item.pending_route)
 
-    async def _end(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None) -> None:
+    async def _end(
+        self, lane: Lane, item: InFlightDelivery, end: Complete | WriteDeadLetter, route: str | None
+    ) -> None:
         item.free_slot()  # a delivery that ends without its start, as a dead letter does, takes no slot
         try:
             if isinstance(end, Complete):
@@ -153,7 +155,7 @@ class Settler:
             if self._gate.full:
                 self.measure()
 
-    async def _write_dead_letter(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> None:
+    async def _write_dead_letter(self, item: InFlightDelivery, end: WriteDeadLetter, route: str | None) -> None:
         limited = NO_ROUTE if route is None else route
         # A replay must not slow the source: its job stops after failures
         is_paced = item.pending is None and (item.stored is None or item.stored.replay is None)
@@ -186,7 +188,7 @@ class Settler:
             at=time.time(),
         )
 
-    def _cause(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> Cause:
+    def _cause(self, item: InFlightDelivery, end: WriteDeadLetter, route: str | None) -> Cause:
         return Cause(
             reason=end.reason,
             detail=end.detail,
@@ -220,7 +222,7 @@ class Settler:
             self._stand(each)
         self.measure()
 
-    def _throttle(self, lane: Lane, item: InFlightDelivery, step: Step, throttled: Throttled) -> None:
+    def _throttle(self, lane: Lane, item: InFlightDelivery, step: RoutedCommand, throttled: Throttled) -> None:
         """Make the item wait for a limit of its route."""
         if throttled.delay is not None:
             self._lanes.wait(lane, throttled.delay)

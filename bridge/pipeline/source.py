@@ -30,13 +30,13 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import Shares
+from bridge.pipeline.per_value import ValueShares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.rule_set import RuleChooser, RuleSet
-from bridge.pipeline.runner import Runner
+from bridge.pipeline.runner import DeliveryRunner
 from bridge.pipeline.settings import SLICE, RecordDeadLetter, SourceSettings
 from bridge.pipeline.settler import Settler
-from bridge.pipeline.stage import Part, Stage
+from bridge.pipeline.stage import SourcePart, Stage
 from bridge.pipeline.tracing import SourceTracing
 from bridge.pipeline.unloading import Unloading
 from bridge.system.log_context import SUBJECT
@@ -64,7 +64,7 @@ class SourcePipeline:
         budgets: Mapping[str, BudgetShare] | None = None,
         domain: OrderingDomain | None = None,
         stage: Callable[[SourcePipeline], Stage] | None = None,
-        feed: Callable[[SourcePipeline], Part] | None = None,
+        feed: Callable[[SourcePipeline], SourcePart] | None = None,
         paces: PaceStore | None = None,
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
@@ -90,7 +90,7 @@ class SourcePipeline:
         self.broker = broker
         self.rules = rules
         self.ledger = Ledger() if ledger is None else ledger
-        self.shares = None if limits.per is None else Shares(limits, limits.per)
+        self.shares = None if limits.per is None else ValueShares(limits, limits.per)
         self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
         self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
@@ -114,7 +114,7 @@ class SourcePipeline:
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, rules, self.gate, self.lanes)
-        self.runner = Runner(
+        self.runner = DeliveryRunner(
             settings,
             broker.name,
             self.lanes,
@@ -467,6 +467,10 @@ class SourcePipeline:
                 self.lanes.hold(lane)
                 self._outages.hold(away)
             return False
+        except Exception as failure:
+            # A worker that ends would end the daemon, again after each restart: a bug affects its own message only
+            item.decoded(None, kept(failure))
+            return True
         if (reason := self._stop_reason(item)) is not None:
             self._settler.abandon_head(lane, item, reason)
             return False

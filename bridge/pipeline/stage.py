@@ -6,13 +6,13 @@ from collections.abc import Collection
 from typing import Protocol
 
 from bridge.brokers.base import Partition
-from bridge.core.commands import Step
+from bridge.core.commands import RoutedCommand
 from bridge.core.settlement import Keep, Settlement
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 
 
-class Part(Protocol):
+class SourcePart(Protocol):
     """Part of a source that brings stored deliveries to its lanes, such as `bridge.replay.feed.ReplayFeed`.
 
     A source without parts runs none of this. A delivery that a part brings has `InFlightDelivery.stored`.
@@ -48,7 +48,7 @@ class Part(Protocol):
         ...
 
 
-class Stage(Part, Protocol):
+class Stage(SourcePart, Protocol):
     """Part of a source between its lanes and the execution, such as `bridge.quarantine.stage.QuarantineStage`.
 
     A source without a stage runs none of this.
@@ -81,7 +81,7 @@ class Stage(Part, Protocol):
 
     # -- carrying out
 
-    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: Step | None) -> Settlement:
+    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: RoutedCommand | None) -> Settlement:
         """Keep a delivery durably; return Complete, or the settlement after a failure to keep it.
 
         Raises: DeadLetterLimited.

@@ -25,7 +25,7 @@ from bridge.quarantine.quarantined_key import QuarantinedKey, QuarantinedMessage
 from bridge.quarantine.state_machine import delivery_id
 from bridge.quarantine.store import QuarantineStore
 from bridge.waiting.deliveries import StoredDelivery, check_again_and_again
-from bridge.waiting.replays import End, ReplayReports, result_of
+from bridge.waiting.replays import ReplayEnd, ReplayReports, result_of
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -177,7 +177,7 @@ class QuarantinedKeys:
         try:
             if replay is not None and self._reports is not None:
                 # Before the message leaves: after a crash in between, both are repeated
-                await self._reports.send([End(replay, result_of(outcome))])
+                await self._reports.send([ReplayEnd(replay, result_of(outcome))])
             await self._signal(key, "done", {"mark": quarantined.mark})
         except EngineError as error:
             raise BrokerUnavailable(f"the quarantine of a key cannot be written: {error}") from error

@@ -19,7 +19,7 @@ from bridge.quarantine.quarantined_key import QuarantinedKey, raw_key, shown_key
 from bridge.quarantine.state_machine import KeyQuarantine
 from bridge.quarantine.store import quarantined_key
 from bridge.system.clock import time_of
-from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, WaitingPlace, drop_value
+from bridge.waiting.operations import MessageEntities, WaitingChange, WaitingMessage, WaitingPlace, drop_value
 
 RELEASED = "released"
 """Value in place of a time: a person released the key, and its messages have not been resumed yet."""
@@ -61,7 +61,7 @@ class QuarantineOperations:
         """Keys of the entities of a source, by the quarantined key as it is displayed."""
         return {shown_key(each.key): quarantine_key(source, each.key) for each in await self._keys(source)}
 
-    async def release(self, source: str, key: str, entity: str | None = None) -> Change:
+    async def release(self, source: str, key: str, entity: str | None = None) -> WaitingChange:
         """Release a quarantined key. entity: key of its entity, if known.
 
         Raises: InstanceNotFound when the key is not in quarantine.
@@ -71,7 +71,7 @@ class QuarantineOperations:
 
     async def drop(
         self, source: str, key: str, ids: Sequence[str], *, forget: bool, entity: str | None = None
-    ) -> Change:
+    ) -> WaitingChange:
         """Dead-letter messages of a key.
 
         ids: only these;

@@ -10,18 +10,18 @@ import structlog
 
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import QuarantineConfig
-from bridge.core.commands import Step
+from bridge.core.commands import RoutedCommand
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected
 from bridge.core.pace import NO_ROUTE
 from bridge.core.settlement import (
     Complete,
-    DeadLetter,
     Hold,
     Keep,
     Release,
     Retry,
     Settlement,
     Wait,
+    WriteDeadLetter,
     detail_of,
     reason_of,
 )
@@ -100,7 +100,7 @@ class QuarantineStage:
         if not keys.joins(key, item):
             return None
         if not keys.fits(item):
-            return DeadLetter(FULL, "its key is in quarantine, and it is too large to join")
+            return WriteDeadLetter(FULL, "its key is in quarantine, and it is too large to join")
         return _JOIN
 
     def fits(self, item: InFlightDelivery) -> bool:
@@ -109,7 +109,7 @@ class QuarantineStage:
 
     # -- carrying out
 
-    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: Step | None) -> Settlement:
+    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: RoutedCommand | None) -> Settlement:
         """Write the message to the engine; return Complete, or the settlement after a failure to write it.
 
         Raises: DeadLetterLimited.
@@ -137,7 +137,7 @@ class QuarantineStage:
                 engine.breaker.trip(error)
                 return Hold(reason_of(error), detail_of(error), engine.breaker.name)
             if isinstance(error, EngineRejected):
-                return DeadLetter(reason_of(error), detail_of(error))
+                return WriteDeadLetter(reason_of(error), detail_of(error))
             return Retry(self._pipeline.rules.current.retry.max_delay, reason_of(error))
         return Complete(Outcome.QUARANTINED)
 

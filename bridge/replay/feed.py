@@ -15,7 +15,7 @@ from bridge.brokers.base import Partition
 from bridge.core.errors import EngineError
 from bridge.core.provenance import Cause
 from bridge.core.stored_message import StoredMessage
-from bridge.jobs.kind import Result
+from bridge.jobs.kind import ItemOutcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.source import SourcePipeline
 from bridge.replay.state_machine import LEASE
@@ -146,7 +146,7 @@ class ReplayedDelivery(StoredDelivery):
         """Report the failure. The queue writes the next dead letter."""
         self._settle(
             {
-                "result": Result.FAILED.value,
+                "result": ItemOutcome.FAILED.value,
                 "reason": cause.reason,
                 "detail": cause.detail,
                 "error": cause.error,
@@ -165,7 +165,7 @@ class ReplayFeed:
     """Feed of the messages of one source's replay queues to their lanes, behind what is in flight there.
 
     The engine has the truth. One process at a time works on a queue: the process that has claimed it and has its
-    partition. Implements `bridge.pipeline.stage.Part`.
+    partition. Implements `bridge.pipeline.stage.SourcePart`.
     """
 
     name = "replay"

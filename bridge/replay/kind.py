@@ -15,9 +15,9 @@ from bridge.core.message import Message, Position
 from bridge.core.stored_message import ReplayOf, StoredMessage
 from bridge.core.system_names import replay_key
 from bridge.core.words import plural
-from bridge.dead_letters.state_machine import DeadLetterState, Mark
+from bridge.dead_letters.state_machine import DeadLetterMark, DeadLetterState
 from bridge.dead_letters.topic_states import DeadLetterRef
-from bridge.jobs.kind import ItemResult, Job, Result, TryLater
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, TryLater
 from bridge.replay.original import missing_parts, original_position, stored_original
 from bridge.replay.state_machine import ReplayLimits
 from bridge.replay.store import ReplayStore
@@ -43,7 +43,9 @@ Place = tuple[str, int, int]
 class States(Protocol):
     """States of dead letters; see `bridge.dead_letters.store.DeadLetterStates`."""
 
-    async def take(self, job: str, refs: Sequence[DeadLetterRef], *, by: str) -> Mapping[DeadLetterRef, Mark]: ...
+    async def take(
+        self, job: str, refs: Sequence[DeadLetterRef], *, by: str
+    ) -> Mapping[DeadLetterRef, DeadLetterMark]: ...
 
     async def send(self, operation: str, refs: Sequence[DeadLetterRef], value: Mapping[str, Any]) -> None: ...
 
@@ -306,11 +308,11 @@ def _problem(
     return None
 
 
-def _held(mark: Mark) -> str:
+def _held(mark: DeadLetterMark) -> str:
     if mark.state is DeadLetterState.REPLAYING:
         return f"job {mark.job} is replaying it"
     return f"{mark.state.value}" + (f" by job {mark.job}" if mark.job else f" by {mark.by}" if mark.by else "")
 
 
 def _skipped(detail: str) -> ItemResult:
-    return ItemResult(Result.SKIPPED, detail)
+    return ItemResult(ItemOutcome.SKIPPED, detail)

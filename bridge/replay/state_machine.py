@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.core.stored_message import OperationResult
-from bridge.jobs.kind import Result
+from bridge.jobs.kind import ItemOutcome
 from bridge.waiting.claim import Claim
 
 FORGET = 3600.0
@@ -108,9 +108,9 @@ class ReplayQueue:
     def settle(self, results: Sequence[Mapping[str, Any]], now: float) -> OperationResult:
         """Remove executed messages. The first result of a message counts.
 
-        results: `mark`, `job` and `result` (see `bridge.jobs.kind.Result`) of each, with `detail`. A failed one has the
-        facts of its dead letter, which is written then: `reason`, `detail`, `error`, `route`, `attempts`, `executed`,
-        `expression`.
+        results: `mark`, `job` and `result` (see `bridge.jobs.kind.ItemOutcome`) of each, with `detail`. A failed one
+        has the facts of its dead letter, which is written then: `reason`, `detail`, `error`, `route`, `attempts`,
+        `executed`, `expression`.
         """
         result = OperationResult()
         waiting = {item["mark"]: item for item in self.items}
@@ -124,7 +124,7 @@ class ReplayQueue:
             self.size -= item["size"]
             self._jobs[item["job"]].at = now
             result.events.append(each["result"])
-            if each["result"] == Result.FAILED:
+            if each["result"] == ItemOutcome.FAILED:
                 result.refuse(
                     failed(item, each), each["reason"], each["detail"], each.get("error", ""), each.get("attempts", 1)
                 )

@@ -1,7 +1,7 @@
 """Routing rules, which map messages to commands. Pure: needs no broker and no engine."""
 
 from bridge.routing.explain import (
-    Condition,
+    ConditionResult,
     Considered,
     Equality,
     Explanation,
@@ -14,7 +14,7 @@ from bridge.routing.lint import costly, lint, lint_patterns, referenced_entities
 from bridge.routing.router import Router, Validate
 
 __all__ = [
-    "Condition",
+    "ConditionResult",
     "Considered",
     "Equality",
     "Explanation",

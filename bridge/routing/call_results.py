@@ -97,7 +97,7 @@ _OF_TIMESTAMPS: dict[str, Results] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallExpression:
     """A call that is a whole expression.
 
     receiver: expression before the dot; empty for a function.
@@ -109,7 +109,7 @@ class Call:
     argument: str
 
 
-def call_of(source: str) -> Call | None:
+def call_of(source: str) -> CallExpression | None:
     """The call that an expression is; None for another expression."""
     found = tokens(source)
     opening = _opening(found)
@@ -117,11 +117,11 @@ def call_of(source: str) -> Call | None:
         return None
     argument = source[found[opening].end : found[-1].start].strip()
     if opening == 1:
-        return Call(found[0].text, "", argument)
+        return CallExpression(found[0].text, "", argument)
     receiver = found[: opening - 2]
     if found[opening - 2].text != "." or not receiver or not _is_primary(receiver):
         return None
-    return Call(found[opening - 1].text, source[receiver[0].start : receiver[-1].end], argument)
+    return CallExpression(found[opening - 1].text, source[receiver[0].start : receiver[-1].end], argument)
 
 
 def results_of(source: str) -> Results | None:

@@ -39,10 +39,10 @@ from bridge.core.commands import (
     Terminate,
     WaitFor,
 )
-from bridge.core.errors import InvalidCommand, UnexpectedReply
+from bridge.core.errors import ConfigPath, InvalidCommand, UnexpectedReply
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler
-from bridge.routing.cel.scope import RouteScope, Scope
+from bridge.routing.cel.scope import ExpressionScope, RouteScope
 from bridge.routing.cel.template import Template, compile_template
 from bridge.routing.identifier import (
     RESERVED_PREFIXES,
@@ -74,7 +74,7 @@ def asked_by(envelope: Envelope) -> tuple[str, str]:
     return reply_event(given), check_instance_id(found.instance_id)
 
 
-Build = Callable[[Scope], Command]
+Build = Callable[[ExpressionScope], Command]
 """Function that builds a command. Raises: ExpressionError, InvalidCommand."""
 
 
@@ -87,7 +87,7 @@ class CommandCompiler:
 
     compiler: Compiler
     route: RouteConfig
-    path: tuple[str | int, ...]
+    path: ConfigPath
     names: frozenset[str]
     sagas: Mapping[str, Any] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class CommandCompiler:
         start_at, delay = self._time(config.start_at, "start_at"), self._delay(config.delay)
         event = self._optional_name(config.event, "event", "the event name")
 
-        def build(scope: Scope) -> Command:
+        def build(scope: ExpressionScope) -> Command:
             return ScheduleOrchestration(
                 orchestration,
                 instance_id(scope),
@@ -165,7 +165,7 @@ class CommandCompiler:
     def _reply(self, config: ReplyConfig) -> Build:
         data = self._value(config.data, "data")
 
-        def build(scope: Scope) -> Command:
+        def build(scope: ExpressionScope) -> Command:
             assert isinstance(scope, RouteScope)
             event, instance_id = asked_by(scope.envelope)
             return RaiseEvent(instance_id, event, data(scope), config.on_missing, config.on_finished)
@@ -209,7 +209,7 @@ class CommandCompiler:
             config.entity, key(scope), operation(scope), value(scope), at(scope), delay(scope)
         )
 
-    def _missing(self, rule: MissingConfig) -> Callable[[Scope], Missing]:
+    def _missing(self, rule: MissingConfig) -> Callable[[ExpressionScope], Missing]:
         if isinstance(rule, OnMissing):
             return lambda _: rule
         if isinstance(rule, WaitMissing):
@@ -225,7 +225,7 @@ class CommandCompiler:
             return _never
         return lambda scope: StartFirst(rule.start, value.value(scope))
 
-    def _instance_id(self, template: str) -> Callable[[Scope], str]:
+    def _instance_id(self, template: str) -> Callable[[ExpressionScope], str]:
         compiled = self._compiled(template, "instance_id")
         if compiled is None:
             return _never
@@ -238,28 +238,28 @@ class CommandCompiler:
             return _never
         return self._checked(compiled, "instance_id", check_instance_id)
 
-    def _name(self, template: str, field: str, what: str) -> Callable[[Scope], str]:
+    def _name(self, template: str, field: str, what: str) -> Callable[[ExpressionScope], str]:
         return self._template(template, field, lambda text: check_name(text, what))
 
-    def _optional_name(self, template: str | None, field: str, what: str) -> Callable[[Scope], str | None]:
+    def _optional_name(self, template: str | None, field: str, what: str) -> Callable[[ExpressionScope], str | None]:
         return _none if template is None else self._name(template, field, what)
 
-    def _optional_text(self, template: str | None, field: str) -> Callable[[Scope], str | None]:
+    def _optional_text(self, template: str | None, field: str) -> Callable[[ExpressionScope], str | None]:
         return _none if template is None else self._template(template, field, str)
 
-    def _time(self, template: str | None, field: str) -> Callable[[Scope], datetime | None]:
+    def _time(self, template: str | None, field: str) -> Callable[[ExpressionScope], datetime | None]:
         return _none if template is None else self._template(template, field, lambda text: parse_time(text, field))
 
-    def _delay(self, template: str | None) -> Callable[[Scope], float | None]:
+    def _delay(self, template: str | None) -> Callable[[ExpressionScope], float | None]:
         return _none if template is None else self._template(template, "delay", lambda text: parse_delay(text, "delay"))
 
-    def _tags(self, templates: dict[str, str]) -> Callable[[Scope], dict[str, str]]:
+    def _tags(self, templates: dict[str, str]) -> Callable[[ExpressionScope], dict[str, str]]:
         if not templates:
             return lambda _: {}
         compiled = {name: self._template(text, "tags", str, name) for name, text in templates.items()}
         return lambda scope: {name: render(scope) for name, render in compiled.items()}
 
-    def _value(self, source: str | None, field: str) -> Callable[[Scope], Any]:
+    def _value(self, source: str | None, field: str) -> Callable[[ExpressionScope], Any]:
         if source is None:
             return _none
         expression = self.compiler.value(source, self._at(field), self._where(field), self.names)
@@ -267,11 +267,11 @@ class CommandCompiler:
 
     def _template(
         self, template: str, field: str, check: Callable[[str], Any], key: str | None = None
-    ) -> Callable[[Scope], Any]:
+    ) -> Callable[[ExpressionScope], Any]:
         compiled = self._compiled(template, field, key)
         return _never if compiled is None else self._checked(compiled, field, check)
 
-    def _checked(self, template: Template, field: str, check: Callable[[str], Any]) -> Callable[[Scope], Any]:
+    def _checked(self, template: Template, field: str, check: Callable[[str], Any]) -> Callable[[ExpressionScope], Any]:
         """Check the text of a template: a literal once, at compile time; any other with every message."""
         where = self._where(field)
         if template.literal is not None:
@@ -280,7 +280,7 @@ class CommandCompiler:
             return lambda _: checked
         render = template.render
 
-        def rendered(scope: Scope) -> Any:
+        def rendered(scope: ExpressionScope) -> Any:
             try:
                 return check(render(scope))
             except InvalidCommand as error:
@@ -299,7 +299,7 @@ class CommandCompiler:
             self.compiler.report(self._at(field), str(error), "R008")
             return None
 
-    def _at(self, field: str) -> tuple[str | int, ...]:
+    def _at(self, field: str) -> ConfigPath:
         return (*self.path, self.route.command, field)
 
     def _where(self, field: str) -> str:
@@ -311,9 +311,9 @@ def _entity_key(entity: str, key: str) -> str:
     return key
 
 
-def _none(_: Scope) -> None:
+def _none(_: ExpressionScope) -> None:
     return None
 
 
-def _never(_: Scope) -> Any:
+def _never(_: ExpressionScope) -> Any:
     raise AssertionError("a route with problems is not run")

@@ -12,15 +12,15 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig
+from bridge.core.errors import ConfigPath
 from bridge.routing.call_results import Results, Texts, call_of, disjoint, results_of, spelling
-from bridge.routing.cel.evaluator import Evaluator, Member, Unknown
+from bridge.routing.cel.evaluator import Evaluator, MemberPath, Unknown
 from bridge.routing.cel.expression import ROUTE
 from bridge.routing.cel.pattern import required
 from bridge.routing.cel.tokens import Token, readings, tokens
 from bridge.routing.cel.value import kind_name
 
-ConfigPath = tuple[str | int, ...]
-Finding = tuple[str, ConfigPath, str]
+RuleFinding = tuple[str, ConfigPath, str]
 """Code, path and text of a problem."""
 
 _LONGEST = 4000
@@ -56,11 +56,11 @@ class _Part:
     """
 
     source: str
-    member: Member | None = None
+    member: MemberPath | None = None
     comparison: tuple[str, Any] | None = None
 
 
-def condition_findings(config: BridgeConfig) -> Iterator[Finding]:
+def condition_findings(config: BridgeConfig) -> Iterator[RuleFinding]:
     """Findings about the conditions of all rules."""
     judge = _Judge(Evaluator(config.vars))
     for position, route in enumerate(config.routes):
@@ -137,10 +137,10 @@ class _Judge:
         if value is not True and value is not False:
             yield "R015", f"`{part}` is always {kind_name(value)}, and no condition; compare it"
 
-    def _never(self, alternative: str, facts: Mapping[Member, tuple[Any, ...]]) -> str | None:
+    def _never(self, alternative: str, facts: Mapping[MemberPath, tuple[Any, ...]]) -> str | None:
         """Reason for which an operand of `||` never holds; None if it may hold."""
         operands = split(alternative, "&&")[:_MOST]
-        by_member: dict[Member, list[_Part]] = {}
+        by_member: dict[MemberPath, list[_Part]] = {}
         for operand in operands:
             part = self._part(operand)
             if part.member is not None:
@@ -222,7 +222,7 @@ class _Judge:
     def _is_found(self, pattern: str, text: str) -> bool:
         return not self._is_false(f"{json.dumps(text)}.matches({json.dumps(pattern)})")
 
-    def _contradiction(self, member: Member, parts: list[_Part], matched: tuple[Any, ...] | None) -> str | None:
+    def _contradiction(self, member: MemberPath, parts: list[_Part], matched: tuple[Any, ...] | None) -> str | None:
         shown = " && ".join(f"`{part.source}`" for part in parts)
         name = ".".join(member)
         if member[0] == "event" and len(member) == 2 and member[1] in TEXTS:
@@ -252,7 +252,7 @@ class _Judge:
             return f"`match` lets only {_listed(matched)} through for {name}, and {shown} excludes that"
         return f"{shown} cannot hold together" if len(parts) > 1 else f"{shown} excludes every value"
 
-    def _may_hold(self, parts: list[_Part], member: Member, value: Any) -> bool:
+    def _may_hold(self, parts: list[_Part], member: MemberPath, value: Any) -> bool:
         """True unless a part is false for the value of the member."""
         for part in parts:
             if part.comparison is not None:
@@ -262,7 +262,7 @@ class _Judge:
                 return False
         return True
 
-    def _is_false(self, source: str, member: Member = (), value: Any = None) -> bool:
+    def _is_false(self, source: str, member: MemberPath = (), value: Any = None) -> bool:
         forms = (value, float(value)) if type(value) is int and abs(value) < 2**53 else (value,)
         try:
             return all(self._known.value(source, member, form) is False for form in forms)
@@ -370,7 +370,7 @@ def _is_member(source: str) -> bool:
     return len(found) == 1 and found[0].alone and found[0].variable in ("payload", "event") and bool(found[0].path)
 
 
-def _facts(match: Mapping[str, Any]) -> Iterator[tuple[Member, tuple[Any, ...]]]:
+def _facts(match: Mapping[str, Any]) -> Iterator[tuple[MemberPath, tuple[Any, ...]]]:
     """Members that `match` fixes, with the values that it lets through."""
     for key, wanted in match.items():
         values = tuple(wanted) if isinstance(wanted, tuple | list) else (wanted,)

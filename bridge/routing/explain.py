@@ -20,7 +20,7 @@ from bridge.routing.rule import Rule
 
 _SHOWN = 80
 
-Verdict = Literal["matched", "equality failed", "when false", "when failed", "not considered"]
+RuleVerdict = Literal["matched", "equality failed", "when false", "when failed", "not considered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Equality:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class ConditionResult:
     """One condition of a rule with its result: an equality of `match:`, or an operand of `&&` in `when:`.
 
     text: as the rule has it.
@@ -56,7 +56,7 @@ class Considered:
     """
 
     route: str
-    verdict: Verdict
+    verdict: RuleVerdict
     failed: tuple[Equality, ...] = ()
     condition: str | None = None
     when: bool | None = None
@@ -151,10 +151,10 @@ def decided(router: Router, envelope: Envelope) -> Explanation:
         return Explanation(router.source, (), None, error.reason, str(error), error.route)
 
 
-def condition_results(router: Router, rule: Rule, envelope: Envelope) -> tuple[Condition, ...]:
+def condition_results(router: Router, rule: Rule, envelope: Envelope) -> tuple[ConditionResult, ...]:
     """Every condition of a rule with its result for a message, also those behind the first one that does not hold."""
     found = [
-        Condition(f"{key}: {_listed(wanted)}", reader(key)(envelope) in values(wanted), _actual(key, envelope))
+        ConditionResult(f"{key}: {_listed(wanted)}", reader(key)(envelope) in values(wanted), _actual(key, envelope))
         for key, wanted in rule.config.match.items()
     ]
     if rule.config.when is not None and rule.when is not None:
@@ -170,9 +170,9 @@ def condition_results(router: Router, rule: Rule, envelope: Envelope) -> tuple[C
         for text, expression in zip(operands, compiled, strict=True):
             assert expression is not None
             try:
-                found.append(Condition(text, expression.condition(scope)))
+                found.append(ConditionResult(text, expression.condition(scope)))
             except (ExpressionError, ExpressionCost) as error:
-                found.append(Condition(text, None, None, str(error)))
+                found.append(ConditionResult(text, None, None, str(error)))
     return tuple(found)
 
 

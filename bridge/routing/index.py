@@ -30,7 +30,7 @@ ATTRIBUTES: Mapping[str, Callable[[Envelope], Any]] = {
 _COMBINATIONS = 1024
 """Maximum number of value combinations of one rule in the index. Beyond it, the longest lists are tested one by one."""
 
-Reader = Callable[[Envelope], Any]
+ValueReader = Callable[[Envelope], Any]
 
 
 class _Missing:
@@ -66,7 +66,7 @@ def values(wanted: Any) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(canonical(value) for value in several if value == value))
 
 
-def reader(key: str) -> Reader:
+def reader(key: str) -> ValueReader:
     """Function that reads the canonical value of a key of `match:`.
 
     Raises: ValueError with the remedy for an unknown key.
@@ -87,7 +87,7 @@ def reader(key: str) -> Reader:
     )
 
 
-def _payload_reader(path: tuple[str, ...]) -> Reader:
+def _payload_reader(path: tuple[str, ...]) -> ValueReader:
     if len(path) == 1:
         only = path[0]
 
@@ -112,8 +112,8 @@ def _payload_reader(path: tuple[str, ...]) -> Reader:
 class _Shapes:
     """Positions of rules by shape, then by values."""
 
-    single: dict[str, tuple[Reader, dict[Any, list[int]]]] = field(default_factory=dict)
-    several: dict[tuple[str, ...], tuple[tuple[Reader, ...], dict[Any, list[int]]]] = field(default_factory=dict)
+    single: dict[str, tuple[ValueReader, dict[Any, list[int]]]] = field(default_factory=dict)
+    several: dict[tuple[str, ...], tuple[tuple[ValueReader, ...], dict[Any, list[int]]]] = field(default_factory=dict)
     always: list[int] = field(default_factory=list)
 
     def add(self, position: int, match: Mapping[str, tuple[Any, ...]]) -> None:
@@ -140,7 +140,7 @@ class _Shapes:
                 found.append(positions)
 
 
-class Index:
+class RuleIndex:
     """Index of the rules whose equalities a message fulfils."""
 
     def __init__(self, matches: Sequence[Match]) -> None:
@@ -150,7 +150,7 @@ class Index:
         """
         self._by_type: dict[Any, _Shapes] = {}
         self._rest = _Shapes()
-        self._left_over: dict[int, tuple[tuple[Reader, frozenset[Any]], ...]] = {}
+        self._left_over: dict[int, tuple[tuple[ValueReader, frozenset[Any]], ...]] = {}
         for position, match in enumerate(matches):
             self._add(position, {key: values(wanted) for key, wanted in match.items()})
         self._has_rest = self._rest != _Shapes()

@@ -10,12 +10,12 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig, StartMissing
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import format_duration, format_size
-from bridge.core.errors import Locate, Problem
+from bridge.core.errors import ConfigPath, Locate, Problem
 from bridge.core.problems.codes import coded
 from bridge.routing.cel.expression import Expression
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import readings
-from bridge.routing.conditions import ConfigPath, Finding, condition_findings
+from bridge.routing.conditions import RuleFinding, condition_findings
 from bridge.routing.index import values
 from bridge.routing.regexes import regex_findings
 from bridge.routing.rule_checks import rule_findings
@@ -32,7 +32,7 @@ def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Pr
 
     whole: True if every rule is as written; otherwise unreachable rules are not reported.
     """
-    found: list[Finding] = []
+    found: list[RuleFinding] = []
     if whole:
         found += [("R016", *each) for each in _unreachable(config)]
     for code, check in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from bridge.core.errors import MessageError
-from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.scope import ExpressionScope
 from bridge.routing.cel.template import Template
 
 SHARED = ""
@@ -28,7 +28,7 @@ def digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest() if text else SHARED
 
 
-def value_of(template: Template, scope: Scope) -> str:
+def value_of(template: Template, scope: ExpressionScope) -> str:
     """Digest of a message's value. A failing template never fails the message; its value is SHARED."""
     try:
         return digest(template.render(scope))

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from bridge.config.model.bridge import BridgeConfig
+from bridge.core.errors import ConfigPath
 from bridge.routing.cel.evaluator import Evaluator, Unknown
 from bridge.routing.cel.expression import ROUTE, Expression
 from bridge.routing.cel.pattern import TOKEN, is_optional
 from bridge.routing.cel.tokens import Token, readings, tokens
-from bridge.routing.conditions import ConfigPath, Finding
+from bridge.routing.conditions import RuleFinding
 
 _LONGEST = 10_000
 _FLAGS = re.compile(r"\(\?[a-zA-Z-]*m")
@@ -22,7 +23,7 @@ _EMPTY = re.compile(r"\\[bBAzQE]")
 """Escapes that match no character, or whose length is not known here."""
 
 
-def regex_findings(config: BridgeConfig, compiled: Iterable[tuple[ConfigPath, Expression]]) -> Iterator[Finding]:
+def regex_findings(config: BridgeConfig, compiled: Iterable[tuple[ConfigPath, Expression]]) -> Iterator[RuleFinding]:
     """Findings about the constant regular expressions in compiled expressions."""
     known = Evaluator(config.vars)
     judged: dict[str, tuple[str, str] | None] = {}

@@ -7,19 +7,17 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
-from bridge.core.commands import Decision, Step
-from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
+from bridge.core.commands import Decision, RoutedCommand
+from bridge.core.errors import ConfigError, ConfigPath, Locate, MessageError, NoRoute
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
-from bridge.routing.index import Index, reader
+from bridge.routing.index import RuleIndex, reader
 from bridge.routing.per import SHARED, value_of
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
 from bridge.routing.volume import check_volume
-
-ConfigPath = tuple[str | int, ...]
 
 Validate = Callable[[Any], None]
 """Function that checks a payload against the schema of a route. Raises: SchemaError."""
@@ -66,7 +64,7 @@ class Router:
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
         self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)
         """True if a message may meet many rules or lead to many commands. Routing may then take long."""
-        self._index = Index([rule.config.match for rule in rules])
+        self._index = RuleIndex([rule.config.match for rule in rules])
 
     @classmethod
     def compile(
@@ -133,7 +131,7 @@ class Router:
         """
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
-        steps: list[Step] = []
+        steps: list[RoutedCommand] = []
         rules = self.rules
         for position in self._index.candidates(envelope):
             rule = rules[position]
@@ -158,7 +156,7 @@ class Router:
         """Route a message in portions. The generator yields to let other work run, and returns the decision."""
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
-        steps: list[Step] = []
+        steps: list[RoutedCommand] = []
         left = self._max_bytes
         for position in self._index.candidates(envelope):
             rule = self.rules[position]
@@ -178,7 +176,7 @@ class Router:
                 break
         return self._decision(names, steps)
 
-    def _decision(self, names: tuple[str, ...], steps: list[Step]) -> Decision:
+    def _decision(self, names: tuple[str, ...], steps: list[RoutedCommand]) -> Decision:
         if names:
             return Decision(names, tuple(steps))
         if self._ignores:

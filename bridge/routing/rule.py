@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.config.model.routes import RouteConfig
-from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise, Step
-from bridge.core.errors import BridgeError, ExpressionError, TooManyCommands
+from bridge.core.commands import Command, RoutedCommand, ScheduleOrchestration, StartOrRaise
+from bridge.core.errors import BridgeError, ConfigPath, ExpressionError, TooManyCommands
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
@@ -49,7 +49,7 @@ class Rule:
                 return False
             raise
 
-    def step(self, scope: RouteScope) -> Step | None:
+    def step(self, scope: RouteScope) -> RoutedCommand | None:
         """Command for a matching message, of a rule without `for_each`; None for `ignore`.
 
         Raises: SchemaError, SchemaCost, ExpressionError, ExpressionCost, InvalidCommand.
@@ -64,7 +64,7 @@ class Rule:
         command = self.build(scope)
         return self._step(command) if self.per is None else self._of_value(command, scope)
 
-    def steps(self, scope: RouteScope) -> Iterator[Step]:
+    def steps(self, scope: RouteScope) -> Iterator[RoutedCommand]:
         """Commands of any rule, one by one. `for_each` sees the result of `map`.
 
         Raises: as `step`; TooManyCommands.
@@ -97,7 +97,7 @@ class Rule:
         for index, item in enumerate(self._items(self.for_each, scope)):
             yield scope.for_item(item, index)
 
-    def _of_value(self, command: Command, scope: RouteScope) -> Step:
+    def _of_value(self, command: Command, scope: RouteScope) -> RoutedCommand:
         """Step of a command, with the value by which limits count it."""
         assert self.per is not None
         value = value_of(self.per, scope)
@@ -105,9 +105,9 @@ class Rule:
             command = replace(command, tags={**command.tags, TAG: value})
         return self._step(command, value)
 
-    def _step(self, command: Command, value: str = "") -> Step:
+    def _step(self, command: Command, value: str = "") -> RoutedCommand:
         config = self.config
-        return Step(config.name, command, config.engine, value, config.others)
+        return RoutedCommand(config.name, command, config.engine, value, config.others)
 
     def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
         items = for_each.value(scope)
@@ -152,7 +152,7 @@ def compile_rule(
     sagas: definitions of sagas by name.
     max_commands: commands that `for_each` may make of one message.
     """
-    path: tuple[str | int, ...] = ("routes", position)
+    path: ConfigPath = ("routes", position)
     place = f"route {config.name}"
     when = None if config.when is None else compiler.condition(config.when, (*path, "when"), f"{place}, when")
     for_each = (
@@ -181,7 +181,7 @@ def _map_name(config: RouteConfig) -> str:
     return f"route {config.name}, map {config.map}"
 
 
-def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:
+def _check_cap(config: RouteConfig, path: ConfigPath, compiler: Compiler) -> None:
     """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
     command = config.schedule or config.start_or_raise
     if command is None:

@@ -12,11 +12,12 @@ from bridge.config.model.sources import SourceConfig, UpcastConfig
 from bridge.config.model.types import format_duration
 from bridge.config.model_fields import texts_in
 from bridge.core.commands import OnExisting
+from bridge.core.errors import ConfigPath
 from bridge.routing.cel.expression import ITEM
 from bridge.routing.cel.scope import EVENT
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import closing_braces, readings
-from bridge.routing.conditions import ConfigPath, Finding, topics_of
+from bridge.routing.conditions import RuleFinding, topics_of
 
 _SINGLE = re.compile(r"(?<!\{)\{\s*((?:payload|event|vars|item|input|steps|reply)\b[^{}]*?|index)\s*\}(?!\})")
 _BARE = re.compile(r"(payload|item|event|vars)((?:\.[A-Za-z_]\w*|\[[^\]]*\])+)")
@@ -29,7 +30,7 @@ _WAITING = frozenset(("raise_event", "cancel", "terminate", "suspend", "resume")
 _REPLY = "reply:"
 
 
-def rule_findings(config: BridgeConfig) -> Iterator[Finding]:
+def rule_findings(config: BridgeConfig) -> Iterator[RuleFinding]:
     """Findings about all rules, and about the templates of the whole configuration."""
     suspects = dict(_literal_templates(config))
     yield from (("R004", path, what) for path, what in suspects.items())
@@ -109,7 +110,7 @@ def _variables(template: str) -> set[str]:
 # -- instance ids
 
 
-def _fixed_ids(route: RouteConfig, path: ConfigPath) -> Iterator[Finding]:
+def _fixed_ids(route: RouteConfig, path: ConfigPath) -> Iterator[RuleFinding]:
     """Findings about ids that do not differ where a new instance is meant."""
     start = route.schedule
     if start is None or start.on_existing not in (OnExisting.IGNORE, OnExisting.DEAD_LETTER):
@@ -141,7 +142,7 @@ def _starts(route: RouteConfig) -> tuple[ScheduleConfig | StartOrRaiseConfig, st
     return None
 
 
-def _shared_ids(config: BridgeConfig) -> Iterator[Finding]:
+def _shared_ids(config: BridgeConfig) -> Iterator[RuleFinding]:
     """Findings about rules that start different orchestrations under ids of one form."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     for position, route in enumerate(config.routes):
@@ -162,7 +163,7 @@ def _shared_ids(config: BridgeConfig) -> Iterator[Finding]:
             yield "R017", ("routes", position, word, "instance_id"), what
 
 
-def _moves(config: BridgeConfig) -> Iterator[Finding]:
+def _moves(config: BridgeConfig) -> Iterator[RuleFinding]:
     """Findings about rules for instances that move, whose engines differ."""
     moving = [route for route in config.routes if route.others]
     for position, route in enumerate(config.routes):
@@ -192,7 +193,7 @@ def _id_prefix(route: RouteConfig) -> str | None:
     return (constant_prefix(instance_id) or None) if instance_id is not None else None
 
 
-def _early_events(config: BridgeConfig) -> Iterator[Finding]:
+def _early_events(config: BridgeConfig) -> Iterator[RuleFinding]:
     """Findings about rules whose message may come before the one that starts the instance."""
     starters: dict[tuple[str, str], list[RouteConfig]] = {}
     for route in config.routes:
@@ -235,7 +236,7 @@ _SCHEMA_NAMES = ("extensions.recordname", "extensions.schemaid")
 """Extensions of codecs with a registry, which are text."""
 
 
-def _equalities(match: Mapping[str, Any], path: ConfigPath) -> Iterator[Finding]:
+def _equalities(match: Mapping[str, Any], path: ConfigPath) -> Iterator[RuleFinding]:
     """Findings about each equality for itself."""
     for key, wanted in match.items():
         here = (*path, "match", key)
@@ -252,7 +253,7 @@ def _equalities(match: Mapping[str, Any], path: ConfigPath) -> Iterator[Finding]
                 yield "R011", at, f'{key} is text, and never equals {shown} without quotes; write `"{shown}"`'
 
 
-def _upcasts(source: SourceConfig, path: ConfigPath) -> Iterator[Finding]:
+def _upcasts(source: SourceConfig, path: ConfigPath) -> Iterator[RuleFinding]:
     """Findings about upcasts of a source: their equalities, and their order."""
     for at, upcast in enumerate(source.upcast):
         here = (*path, at)
@@ -281,7 +282,7 @@ def _versions(upcast: UpcastConfig) -> tuple[Any, ...]:
 
 def _impossible(
     config: BridgeConfig, route: RouteConfig, key: str, values: tuple[Any, ...], here: ConfigPath
-) -> Iterator[Finding]:
+) -> Iterator[RuleFinding]:
     """Findings about an equality that no message of the sources of a rule fulfils."""
     sources = [config.sources[name] for name in route.from_ if name in config.sources]
     if not sources:

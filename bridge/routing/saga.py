@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sagas import AttemptsConfig, CommandConfig, SagaConfig, SagaStepConfig
-from bridge.core.errors import Locate
+from bridge.core.errors import ConfigPath, Locate
 from bridge.core.system_names import SAGA
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.template import compile_template
@@ -28,8 +28,6 @@ STEP = frozenset(("input", "steps", "vars", "saga"))
 ANSWER = STEP | {"reply"}
 UNDO = ANSWER | {"known"}
 SAGA_MEMBERS = ("name", "id")
-
-Path = tuple[str | int, ...]
 
 
 def start_input(definition: Any, value: Any) -> dict[str, Any]:
@@ -51,7 +49,7 @@ class SagaCompiler:
         """Definition of the saga. Unusable if a problem was reported."""
         self._compiler = Compiler(self.locate, self.config.vars)
         saga = self.config.sagas[self.name]
-        path: Path = ("sagas", self.name)
+        path: ConfigPath = ("sagas", self.name)
         topic = self._reply_topic(saga)
         known: list[str] = []
         steps = self._steps(saga.steps, (*path, "steps"), known, topic)
@@ -72,12 +70,12 @@ class SagaCompiler:
         return source.topics[0] if source is not None and source.topics else None
 
     def _steps(
-        self, entries: tuple[SagaStepConfig, ...], path: Path, known: list[str], topic: str | None
+        self, entries: tuple[SagaStepConfig, ...], path: ConfigPath, known: list[str], topic: str | None
     ) -> list[dict[str, Any]]:
         """Compile a list of steps. known: names of steps that are complete before; names of these steps are added."""
         return [self._entry(entry, (*path, index), known, topic) for index, entry in enumerate(entries)]
 
-    def _entry(self, entry: SagaStepConfig, path: Path, known: list[str], topic: str | None) -> dict[str, Any]:
+    def _entry(self, entry: SagaStepConfig, path: ConfigPath, known: list[str], topic: str | None) -> dict[str, Any]:
         if entry.command is not None:
             return self._step(entry, entry.command, path, known, topic)
         if entry.steps is not None:
@@ -93,7 +91,7 @@ class SagaCompiler:
         return {"parallel": members}
 
     def _step(
-        self, entry: SagaStepConfig, command: CommandConfig, path: Path, known: list[str], topic: str | None
+        self, entry: SagaStepConfig, command: CommandConfig, path: ConfigPath, known: list[str], topic: str | None
     ) -> dict[str, Any]:
         name = entry.name or ""
         awaits = command.reply is not False
@@ -117,7 +115,7 @@ class SagaCompiler:
         return step
 
     def _command(
-        self, command: CommandConfig, path: Path, names: frozenset[str], known: list[str], topic: str | None
+        self, command: CommandConfig, path: ConfigPath, names: frozenset[str], known: list[str], topic: str | None
     ) -> dict[str, Any]:
         texts = {"type": command.type, "subject": command.subject, "key": command.key}
         texts |= {f"headers.{name}": text for name, text in command.headers.items()}
@@ -127,7 +125,7 @@ class SagaCompiler:
         }
         return {"target": command.target, "reply_to": topic, "message": self._block(path, names, known, parts)}
 
-    def _verdict(self, entry: SagaStepConfig, path: Path, known: list[str]) -> dict[str, Any] | None:
+    def _verdict(self, entry: SagaStepConfig, path: ConfigPath, known: list[str]) -> dict[str, Any] | None:
         conditions = {"refused": entry.refused, "failed": entry.failed}
         parts: dict[str, dict[str, str]] = {
             "condition": {field: text for field, text in conditions.items() if text is not None}
@@ -139,7 +137,7 @@ class SagaCompiler:
         return self._block(path, ANSWER, known, parts)
 
     def _block(
-        self, path: Path, names: frozenset[str], known: list[str], parts: dict[str, dict[str, str]]
+        self, path: ConfigPath, names: frozenset[str], known: list[str], parts: dict[str, dict[str, str]]
     ) -> dict[str, Any]:
         """Expressions that are evaluated together, with the variables they read."""
         compiler = self._compiler
@@ -158,7 +156,7 @@ class SagaCompiler:
                     reads |= self._reads(source, names)
         return {"where": self._where(path), "names": sorted(names), "reads": sorted(reads), **parts}
 
-    def _where(self, path: Path, field: str = "") -> str:
+    def _where(self, path: ConfigPath, field: str = "") -> str:
         """Place of an expression for errors: `saga payout, steps[0].command, data`."""
         inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[2:]).lstrip(".")
         return ", ".join(part for part in (f"saga {self.name}", inner, field) if part)

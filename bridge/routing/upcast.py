@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.config.model.sources import UpcastConfig
-from bridge.core.errors import ExpressionError
+from bridge.core.errors import ConfigPath, ExpressionError
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
-from bridge.routing.index import Reader, reader, values
+from bridge.routing.index import ValueReader, reader, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class _Upcast:
     """One entry of `upcast:`. match: readers with the values of which any may be equal."""
 
     where: str
-    match: Sequence[tuple[Reader, frozenset[Any]]]
+    match: Sequence[tuple[ValueReader, frozenset[Any]]]
     data: Expression | None
     function: Callable[[Envelope], Any] | None
     dataschema: str | None
@@ -74,7 +74,7 @@ def compile_upcasts(
     """
     found = []
     for position, config in enumerate(configs):
-        path: tuple[str | int, ...] = ("sources", source, "upcast", position)
+        path: ConfigPath = ("sources", source, "upcast", position)
         where = f"source {source}, upcast {position + 1}"
         data = None if config.data is None else compiler.value(config.data, (*path, "data"), where)
         function = None

@@ -8,13 +8,13 @@ from typing import Any
 
 import orjson
 
-from bridge.core.commands import Command, StartFirst, Step
+from bridge.core.commands import Command, RoutedCommand, StartFirst
 from bridge.core.errors import CommandsTooLarge
 
 _DATA = ("input", "data", "output", "tags", "reason")
 
 
-def check_volume(steps: Iterable[Step], limit: int, left: int | None = None) -> int:
+def check_volume(steps: Iterable[RoutedCommand], limit: int, left: int | None = None) -> int:
     """Bytes that the commands leave of `left` (None: of the limit).
 
     Raises: CommandsTooLarge if it would be negative.

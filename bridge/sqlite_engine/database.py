@@ -20,13 +20,13 @@ from bridge.sqlite_engine.hub.completions import Completions
 from bridge.sqlite_engine.hub.grouping import OperationGroup
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
-from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, LEAVING, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, LEAVING, ORCHESTRATION, Lease, WorkerStream
 from bridge.sqlite_engine.hub.payload_sweep import PayloadSweep
 from bridge.sqlite_engine.hub.recovery import recover
-from bridge.sqlite_engine.hub.removal import Purges, Retention
+from bridge.sqlite_engine.hub.removal import Purges, RetentionSweep
 from bridge.sqlite_engine.hub.working_set import Kind, Operation
 from bridge.sqlite_engine.hub.writer import Writer
-from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItems, record_of
+from bridge.sqlite_engine.maintenance.process_files import DatabaseLock, RunningItems, record_of
 from bridge.sqlite_engine.model.payload_fields import of_call, of_completion
 from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, invalid_argument, precondition, unavailable
 from bridge.sqlite_engine.model.values import Empty, text
@@ -34,7 +34,7 @@ from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.counts import count_all, is_counted
 from bridge.sqlite_engine.storage.ends import KeptEnds
 from bridge.sqlite_engine.storage.payloads import Payloads
-from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
+from bridge.sqlite_engine.storage.query import IndexWarmup, QueryThread
 from bridge.sqlite_engine.storage.schema import SPANS, check_keys, connect, prepare, record_key
 from bridge.sqlite_engine.storage.store import Store
 from bridge.system import private
@@ -57,7 +57,7 @@ class Database:
     def __init__(self, path: Path, options: DatabaseOptions | None = None) -> None:
         self.path = path
         self.options = options or DatabaseOptions()
-        self._lock = FileLock(path)
+        self._lock = DatabaseLock(path)
         self.spans: KeptSpans | None = None
         """Spans that were not sent yet; None where traces are off."""
         self.ends: KeptEnds | None = None
@@ -118,10 +118,10 @@ class Database:
                 lambda position: self.writer.submit(self.hub.tx.delete_ends, position, kind=Kind.PURGE),
             )
         self._purges = Purges(self.hub, self.writer.submit)
-        self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
+        self._retention = RetentionSweep(options.retention, self.hub, self._purges, self.writer.submit)
         period = min(SWEEP_SECONDS, max(1.0, options.payload_age))
         self._sweep = PayloadSweep(self.hub, self.writer.submit, options.payload_age, period)
-        self._reader = Reader(self.path, self.path.stem, payloads, options.rules.index)
+        self._reader = QueryThread(self.path, self.path.stem, payloads, options.rules.index)
         self._warmup = IndexWarmup(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,
@@ -249,24 +249,24 @@ class Database:
         if (found := self._groups.pop(loop, None)) is not None:
             found.flush()
 
-    def connect(self, stream: Stream) -> None:
+    def connect(self, stream: WorkerStream) -> None:
         """Start to send work to the stream. Raises: Rejection when the engine is not running."""
         if not self._open:
             raise unavailable("The engine is not running")
         self.writer.submit(self.hub.dispatcher.connect, stream, kind=Kind.WORKER)
 
-    def retire(self, stream: Stream) -> None:
+    def retire(self, stream: WorkerStream) -> None:
         """Send no more work to the stream of a worker that is being stopped."""
         stream.drain()
         if self._open:
             self.writer.submit(self.hub.dispatcher.retire, stream, kind=Kind.WORKER)
 
-    def disconnect(self, stream: Stream) -> None:
+    def disconnect(self, stream: WorkerStream) -> None:
         """Remove the stream of a worker that is gone, and requeue its work at once."""
         if self._open:
             self.writer.submit(self._disconnected, stream, kind=Kind.WORKER)
 
-    def _disconnected(self, stream: Stream) -> None:
+    def _disconnected(self, stream: WorkerStream) -> None:
         is_lost = self.hub.losses is not None and not stream.is_drained
         for lease in self.hub.dispatcher.disconnect(stream):
             has_run = stream.ran is None or lease.token in stream.ran
@@ -396,6 +396,14 @@ class Database:
             logger.warning("A result of a worker is not taken: %s", refusal)
             return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
         return Operation(name, operation, (lease, request), subject=lease)
+
+    def take_back(self, tokens: Iterable[str]) -> None:
+        """Requeue work at once that a worker has not begun. The worker goes on."""
+        leases = self.hub.dispatcher.leases
+        taken = [lease for lease in map(leases.take, tokens) if lease is not None]
+        if taken:
+            lost = self._completions.lost
+            self.writer.put_all([Operation(Kind.RETURN, lost, (lease,), subject=lease) for lease in taken])
 
     def _unnamed(self, kind: int, request: Any, peer: str) -> Lease | None:
         """Find and end the lease of a response without token."""

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.core.diagnosis import Answer, Examiner, not_checked, ok, problem, warning
+from bridge.core.diagnosis import CheckAnswer, Examiner, not_checked, ok, problem, warning
 from bridge.system.threads import in_thread
 
 _LITTLE, _FULL = 1 << 30, 100 << 20
@@ -72,7 +72,7 @@ def is_writable(path: Path) -> bool:
     return os.access(existing(path), os.W_OK)
 
 
-def access(directory: Path, path: str) -> Answer:
+def access(directory: Path, path: str) -> CheckAnswer:
     """Check that this user alone may write a directory. path: setting that names it."""
     try:
         found = os.lstat(directory)
@@ -97,7 +97,7 @@ def access(directory: Path, path: str) -> Answer:
 async def examine(subject: str, directory: Path, path: str, examiner: Examiner, file: Path | None = None) -> None:
     """Check free space and file system of a directory. path: setting that names it. file: largest file in it."""
 
-    def free() -> Answer:
+    def free() -> CheckAnswer:
         found = space(directory)
         size = file.stat().st_size if file is not None and file.exists() else 0
         text = f"{found.free / (1 << 30):.1f} of {found.total / (1 << 30):.1f} GiB free"
@@ -109,7 +109,7 @@ async def examine(subject: str, directory: Path, path: str, examiner: Examiner, 
             return warning(text + needs, remedy)
         return ok(text)
 
-    def kind() -> Answer:
+    def kind() -> CheckAnswer:
         found = space(directory).kind
         if found in NETWORK:
             return problem(

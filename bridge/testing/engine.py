@@ -11,7 +11,7 @@ from durabletask.serialization import DataConverter
 
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.embedded.inprocess import AioChannel, Channel
+from bridge.engines.embedded.inprocess import AioChannel, InProcessChannel
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote.grpc_channel import BEFORE
 from bridge.engines.worker.compatibility import CompatibilityMonitor
@@ -42,7 +42,7 @@ class VirtualEngine:
         self.backend = VirtualBackend()
         self._channel: AioChannel | None = None
         self._client: EngineClient | None = None
-        self._workers: list[Channel] = []
+        self._workers: list[InProcessChannel] = []
 
     def has_no_early_messages(self, entity_id: str) -> bool:
         """Always False: the entity must be asked."""
@@ -84,7 +84,7 @@ class VirtualEngine:
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
-        channel = Channel(self.backend, timeout=TIMEOUT)
+        channel = InProcessChannel(self.backend, timeout=TIMEOUT)
         self._workers.append(channel)
         worker = MonitoredWorker(
             channel=channel,

@@ -22,7 +22,7 @@ from bridge.brokers.base import Broker
 from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.lineage.records import dead_letter_record
 from bridge.core.provenance import current_reason
-from bridge.core.stored_message import StoredMessage, Undelivered
+from bridge.core.stored_message import StoredMessage, UndeliveredMessage
 from bridge.core.system_names import DEAD_LETTER, dead_letter_id
 from bridge.engines.message_sealer import MessageSealer
 
@@ -73,7 +73,7 @@ def dead_letter_activity(
     return dead_letter
 
 
-def start_dead_letters(ctx: EntityContext, undelivered: Iterable[Undelivered]) -> None:
+def start_dead_letters(ctx: EntityContext, undelivered: Iterable[UndeliveredMessage]) -> None:
     """Start one orchestration for each undelivered message.
 
     The start is part of the commit of the entity's operation. A repeated operation uses the same instance id.

@@ -64,7 +64,7 @@ class WaitingMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class WaitingChange:
     """Result of an operation: number of waiting messages before and after it."""
 
     what: str
@@ -152,7 +152,7 @@ class MessageEntities:
         *,
         counted: bool = True,
         refuses: Callable[[Any], bool] = lambda state: False,
-    ) -> Change:
+    ) -> WaitingChange:
         """Send an operation to an entity, and return when a worker has processed it.
 
         counted: the operation may remove messages.
@@ -174,7 +174,7 @@ class MessageEntities:
             if found is None or not found.backlog_queue_size:
                 now, idle = await self._state(entity), min(idle, time.monotonic())
                 if now != state or refuses(now) or time.monotonic() - idle > _EFFECT_SECONDS:
-                    return Change(what, before, self._count(now) if counted else before)
+                    return WaitingChange(what, before, self._count(now) if counted else before)
             if time.monotonic() > end:
                 raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
             await asyncio.sleep(_POLL_SECONDS)

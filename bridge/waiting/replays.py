@@ -16,11 +16,11 @@ from bridge.core.system_names import DEAD_LETTER_STATES, JOB_PAGE, JOB_RESULTS, 
 from bridge.dead_letters import store as dead_letters
 from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
-from bridge.jobs.kind import ItemResult, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult
 from bridge.waiting.dead_letters import has_topic
 
 
-class End(NamedTuple):
+class ReplayEnd(NamedTuple):
     """Result of a replayed message.
 
     returned: the message became another dead letter.
@@ -34,9 +34,9 @@ class End(NamedTuple):
     def change(self) -> str | None:
         """Operation on the state of the dead letter; None while the message waits."""
         match self.result.result:
-            case Result.SUCCEEDED | Result.DUPLICATE:
+            case ItemOutcome.SUCCEEDED | ItemOutcome.DUPLICATE:
                 return "replayed"
-            case Result.FAILED:
+            case ItemOutcome.FAILED:
                 # Without another dead letter, the replayed one is the only copy of the message
                 return "returned" if self.returned else "open"
         return None
@@ -46,14 +46,14 @@ def result_of(outcome: Outcome) -> ItemResult:
     """Result of a message with this outcome."""
     match outcome:
         case Outcome.DUPLICATE:
-            return ItemResult(Result.DUPLICATE)
+            return ItemResult(ItemOutcome.DUPLICATE)
         case Outcome.EARLY:
-            return ItemResult(Result.EARLY)
+            return ItemResult(ItemOutcome.EARLY)
         case Outcome.QUARANTINED:
-            return ItemResult(Result.QUARANTINED)
+            return ItemResult(ItemOutcome.QUARANTINED)
         case Outcome.IGNORED:
-            return ItemResult(Result.SUCCEEDED, "ignored")
-    return ItemResult(Result.SUCCEEDED)
+            return ItemResult(ItemOutcome.SUCCEEDED, "ignored")
+    return ItemResult(ItemOutcome.SUCCEEDED)
 
 
 class ReplayReports:
@@ -62,7 +62,7 @@ class ReplayReports:
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self._engines = engines
 
-    async def send(self, found: Sequence[End]) -> None:
+    async def send(self, found: Sequence[ReplayEnd]) -> None:
         """Report results durably. Raises: EngineError."""
         for name, engine in self._engines.items():
             for entity, operation, value in signals([each for each in found if each.replay.engine == name]):
@@ -78,20 +78,20 @@ def report(ctx: EntityContext, engine: str, result: OperationResult) -> None:
         ctx.signal_entity(entity, operation, value)
 
 
-def ends(result: OperationResult) -> Iterator[End]:
+def ends(result: OperationResult) -> Iterator[ReplayEnd]:
     """Results of replayed messages in the result of an operation."""
     for item, word, detail in result.ended:
         if (replay := ReplayOf.of_item(item)) is not None:
-            yield End(replay, ItemResult(Result(word), detail))
+            yield ReplayEnd(replay, ItemResult(ItemOutcome(word), detail))
     for each in result.undelivered:
         if (replay := ReplayOf.of_item(each.item)) is not None:
             cause = fingerprint(each.reason, each.item.get("route"), each.error, each.detail)
             which = "same cause" if cause == replay.cause else "new cause"
             detail = f"{which}: {each.reason}" + (f": {each.detail}" if each.detail else "")
-            yield End(replay, ItemResult(Result.FAILED, detail), returned=has_topic(each.item))
+            yield ReplayEnd(replay, ItemResult(ItemOutcome.FAILED, detail), returned=has_topic(each.item))
 
 
-def signals(found: Sequence[End]) -> Iterator[tuple[EntityInstanceId, str, Any]]:
+def signals(found: Sequence[ReplayEnd]) -> Iterator[tuple[EntityInstanceId, str, Any]]:
     """Operations that store results in the pages of jobs, and in the states of dead letters."""
     pages: dict[tuple[str, int], dict[str, list[str]]] = defaultdict(dict)
     entries: dict[tuple[str, str], list[DeadLetterRef]] = defaultdict(list)

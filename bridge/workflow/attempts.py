@@ -29,9 +29,9 @@ from bridge.workflow.step import (
     Attempt,
     AttemptFailed,
     Attempts,
-    Call,
     Child,
     Command,
+    StepCall,
     answer,
     describe,
     first_of,
@@ -47,7 +47,7 @@ STEP_KEY = "step-key"
 """Header of a command that carries the step key."""
 
 
-def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedError | None = None) -> Steps:
+def perform(ctx: task.OrchestrationContext, call: StepCall, failed: task.TaskFailedError | None = None) -> Steps:
     """Perform an action and return its result.
 
     failed: failure of the first attempt, if the caller made it.
@@ -76,7 +76,7 @@ def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedE
             timer.cancel()
 
 
-def _next_attempt(call: Call, error: task.TaskFailedError | AttemptFailed, number: int) -> timedelta:
+def _next_attempt(call: StepCall, error: task.TaskFailedError | AttemptFailed, number: int) -> timedelta:
     """Pause after attempt `number` has failed. Raises: StepFailed if there is no further attempt."""
     if isinstance(error, task.TaskFailedError) and any(error.details.is_caused_by(one) for one in call.refusals):
         raise StepFailed(call.name, "refused", describe(error)) from error
@@ -99,7 +99,7 @@ def delay(policy: task.RetryPolicy, attempt: int) -> timedelta:
     return min(longest, timedelta(seconds=min(seconds, longest.total_seconds())))
 
 
-def _attempts(ctx: task.OrchestrationContext, call: Call) -> Attempt:
+def _attempts(ctx: task.OrchestrationContext, call: StepCall) -> Attempt:
     action = call.action
     if isinstance(action, Attempts):
         return action.attempts(ctx, call)
@@ -113,14 +113,14 @@ def _attempts(ctx: task.OrchestrationContext, call: Call) -> Attempt:
 
 
 def _activity_attempt(
-    ctx: task.OrchestrationContext, call: Call, activity: Callable[..., Any] | str, timer: task.Task[Any] | None
+    ctx: task.OrchestrationContext, call: StepCall, activity: Callable[..., Any] | str, timer: task.Task[Any] | None
 ) -> Steps:
     result = yield from first_of(ctx.call_activity(name_of(activity), input=call.payload), call, timer)
     return fitted(call.name, activity, result)
 
 
 def _child_attempt(
-    ctx: task.OrchestrationContext, call: Call, child: Child, number: int, timer: task.Task[Any] | None
+    ctx: task.OrchestrationContext, call: StepCall, child: Child, number: int, timer: task.Task[Any] | None
 ) -> Steps:
     child_id = f"{call.child_id}:{number}"
     work: task.Task[Any] = ctx.call_sub_orchestrator(
@@ -138,7 +138,7 @@ def _child_attempt(
         interrupts.clear()
 
 
-def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Command) -> Attempt:
+def _command_attempts(ctx: task.OrchestrationContext, call: StepCall, command: Command) -> Attempt:
     # The event and its ids are created once: a repeated attempt publishes the same message again
     headers = {**command.headers, STEP_KEY: call.key}
     correlation_id = new_correlation_id(ctx)
@@ -158,7 +158,7 @@ def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Comma
     return attempt
 
 
-def _pause(ctx: task.OrchestrationContext, call: Call, length: timedelta, timer: task.Task[Any] | None) -> Steps:
+def _pause(ctx: task.OrchestrationContext, call: StepCall, length: timedelta, timer: task.Task[Any] | None) -> Steps:
     """Wait until the next attempt. Raises: StepFailed if the time is up or the call is interrupted before."""
     pause = ctx.create_timer(length)
     yield task.when_any([pause, *([] if timer is None else [timer]), *call.interrupts])

@@ -10,7 +10,7 @@ import structlog
 from durabletask.entities import EntityContext
 
 from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
-from bridge.core.origin import Key, key_of
+from bridge.core.origin import CommandKey, key_of
 from bridge.workflow.messages import EVERYTHING, REPEATS, EnvelopeArgument, carrying
 from bridge.workflow.sdk_internals import ContextualEntity, StoredStateContext, input_type
 
@@ -67,7 +67,7 @@ class _Context(StoredStateContext):
         seen = self._stored()[0] if self._seen is _NOTHING else self._seen
         self.write_stored(new_state if seen is None or new_state is None else _remembering(seen, new_state))
 
-    def is_repeat(self, key: Key) -> bool:
+    def is_repeat(self, key: CommandKey) -> bool:
         """True if the message was processed before. Otherwise it is remembered from now on."""
         text, state = self._stored()
         seen = DeduplicationWindow(text or "", self._remember)

@@ -19,7 +19,7 @@ from durabletask.task import CancellableTask, OrchestrationContext, Task, when_a
 
 from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
 from bridge.core.errors import wire_name
-from bridge.core.origin import Key, MessageOrigin, envelope_body, key_of, origin_of, wrap_payload
+from bridge.core.origin import CommandKey, MessageOrigin, envelope_body, key_of, origin_of, wrap_payload
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.messages import REPEATS, EnvelopeArgument, start_of
 from bridge.workflow.tasks import Steps
@@ -294,7 +294,7 @@ class _State:
         elif message is not None:
             queue.put(message)
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: CommandKey) -> None:
         if not self.ctx.is_replaying:
             REPEATS.add("inbox")
             log.debug(

@@ -18,7 +18,7 @@ from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaStatus,
 from bridge.workflow.tasks import Steps
 
 
-class Progress:
+class SagaCustomStatus:
     """Status of the saga and states of its steps.
 
     Every replay repeats all changes. A change is therefore only recorded as a piece of JSON. The status is built when

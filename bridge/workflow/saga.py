@@ -18,9 +18,9 @@ from bridge.core.errors import is_final_failure
 from bridge.workflow.attempts import fitted, name_of, perform
 from bridge.workflow.inbox import Inbox, Received
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
-from bridge.workflow.progress import Progress
+from bridge.workflow.progress import SagaCustomStatus
 from bridge.workflow.publishing import publish
-from bridge.workflow.step import CANCEL_EVENT, Action, Call, Command, CompensationInput, Step, describe
+from bridge.workflow.step import CANCEL_EVENT, Action, Command, CompensationInput, Step, StepCall, describe
 from bridge.workflow.tasks import OnComplete, Steps, gather
 
 DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
@@ -42,7 +42,7 @@ _COUNT = "bridge.sagas"
 
 
 @dataclass(slots=True)
-class Entry:
+class StartedStep:
     """A started step."""
 
     step: Step
@@ -52,14 +52,14 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Group:
+class StepGroup:
     """Steps and groups in the order of their start.
 
     parallel: the members ran concurrently, and are undone concurrently.
     """
 
     parallel: bool = False
-    members: list[Entry | Group] = field(default_factory=list)
+    members: list[StartedStep | StepGroup] = field(default_factory=list)
 
 
 class Scope:
@@ -67,7 +67,7 @@ class Scope:
 
     __slots__ = ("_group", "_halts", "_saga")
 
-    def __init__(self, saga: Saga, group: Group, halts: tuple[task.CompletableTask[None], ...]) -> None:
+    def __init__(self, saga: Saga, group: StepGroup, halts: tuple[task.CompletableTask[None], ...]) -> None:
         self._saga = saga
         self._group = group
         self._halts = halts
@@ -96,14 +96,14 @@ class Scope:
         Returns the results in the order of the branches. After a failure, branches that wait for an answer or for
         another attempt stop, running activities are waited for, and the first failure is raised.
         """
-        group = Group(parallel=True)
+        group = StepGroup(parallel=True)
         self._group.members.append(group)
         halt = task.CompletableTask[None]()
         runs = [self._branch(branch, group, (*self._halts, halt)) for branch in branches]
         return self._saga._together(runs, halt)
 
-    def _branch(self, branch: Branch, group: Group, halts: tuple[task.CompletableTask[None], ...]) -> Steps:
-        own = Group()
+    def _branch(self, branch: Branch, group: StepGroup, halts: tuple[task.CompletableTask[None], ...]) -> Steps:
+        own = StepGroup()
         group.members.append(own)
         scope = Scope(self._saga, own, halts)
         return scope.step(branch) if isinstance(branch, Step) else branch(scope)
@@ -169,8 +169,8 @@ class Saga(Scope):
         self._id = new_id(ctx, name)
         self._publish_outcome = publish_outcome
         self._roll_forward_pause = roll_forward_pause
-        self._entries: dict[str, Entry] = {}
-        self._progress = Progress(ctx, name, plan)
+        self._entries: dict[str, StartedStep] = {}
+        self._progress = SagaCustomStatus(ctx, name, plan)
         self._completed: list[str] = []
         self._compensated: list[str] = []
         self._failed_compensations: list[FailedCompensation] = []
@@ -180,7 +180,7 @@ class Saga(Scope):
         self._groups = 0  # parallel groups that run
         self._heard = False  # `cancel` was received before the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
-        super().__init__(self, Group(), ())
+        super().__init__(self, StepGroup(), ())
         OnComplete(self._cancel, self._hear)
 
     def point_of_no_return(self) -> None:
@@ -245,7 +245,7 @@ class Saga(Scope):
         if target is not None:
             yield publish(self._ctx, target, outcome, type=kind, subject=self._ctx.instance_id)
 
-    def _step(self, step: Step, group: Group, halts: Sequence[task.Task[Any]]) -> Steps:
+    def _step(self, step: Step, group: StepGroup, halts: Sequence[task.Task[Any]]) -> Steps:
         name = step.name
         if name in self._entries:
             raise ValueError(f"saga {self.name!r} has two steps named {name!r}; names make the step keys")
@@ -253,7 +253,7 @@ class Saga(Scope):
             raise ValueError(f"step {name!r}: saga {self.name!r} is over")
         if self._heard or halts:
             self._check_stopped(name, halts)
-        entry = self._entries[name] = Entry(step, f"{self._id}/{name}")
+        entry = self._entries[name] = StartedStep(step, f"{self._id}/{name}")
         group.members.append(entry)
         progress = self._progress
         progress.enter(name, StepState.RUNNING)
@@ -313,9 +313,9 @@ class Saga(Scope):
         self._check_stopped(None, halts)
         raise StepFailed(None, "timeout", name)
 
-    def _call(self, entry: Entry, halts: Sequence[task.Task[Any]]) -> Call:
+    def _call(self, entry: StartedStep, halts: Sequence[task.Task[Any]]) -> StepCall:
         step = entry.step
-        return Call(
+        return StepCall(
             step.name,
             entry.key,
             step.action,
@@ -327,7 +327,7 @@ class Saga(Scope):
             () if self._is_past_return else (self._cancel, *halts),
         )
 
-    def _roll_forward(self, call: Call) -> Steps:
+    def _roll_forward(self, call: StepCall) -> Steps:
         """Make rounds of attempts until one succeeds. Raises: StepFailed for a refusal and for a final failure."""
         for number in count(1):
             round_ = call if number == 1 else replace(call, child_id=f"{call.child_id}:r{number}")
@@ -352,7 +352,7 @@ class Saga(Scope):
         if halts and any(halt.is_complete for halt in halts):
             raise StepFailed(step, "cancelled", "another branch failed")
 
-    def _undo(self, group: Group, states: Sequence[StepState]) -> Steps:
+    def _undo(self, group: StepGroup, states: Sequence[StepState]) -> Steps:
         members = [self._undo_member(member, states) for member in reversed(group.members)]
         if group.parallel:
             yield from gather(members)
@@ -360,17 +360,17 @@ class Saga(Scope):
             for member in members:
                 yield from member
 
-    def _undo_member(self, member: Entry | Group, states: Sequence[StepState]) -> Steps:
-        if isinstance(member, Group):
+    def _undo_member(self, member: StartedStep | StepGroup, states: Sequence[StepState]) -> Steps:
+        if isinstance(member, StepGroup):
             yield from self._undo(member, states)
         elif member.state in states and member.step.compensation is not None:
             yield from self._compensate(member, member.step.compensation)
 
-    def _compensate(self, entry: Entry, action: Action) -> Steps:
+    def _compensate(self, entry: StartedStep, action: Action) -> Steps:
         step = entry.step
         known = entry.state is StepState.COMPLETED
         wrapped = CompensationInput(entry.key, step.input, entry.result, known)
-        call = Call(
+        call = StepCall(
             name=step.name,
             key=entry.key,
             action=action,
@@ -410,7 +410,7 @@ class Saga(Scope):
             self._failed_compensations,
         )
 
-    def _enter(self, entry: Entry, state: StepState) -> None:
+    def _enter(self, entry: StartedStep, state: StepState) -> None:
         entry.state = state
         self._progress.enter(entry.step.name, state)
 
@@ -420,7 +420,7 @@ class Saga(Scope):
             self._progress.cancelling()
 
 
-def _payload(entry: Entry) -> Any:
+def _payload(entry: StartedStep) -> Any:
     """Input of an activity or child, or data of a command. A command carries the key in a header."""
     step = entry.step
     if not step.keyed or isinstance(step.action, Command):

@@ -144,7 +144,7 @@ class CompensationInput:
 
 
 @dataclass(slots=True)
-class Call:
+class StepCall:
     """An action with its limits.
 
     payload: input of the activity or child, data of the command.
@@ -194,7 +194,7 @@ class Attempts(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def attempts(self, ctx: task.OrchestrationContext, call: Call) -> Attempt:
+    def attempts(self, ctx: task.OrchestrationContext, call: StepCall) -> Attempt:
         """Create the function that makes the attempts of one call."""
 
 
@@ -206,7 +206,7 @@ def describe(error: task.TaskFailedError | AttemptFailed) -> str:
     return f"{kind}: {error.details.message}"[:DETAIL_LIMIT]
 
 
-def first_of(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> Steps:
+def first_of(work: task.Task[Any], call: StepCall, timer: task.Task[Any] | None) -> Steps:
     """Wait for a task and return its result. Raises: StepFailed if the timer fires first; TaskFailedError."""
     if timer is None:
         return (yield work)
@@ -216,7 +216,7 @@ def first_of(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> 
     raise StepFailed(call.name, "timeout")
 
 
-def answer(ctx: task.OrchestrationContext, event: str, call: Call, timer: task.Task[Any] | None) -> Steps:
+def answer(ctx: task.OrchestrationContext, event: str, call: StepCall, timer: task.Task[Any] | None) -> Steps:
     """Wait for the event that carries an answer and return its data. Raises: StepFailed if the call ends before."""
     waited = ctx.wait_for_external_event(event)
     yield task.when_any([waited, *([] if timer is None else [timer]), *call.interrupts])

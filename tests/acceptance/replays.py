@@ -21,7 +21,7 @@ from bridge.core.errors import EngineError, InstanceNotFound
 from bridge.core.message import Message
 from bridge.core.states import JobState
 from bridge.core.system_names import job_instance_id
-from bridge.jobs.kind import Result
+from bridge.jobs.kind import ItemOutcome
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobItem, JobStore
 from tests.acceptance.channel import Channel
@@ -284,7 +284,7 @@ class Looks:
         for each in found:
             before = self._final.get(each.id)
             assert before in (None, each.status), f"{each.id}: {each.status} after {before}"
-            if each.status in (Result.SUCCEEDED, Result.DUPLICATE, Result.FAILED, Result.SKIPPED):
+            if each.status in (ItemOutcome.SUCCEEDED, ItemOutcome.DUPLICATE, ItemOutcome.FAILED, ItemOutcome.SKIPPED):
                 self._final[each.id] = each.status
 
 
@@ -383,7 +383,7 @@ def replayed_while_killed(
             assert looks.count >= 10
             results = Counter(each.status for each in items(directory, job))
             # A kill between the effect of a message and its report lets the message meet its own effect
-            assert set(results) <= {Result.SUCCEEDED.value, Result.DUPLICATE.value}, results
+            assert set(results) <= {ItemOutcome.SUCCEEDED.value, ItemOutcome.DUPLICATE.value}, results
             assert sum(results.values()) == load.selected
             deployment.wait(lambda: outputs(directory) == load.outputs, "one effect of each message, in order")
             cause.check(load, newcomers.sent, done=True)

@@ -16,7 +16,7 @@ from durabletask.entities import EntityInstanceId
 
 from bridge.app.operations.entities import EntityOperations
 from bridge.app.operations.keys import KeyOperations
-from bridge.core.answers import Key
+from bridge.core.answers import SigningKey
 from bridge.core.errors import EngineMisconfigured, EngineRejected
 from bridge.engines.commands import answers as answers_module
 from bridge.engines.commands.answers import AnswerKeys
@@ -149,7 +149,7 @@ async def test_a_forged_or_altered_answer_is_dead_lettered_before_any_call(tmp_p
         await it.ask()
         good = it.correlation_id
         plain = good.partition(";")[0]
-        stranger = Key.new(0.0).sign(plain, None)
+        stranger = SigningKey.new(0.0).sign(plain, None)
         forged = [
             plain,
             stranger,
@@ -212,10 +212,10 @@ async def test_a_key_that_is_newer_than_the_last_read_is_known(
     monkeypatch.setattr(answers_module, "_UNKNOWN", 0.0)
     async with service(tmp_path, engine) as it:
         await it.ask()
-        forged = Key.new(0.0).sign(it.correlation_id.partition(";")[0], None)
+        forged = SigningKey.new(0.0).sign(it.correlation_id.partition(";")[0], None)
         await it.answer("forged", correlation_id=forged)
         assert it.dead_letters == {"unexpected_reply": 1}
-        key = Key.new(time.time() - 3600.0)
+        key = SigningKey.new(time.time() - 3600.0)
         keys = AnswerKeys(it.it.daemon.engines["default"])
         await keys.change("rotate", key.to_json(), lambda found: found.find(key.id) is not None)
         plain = it.correlation_id.partition(";")[0]
@@ -255,12 +255,12 @@ async def test_a_key_that_another_process_may_sign_with_is_not_retired(tmp_path:
         keys = AnswerKeys(engine_)
         (old,) = (await keys.ring(fresh=True)).keys
         for age in (0.0, 61.0, 100.0):
-            new = Key.new(time.time() - age)
+            new = SigningKey.new(time.time() - age)
             await keys.change("rotate", new.to_json(), lambda found, new=new: found.find(new.id) is not None)  # type: ignore[misc]  # mypy cannot infer it
             with pytest.raises(EngineRejected, match="or did a minute ago"):
                 await KeyOperations(engine_).retire(old.id)
             await keys.change("retire", new.id, lambda found, new=new: found.find(new.id) is None)  # type: ignore[misc]  # mypy cannot infer it
-        new = Key.new(time.time() - 121.0)
+        new = SigningKey.new(time.time() - 121.0)
         await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
         await KeyOperations(engine_).retire(old.id)
         assert [each.id for each in await KeyOperations(engine_).list()] == [new.id]
@@ -312,7 +312,7 @@ async def test_keys_of_a_later_version_are_an_outage_and_stay(tmp_path: Path) ->
             with pytest.raises(EngineMisconfigured, match="later version"):
                 await call()
         await engine_.client.signal_entity(
-            EntityInstanceId("bridge.answers", "keys"), "make", input=Key.new(0.0).to_json()
+            EntityInstanceId("bridge.answers", "keys"), "make", input=SigningKey.new(0.0).to_json()
         )
         await engine_.client.signal_entity(EntityInstanceId("bridge.answers", "keys"), "nothing")
     with sqlite3.connect(path) as database:
@@ -326,7 +326,7 @@ async def test_keys_are_rotated_with_overlap(tmp_path: Path, engine: str) -> Non
         await it.ask()
         engine_ = it.it.daemon.engines["default"]
         keys = AnswerKeys(engine_)
-        new = Key.new(0.0)
+        new = SigningKey.new(0.0)
         ring = await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
         old = ring.keys[1].id
         (shown,) = await EntityOperations(engine_).list("bridge.answers", None, None, None, state=True, transient=False)

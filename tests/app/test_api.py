@@ -27,7 +27,7 @@ from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import DaemonState
-from bridge.ops.access import Access, Role, TokenFile, new_token, token_line
+from bridge.ops.access import OpsAccess, Role, TokenFile, new_token, token_line
 from bridge.ops.connections import LONGEST_LINE
 from bridge.ops.health import Readiness
 from bridge.ops.web import Web
@@ -64,7 +64,7 @@ async def _metrics(*, openmetrics: bool) -> bytes:
 
 @asynccontextmanager
 async def served(
-    loaded: Loaded, access: Access | None = None, settings: HttpConfig | None = None
+    loaded: Loaded, access: OpsAccess | None = None, settings: HttpConfig | None = None
 ) -> AsyncIterator[str]:
     """Address of the API of an engine."""
     async with attached(loaded) as engine:
@@ -99,8 +99,8 @@ class Tokens:
         path.write_text("# tokens\n\n" + "\n".join(lines))
 
     @property
-    def access(self) -> Access:
-        return Access(TokenFile(self.path))
+    def access(self) -> OpsAccess:
+        return OpsAccess(TokenFile(self.path))
 
     def header(self, role: Role, payloads: bool = False) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.tokens[role, payloads]}"}

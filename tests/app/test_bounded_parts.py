@@ -24,7 +24,7 @@ from bridge.engines.base import Engine
 from bridge.ops import trail
 from bridge.ops.access import Caller
 from bridge.ops.audit import user
-from bridge.ops.trail import FILE, Trail
+from bridge.ops.trail import FILE, AuditTrail
 from tests.app.test_cursors import CONFIG, FLOWS, Lists
 from tests.kit.daemon import running
 
@@ -43,7 +43,12 @@ def line(number: int) -> dict[str, Any]:
     return {"time": f"{stamp}.000Z", "actor": "ada" if number % 2 else "bob", "action": "reload", "target": str(number)}
 
 
-def whole(trails: list[Trail], limit: int, wanted: AuditFilter = AuditFilter(), most: int | None = None) -> list[str]:  # noqa: B008 -- frozen
+def whole(
+    trails: list[AuditTrail],
+    limit: int,
+    wanted: AuditFilter = AuditFilter(),  # noqa: B008 -- frozen
+    most: int | None = None,
+) -> list[str]:
     """Targets of all lines, read in parts."""
     found: list[str] = []
     places = None
@@ -66,7 +71,7 @@ def test_parts_of_the_audit_have_each_line_once(
     tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[int, int]], limit: int, block: int, size: int
 ) -> None:
     base = tmp_path_factory.mktemp("trails")
-    trails = [Trail(base / str(number), size, 50) for number in range(3)]
+    trails = [AuditTrail(base / str(number), size, 50) for number in range(3)]
     for number, (at, length) in enumerate(entries):
         trails[at].append(line(number) | {"fill": "ü" * length})
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +85,7 @@ def test_parts_of_the_audit_have_each_line_once(
 
 
 def test_audit_lines_that_come_meanwhile_move_no_others(tmp_path: Path) -> None:
-    copies = [Trail(tmp_path / "a", 400, 50), Trail(tmp_path / "empty")]
+    copies = [AuditTrail(tmp_path / "a", 400, 50), AuditTrail(tmp_path / "empty")]
     for number in range(20):
         copies[0].append(line(number))
     part = newest(copies, AuditFilter(), 7)
@@ -102,7 +107,7 @@ def _read_bytes() -> int:
 
 
 def test_a_part_of_the_audit_reads_its_lines_only(tmp_path: Path) -> None:
-    copy = Trail(tmp_path)
+    copy = AuditTrail(tmp_path)
     copy.append(line(0))
     with (tmp_path / FILE).open("a") as file:
         file.writelines(json.dumps(line(number)) + "\n" for number in range(1, MANY))

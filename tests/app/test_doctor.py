@@ -28,7 +28,7 @@ from bridge.app import doctor
 from bridge.app.composition import load_config
 from bridge.app.doctor import CheckResult, diagnose
 from bridge.cli import root
-from bridge.core.diagnosis import AREAS, Verdict
+from bridge.core.diagnosis import AREAS, CheckVerdict
 from bridge.core.errors import ConfigError
 from bridge.system import disk
 from tests.engines.sidecar import Sidecar
@@ -60,7 +60,9 @@ def _write(directory: Path, config: dict[str, Any]) -> Path:
 
 async def _diagnose(path: Path, *areas: str, seconds: float = 10.0) -> Results:
     found = await diagnose(load_config([path]), areas or AREAS, seconds, lambda text: None)
-    assert not [each for each in found.results if each.verdict in (Verdict.PROBLEM, Verdict.WARNING) and not each.fix]
+    assert not [
+        each for each in found.results if each.verdict in (CheckVerdict.PROBLEM, CheckVerdict.WARNING) and not each.fix
+    ]
     return {(each.subject, each.check): each for each in found.results}
 
 
@@ -78,7 +80,7 @@ async def test_nothing_is_created_before_the_first_start(tmp_path: Path) -> None
     before = _tree(tmp_path)
     found = await _diagnose(path)
     assert _tree(tmp_path) == before
-    assert not [each for each in found.values() if each.verdict is Verdict.PROBLEM]
+    assert not [each for each in found.values() if each.verdict is CheckVerdict.PROBLEM]
     assert "will be created" in found["engine default", "file"].detail
     assert "no daemon runs" in found["engine default", "reachable"].detail
     assert "will be created" in found["broker local", "file"].detail
@@ -92,15 +94,15 @@ async def test_beside_a_running_daemon_and_after_its_end_nothing_is_changed(tmp_
         found = await _diagnose(path)
         assert set(_tree(state)) == before
         assert f"process {daemon.pid} hosts the engine" in found["engine default", "reachable"].detail
-        assert found["engine default", "file"].verdict is Verdict.OK
-        assert found["broker local", "file"].verdict is Verdict.OK
+        assert found["engine default", "file"].verdict is CheckVerdict.OK
+        assert found["broker local", "file"].verdict is CheckVerdict.OK
         daemon.kill()
     before_ = _tree(state)
     found = await _diagnose(path)
     # The files of the write-ahead log stay as the killed daemon left them
     assert set(_tree(state)) == set(before_)
     assert "no daemon runs" in found["engine default", "reachable"].detail
-    assert found["engine default", "file"].verdict is Verdict.OK
+    assert found["engine default", "file"].verdict is CheckVerdict.OK
 
 
 async def test_a_frozen_daemon_is_named_within_the_time(tmp_path: Path) -> None:
@@ -112,8 +114,8 @@ async def test_a_frozen_daemon_is_named_within_the_time(tmp_path: Path) -> None:
         assert time.monotonic() - began < 20
         daemon.signal(signal.SIGCONT)
         reachable = found["engine default", "reachable"]
-        assert reachable.verdict is Verdict.PROBLEM
-    assert found["engine default", "file"].verdict is Verdict.OK
+        assert reachable.verdict is CheckVerdict.PROBLEM
+    assert found["engine default", "file"].verdict is CheckVerdict.OK
 
 
 async def test_a_damaged_file_and_a_foreign_one_are_found(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ async def test_a_damaged_file_and_a_foreign_one_are_found(tmp_path: Path) -> Non
     engine.mkdir(parents=True)
     (engine / "engine.db").write_bytes(b"no database at all" * 1000)
     found = await _diagnose(path, "engine")
-    assert found["engine default", "file"].verdict is Verdict.PROBLEM
+    assert found["engine default", "file"].verdict is CheckVerdict.PROBLEM
     (engine / "engine.db").unlink()
     other = sqlite3.connect(engine / "engine.db")
     other.execute("CREATE TABLE mine (x)")
@@ -140,21 +142,21 @@ async def test_a_directory_that_others_can_read_is_a_warning(tmp_path: Path) -> 
     engine.mkdir(parents=True)
     engine.chmod(0o755)
     found = (await _diagnose(path, "engine"))["engine default", "access"]
-    assert (found.verdict, found.fix) == (Verdict.WARNING, f"chmod 700 {engine}")
+    assert (found.verdict, found.fix) == (CheckVerdict.WARNING, f"chmod 700 {engine}")
     assert engine.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize(
     ("space", "check", "verdict"),
     [
-        (disk.Space(10 << 20, 1 << 40, "ext4"), "free disk", Verdict.PROBLEM),
-        (disk.Space(500 << 20, 1 << 40, "ext4"), "free disk", Verdict.WARNING),
-        (disk.Space(1 << 39, 1 << 40, "nfs4"), "file system", Verdict.PROBLEM),
-        (disk.Space(1 << 39, 1 << 40, "tmpfs"), "file system", Verdict.WARNING),
+        (disk.Space(10 << 20, 1 << 40, "ext4"), "free disk", CheckVerdict.PROBLEM),
+        (disk.Space(500 << 20, 1 << 40, "ext4"), "free disk", CheckVerdict.WARNING),
+        (disk.Space(1 << 39, 1 << 40, "nfs4"), "file system", CheckVerdict.PROBLEM),
+        (disk.Space(1 << 39, 1 << 40, "tmpfs"), "file system", CheckVerdict.WARNING),
     ],
 )
 async def test_disks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: disk.Space, check: str, verdict: Verdict
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: disk.Space, check: str, verdict: CheckVerdict
 ) -> None:
     monkeypatch.setattr(disk, "space", lambda path: space)
     found = (await _diagnose(_write(tmp_path, LOCAL), "engine", "local"))["engine default", check]
@@ -182,7 +184,7 @@ async def test_retention_against_retention(tmp_path: Path) -> None:
         "workflows": {"external": ["o"]},
     }
     found = (await _diagnose(_write(tmp_path, config)))["source orders", "retention"]
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is CheckVerdict.WARNING
     assert "keeps finished instances for 1d" in found.detail
     assert found.fix == "engines.default.retention: 3d"
 
@@ -197,7 +199,7 @@ async def test_an_invalid_configuration_is_refused(tmp_path: Path) -> None:
 def test_versions_outside_of_the_tested_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(metadata, "version", lambda package: "1.13.0")
     found = dict(doctor._versions(load_config([_write(tmp_path, LOCAL)])))
-    assert found["durabletask"].verdict is Verdict.PROBLEM
+    assert found["durabletask"].verdict is CheckVerdict.PROBLEM
     assert "tested: " in found["durabletask"].detail
     assert "aiokafka" not in found  # the configuration needs no Kafka
 
@@ -244,7 +246,7 @@ async def test_a_slow_check_is_announced_and_ends(tmp_path: Path) -> None:
     found = await diagnose(load_config([_write(tmp_path, config)]), ("kafka",), 2.0, said.append)
     assert time.monotonic() - began < 15
     assert said == ["still checking broker local: reachable …"]
-    assert found.results[0].verdict is Verdict.PROBLEM
+    assert found.results[0].verdict is CheckVerdict.PROBLEM
     silent.close()
 
 
@@ -266,8 +268,10 @@ def _scheduler(directory: Path, sidecar: Sidecar) -> Path:
 
 async def test_a_scheduler(tmp_path: Path, sidecar: Sidecar) -> None:
     found = await _diagnose(_scheduler(tmp_path, sidecar), "engine")
-    assert [found["engine default", check].verdict for check in ("reachable", "task hub", "role")] == [Verdict.OK] * 3
-    assert found["engine default", "clock"].verdict is Verdict.NOT_CHECKED  # this engine sends no date
+    assert [found["engine default", check].verdict for check in ("reachable", "task hub", "role")] == [
+        CheckVerdict.OK
+    ] * 3
+    assert found["engine default", "clock"].verdict is CheckVerdict.NOT_CHECKED  # this engine sends no date
 
 
 @pytest.mark.parametrize("ahead", [-60, 60])
@@ -275,7 +279,7 @@ async def test_a_clock_that_differs_from_the_scheduler_s(tmp_path: Path, sidecar
     there = datetime.now(UTC) + timedelta(seconds=ahead)
     sidecar.gate.date = there.strftime("%a, %d %b %Y %H:%M:%S GMT")
     found = (await _diagnose(_scheduler(tmp_path, sidecar), "engine"))["engine default", "clock"]
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is CheckVerdict.WARNING
     assert "differ by" in found.detail
 
 
@@ -283,7 +287,7 @@ async def test_a_missing_role_is_named_with_its_command(tmp_path: Path, sidecar:
     sidecar.gate.refusal = (grpc.StatusCode.PERMISSION_DENIED, "no access")
     found = await _diagnose(_scheduler(tmp_path, sidecar), "engine")
     role = found["engine default", "role"]
-    assert role.verdict is Verdict.PROBLEM
+    assert role.verdict is CheckVerdict.PROBLEM
     assert 'az role assignment create --role "Durable Task Data Contributor"' in role.fix
     assert role.fix.endswith("/taskHubs/shop")
 
@@ -291,7 +295,7 @@ async def test_a_missing_role_is_named_with_its_command(tmp_path: Path, sidecar:
 async def test_a_role_that_only_reads_is_found(tmp_path: Path, sidecar: Sidecar) -> None:
     sidecar.gate.refused_methods = {"PurgeInstances"}
     role = (await _diagnose(_scheduler(tmp_path, sidecar), "engine"))["engine default", "role"]
-    assert role.verdict is Verdict.PROBLEM
+    assert role.verdict is CheckVerdict.PROBLEM
     assert "reading is allowed, writing is not" in role.detail
 
 
@@ -299,17 +303,17 @@ async def test_a_missing_task_hub_is_named(tmp_path: Path, sidecar: Sidecar) -> 
     sidecar.gate.refusal = (grpc.StatusCode.NOT_FOUND, "The task hub 'shop' does not exist")
     found = await _diagnose(_scheduler(tmp_path, sidecar), "engine")
     hub = found["engine default", "task hub"]
-    assert hub.verdict is Verdict.PROBLEM
+    assert hub.verdict is CheckVerdict.PROBLEM
     assert "az durabletask taskhub create" in hub.fix
-    assert found["engine default", "role"].verdict is Verdict.NOT_CHECKED
+    assert found["engine default", "role"].verdict is CheckVerdict.NOT_CHECKED
 
 
 async def test_a_scheduler_that_is_away(tmp_path: Path, sidecar: Sidecar) -> None:
     path = _scheduler(tmp_path, sidecar)
     sidecar.go_away()
     found = await _diagnose(path, "engine")
-    assert found["engine default", "reachable"].verdict is Verdict.PROBLEM
-    assert found["engine default", "role"].verdict is Verdict.NOT_CHECKED
+    assert found["engine default", "reachable"].verdict is CheckVerdict.PROBLEM
+    assert found["engine default", "role"].verdict is CheckVerdict.NOT_CHECKED
 
 
 # -- Service Bus
@@ -338,10 +342,10 @@ async def test_a_queue_is_peeked_at_and_no_message_delivered(tmp_path: Path) -> 
             async with client.get_queue_sender("orders") as sender:
                 await sender.send_messages([ServiceBusMessage("one"), ServiceBusMessage("two")])
             found = await _diagnose(_bus(tmp_path, server.connection_string), "servicebus")
-            assert found["source orders", "readable"].verdict is Verdict.OK
-            assert found["target out", "writable"].verdict is Verdict.OK
-            assert found["broker bus", "clock"].verdict is Verdict.OK
-            assert found["source orders", "entity settings"].verdict is Verdict.NOT_CHECKED
+            assert found["source orders", "readable"].verdict is CheckVerdict.OK
+            assert found["target out", "writable"].verdict is CheckVerdict.OK
+            assert found["broker bus", "clock"].verdict is CheckVerdict.OK
+            assert found["source orders", "entity settings"].verdict is CheckVerdict.NOT_CHECKED
             async with client.get_queue_receiver("orders") as receiver:
                 messages = await receiver.receive_messages(10, max_wait_time=5)
                 assert [message.delivery_count for message in messages] == [0, 0]
@@ -353,14 +357,14 @@ async def test_a_queue_is_peeked_at_and_no_message_delivered(tmp_path: Path) -> 
 async def test_missing_rights_and_entities_of_service_bus_are_named(tmp_path: Path) -> None:
     async with ServiceBusServer(SERVER) as server:
         found = await _diagnose(_bus(tmp_path, server.connection_string_with(LISTEN)), "servicebus")
-        assert found["source orders", "readable"].verdict is Verdict.OK
+        assert found["source orders", "readable"].verdict is CheckVerdict.OK
         lacking = found["target out", "writable"]
-        assert lacking.verdict is Verdict.PROBLEM
+        assert lacking.verdict is CheckVerdict.PROBLEM
         assert "Send" in lacking.detail
         assert "--rights Send" in lacking.fix
         found = await _diagnose(_bus(tmp_path, server.connection_string, queue="nowhere"), "servicebus")
         missing = found["source orders", "readable"]
-        assert missing.verdict is Verdict.PROBLEM
+        assert missing.verdict is CheckVerdict.PROBLEM
         assert "az servicebus queue create" in missing.fix
 
 
@@ -379,14 +383,14 @@ async def test_missing_roles_are_named(tmp_path: Path, monkeypatch: pytest.Monke
             ("source orders", "readable", "Azure Service Bus Data Receiver"),
             ("target out", "writable", "Azure Service Bus Data Sender"),
         ):
-            assert found[subject, check].verdict is Verdict.PROBLEM
+            assert found[subject, check].verdict is CheckVerdict.PROBLEM
             assert f"the role {role}" in found[subject, check].detail
             assert f'az role assignment create --role "{role}"' in found[subject, check].fix
         issuer.assign("bridge", RECEIVER, "orders")
         issuer.assign("bridge", SENDER, "out")
         found = await _diagnose(path, "servicebus")
-        assert found["source orders", "readable"].verdict is Verdict.OK
-        assert found["target out", "writable"].verdict is Verdict.OK
+        assert found["source orders", "readable"].verdict is CheckVerdict.OK
+        assert found["target out", "writable"].verdict is CheckVerdict.OK
 
 
 async def test_sessions_are_compared_without_taking_one(tmp_path: Path) -> None:
@@ -399,9 +403,9 @@ async def test_sessions_are_compared_without_taking_one(tmp_path: Path) -> None:
         found = await _diagnose(_bus(tmp_path, server.connection_string, queue="by-session"), "servicebus")
         assert found["source orders", "readable"].fix == "sources.orders.sessions: true"
         path = _bus(tmp_path, server.connection_string, queue="by-session", sessions=True)
-        assert (await _diagnose(path, "servicebus"))["source orders", "sessions"].verdict is Verdict.OK
+        assert (await _diagnose(path, "servicebus"))["source orders", "sessions"].verdict is CheckVerdict.OK
         path = _bus(tmp_path, server.connection_string, sessions=True)
-        assert (await _diagnose(path, "servicebus"))["source orders", "sessions"].verdict is Verdict.PROBLEM
+        assert (await _diagnose(path, "servicebus"))["source orders", "sessions"].verdict is CheckVerdict.PROBLEM
         async with client.get_queue_receiver("by-session", session_id="a") as receiver:
             (message,) = await receiver.receive_messages(1, max_wait_time=5)
             assert message.delivery_count == 0
@@ -442,10 +446,10 @@ async def test_settings_of_an_entity_need_the_right_to_manage(tmp_path: Path, st
     await runner.cleanup()
     settings = found["source orders", "entity settings"]
     if status == 401:
-        assert settings.verdict is Verdict.NOT_CHECKED
+        assert settings.verdict is CheckVerdict.NOT_CHECKED
         assert "Azure Service Bus Data Owner" in settings.detail
         return
-    assert settings.verdict is Verdict.WARNING
+    assert settings.verdict is CheckVerdict.WARNING
     for part in (
         "lock duration 5s",
         "max delivery count 2",
@@ -468,14 +472,14 @@ async def test_a_cluster_that_tells_no_operations_is_not_judged(tmp_path: Path) 
             "sources": {"orders": {"broker": "kafka", "topics": ["orders"], "no_match": "ignore"}},
         }
         found = await _diagnose(_write(tmp_path, config), "kafka")
-        assert found["broker kafka", "reachable"].verdict is Verdict.OK
+        assert found["broker kafka", "reachable"].verdict is CheckVerdict.OK
         assert "no topic orders" in found["broker kafka", "topics"].detail
-        assert found["broker kafka", "permissions"].verdict is Verdict.NOT_CHECKED
+        assert found["broker kafka", "permissions"].verdict is CheckVerdict.NOT_CHECKED
         # Two brokers that are one cluster
         config["brokers"]["again"] = config["brokers"]["kafka"]
         config["sources"]["twice"] = config["sources"]["orders"] | {"broker": "again"}
         shared = (await _diagnose(_write(tmp_path, config), "kafka"))["brokers again, kafka", "clusters"]
-        assert shared.verdict is Verdict.PROBLEM
+        assert shared.verdict is CheckVerdict.PROBLEM
         assert "are one cluster" in shared.detail
         assert shared.fix == "sources.twice.group: another name"
     finally:

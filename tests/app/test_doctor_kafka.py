@@ -19,7 +19,7 @@ from bridge.app.composition import load_config
 from bridge.app.doctor import CheckResult, diagnose
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka.sdk_internals import send
-from bridge.core.diagnosis import Verdict
+from bridge.core.diagnosis import CheckVerdict
 from tests.brokers.consumer import CAUSE, Assignments, numbered, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.node import Node
@@ -86,7 +86,9 @@ def _project(directory: Path, node: Node, user: str, **broker: Any) -> Path:
 async def _results(path: Path) -> dict[tuple[str, str], CheckResult]:
     said: list[str] = []
     found = await diagnose(load_config([path]), ("kafka",), 20.0, said.append)
-    assert not [each for each in found.results if each.verdict in (Verdict.PROBLEM, Verdict.WARNING) and not each.fix]
+    assert not [
+        each for each in found.results if each.verdict in (CheckVerdict.PROBLEM, CheckVerdict.WARNING) and not each.fix
+    ]
     return {(each.subject, each.check): each for each in found.results}
 
 
@@ -120,24 +122,24 @@ async def test_missing_rights_are_named_with_the_command_that_gives_them(
     path = _project(tmp_path, node, "bridge")
     found = await _results(path)
     permissions = found["broker kafka", "permissions"]
-    assert permissions.verdict is Verdict.PROBLEM
+    assert permissions.verdict is CheckVerdict.PROBLEM
     assert "Read on topic orders missing" in permissions.detail
     assert "Write on topic orders.dlq missing" in permissions.detail
     assert "Write on topic decisions missing" in permissions.detail
     group = found["source orders", "group"]
-    assert group.verdict is Verdict.PROBLEM
+    assert group.verdict is CheckVerdict.PROBLEM
     assert "Read on group shop missing" in group.detail
     # The commands, run as they are printed, give exactly the missing rights
     for command in [*permissions.fix.splitlines(), *group.fix.splitlines()]:
         await _allow(admin, command)
     found = await _results(path)
-    assert found["broker kafka", "permissions"].verdict is Verdict.OK
+    assert found["broker kafka", "permissions"].verdict is CheckVerdict.OK
     # A question about a group must not create the topic of the positions
     assert "no program has used a group" in found["source orders", "group"].detail
     assert "__consumer_offsets" not in await admin.list_topics()
     await _use_group(node, "orders", "other")
     found = await _results(path)
-    assert found["source orders", "group"].verdict is Verdict.OK
+    assert found["source orders", "group"].verdict is CheckVerdict.OK
     assert "is new: it begins at the earliest" in found["source orders", "group"].detail
     # These rights are enough to read, to dead-letter and to publish
     harness = KafkaHarness(f"127.0.0.1:{node.ports['SASL']}")
@@ -152,17 +154,17 @@ async def test_missing_rights_are_named_with_the_command_that_gives_them(
     await broker.publish("decisions", numbered(3))
     # Beside a running consumer: the group is in use, and keeps its member
     beside = (await _results(path))["source orders", "group"]
-    assert (beside.verdict, beside.detail) == (Verdict.OK, "group shop: stable, 1 member")
+    assert (beside.verdict, beside.detail) == (CheckVerdict.OK, "group shop: stable, 1 member")
     await harness.stop()
     await trusted.stop()
     assert (await _results(path))["source orders", "positions"].detail.startswith("2 of 2 partitions have a position")
     # The settings of topics need a right that the bridge itself does not need
     retention = found["broker kafka", "retention"]
-    assert retention.verdict is Verdict.NOT_CHECKED
+    assert retention.verdict is CheckVerdict.NOT_CHECKED
     for command in retention.fix.splitlines():
         await _allow(admin, command)
     retention = (await _results(path))["broker kafka", "retention"]
-    assert retention.verdict is Verdict.OK
+    assert retention.verdict is CheckVerdict.OK
     assert "orders: 7d" in retention.detail
 
 
@@ -170,10 +172,10 @@ async def test_a_wrong_password_is_named(node: Node, tmp_path: Path, monkeypatch
     monkeypatch.setenv("PASSWORD", "wrong-password")
     found = await _results(_project(tmp_path, node, "bridge"))
     reachable = found["broker kafka", "reachable"]
-    assert reachable.verdict is Verdict.PROBLEM
+    assert reachable.verdict is CheckVerdict.PROBLEM
     assert "refused the credentials" in reachable.detail
     assert "wrong-password" not in str(found)
-    assert found["broker kafka", "topics"].verdict is Verdict.NOT_CHECKED
+    assert found["broker kafka", "topics"].verdict is CheckVerdict.NOT_CHECKED
 
 
 async def test_missing_topics_are_not_created(node: Node, admin: Any, tmp_path: Path) -> None:
@@ -182,11 +184,11 @@ async def test_missing_topics_are_not_created(node: Node, admin: Any, tmp_path: 
     path.write_text(text)
     found = await _results(path)
     topics = found["broker kafka", "topics"]
-    assert topics.verdict is Verdict.PROBLEM
+    assert topics.verdict is CheckVerdict.PROBLEM
     assert "no topic nowhere" in topics.detail
     assert "--create --topic nowhere" in topics.fix
     path.write_text(text.replace("type: kafka", "type: kafka\n    create_topics: true"))
-    assert (await _results(path))["broker kafka", "topics"].verdict is Verdict.OK
+    assert (await _results(path))["broker kafka", "topics"].verdict is CheckVerdict.OK
     assert not {"nowhere", "nowhere.dlq"} & set(await admin.list_topics())
 
 
@@ -203,17 +205,17 @@ async def test_a_short_retention_and_lost_positions_are_found(node: Node, admin:
     path = _project(tmp_path, node, "admin")
     path.write_text(path.read_text().replace("orders", "short").replace("group: shop", "group: shop-short"))
     found = await _results(path)
-    assert found["source short", "positions"].verdict is Verdict.OK
+    assert found["source short", "positions"].verdict is CheckVerdict.OK
     await admin.delete_records({TopicPartition("short", 0): RecordsToDelete(before_offset=7)})
     found = await _results(path)
     positions = found["source short", "positions"]
-    assert positions.verdict is Verdict.PROBLEM
+    assert positions.verdict is CheckVerdict.PROBLEM
     assert "short/0" in positions.detail
     retention = found["broker kafka", "retention"]
-    assert retention.verdict is Verdict.PROBLEM
+    assert retention.verdict is CheckVerdict.PROBLEM
     assert "short.dlq is compacted" in retention.detail
     clock = found["broker kafka", "clock"]
-    assert clock.verdict is Verdict.WARNING
+    assert clock.verdict is CheckVerdict.WARNING
     assert "short/1@0" in clock.detail
     # The cluster lists no group of the doctor, and the position has not moved
     assert set(await admin.list_consumer_groups()) == groups

@@ -20,8 +20,8 @@ from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
 from bridge.core.states import DaemonState
 from bridge.ops import api
-from bridge.ops.access import Access, TokenFile, new_token, token_line
-from bridge.ops.api import LIVE, Stream
+from bridge.ops.access import OpsAccess, TokenFile, new_token, token_line
+from bridge.ops.api import LIVE, EventStream
 from bridge.ops.health import Readiness
 from bridge.ops.web import Web
 from bridge.pipeline.decisions import DecisionListeners
@@ -108,7 +108,7 @@ class Reader:
 
 @asynccontextmanager
 async def served(
-    status: Status, access: Access | None = None, loaded: Loaded | None = None, **settings: Any
+    status: Status, access: OpsAccess | None = None, loaded: Loaded | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Web, DecisionListeners]]:
     decisions = DecisionListeners()
 
@@ -119,7 +119,7 @@ async def served(
     taps = Taps(configuration, decisions)
     live = LiveStream(status, taps, tick=0.01, beat=0.05)
     http = HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000), **settings)
-    streams = [Stream(LIVE, live.events), Stream(TAP, taps.events)]
+    streams = [EventStream(LIVE, live.events), EventStream(TAP, taps.events)]
     web = Web(http, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, None, (), streams, access)
     await web.start()
     try:
@@ -270,7 +270,7 @@ async def test_a_stream_ends_with_the_rights_of_its_reader(tmp_path: Path, monke
     token, status = new_token(), Status()
     file = tmp_path / "tokens"
     file.write_text(token_line(token, "ada", "reader", payloads=False))
-    async with served(status, Access(TokenFile(file))) as (web, _):
+    async with served(status, OpsAccess(TokenFile(file))) as (web, _):
         refused = await Reader.open(web.port)
         assert (await refused.status())[0] == 401
         reader = await Reader.open(web.port, Authorization=f"Bearer {token}")

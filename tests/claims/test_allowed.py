@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.claims.allowed import AllowedPlaces, parse_prefix
+from bridge.claims.allowed import AllowedAddresses, parse_prefix
 from bridge.claims.fetch import is_allowed_address
 from bridge.core.errors import ClaimDenied
 
-ALLOWED = AllowedPlaces(["https://store.example/orders/", "file:///var/payloads/", "http://127.0.0.1:8080/x/"])
+ALLOWED = AllowedAddresses(["https://store.example/orders/", "file:///var/payloads/", "http://127.0.0.1:8080/x/"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from bridge.claims.fetch import CheckedResolver, Fetcher, RefusedAddress
+from bridge.claims.fetch import CheckedResolver, PayloadFetcher, RefusedAddress
 from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.errors import (
     BridgeError,
@@ -24,9 +24,9 @@ from tests.claims.store import PayloadServer, serving
 LIMIT = 100_000
 
 
-def fetcher(*allow: str, timeout: str = "30s", private: bool = False) -> Fetcher:
+def fetcher(*allow: str, timeout: str = "30s", private: bool = False) -> PayloadFetcher:
     config = ClaimCheckConfig.model_validate({"allow": allow, "timeout": timeout, "private": private})
-    return Fetcher(config, LIMIT)
+    return PayloadFetcher(config, LIMIT)
 
 
 async def test_a_payload_with_its_digest() -> None:
@@ -119,3 +119,16 @@ async def test_files_within_their_directory(tmp_path: Path) -> None:
     for name in ("absent", "more"):
         with pytest.raises(ClaimNotFound):
             await allowed.fetch(f"file://{directory}/{name}")
+
+
+@pytest.mark.parametrize("name", ["1/below", "x" * 300, "circle"], ids=["below-a-file", "too-long", "circle-of-links"])
+async def test_a_path_that_a_sender_chose_is_no_outage(tmp_path: Path, name: str) -> None:
+    (tmp_path / "1").write_bytes(b"found")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(ClaimNotFound, match="there is no file at the place of the reference"):
+        await fetcher(f"file://{tmp_path}/").fetch(f"file://{tmp_path}/{name}")
+
+
+async def test_a_directory_that_is_not_mounted_is_an_outage(tmp_path: Path) -> None:
+    with pytest.raises(ClaimStoreUnavailable, match=r"the directory .* cannot be found"):
+        await fetcher(f"file://{tmp_path}/share/").fetch(f"file://{tmp_path}/share/1")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
+from bridge.claims.source import ClaimChecks
+from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.message import Message
 from bridge.pipeline.flow_control import PAYLOADS
 from tests.claims.store import PayloadServer, serving
@@ -19,6 +23,7 @@ ROUTES = """
     schedule: {orchestration: order, instance_id: "order-{{ payload.key }}-{{ payload.id }}", input: payload}
 """
 SIZE = 500_000
+TYPE = (("type", b"start"),)
 
 
 def source_of(server: PayloadServer, claim: str = "header: payload-ref") -> str:
@@ -98,6 +103,22 @@ async def test_references_that_can_never_succeed_are_dead_lettered_as_they_came(
         assert "/secret" not in server.asked
 
 
+async def test_an_event_that_nests_too_deep_ends_alone(tmp_path: Path) -> None:
+    async with (
+        serving() as server,
+        running_pipeline(tmp_path, ROUTES, source_of(server, "attribute: dataref"), codec="cloudevents") as it,
+    ):
+        event = {"specversion": "1.0", "id": "1", "source": "shop", "type": "start", "dataref": payload(server, 1)}
+        for depth in (99, 300, 1000, 1500):
+            nested = b',"deep":' + b"[" * depth + b"]" * depth + b"}"
+            await it.publish(Message(orjson.dumps(event)[:-1] + nested, b"k", TYPE))
+        await it.publish(Message(codecs.BOM_UTF8 + orjson.dumps(event), b"k", TYPE))
+        await it.source.start()
+        await it.settled(5)
+        assert it.source.ledger.outcomes["executed"] == 1
+        assert it.source.ledger.bugs == 0
+
+
 async def test_the_source_is_held_while_the_store_does_not_answer(tmp_path: Path) -> None:
     async with serving() as server, running_pipeline(tmp_path, ROUTES, source_of(server)) as it:
         server.is_away = True
@@ -108,3 +129,21 @@ async def test_the_source_is_held_while_the_store_does_not_answer(tmp_path: Path
         await it.settled(3)
         assert offsets_by_key(it.faults.taken) == {"k": [0, 1, 2]}
         assert it.source.ledger.dead_letters == {}
+
+
+class BrokenClaims(ClaimChecks):
+    """Claim checks with a bug."""
+
+    async def resolve(self, message: Message) -> Message:
+        raise ZeroDivisionError
+
+
+async def test_a_bug_ends_its_message_and_no_worker(tmp_path: Path) -> None:
+    async with serving() as server, running_pipeline(tmp_path, ROUTES, source_of(server)) as it:
+        allowed = ClaimCheckConfig.model_validate({"allow": [f"{server.base}/in/"], "header": "payload-ref"})
+        it.source.rules.replace(replace(it.source.rules.current, claims=BrokenClaims(allowed, SIZE)))
+        await it.publish(referring(payload(server, 1), "k"), Message(b'{"id": 2, "key": "k"}', b"k", TYPE))
+        await it.source.start()
+        await it.settled(2)
+        assert it.source.ledger.outcomes["executed"] == 1
+        assert it.source.ledger.dead_letters == {"bug": 1}

@@ -27,12 +27,13 @@ TEXT = "ü" * 300_000
     [
         (CloudEventsCodec(LIMITS), {"text": TEXT}, {}),
         (CloudEventsCodec(LIMITS), TEXT.encode(), {}),
+        (CloudEventsCodec(LIMITS), {"number": 2**70 + 1, "text": TEXT}, {}),
         (CloudEventsBinaryCodec(LIMITS), {"text": TEXT}, {}),
         (CloudEventsBinaryCodec(LIMITS), TEXT.encode(), {}),
         (JsonCodec(LIMITS), {"text": TEXT}, {"header": "dataref"}),
         (BytesCodec(LIMITS), TEXT.encode(), {"header": "dataref"}),
     ],
-    ids=["structured", "structured-bytes", "binary", "binary-bytes", "json", "bytes"],
+    ids=["structured", "structured-bytes", "structured-large-integer", "binary", "binary-bytes", "json", "bytes"],
 )
 async def test_a_source_reads_what_was_published(tmp_path: Path, codec: Any, data: Any, claim: dict[str, str]) -> None:
     directory = tmp_path / "payloads"

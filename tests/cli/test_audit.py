@@ -15,7 +15,7 @@ import pytest
 
 from bridge.cli import root
 from bridge.cli.shared.command import BridgeCommand
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 from tests.cli.conftest import Bridge
 from tests.kit.waiting import TIMEOUT_OPTION
 
@@ -92,7 +92,7 @@ CHANGING = {name for name, command in COMMANDS.items() if command.effect == "cha
 
 def kept(project: Path) -> list[dict[str, Any]]:
     return [
-        line for place in ("audit", "engine") for line in Trail(project / ".bridge" / place).read()
+        line for place in ("audit", "engine") for line in AuditTrail(project / ".bridge" / place).read()
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 from tests.app.project import CONFIG, write_project
 from tests.cli.test_audit import DATA, MARKER, STEPS
 from tests.cli.test_control_channel import PORT, daemon
@@ -48,7 +48,7 @@ def test_a_change_leaves_one_line(
 ) -> None:
     (tmp_path / "LINES").write_text(f'{{"body": "{MARKER}"}}\nno JSON {MARKER}\n')
     files = {"BACKUP": str(tmp_path / "backup.db"), "LINES": str(tmp_path / "LINES")}
-    trail = Trail(served / ".bridge" / "audit")
+    trail = AuditTrail(served / ".bridge" / "audit")
     before = list(trail.read())
     given = [files.get(argument, argument) for argument in arguments]
     command = [*name.split(), *given, "--reason", "tried", "-c", str(served / "bridge.yaml")]
@@ -72,7 +72,7 @@ def test_a_change_leaves_one_line(
     "command", [("sources", "resume", "nobody"), ("instances", "purge", "x", "--engine", "nowhere")]
 )
 def test_an_unknown_name_is_a_change_that_was_tried(served: Path, command: tuple[str, ...]) -> None:
-    trail = Trail(served / ".bridge" / "audit")
+    trail = AuditTrail(served / ".bridge" / "audit")
     before = list(trail.read())
     received = CliRunner().invoke(root, [*command, "-c", str(served / "bridge.yaml")], prog_name="bridge")
     assert received.exit_code == 2

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 from tests.app.project import CONFIG, write_project
 from tests.kit.processes import DaemonProcess, run_bridge
 
@@ -50,7 +50,7 @@ def logged(project: Path, name: str = "serve") -> list[dict[str, Any]]:
 
 
 def kept(project: Path, place: str = "engine") -> list[dict[str, Any]]:
-    return list(Trail(project / ".bridge" / place).read())
+    return list(AuditTrail(project / ".bridge" / place).read())
 
 
 def test_a_daemon_does_it_and_leaves_the_one_line(project: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_place_that_cannot_be_used(project: Path) -> None:
         assert ready["control"] is None
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
     assert "cannot open the control channel" in (project / "serve.log").read_text()
-    assert [line["via"] for line in Trail(project / "data" / "engine").read()] == ["cli"]
+    assert [line["via"] for line in AuditTrail(project / "data" / "engine").read()] == ["cli"]
 
 
 def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path) -> None:

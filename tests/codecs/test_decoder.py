@@ -11,7 +11,7 @@ import pytest
 
 from bridge.codecs import registry
 from bridge.codecs.decoder import IDENTITY_LIMIT, SourceDecoder, attribute_problem
-from bridge.codecs.schema import Schema
+from bridge.codecs.schema import JsonSchema
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, ExpressionError, SchemaError
 from bridge.core.message import Message, Position
@@ -161,7 +161,7 @@ def test_the_size_limit_holds_before_any_codec() -> None:
 def test_the_schema_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "order.json"
     path.write_text('{"type": "object"}')
-    decoder = SourceDecoder(JSON, schema=Schema(path))
+    decoder = SourceDecoder(JSON, schema=JsonSchema(path))
     assert decoder.decode(Message(b"{}"), POSITION).data == {}
     with pytest.raises(SchemaError, match=r"breaks order\.json"):
         decoder.decode(Message(b"[]"), POSITION)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.codecs.schema import JsonSchema, SchemaProblem
 from bridge.core.errors import SchemaCost, SchemaError
 
 ORDER = {
@@ -36,14 +36,14 @@ def write(folder: Path, schema: Any, name: str = "order.json") -> Path:
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Schema:
+def order(tmp_path: Path) -> JsonSchema:
     write(tmp_path, {"$ref": "nested/quantity.json#/$defs/line"}, "line.json")
     (tmp_path / "nested").mkdir()
     write(tmp_path, {"$defs": {"line": {"type": "object", "required": ["sku"]}}}, "nested/quantity.json")
-    return Schema(write(tmp_path, ORDER))
+    return JsonSchema(write(tmp_path, ORDER))
 
 
-def test_a_valid_payload_passes(order: Schema) -> None:
+def test_a_valid_payload_passes(order: JsonSchema) -> None:
     order.validate({"id": "A-1", "total": 2**70, "lines": [{"sku": "x"}]})
 
 
@@ -57,12 +57,12 @@ def test_a_valid_payload_passes(order: Schema) -> None:
         ({"id": "A-1", "total": 1, "x": 1, "y": 2}, "has 2 properties that the schema does not allow"),
     ],
 )
-def test_a_broken_payload_is_told_with_its_path(order: Schema, payload: Any, said: str) -> None:
+def test_a_broken_payload_is_told_with_its_path(order: JsonSchema, payload: Any, said: str) -> None:
     with pytest.raises(SchemaError, match=said):
         order.validate(payload)
 
 
-def test_no_value_of_the_payload_is_quoted(order: Schema) -> None:
+def test_no_value_of_the_payload_is_quoted(order: JsonSchema) -> None:
     secret = "SECRETSECRETSECRETSECRETSECRETSECRET"
     for payload in (
         {"id": secret},
@@ -81,7 +81,7 @@ def test_no_value_of_the_payload_is_quoted(order: Schema) -> None:
 
 
 def test_three_errors_are_told(tmp_path: Path) -> None:
-    schema = Schema(write(tmp_path, {"additionalProperties": {"enum": ["x"]}}))
+    schema = JsonSchema(write(tmp_path, {"additionalProperties": {"enum": ["x"]}}))
     for count, more in ((2, False), (3, False), (4, True), (9, True)):
         with pytest.raises(SchemaError) as caught:
             schema.validate({f"k{n}": 1 for n in range(count)})
@@ -92,20 +92,20 @@ def test_three_errors_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("character", ["k", "ü", "\U0001f600"])
 def test_the_text_is_at_most_a_kilobyte(tmp_path: Path, character: str) -> None:
     long = character * 2000
-    schema = Schema(write(tmp_path, {"additionalProperties": {"enum": [long]}}))
+    schema = JsonSchema(write(tmp_path, {"additionalProperties": {"enum": [long]}}))
     with pytest.raises(SchemaError) as caught:
         schema.validate({f"{long}{n}": 1 for n in range(9)})
     assert len(str(caught.value).encode()) <= 1024
 
 
-def test_what_json_has_no_type_for_is_a_schema_error(order: Schema) -> None:
+def test_what_json_has_no_type_for_is_a_schema_error(order: JsonSchema) -> None:
     for data in (b"raw", {"id": b"raw"}):
         with pytest.raises(SchemaError, match="JSON values only"):
             order.validate(data)
 
 
 def test_a_hostile_pattern_stays_bounded(tmp_path: Path) -> None:
-    schema = Schema(write(tmp_path, {"pattern": "^(?=(a+)+$)(?!b).*x$"}))
+    schema = JsonSchema(write(tmp_path, {"pattern": "^(?=(a+)+$)(?!b).*x$"}))
     with pytest.raises(SchemaError):
         schema.validate("a" * 5000 + "!")
 
@@ -113,7 +113,7 @@ def test_a_hostile_pattern_stays_bounded(tmp_path: Path) -> None:
 def test_an_older_draft_is_honoured(tmp_path: Path) -> None:
     old = {"$schema": "http://json-schema.org/draft-04/schema#", "maximum": 3, "exclusiveMaximum": True}
     with pytest.raises(SchemaError):
-        Schema(write(tmp_path, old)).validate(3)
+        JsonSchema(write(tmp_path, old)).validate(3)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,13 @@ def test_an_older_draft_is_honoured(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_schema_is_told(tmp_path: Path, schema: Any, said: str) -> None:
     path = write(tmp_path, schema)
     with pytest.raises(SchemaProblem, match=said) as problem:
-        Schema(path)
+        JsonSchema(path)
     assert str(path) in str(problem.value)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SchemaProblem, match="No such file"):
-        Schema(tmp_path / "none.json")
+        JsonSchema(tmp_path / "none.json")
 
 
 def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
         server.settimeout(0.3)
         port = server.getsockname()[1]
         with pytest.raises(SchemaProblem, match="only local files are read"):
-            Schema(write(tmp_path, {"$ref": f"http://127.0.0.1:{port}/order.json"}))
+            JsonSchema(write(tmp_path, {"$ref": f"http://127.0.0.1:{port}/order.json"}))
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -155,7 +155,7 @@ def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
 def test_names_that_the_sender_chose_are_not_told(tmp_path: Path) -> None:
     """Member names of maps may be values, such as an account number or a person."""
     write(tmp_path, {"$defs": {"x": {"properties": {"price": {"type": "number"}}}}}, "other.json")
-    schema = Schema(
+    schema = JsonSchema(
         write(tmp_path, {"properties": {"lines": {"additionalProperties": {"$ref": "other.json#/$defs/x"}}}})
     )
     with pytest.raises(SchemaError) as caught:
@@ -201,7 +201,7 @@ def chain(levels: int) -> Any:
     ],
 )
 def test_no_payload_costs_a_schema_much(tmp_path: Path, schema: Any, payload: Any) -> None:
-    compiled = Schema(write(tmp_path, schema))
+    compiled = JsonSchema(write(tmp_path, schema))
     costs = []
     for _ in range(3):
         since = time.thread_time()
@@ -214,14 +214,14 @@ def test_no_payload_costs_a_schema_much(tmp_path: Path, schema: Any, payload: An
 
 def test_the_cost_of_patterns_has_a_limit(tmp_path: Path) -> None:
     path = write(tmp_path, {"properties": {"a": {"pattern": "(?=.*x)y|^a"}}})
-    Schema(path, cost=0.00001).validate({"a": "a" * 99})
+    JsonSchema(path, cost=0.00001).validate({"a": "a" * 99})
     with pytest.raises(SchemaCost, match=r"order\.json more than limits\.schema_cost"):
-        Schema(path, cost=0.00001).validate({"a": "a" * 101})
-    Schema(path, cost=1.0).validate({"a": "a" * 30_000})
+        JsonSchema(path, cost=0.00001).validate({"a": "a" * 101})
+    JsonSchema(path, cost=1.0).validate({"a": "a" * 30_000})
 
 
 @pytest.mark.parametrize("pattern", ["^(?!.*--)[a-z-]+$", "^(a)\\1$|^[a-z]+$"])
 def test_ordinary_texts_pass_a_pattern_that_looks_around(tmp_path: Path, pattern: str) -> None:
-    schema = Schema(write(tmp_path, {"items": {"properties": {"sku": {"pattern": pattern}}}}))
+    schema = JsonSchema(write(tmp_path, {"items": {"properties": {"sku": {"pattern": pattern}}}}))
     schema.validate([{"sku": "abc"}] * 20_000)
     schema.validate([{"sku": "a" * 5_000}])

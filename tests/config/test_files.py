@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.codecs.schema import JsonSchema, SchemaProblem
 from bridge.system.files import read_file
 from tests.kit.processes import run_bridge
 
@@ -31,7 +31,7 @@ def test_a_schema_that_refers_to_what_never_ends(tmp_path: Path, end: str) -> No
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "schema.json").write_text(f'{{"$ref": "{Path(tmp_path / end).as_uri()}"}}')
     with pytest.raises(SchemaProblem):
-        Schema(tmp_path / "schema.json")
+        JsonSchema(tmp_path / "schema.json")
 
 
 @pytest.mark.parametrize("end", ["/dev/zero", "pipe"])

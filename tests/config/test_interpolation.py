@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.config.yaml.interpolation import SECTIONS, interpolate
-from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode, plain
+from bridge.config.yaml.node import FilePosition, MappingNode, Node, ScalarNode, SequenceNode, plain
 from bridge.core.errors import Problem
 from tests.config.conftest import MINIMAL, Write, loaded, problems
 
 SECRET = "hunter2-7f3a"
-MARK = Mark("f.yaml", 3, 5)
+MARK = FilePosition("f.yaml", 3, 5)
 
 
 def tree(value: Any) -> Node:

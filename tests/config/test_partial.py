@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from bridge.app.check.configuration import check
 from bridge.config.source import survey
-from bridge.config.yaml.node import Path as ConfigPath
-from bridge.core.errors import Problem
+from bridge.core.errors import ConfigPath, Problem
 from tests.kit.examples import examples
 
 VALID: dict[str, Any] = yaml.safe_load("""

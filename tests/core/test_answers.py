@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.answers import KEEPS, SPREAD, Key, Keyring, LaterKeys, answered_by, parse, reply_event
+from bridge.core.answers import KEEPS, SPREAD, LaterKeys, SigningKey, SigningKeyring, answered_by, parse, reply_event
 
-KEY = Key.new(0.0)
+KEY = SigningKey.new(0.0)
 UUIDS = st.builds(lambda number: str(UUID(int=number)), st.integers(0, 2**128 - 1))
 INSTANCES = st.text(min_size=1, max_size=60)
 DEADLINES = st.none() | st.integers(1, 36**9 - 1)
@@ -24,7 +24,7 @@ def test_what_is_signed_verifies_and_names_its_event(uuid: str, instance: str, u
     assert found is not None
     assert (found.plain, found.instance_id, found.until) == (plain, instance, until)
     assert found.event == reply_event(plain)
-    assert Keyring((Key.new(0.0), KEY)).verifies(found)
+    assert SigningKeyring((SigningKey.new(0.0), KEY)).verifies(found)
 
 
 @given(UUIDS, st.sampled_from(["order-1", "a;b", "x;" + "A" * 26, "é\n"]), DEADLINES, st.data())
@@ -35,20 +35,20 @@ def test_no_altered_text_verifies(uuid: str, instance: str, until: int | None, d
     altered = signed[:at] + data.draw(st.text(max_size=3) | st.text("0123abcAZ;@-_", max_size=3)) + signed[at + gone :]
     found = parse(altered)
     if altered != signed and found is not None:
-        assert not Keyring((KEY,)).verifies(found)
+        assert not SigningKeyring((KEY,)).verifies(found)
 
 
 @given(st.text())
 def test_any_text_can_be_parsed(text: str) -> None:
     found = parse(text)
-    assert found is None or not Keyring((KEY,)).verifies(found)
+    assert found is None or not SigningKeyring((KEY,)).verifies(found)
 
 
 def test_another_key_does_not_verify() -> None:
     found = parse(KEY.sign(PLAIN, None))
     assert found is not None
-    assert not Keyring((Key(KEY.id, b"other", 0.0),)).verifies(found)
-    assert not Keyring().verifies(found)
+    assert not SigningKeyring((SigningKey(KEY.id, b"other", 0.0),)).verifies(found)
+    assert not SigningKeyring().verifies(found)
 
 
 @pytest.mark.parametrize("event", ["go", "reply:", "reply:done", "reply:x@order-1", f"answer:{PLAIN}"])
@@ -60,41 +60,41 @@ def test_a_deadline_beyond_what_is_written_counts_as_none() -> None:
     found = parse(KEY.sign(PLAIN, 36**9))
     assert found is not None
     assert found.until is None
-    assert Keyring((KEY,)).verifies(found)
+    assert SigningKeyring((KEY,)).verifies(found)
 
 
 def test_a_secret_is_not_shown() -> None:
-    assert repr(KEY.secret)[2:-1] not in repr(Keyring((KEY,)))
+    assert repr(KEY.secret)[2:-1] not in repr(SigningKeyring((KEY,)))
 
 
 def test_a_new_key_signs_when_every_process_knows_it_and_the_old_ones_verify() -> None:
-    old, new = Key.new(0.0), Key.new(1000.0)
-    ring = Keyring().make(old).make(new).rotate(new).rotate(new)
+    old, new = SigningKey.new(0.0), SigningKey.new(1000.0)
+    ring = SigningKeyring().make(old).make(new).rotate(new).rotate(new)
     assert ring.keys == (new, old)
     assert ring.signer(1000.0 + SPREAD - 1) == old
     assert ring.signer(1000.0 + SPREAD) == new
-    assert Keyring.from_json(ring.to_json()) == ring
+    assert SigningKeyring.from_json(ring.to_json()) == ring
     assert ring.retire(old.id).retire(new.id).keys == (new,)
-    assert Keyring().signer(0.0) is None
+    assert SigningKeyring().signer(0.0) is None
     for number in range(20):
-        ring = ring.rotate(Key.new(float(number)))
+        ring = ring.rotate(SigningKey.new(float(number)))
     assert len(ring.keys) == KEEPS
 
 
 def test_a_full_keyring_keeps_the_key_that_signs() -> None:
-    ring = Keyring()
+    ring = SigningKeyring()
     for number in range(KEEPS):
-        ring = ring.rotate(Key.new(float(number)))
+        ring = ring.rotate(SigningKey.new(float(number)))
     signs = ring.signer(10.0)
     assert signs == ring.keys[-1]
-    assert ring.rotate(Key.new(20.0)) == ring
+    assert ring.rotate(SigningKey.new(20.0)) == ring
 
 
 @pytest.mark.parametrize("skew", [-30.0, -1.0, 0.0, 1.0, 30.0])
 @pytest.mark.parametrize("age", [0.0, 29.0, 31.0, 59.0, 61.0, 89.0, 91.0, 119.0, 121.0])
 def test_a_key_that_a_process_may_sign_with_is_known_as_such(skew: float, age: float) -> None:
     """A process whose clock differs, and which read the keys 15 s ago."""
-    ring = Keyring().make(Key.new(0.0)).rotate(Key.new(1000.0))
+    ring = SigningKeyring().make(SigningKey.new(0.0)).rotate(SigningKey.new(1000.0))
     now = 1000.0 + age
     for ago in (0.0, 15.0):
         signs = ring.signer(now + skew - ago)
@@ -116,13 +116,13 @@ DAMAGE = st.recursive(
 @given(DAMAGE | st.builds(lambda keys: {"v": 1, "keys": keys}, st.lists(DAMAGE | st.just(KEY_JSON), max_size=4)))
 def test_keys_that_are_damaged_are_left_out(state: object) -> None:
     try:
-        ring = Keyring.from_json(state)
+        ring = SigningKeyring.from_json(state)
     except LaterKeys:
         assert isinstance(state, dict)
         return
     ring.signer(0.0)
     assert all(len(key.secret) >= 32 for key in ring.keys)
-    assert Keyring.from_json(ring.to_json()) == ring
+    assert SigningKeyring.from_json(ring.to_json()) == ring
     assert ring.keys or ring.damaged or state is None or isinstance(state, dict)
 
 
@@ -139,15 +139,15 @@ def test_keys_that_are_damaged_are_left_out(state: object) -> None:
     ],
 )
 def test_a_key_with_one_fault_is_left_out(change: dict[str, object]) -> None:
-    ring = Keyring.from_json({"v": 1, "keys": [KEY_JSON | change, KEY_JSON]})
+    ring = SigningKeyring.from_json({"v": 1, "keys": [KEY_JSON | change, KEY_JSON]})
     assert (ring.keys, ring.damaged) == ((KEY,), 1)
 
 
 def test_keys_of_a_later_version_are_not_taken_for_damage() -> None:
     with pytest.raises(LaterKeys):
-        Keyring.from_json({"v": 2, "keys": []})
+        SigningKeyring.from_json({"v": 2, "keys": []})
 
 
 def test_ids_of_keys_are_no_options_of_a_command_line() -> None:
     """`bridge keys retire ID` takes one that begins with a dash for an option: one in 64 would."""
-    assert not [key.id for key in (Key.new(0.0) for _ in range(5000)) if not key.id[0].isalnum()]
+    assert not [key.id for key in (SigningKey.new(0.0) for _ in range(5000)) if not key.id[0].isalnum()]

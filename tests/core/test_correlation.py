@@ -34,7 +34,7 @@ from bridge.core.instance_protocol import (
     next_step,
     started_by,
 )
-from bridge.core.origin import Key, MessageOrigin, Unwrapped
+from bridge.core.origin import CommandKey, MessageOrigin, Unwrapped
 from tests.kit.examples import examples
 
 SCHEDULES = [
@@ -186,13 +186,13 @@ def test_who_may_replace_a_finished_instance() -> None:
 class Run:
     """Run of the instance. memory: keys that its inbox has at the start. events: keys in its history, in order."""
 
-    start: Key
-    memory: frozenset[Key]
-    events: list[Key] = field(default_factory=list)
-    pending: list[Key] = field(default_factory=list)
+    start: CommandKey
+    memory: frozenset[CommandKey]
+    events: list[CommandKey] = field(default_factory=list)
+    pending: list[CommandKey] = field(default_factory=list)
     finished: bool = False
 
-    def seen(self, key: Key) -> int:
+    def seen(self, key: CommandKey) -> int:
         """Return how often an orchestration with an inbox sees the message, as its start or as an event."""
         return int(self.start == key) + int(key in self.events and key != self.start and key not in self.memory)
 
@@ -210,7 +210,7 @@ class Engine:
     confirms: bool
     run: Run | None = None
     past: list[Run] = field(default_factory=list)
-    lost: set[Key] = field(default_factory=set)
+    lost: set[CommandKey] = field(default_factory=set)
 
     def finish(self) -> None:
         if self.run is not None:
@@ -222,7 +222,7 @@ class Engine:
             self.run.events += self.run.pending
             self.run.pending.clear()
 
-    def start(self, key: Key, replace: bool, memory: frozenset[Key]) -> CallResult:
+    def start(self, key: CommandKey, replace: bool, memory: frozenset[CommandKey]) -> CallResult:
         run = self.run
         if run is not None:
             known = self.confirms and (run.start == key or key in run.memory or (replace and run.start not in memory))
@@ -233,7 +233,7 @@ class Engine:
         self.run = Run(key, memory)
         return CallResult.STARTED
 
-    def event(self, key: Key) -> CallResult:
+    def event(self, key: CommandKey) -> CallResult:
         run = self.run
         if run is None:
             return CallResult.MISSING
@@ -249,9 +249,9 @@ class Delivery:
 
     engine: Engine
     command: Command
-    key: Key
+    key: CommandKey
     known: InstanceFacts = UNKNOWN
-    found: frozenset[Key] = frozenset()
+    found: frozenset[CommandKey] = frozenset()
     end: NextStep | None = None
 
     def step(self) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bridge.core.commands import Step
+from bridge.core.commands import RoutedCommand
 from bridge.core.message import Position
 
 
@@ -13,4 +13,4 @@ def test_records_are_values() -> None:
 
 def test_the_type_checker_alone_freezes_them() -> None:
     """Frozen fields need one call each, which was most of the cost of a message here."""
-    assert not any("__setattr__" in vars(kind) for kind in (Position, Step))
+    assert not any("__setattr__" in vars(kind) for kind in (Position, RoutedCommand))

@@ -16,7 +16,6 @@ from bridge.core.errors import MessageError
 from bridge.core.settlement import (
     DETAIL_LIMIT,
     Complete,
-    DeadLetter,
     Hold,
     Keep,
     Release,
@@ -24,6 +23,7 @@ from bridge.core.settlement import (
     RetryPolicy,
     Settlement,
     Wait,
+    WriteDeadLetter,
     decide,
     detail_of,
     outside,
@@ -70,7 +70,7 @@ def test_no_outage_is_ever_dead_lettered_or_completed(kind: type[errors.BridgeEr
 @pytest.mark.parametrize("command", ALL)
 @pytest.mark.parametrize("kind", [errors.DecodeError, errors.SchemaError, errors.NoRoute, errors.EngineRejected])
 def test_what_can_never_succeed_is_dead_lettered_at_once(kind: type[errors.BridgeError], command: object) -> None:
-    assert decide(made(kind), command, 1, 0.0, POLICY) == DeadLetter(kind.reason, "what happened")  # type: ignore[arg-type]
+    assert decide(made(kind), command, 1, 0.0, POLICY) == WriteDeadLetter(kind.reason, "what happened")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [errors.LockLost, errors.PartitionRevoked])
@@ -83,7 +83,7 @@ def test_a_lost_right_is_released(kind: type[errors.BridgeError]) -> None:
     [
         (OnExisting.IGNORE, Complete(Outcome.IGNORED)),
         (OnExisting.RESTART, Complete(Outcome.IGNORED)),
-        (OnExisting.DEAD_LETTER, DeadLetter("instance_already_exists", "what happened")),
+        (OnExisting.DEAD_LETTER, WriteDeadLetter("instance_already_exists", "what happened")),
     ],
 )
 def test_on_existing(policy: OnExisting, expected: object) -> None:
@@ -100,7 +100,7 @@ def test_on_finished_of_an_event_in_place_of_a_start() -> None:
     finished = made(errors.InstanceFinished)
     ignore = commands.ScheduleOrchestration("o", "i", on_existing=OnExisting.RAISE, on_finished=OnFinished.IGNORE)
     assert decide(finished, ignore, 1, 0.0, POLICY) == Complete(Outcome.IGNORED)
-    assert decide(finished, START, 1, 0.0, POLICY) == DeadLetter("instance_finished", "what happened")
+    assert decide(finished, START, 1, 0.0, POLICY) == WriteDeadLetter("instance_finished", "what happened")
 
 
 @pytest.mark.parametrize("kind", [commands.RaiseEvent, commands.Cancel, commands.Terminate])
@@ -112,10 +112,10 @@ def test_on_missing_and_on_finished(kind: type) -> None:
     retry = kind(instance_id="i", on_missing=OnMissing.RETRY, **extra)
     assert decide(missing, ignore, 1, 0.0, POLICY) == Complete(Outcome.IGNORED)
     assert decide(finished, ignore, 1, 0.0, POLICY) == Complete(Outcome.IGNORED)
-    assert decide(missing, strict, 1, 0.0, POLICY) == DeadLetter("instance_not_found", "what happened")
-    assert decide(finished, strict, 1, 0.0, POLICY) == DeadLetter("instance_finished", "what happened")
+    assert decide(missing, strict, 1, 0.0, POLICY) == WriteDeadLetter("instance_not_found", "what happened")
+    assert decide(finished, strict, 1, 0.0, POLICY) == WriteDeadLetter("instance_finished", "what happened")
     assert decide(missing, retry, 1, 0.0, POLICY) == Retry(1.0, "instance_not_found")
-    assert decide(missing, retry, 5, 29.9, POLICY) == DeadLetter("instance_not_found", "what happened")
+    assert decide(missing, retry, 5, 29.9, POLICY) == WriteDeadLetter("instance_not_found", "what happened")
 
 
 def test_a_bug_is_tried_a_bounded_number_of_times_and_its_text_is_not_repeated() -> None:
@@ -123,7 +123,7 @@ def test_a_bug_is_tried_a_bounded_number_of_times_and_its_text_is_not_repeated()
     assert isinstance(decide(bug, START, 1, 0.0, POLICY), Retry)
     assert isinstance(decide(bug, START, 2, 0.0, POLICY), Retry)
     end = decide(bug, START, 3, 0.0, POLICY)
-    assert isinstance(end, DeadLetter)
+    assert isinstance(end, WriteDeadLetter)
     assert end.reason == "bug"
     assert "leak" not in end.detail
 
@@ -170,8 +170,8 @@ def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Comm
 
 
 ENDS: list[Settlement] = [
-    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), DeadLetter("r", "d"), Release("r"),
-    Keep(Wait.INSTANCE, 1.0, "r", "d"), Retry(600.0, "r", failed=False),
+    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), WriteDeadLetter("r", "d"),
+    Release("r"), Keep(Wait.INSTANCE, 1.0, "r", "d"), Retry(600.0, "r", failed=False),
 ]  # fmt: skip
 
 
@@ -183,13 +183,13 @@ def test_what_is_kept_outside_the_broker(
     end: Settlement, held: float, max_hold: float, keeps: bool, quarantine: bool
 ) -> None:
     found = outside(end, keeps=keeps, quarantine=quarantine, held=held, max_hold=max_hold)
-    if isinstance(end, DeadLetter) and quarantine and keeps:
+    if isinstance(end, WriteDeadLetter) and quarantine and keeps:
         assert found == Keep(Wait.PERSON, None, "r", "d")
     elif isinstance(end, Retry) and end.failed and held + end.delay > max_hold:
         if keeps:
             assert found == Keep(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
         else:
-            assert found == DeadLetter(
+            assert found == WriteDeadLetter(
                 "r", "the retries exceeded the longest time that the broker lets a message be held"
             )
     else:

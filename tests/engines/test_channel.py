@@ -16,7 +16,7 @@ import pytest
 from durabletask.client import AsyncTaskHubGrpcClient, TaskHubGrpcClient
 from google.protobuf import empty_pb2
 
-from bridge.engines.embedded.inprocess import AioChannel, Channel
+from bridge.engines.embedded.inprocess import AioChannel, InProcessChannel
 from tests.kit.waiting import TIMEOUT
 
 
@@ -101,7 +101,7 @@ class AioServicer(stubs.TaskHubSidecarServiceServicer):
 
 
 def sync_stub(servicer: Any, **more: Any) -> Any:
-    return stubs.TaskHubSidecarServiceStub(Channel(servicer, **more))
+    return stubs.TaskHubSidecarServiceStub(InProcessChannel(servicer, **more))
 
 
 def aio_stub(servicer: Any, **more: Any) -> Any:
@@ -299,7 +299,7 @@ async def test_a_call_that_would_wait_for_itself_is_refused() -> None:
 
 
 async def test_clients_of_the_sdk_time_out(service: Any) -> None:
-    client = TaskHubGrpcClient(channel=Channel(service))
+    client = TaskHubGrpcClient(channel=InProcessChannel(service))
     instance_id = client.schedule_new_orchestration("nobody", instance_id="i")
     aio = AsyncTaskHubGrpcClient(channel=AioChannel(service))
     with pytest.raises(TimeoutError):
@@ -318,7 +318,7 @@ def test_interceptors_of_grpc_work_on_the_channel() -> None:
             seen.append(outcome.code())
             return outcome
 
-    stub = stubs.TaskHubSidecarServiceStub(grpc.intercept_channel(Channel(Servicer()), Interceptor()))
+    stub = stubs.TaskHubSidecarServiceStub(grpc.intercept_channel(InProcessChannel(Servicer()), Interceptor()))
     stub.Hello(empty_pb2.Empty())
     with pytest.raises(grpc.RpcError):
         stub.GetInstance(pb.GetInstanceRequest())

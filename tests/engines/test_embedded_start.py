@@ -14,7 +14,7 @@ from bridge.core.errors import EngineUnavailable
 from bridge.engines.embedded import engine as module
 from bridge.engines.embedded.address import FILE
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.sqlite_engine.maintenance.process_files import FileLock
+from bridge.sqlite_engine.maintenance.process_files import DatabaseLock
 
 CONFIG = EmbeddedEngineConfig(type="embedded")
 
@@ -24,7 +24,7 @@ async def test_a_host_that_starts_is_waited_for(tmp_path: Path) -> None:
     host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await host.start()
     await host.stop()
-    lock = FileLock(tmp_path / FILE)
+    lock = DatabaseLock(tmp_path / FILE)
     guest = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await guest.start()
     with lock.held():
@@ -45,7 +45,7 @@ async def test_a_host_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     if not gone:
         os._exit(0)
     os.waitpid(gone, 0)
-    with FileLock(tmp_path / FILE).held():
+    with DatabaseLock(tmp_path / FILE).held():
         pass
     for path in tmp_path.iterdir():
         if path.read_text() == str(os.getpid()):

@@ -22,8 +22,8 @@ from bridge.config.model.access import OidcConfig, OidcLoginConfig
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
 from bridge.core.states import DaemonState
-from bridge.ops.access import Access, Caller, Oidc, TokenFile
-from bridge.ops.api import Stream
+from bridge.ops.access import Caller, Oidc, OpsAccess, TokenFile
+from bridge.ops.api import EventStream
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics
 from bridge.ops.peers import PeerPort
@@ -167,8 +167,8 @@ async def _port(examples: int, loaded: Loaded, tokens: Path) -> None:
         metrics.scrape,
         None,
         found,
-        [Stream("live", _nothing), Stream("tap", _nothing)],
-        Access(TokenFile(tokens), Oidc(oidc)),
+        [EventStream("live", _nothing), EventStream("tap", _nothing)],
+        OpsAccess(TokenFile(tokens), Oidc(oidc)),
         pages=Site(PAGES, found, lambda: loaded),
         peers=PeerPort(random_keyring(), "a/1", {}),
     )

@@ -16,7 +16,7 @@ from bridge.app.operations.instances.instances import InstanceFilter, InstanceIn
 from bridge.config.source import load
 from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import job_instance_id
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 from tests.app.project import CONFIG, write_project
 from tests.kit.forkserver import ForkedProcess, fork_server
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
@@ -114,7 +114,7 @@ def test_a_job_survives_the_kill_of_its_daemon(project: Path) -> None:
     logged = [json.loads(line) for line in process.log.read_text().splitlines()]
     assert [line for line in logged if line["level"] == "error"] == []
     [line] = [
-        line for line in Trail(project / ".bridge" / "engine").read() if line["action"] == "instances.terminate_by"
+        line for line in AuditTrail(project / ".bridge" / "engine").read() if line["action"] == "instances.terminate_by"
     ]
     assert (line["target"], line["result"], line["reason"]) == (f"job {job}", "done", "a mistake")
     assert (line["filter"]["orchestration"], line["filter"]["rate"]) == ("waits", 10.0)
@@ -208,7 +208,7 @@ def test_pause_resume_abort_and_the_lists(project: Path, daemon: DaemonProcess) 
     )
     items = daemon.metrics("bridge_job_items_total")
     assert items['{kind="instances.terminate",result="succeeded"}'] == 200 - len(left)
-    actions = [line["action"] for line in Trail(project / ".bridge" / "engine").read()]
+    actions = [line["action"] for line in AuditTrail(project / ".bridge" / "engine").read()]
     assert actions.count("jobs.pause") == 2
     assert {"jobs.resume", "jobs.abort"} <= set(actions)
 

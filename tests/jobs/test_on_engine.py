@@ -21,7 +21,7 @@ from bridge.core.states import JobState
 from bridge.core.system_names import JOB_PAGE, JOB_RESULTS, job_instance_id, job_page_key
 from bridge.engines.base import Engine
 from bridge.jobs import orchestrator, steps, store
-from bridge.jobs.kind import ItemResult, Job, JobRequest, Result, TryLater
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobRequest, TryLater
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
 from tests.kit.daemon import ENGINES, DaemonFixture, running
@@ -51,7 +51,7 @@ CONFIG = "sources: {}\nroutes: []\n"
 
 Results = Mapping[str, ItemResult]
 Work = Callable[[Job, Sequence[str], Collection[str]], Results]
-DONE, FAILED = ItemResult(Result.SUCCEEDED), ItemResult(Result.FAILED, "no such thing")
+DONE, FAILED = ItemResult(ItemOutcome.SUCCEEDED), ItemResult(ItemOutcome.FAILED, "no such thing")
 
 
 class ScriptedKind:
@@ -203,7 +203,7 @@ async def test_results_may_follow_later(jobs: JobsFixture) -> None:
     assert record.state is JobState.RUNNING
     await jobs.report(job, 0, dict.fromkeys(named(100), DONE))
     await jobs.report(job, 0, dict.fromkeys(named(100), FAILED))  # the first result stays
-    await jobs.report(job, 1, dict.fromkeys(named(150)[100:], ItemResult(Result.DUPLICATE)))
+    await jobs.report(job, 1, dict.fromkeys(named(150)[100:], ItemResult(ItemOutcome.DUPLICATE)))
     await jobs.report(job, 1, {"unknown": DONE})
     record = await jobs.done(job)
     assert (record.counts["succeeded"], record.counts["duplicate"], record.counts["failed"]) == (100, 50, 0)
@@ -211,12 +211,12 @@ async def test_results_may_follow_later(jobs: JobsFixture) -> None:
 
 
 async def test_waiting_items_are_followed(jobs: JobsFixture) -> None:
-    waiting = ItemResult(Result.EARLY)
+    waiting = ItemResult(ItemOutcome.EARLY)
     jobs.kind.do = lambda job, items, repeated: dict.fromkeys(items, DONE) | {"item-1": waiting, "item-2": waiting}
     job = await jobs.submit(named(3), follow=3600.0)
     record = await jobs.until(job, lambda record: record.followed is not None)
     assert (record.state, record.waiting) == (JobState.RUNNING, 2)
-    await jobs.report(job, 0, {"item-1": ItemResult(Result.QUARANTINED)})
+    await jobs.report(job, 0, {"item-1": ItemResult(ItemOutcome.QUARANTINED)})
     await jobs.until(job, lambda record: record.counts["quarantined"] == 1)
     await jobs.report(job, 0, {"item-1": DONE, "item-2": FAILED})
     record = await jobs.done(job)
@@ -224,7 +224,7 @@ async def test_waiting_items_are_followed(jobs: JobsFixture) -> None:
 
 
 async def test_waiting_items_are_followed_no_longer_than_asked_and_counted_afterwards(jobs: JobsFixture) -> None:
-    jobs.kind.do = lambda job, items, repeated: dict.fromkeys(items, ItemResult(Result.EARLY))
+    jobs.kind.do = lambda job, items, repeated: dict.fromkeys(items, ItemResult(ItemOutcome.EARLY))
     job = await jobs.submit(named(3), follow=0.0)
     record = await jobs.done(job)
     assert record.counts["early"] == 3

@@ -18,9 +18,9 @@ from bridge.core.errors import EngineError, EngineUnavailable
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB, JOB_PAGE, JOB_RESULTS, JOBS, JOBS_KEY, job_page_key
 from bridge.jobs import steps, store
-from bridge.jobs.kind import ItemResult, Job, JobRequest, Result, TryLater
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobRequest, TryLater
 from bridge.jobs.state_machine import IN_PROGRESS, LEFT, JobPage, JobRecord
-from bridge.jobs.steps import JobSteps, Place
+from bridge.jobs.steps import JobCursor, JobSteps
 from bridge.jobs.store import JobStore
 from tests.jobs.memory_engine import PROCESS, FrozenProcess, MemoryEngine
 from tests.kit.virtual_time import VirtualTimeLoop
@@ -32,7 +32,9 @@ ITEMS = [f"item-{number}" for number in range(14)]
 JOBS_OF_TEST = ("a", "b")
 OPEN = (JobState.SELECTING, JobState.RUNNING, JobState.PAUSED, JobState.STOPPED)
 crashes = st.none() | st.integers(0, 40)
-final = st.sampled_from([ItemResult(Result.SUCCEEDED), ItemResult(Result.FAILED, "why"), ItemResult(Result.DUPLICATE)])
+final = st.sampled_from(
+    [ItemResult(ItemOutcome.SUCCEEDED), ItemResult(ItemOutcome.FAILED, "why"), ItemResult(ItemOutcome.DUPLICATE)]
+)
 requests = st.builds(
     JobRequest,
     kind=st.just("test"),
@@ -43,7 +45,7 @@ requests = st.builds(
 )
 
 
-STALE = ItemResult(Result.SKIPPED, "it was done before")
+STALE = ItemResult(ItemOutcome.SKIPPED, "it was done before")
 """Result of a call that does not know that another one did the work. It must not count."""
 
 
@@ -89,7 +91,7 @@ class World:
             await machine.engine.interruption()
             outcome = self.outcomes.get(item, "succeeded")
             if outcome != "later":
-                results[item] = ItemResult(Result(outcome))
+                results[item] = ItemResult(ItemOutcome(outcome))
         return results
 
     def _check(self, job: Job, page: int, items: Sequence[str], repeated: Collection[str]) -> None:
@@ -250,7 +252,7 @@ class JobMachine(RuleBasedStateMachine):
         else:
             self.places[job] = answer["place"]
             self.time += answer["seconds"]
-            assert Place.of(answer["place"]).job == job
+            assert JobCursor.of(answer["place"]).job == job
 
     @rule(job=st.sampled_from(JOBS_OF_TEST), calls=st.integers(1, 40))
     def freeze(self, job: str, calls: int) -> None:
@@ -311,7 +313,7 @@ class JobMachine(RuleBasedStateMachine):
             (job, number, id_)
             for job in JOBS_OF_TEST
             for number, page in enumerate(self.pages(job))
-            for id_ in page.with_status(IN_PROGRESS, Result.EARLY)
+            for id_ in page.with_status(IN_PROGRESS, ItemOutcome.EARLY)
             if (job, id_) in self.world.effects
         ]
         if waiting:
@@ -339,7 +341,7 @@ class JobMachine(RuleBasedStateMachine):
             record = self.record(job)
             if record is not None and record.state is JobState.RUNNING:
                 limit = record.request.stop_after_failures
-                assert limit is None or record.counts[Result.FAILED] - record.failed_before < limit
+                assert limit is None or record.counts[ItemOutcome.FAILED] - record.failed_before < limit
 
     @invariant()
     def waiting_items_are_followed(self) -> None:
@@ -360,7 +362,7 @@ class JobMachine(RuleBasedStateMachine):
                 for id_, status, detail in page.items:
                     before = self.finals.get((job, id_))
                     assert before in (None, [status, detail])
-                    if status not in (LEFT, IN_PROGRESS, Result.EARLY):
+                    if status not in (LEFT, IN_PROGRESS, ItemOutcome.EARLY):
                         self.finals[job, id_] = [status, detail]
 
     @invariant()
@@ -413,7 +415,7 @@ class JobMachine(RuleBasedStateMachine):
                 for number, page in enumerate(self.pages(job)):
                     for item in page.with_status(IN_PROGRESS):
                         if (job, item) in self.world.effects and self.world.outcomes[item] == "later":
-                            done = {item: ItemResult(Result.SUCCEEDED).to_json()}
+                            done = {item: ItemResult(ItemOutcome.SUCCEEDED).to_json()}
                             self.run(self.store.signal_page(job, number, JOB_RESULTS, done), None)
                 self.step(job, None)
                 self.engine.process_all()

@@ -10,7 +10,7 @@ from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.hub.leases import WorkerStream
 from bridge.sqlite_engine.model.reply import DEFERRED, ThreadReply
 from bridge.sqlite_engine.model.values import StringValue, timestamp
 from tests.kit.waiting import TIMEOUT
@@ -60,7 +60,7 @@ def text(value: str) -> Any:
 class ProtocolClient:
     """Connected protocol worker.
 
-    peer: address of its connection. tokens: whether it sends completion tokens. sessions: see `Stream`.
+    peer: address of its connection. tokens: whether it sends completion tokens. sessions: see `WorkerStream`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ProtocolClient:
         self.database = database
         self._tokens = tokens
         self._items: SimpleQueue[Any] = SimpleQueue()
-        self.stream = Stream(pb.GetWorkItemsRequest(**request), self._items.put, peer=peer, sessions=sessions)
+        self.stream = WorkerStream(pb.GetWorkItemsRequest(**request), self._items.put, peer=peer, sessions=sessions)
         database.connect(self.stream)
 
     def take(self) -> pb.WorkItem:

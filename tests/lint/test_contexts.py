@@ -11,7 +11,7 @@ import pytest
 from bridge.app.check.configuration import check
 from bridge.app.check.workflows import names
 from bridge.app.composition import load_config
-from bridge.core.user_code.kinds import Kind
+from bridge.core.user_code.kinds import FunctionKind
 from bridge.engines.workflows import load
 from bridge.lint import examine, lint
 from bridge.lint.contexts import registered
@@ -54,10 +54,14 @@ SIGNATURES = [
 BODIES = ["return 1", "yield 1", "x = lambda: (yield)", "def inner():\n        yield"]
 
 
-def answers(module: Path) -> tuple[set[tuple[Kind, str]], set[tuple[Kind, str]]]:
+def answers(module: Path) -> tuple[set[tuple[FunctionKind, str]], set[tuple[FunctionKind, str]]]:
     """Return the workflows that the registry finds, and those that the analysis finds."""
     found = load([module.stem], module.parent)
-    kinds = {Kind.ORCHESTRATOR: found.orchestrators, Kind.ACTIVITY: found.activities, Kind.ENTITY: found.entities}
+    kinds = {
+        FunctionKind.ORCHESTRATOR: found.orchestrators,
+        FunctionKind.ACTIVITY: found.activities,
+        FunctionKind.ENTITY: found.entities,
+    }
     project, read = Project(), Module.read(module)
     project.add(read)
     return {(kind, name) for kind, each in kinds.items() for name in each}, set(registered(project, read))
@@ -76,7 +80,7 @@ def test_every_way_to_write_a_signature(tmp_path: Path) -> None:
     importlib.invalidate_caches()
     registry, analysis = answers(path)
     assert len(functions) > 4000
-    assert len([one for one in registry if one[0] is Kind.ORCHESTRATOR]) > 500
+    assert len([one for one in registry if one[0] is FunctionKind.ORCHESTRATOR]) > 500
     assert registry == analysis
 
 
@@ -111,8 +115,8 @@ def test_every_place_of_a_function(tmp_path: Path) -> None:
     path.write_text(HEAD + PLACES)
     registry, analysis = answers(path)
     assert registry == analysis
-    assert (Kind.ORCHESTRATOR, "inside_try") in analysis
-    assert (Kind.ENTITY, "derived") in analysis
+    assert (FunctionKind.ORCHESTRATOR, "inside_try") in analysis
+    assert (FunctionKind.ENTITY, "derived") in analysis
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*.py")), ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -129,7 +133,7 @@ def test_the_corpus(tmp_path: Path, path: Path) -> None:
         return
     registry, analysis = answers(copied)
     assert registry == analysis
-    assert examine([copied]).orchestrators == len([one for one in registry if one[0] is Kind.ORCHESTRATOR])
+    assert examine([copied]).orchestrators == len([one for one in registry if one[0] is FunctionKind.ORCHESTRATOR])
 
 
 def test_check_and_lint_count_the_same(tmp_path: Path) -> None:

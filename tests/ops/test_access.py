@@ -8,17 +8,17 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.config.model.access import OidcConfig
 from bridge.ops.access import (
-    Access,
     Caller,
+    CallerRates,
     Oidc,
+    OpsAccess,
     ProviderUnavailable,
-    Rate,
     Unauthenticated,
     new_token,
     parse_tokens,
@@ -35,11 +35,11 @@ async def provider() -> AsyncIterator[Provider]:
     await provider.stop()
 
 
-def access(provider: Provider, **settings: Any) -> Access:
-    return Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="bridge", **settings)))
+def access(provider: Provider, **settings: Any) -> OpsAccess:
+    return OpsAccess(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="bridge", **settings)))
 
 
-async def caller(access: Access, token: str) -> Caller:
+async def caller(access: OpsAccess, token: str) -> Caller:
     return await access.caller({"Authorization": f"Bearer {token}"}, "203.0.113.9")
 
 
@@ -61,6 +61,7 @@ async def test_a_role_of_the_provider_is_a_role_here(provider: Provider) -> None
     [
         {"aud": "another"}, {"iss": "http://evil.example"}, {"exp": int(time.time()) - 3600}, {"exp": None},
         {"aud": None}, {"iss": None}, {"roles": []}, {"roles": None}, {"roles": ["Other"]}, {"roles": 7},
+        {"roles": [["Bridge.Reader"], {"Bridge.Reader": 1}]},
         {"nbf": int(time.time()) + 3600},
     ],
 )  # fmt: skip
@@ -97,7 +98,7 @@ async def test_a_token_without_the_name_of_its_key(
 )
 async def test_both_versions_of_tokens_of_entra_id(provider: Provider, path: str, audience: str) -> None:
     provider.path = path
-    oidc = Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience=audience)))
+    oidc = OpsAccess(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience=audience)))
     found = await caller(oidc, provider.token(aud=audience, roles=["Bridge.Admin"], oid="o", tid="8f2a11d0-tenant"))
     assert found.role == "admin"
     for claims in (
@@ -162,6 +163,7 @@ async def test_signatures_that_do_not_fit_are_refused(provider: Provider) -> Non
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     for token in (
         provider.token(key=other),
+        provider.token(key=ec.generate_private_key(ec.SECP256R1()), algorithm="ES256"),
         provider.token(kid="unknown"),
         provider.token(key=b"x" * 64, algorithm="HS256"),
         jwt.encode({"sub": "u"}, None, "none", headers={"kid": "one"}),
@@ -188,7 +190,7 @@ async def test_a_provider_that_is_away_is_named(provider: Provider) -> None:
 )  # fmt: skip
 async def test_without_access_only_this_machine_is_admitted(remote: str | None, admitted: bool) -> None:
     try:
-        found = await Access().caller({}, remote)
+        found = await OpsAccess().caller({}, remote)
     except Unauthenticated:
         assert not admitted
     else:
@@ -217,7 +219,7 @@ def test_a_file_of_tokens_is_valid_or_names_its_line(text: str) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=60))
 def test_nobody_asks_more_often_than_allowed(asked: list[tuple[str, float]]) -> None:
-    rate, now = Rate(2.0, 3), 0.0
+    rate, now = CallerRates(2.0, 3), 0.0
     allowed: dict[str, list[float]] = {}
     for name, pause in asked:
         now += pause

@@ -19,7 +19,7 @@ from bridge.ops.health import Check, Readiness
 from bridge.ops.metric_stats import LineageStats
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.per_value import Shares
+from bridge.pipeline.per_value import ValueShares
 from tests.pipeline.deliveries import shares_of
 
 
@@ -42,7 +42,7 @@ class Stats:
     locks_lost: int = 0
     seeks: int = 0
     quarantined_keys: int = 0
-    shares: Shares | None = None
+    shares: ValueShares | None = None
     dead_letter_pauses: Mapping[str, float] = field(default_factory=dict)
     rebalances: int = 0
     skipped: int = 0

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from bridge.config.model.access import OidcConfig, OidcLoginConfig
 from bridge.encryption import Key, Keyring
-from bridge.ops.access import Access, Caller, Oidc, TokenFile, Unauthenticated, new_token, token_line
+from bridge.ops.access import Caller, Oidc, OpsAccess, TokenFile, Unauthenticated, new_token, token_line
 from bridge.ops.audit import Actor, Denied
-from bridge.ops.sessions import COOKIE, LOGIN_COOKIE, Sessions, is_same_origin, keeps_cookies, local_path
+from bridge.ops.sessions import COOKIE, LOGIN_COOKIE, BrowserSessions, is_same_origin, keeps_cookies, local_path
 
 KEYS = [Key(name, os.urandom(32)) for name in ("a", "b")]
 OWN = {"Sec-Fetch-Site": "same-origin"}
@@ -31,7 +31,7 @@ def oidc(issuer: str = "https://login.example", client: str = "bridge") -> Oidc:
     return Oidc(OidcConfig(issuer=issuer, audience="api", login=login))
 
 
-async def found(sessions: Sessions, cookie: str | None, method: str = "GET", **headers: str) -> Caller:
+async def found(sessions: BrowserSessions, cookie: str | None, method: str = "GET", **headers: str) -> Caller:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if cookie is not None:
         sent["Cookie"] = f"{COOKIE}={cookie}"
@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> tuple[Path, str]:
 
 async def test_a_session_of_a_token_has_its_rights_while_it_is_there(file: tuple[Path, str]) -> None:
     path, token = file
-    sessions = Sessions(Access(TokenFile(path)), Keyring(KEYS), 3600)
+    sessions = BrowserSessions(OpsAccess(TokenFile(path)), Keyring(KEYS), 3600)
     _, cookie = sessions.of_token(token)
     caller = await found(sessions, cookie)
     assert (caller.actor, caller.role, caller.payloads) == (Actor("ada", None, "page"), "operator", True)
@@ -63,24 +63,24 @@ async def test_a_session_of_a_token_has_its_rights_while_it_is_there(file: tuple
 
 
 async def test_daemons_with_the_same_keys_accept_each_others_sessions() -> None:
-    access = Access(oidc=oidc())
-    _, cookie = Sessions(access, Keyring(KEYS[:1]), 3600).of_claims(ADA)
+    access = OpsAccess(oidc=oidc())
+    _, cookie = BrowserSessions(access, Keyring(KEYS[:1]), 3600).of_claims(ADA)
     for keys in (KEYS[:1], KEYS, KEYS[::-1]):
-        caller = await found(Sessions(access, Keyring(keys), 3600), cookie)
+        caller = await found(BrowserSessions(access, Keyring(keys), 3600), cookie)
         assert (caller.actor, caller.role, caller.payloads) == (Actor("ada", None, "page"), "operator", True)
     with pytest.raises(Unauthenticated):
-        await found(Sessions(access, Keyring(KEYS[1:]), 3600), cookie)
+        await found(BrowserSessions(access, Keyring(KEYS[1:]), 3600), cookie)
 
 
 @pytest.mark.parametrize("other", [oidc("https://evil.example"), oidc(client="another"), None])
 async def test_a_session_ends_with_its_provider(other: Oidc | None, file: tuple[Path, str]) -> None:
-    _, cookie = Sessions(Access(oidc=oidc()), Keyring(KEYS), 3600).of_claims(ADA)
+    _, cookie = BrowserSessions(OpsAccess(oidc=oidc()), Keyring(KEYS), 3600).of_claims(ADA)
     with pytest.raises(Unauthenticated):
-        await found(Sessions(Access(TokenFile(file[0]), other), Keyring(KEYS), 3600), cookie)
+        await found(BrowserSessions(OpsAccess(TokenFile(file[0]), other), Keyring(KEYS), 3600), cookie)
 
 
 async def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = Sessions(Access(oidc=oidc()), Keyring(KEYS), 3600)
+    sessions = BrowserSessions(OpsAccess(oidc=oidc()), Keyring(KEYS), 3600)
     _, cookie = sessions.of_claims(ADA)
     now = 0.0
     start = time.time()
@@ -93,14 +93,14 @@ async def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cookie_of_one_kind_is_none_of_the_other() -> None:
-    sessions = Sessions(Access(oidc=oidc()), Keyring(KEYS), 3600)
+    sessions = BrowserSessions(OpsAccess(oidc=oidc()), Keyring(KEYS), 3600)
     _, cookie = sessions.of_claims(ADA)
     assert sessions.open(COOKIE, cookie) is not None
     assert sessions.open(LOGIN_COOKIE, cookie) is None
     assert sessions.open(COOKIE, sessions.seal(LOGIN_COOKIE, {"name": "ada"}, 60)) is None
 
 
-_SESSIONS = Sessions(Access(oidc=oidc()), Keyring(KEYS), 3600)
+_SESSIONS = BrowserSessions(OpsAccess(oidc=oidc()), Keyring(KEYS), 3600)
 _COOKIE = _SESSIONS.of_claims(ADA)[1]
 
 
@@ -150,7 +150,7 @@ async def test_changes_come_from_the_page_itself(headers: Mapping[str, str]) -> 
 
 async def test_a_token_is_no_session(file: tuple[Path, str]) -> None:
     path, token = file
-    sessions = Sessions(Access(TokenFile(path)), Keyring(KEYS), 3600)
+    sessions = BrowserSessions(OpsAccess(TokenFile(path)), Keyring(KEYS), 3600)
     with pytest.raises(Unauthenticated):
         await found(sessions, token)
 
@@ -158,7 +158,7 @@ async def test_a_token_is_no_session(file: tuple[Path, str]) -> None:
 async def test_a_token_goes_before_a_session(file: tuple[Path, str]) -> None:
     """A proxy or a program that states who asks is not overruled by a cookie."""
     path, token = file
-    sessions = Sessions(Access(TokenFile(path)), Keyring(KEYS), 3600)
+    sessions = BrowserSessions(OpsAccess(TokenFile(path)), Keyring(KEYS), 3600)
     _, cookie = sessions.of_token(token)
     assert (await found(sessions, cookie, Authorization=f"Bearer {token}")).actor == Actor("ada", None, "token")
     with pytest.raises(Unauthenticated):
@@ -169,8 +169,8 @@ async def test_a_token_goes_before_a_session(file: tuple[Path, str]) -> None:
 
 async def test_a_session_is_no_token(file: tuple[Path, str]) -> None:
     path, token = file
-    access = Access(TokenFile(path))
-    _, cookie = Sessions(access, Keyring(KEYS), 3600).of_token(token)
+    access = OpsAccess(TokenFile(path))
+    _, cookie = BrowserSessions(access, Keyring(KEYS), 3600).of_token(token)
     for headers in ({"Cookie": f"{COOKIE}={cookie}"}, {"Authorization": f"Bearer {cookie}"}):
         with pytest.raises(Unauthenticated):
             await access.caller(headers, "127.0.0.1")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 
 
 def main(directory: str, writer: str, count: str) -> None:
-    trail = Trail(Path(directory), max_bytes=20_000, max_files=1000)
+    trail = AuditTrail(Path(directory), max_bytes=20_000, max_files=1000)
     for number in range(int(count)):
         trail.append({"target": f"{writer}-{number}", "fill": "x" * 100})
 

@@ -12,7 +12,7 @@ from bridge.app.page.site import Site
 from bridge.app.serve.control import largest_body
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
-from bridge.ops.access import Access, Role
+from bridge.ops.access import OpsAccess, Role
 from bridge.ops.web import Web
 from tests.app.test_api import Tokens
 from tests.kit.daemon import DaemonFixture, running
@@ -163,7 +163,7 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
     """Shop whose instances have started, and ended except for those that wait."""
     tokens = Tokens(directory / "tokens")
     async with running(directory, CONFIG, FLOWS) as daemon:
-        open_, web = web_of(daemon, Access()), web_of(daemon, tokens.access)
+        open_, web = web_of(daemon, OpsAccess()), web_of(daemon, tokens.access)
         await open_.start()
         await web.start()
         try:
@@ -193,7 +193,7 @@ async def open_shop(directory: Path) -> AsyncIterator[Shop]:
             await open_.stop()
 
 
-def web_of(daemon: DaemonFixture, access: Access) -> Web:
+def web_of(daemon: DaemonFixture, access: OpsAccess) -> Web:
     """Ops port of a daemon, for more requests per second than a person makes."""
     served = daemon.daemon
     return Web(

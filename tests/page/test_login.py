@@ -22,11 +22,11 @@ from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
 from bridge.core.states import DaemonState
 from bridge.encryption import Key, Keyring
-from bridge.ops.access import Access, Caller, Oidc, TokenFile
-from bridge.ops.api import Route
+from bridge.ops.access import Caller, Oidc, OpsAccess, TokenFile
+from bridge.ops.api import ApiRoute
 from bridge.ops.audit import Actor
 from bridge.ops.health import Readiness
-from bridge.ops.sessions import COOKIE, LOGIN_COOKIE, Sessions
+from bridge.ops.sessions import COOKIE, LOGIN_COOKIE, BrowserSessions
 from bridge.ops.web import Web
 from tests.app.project import write_project
 from tests.app.test_api import Tokens
@@ -55,13 +55,13 @@ async def _refused(given: Mapping[str, Any], actor: Actor) -> None:
 
 
 @asynccontextmanager
-async def served(loaded: Loaded, access: Access, **settings: Any) -> AsyncIterator[str]:
+async def served(loaded: Loaded, access: OpsAccess, **settings: Any) -> AsyncIterator[str]:
     """Address of a daemon's pages. All share their key."""
     http = HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000), **settings)
     web = Web(
-        http, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, None, [Route("GET", "status", _status, _refused)],
-        (), access, 1024, Site([Page("/", "problem.html", _read)], (), lambda: loaded),
-        Sessions(access, Keyring([KEY]), 3600),
+        http, lambda: Readiness(DaemonState.RUNNING, ()), _metrics, None,
+        [ApiRoute("GET", "status", _status, _refused)], (), access, 1024,
+        Site([Page("/", "problem.html", _read)], (), lambda: loaded), BrowserSessions(access, Keyring([KEY]), 3600),
     )  # fmt: skip
     await web.start()
     try:
@@ -95,10 +95,10 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def oidc(provider: Provider, url: str) -> Access:
+def oidc(provider: Provider, url: str) -> OpsAccess:
     provider.redirect = f"{url}/login/callback"
     login = OidcLoginConfig(client_id=provider.client, url=url)
-    return Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="api", login=login)))
+    return OpsAccess(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="api", login=login)))
 
 
 def cookies(response: aiohttp.ClientResponse) -> SimpleCookie:
@@ -126,7 +126,7 @@ async def log_in(http: aiohttp.ClientSession, url: str, token: str) -> str:
 async def test_a_token_opens_a_session_on_every_daemon(
     loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
 ) -> None:
-    async with served(loaded, tokens.access) as url, served(loaded, Access(TokenFile(tokens.path))) as other:
+    async with served(loaded, tokens.access) as url, served(loaded, OpsAccess(TokenFile(tokens.path))) as other:
         response, text = await ask(http, "GET", f"{url}/?a=%3Cb%3E")
         assert response.status == 401
         assert 'name="token"' in text
@@ -263,7 +263,7 @@ async def test_a_login_that_was_not_begun_here_opens_nothing(
         response, text = await through_provider(http, url, "/login/oidc")
         assert response.status == 401
         assert "no role of this bridge" in text
-        session = Sessions(Access(), Keyring([KEY]), 60).seal(COOKIE, {"state": "s"}, 60)
+        session = BrowserSessions(OpsAccess(), Keyring([KEY]), 60).seal(COOKIE, {"state": "s"}, 60)
         for cookie in ("", f"{LOGIN_COOKIE}=x", f"{LOGIN_COOKIE}={session}"):
             response, text = await ask(http, "GET", f"{url}/login/callback?code=c&state=s", cookie)
             assert response.status == 401
@@ -276,7 +276,7 @@ async def test_a_login_that_was_not_begun_here_opens_nothing(
 
 
 async def test_without_logins_the_page_says_so(loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession) -> None:
-    async with served(loaded, Access()) as url:
+    async with served(loaded, OpsAccess()) as url:
         assert (await ask(http, "GET", f"{url}/"))[0].status == 200
         assert "has no logins" in (await ask(http, "GET", f"{url}/login"))[1]
         response, _ = await ask(http, "POST", f"{url}/login", token=tokens.tokens["admin", True])

@@ -8,7 +8,7 @@ from bridge.config.model.sources import LimitsConfig, SourcePerConfig
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.per_value import Shares
+from bridge.pipeline.per_value import ValueShares
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ def item(number: int = 0, partition: Part | None = None) -> InFlightDelivery:
     return InFlightDelivery(delivery, None, None, 0.0)  # type: ignore[arg-type]  # wider than its annotation, on purpose
 
 
-def shares_of(records: int, size: int, waiting: int, waiting_bytes: int, values: int) -> Shares:
+def shares_of(records: int, size: int, waiting: int, waiting_bytes: int, values: int) -> ValueShares:
     """Shares with these limits per value."""
     per = SourcePerConfig(
         value="{{ key }}",
@@ -60,4 +60,4 @@ def shares_of(records: int, size: int, waiting: int, waiting_bytes: int, values:
         max_waiting_bytes=waiting_bytes,
         max_values=values,
     )
-    return Shares(LimitsConfig(), per)
+    return ValueShares(LimitsConfig(), per)

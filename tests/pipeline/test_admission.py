@@ -13,8 +13,8 @@ from bridge.app.check.configuration import inspect
 from bridge.app.composition import build_router, load_config
 from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable
-from bridge.pipeline.route_limits import Rate, RouteLimit
-from bridge.pipeline.running_instances import RECOUNT, Count, RunningInstances, without_children
+from bridge.pipeline.route_limits import RouteLimit, TokenBucket
+from bridge.pipeline.running_instances import RECOUNT, CountRunning, RunningInstances, without_children
 from tests.kit.pipeline import CONFIG, PipelineFixture, message, running_pipeline
 from tests.kit.waiting import eventually
 
@@ -219,17 +219,17 @@ async def test_a_rate_spreads_commands(tmp_path: Path) -> None:
 
 
 def test_a_rate_gives_tokens_in_time() -> None:
-    rate = Rate(10.0, burst=3)
+    rate = TokenBucket(10.0, burst=3)
     assert [round(rate.take(100.0) - 100.0, 6) for _ in range(5)] == [-0.2, -0.1, 0.0, 0.1, 0.2]
     assert round(rate.take(200.0), 6) == 199.8, "the pause filled the bucket, no further than the burst"
-    even = Rate(10.0)
+    even = TokenBucket(10.0)
     assert [round(even.take(0.0), 6) for _ in range(3)] == [0.0, 0.1, 0.2]
 
 
 class Counting:
     """Count of running instances that records its number of calls."""
 
-    def __init__(self, count: Count) -> None:
+    def __init__(self, count: CountRunning) -> None:
         self._count = count
         self.asked = 0
 
@@ -261,7 +261,7 @@ async def test_commands_that_wait_for_a_rate_go_on_when_it_is_gone(tmp_path: Pat
         await it.source.start()
         await it.until(lambda: limit.reason == "5 commands wait for the rate", "one of each key")
         assert len(it.faults.taken) == 1
-        limit.change(None, Rate(600.0), None, None)
+        limit.change(None, TokenBucket(600.0), None, None)
         await it.settled(20)
         assert it.source.ledger.outcomes["executed"] == 20
         assert limit.reason is None

@@ -13,7 +13,7 @@ from bridge.codecs.json import JsonCodec
 from bridge.core.errors import ConfigError, UnreadableMessage
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause, dead_letter
-from bridge.core.settlement import Complete, DeadLetter, Keep, RetryPolicy, Wait, decide, outside
+from bridge.core.settlement import Complete, Keep, RetryPolicy, Wait, WriteDeadLetter, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 
@@ -30,17 +30,19 @@ def test_it_is_never_decoded() -> None:
 
 def test_its_error_leads_to_a_dead_letter_with_its_own_reason() -> None:
     settlement = decide(UnreadableMessage(UNREADABLE.detail), None, 1, 0.0, RetryPolicy())
-    assert settlement == DeadLetter("unreadable", UNREADABLE.detail)
+    assert settlement == WriteDeadLetter("unreadable", UNREADABLE.detail)
 
 
 @pytest.mark.parametrize("quarantine", [True, False])
 def test_a_skipped_one_is_completed_whatever_else_the_source_does(quarantine: bool) -> None:
-    ended = outside(DeadLetter("unreadable", ""), keeps=True, quarantine=quarantine, held=0.0, max_hold=1.0, skip=True)
+    ended = outside(
+        WriteDeadLetter("unreadable", ""), keeps=True, quarantine=quarantine, held=0.0, max_hold=1.0, skip=True
+    )
     assert ended == Complete(Outcome.IGNORED)
 
 
 def test_one_with_a_key_is_quarantined() -> None:
-    ended = outside(DeadLetter("unreadable", "d"), keeps=True, quarantine=True, held=0.0, max_hold=1.0)
+    ended = outside(WriteDeadLetter("unreadable", "d"), keeps=True, quarantine=True, held=0.0, max_hold=1.0)
     assert ended == Keep(Wait.PERSON, None, "unreadable", "d")
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
-from bridge.pipeline.per_value import KEEP, Share, Values
-from bridge.pipeline.route_limits import Rate, RouteLimit
+from bridge.pipeline.per_value import KEEP, ValueAccounts, ValueShare
+from bridge.pipeline.route_limits import RouteLimit, TokenBucket
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED, digest
 from tests.kit.waiting import TIMEOUT
@@ -51,7 +51,7 @@ def item(size: int = 1) -> InFlightDelivery:
 
 
 def test_values_have_accounts_of_their_own_up_to_the_bound() -> None:
-    table = Values(2, Account)
+    table = ValueAccounts(2, Account)
     first, second = table.of("a", 0.0), table.of("b", 0.0)
     assert first is not second
     assert table.of("a", 1.0) is first
@@ -60,7 +60,7 @@ def test_values_have_accounts_of_their_own_up_to_the_bound() -> None:
 
 
 def test_a_place_is_free_when_its_account_was_idle_for_a_while() -> None:
-    table = Values(2, Account)
+    table = ValueAccounts(2, Account)
     kept, gone = table.of("kept", 0.0), table.of("gone", 0.0)
     table.of("kept", KEEP / 2)
     assert table.of("new", KEEP - 1) is table.shared
@@ -71,7 +71,7 @@ def test_a_place_is_free_when_its_account_was_idle_for_a_while() -> None:
 
 
 def test_an_account_in_use_keeps_its_place_however_old() -> None:
-    table = Values(40, Account)
+    table = ValueAccounts(40, Account)
     accounts = [table.of(str(number), 0.0) for number in range(40)]
     for account in accounts[:39]:
         account.used = True
@@ -84,7 +84,7 @@ def test_an_account_in_use_keeps_its_place_however_old() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans(), st.floats(0, KEEP)), max_size=60))
 def test_no_flood_takes_an_account_in_use(uses: Sequence[tuple[str, bool, float]]) -> None:
-    table = Values(3, Account)
+    table = ValueAccounts(3, Account)
     in_use: dict[str, Account] = {}
     now = 0.0
     for value, used, pause in uses:
@@ -107,7 +107,7 @@ def test_values_of_any_length_are_kept_as_digests() -> None:
 
 
 def test_a_rate_is_idle_when_its_bucket_is_full() -> None:
-    rate = Rate(10.0, burst=2)
+    rate = TokenBucket(10.0, burst=2)
     assert rate.idle(0.0)
     rate.take(0.0)
     assert not rate.idle(0.05)
@@ -116,8 +116,8 @@ def test_a_rate_is_idle_when_its_bucket_is_full() -> None:
 
 def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
     """Repeated revocation and reassignment of a partition must not use up the rate of its senders."""
-    for each in (None, Values(10, lambda: Rate(1 / 3600))):
-        limit = RouteLimit("tell", rate=None if each else Rate(1 / 3600), each_rate=each)
+    for each in (None, ValueAccounts(10, lambda: TokenBucket(1 / 3600))):
+        limit = RouteLimit("tell", rate=None if each else TokenBucket(1 / 3600), each_rate=each)
         command = RaiseEvent("order-1", "noted")
         assert limit.check(item(), command, "a") is None
         for _ in range(3):
@@ -145,7 +145,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
     there: list[InFlightDelivery] = []
     woken: Counter[InFlightDelivery] = Counter()
     waited: set[InFlightDelivery] = set()
-    of: dict[InFlightDelivery, Share] = {}
+    of: dict[InFlightDelivery, ValueShare] = {}
 
     def wake(one: InFlightDelivery) -> None:
         woken[one] += 1
@@ -193,7 +193,7 @@ class Reader:
         self.domain = domain
         self.done = done
         self.number = number
-        self.at_work: Counter[Share] = Counter()
+        self.at_work: Counter[ValueShare] = Counter()
         self.left = 0
         self.finished = asyncio.Event()
 

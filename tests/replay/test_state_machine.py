@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bridge.core.stored_message import OperationResult, ReplayOf
-from bridge.jobs.kind import Result
+from bridge.jobs.kind import ItemOutcome
 from bridge.replay.state_machine import FORGET, JOBS, LEASE, ReplayQueue
-from bridge.waiting.replays import End, ends, signals
+from bridge.waiting.replays import ReplayEnd, ends, signals
 from tests.waiting.sample import stored
 
 PAGE = 4
@@ -72,7 +72,7 @@ def test_messages_wait_in_their_order_until_they_are_settled() -> None:
     result = it.settle(succeeded("a/0/1"), succeeded("b/0/0"))
     assert it.marks == ["a/0/0", "a/0/2", "a/1/0"]
     assert [(end.replay.item, end.result.result) for end in ends(result)] == [
-        ("a/0/1", Result.SUCCEEDED), ("b/0/0", Result.SUCCEEDED),
+        ("a/0/1", ItemOutcome.SUCCEEDED), ("b/0/0", ItemOutcome.SUCCEEDED),
     ]  # fmt: skip
     assert it.queue.size == 30
 
@@ -104,7 +104,7 @@ def test_a_failed_message_becomes_another_dead_letter_with_the_facts_of_its_fail
     assert (dead.item["letter"]["executed"], dead.item["expression"]) == (["first", "second"], "route paid, when")
     [end] = ends(result)
     assert (end.result.result, end.result.detail, end.change) == (
-        Result.FAILED,
+        ItemOutcome.FAILED,
         "new cause: no_route: no rule",
         "returned",
     )
@@ -116,7 +116,7 @@ def test_a_failed_message_whose_dead_letter_stays_in_its_queue_is_open_again() -
     only["letter"]["topic"] = ""
     it.do("add", {"source": "orders", "job": "a", "page": 0, "items": [only]}, it.now)
     [end] = ends(it.settle(failed("a/0/0")))
-    assert (end.result.result, end.change) == (Result.FAILED, "open")
+    assert (end.result.result, end.change) == (ItemOutcome.FAILED, "open")
 
 
 def test_results_go_to_the_pages_of_jobs_and_to_the_states_of_dead_letters() -> None:
@@ -126,7 +126,7 @@ def test_results_go_to_the_pages_of_jobs_and_to_the_states_of_dead_letters() -> 
     early = {"mark": "a/1/0", "result": "early", "detail": ""}
     found = [
         (str(entity), operation) for entity, operation, _ in signals(
-            list[End](ends(it.settle(succeeded("a/0/0"), failed("a/0/1"), early)))
+            list[ReplayEnd](ends(it.settle(succeeded("a/0/0"), failed("a/0/1"), early)))
         )
     ]  # fmt: skip
     assert sorted(found) == [

@@ -19,7 +19,7 @@ from bridge.routing import Router, explain
 from bridge.routing.cel.cost import EXPRESSION_COST, FREE, estimate, free_weight, weigh
 from bridge.routing.cel.expression import ITEM, Compiler, Expression, PathExpression
 from bridge.routing.cel.scope import RouteScope
-from bridge.routing.cel.tree import Call, Const, Ident, Items, Loop, Select, read
+from bridge.routing.cel.tree import Const, FunctionCall, Ident, Items, Loop, Select, read
 from bridge.routing.rule import Rule
 from tests.kit.examples import examples
 from tests.routing.config import config, envelope, locate, route, router
@@ -58,10 +58,12 @@ def spent(text: str, payload: Any) -> float:
 
 
 def test_a_tree_has_macros_expanded() -> None:
-    assert compiled("payload.a['b'] == 'c'").tree == Call(
-        "_==_", (Call("_[_]", (Select(Ident("payload"), "a", False), Const("b"))), Const("c"))
+    assert compiled("payload.a['b'] == 'c'").tree == FunctionCall(
+        "_==_", (FunctionCall("_[_]", (Select(Ident("payload"), "a", False), Const("b"))), Const("c"))
     )
-    assert compiled("has(payload.a) && true").tree == Call("_&&_", (Select(Ident("payload"), "a", True), Const(None)))
+    assert compiled("has(payload.a) && true").tree == FunctionCall(
+        "_&&_", (Select(Ident("payload"), "a", True), Const(None))
+    )
     assert compiled("{'a': [1, b'x']}").tree == Items((Const("a"), Items((Const(None), Const(b"x")))))
     loop = compiled("payload.a.all(x, x)").tree
     assert isinstance(loop, Loop)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.errors import MessageError
-from bridge.routing import Condition, Equality, condition_results, explain
+from bridge.routing import ConditionResult, Equality, condition_results, explain
 from tests.kit.examples import examples
 from tests.routing.config import envelope, route, router
 
@@ -117,18 +117,18 @@ def test_conditions_are_evaluated_one_by_one() -> None:
     message = envelope({"id": "o-1", "n": 2})
     a, b, c, d, e = (condition_results(rules, rule, message) for rule in rules.rules)
     assert a == (
-        Condition('type: "other" or "x"', False, "order.created"),
-        Condition("payload.n: 2", True, "2"),
-        Condition("payload.n == 2", True),
-        Condition("payload.n > 5", False),
-        Condition("payload.gone", None, None, a[4].error),
+        ConditionResult('type: "other" or "x"', False, "order.created"),
+        ConditionResult("payload.n: 2", True, "2"),
+        ConditionResult("payload.n == 2", True),
+        ConditionResult("payload.n > 5", False),
+        ConditionResult("payload.gone", None, None, a[4].error),
     )
     assert 'no key "gone"' in str(a[4].error)
     assert [each.holds for each in b] == [False, None]
     assert [(each.text, each.holds) for each in c] == [
         ("(payload.n == 1 || payload.n == 2)", True), ("!has(payload.gone)", True),
     ]  # fmt: skip
-    assert d == (Condition("payload.n > 1", True),)
+    assert d == (ConditionResult("payload.n > 1", True),)
     assert e == ()
 
 

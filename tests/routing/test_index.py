@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.message import Envelope, Position
-from bridge.routing.index import Index, reader
+from bridge.routing.index import RuleIndex, reader
 from tests.kit.examples import examples
 from tests.routing.config import envelope
 
@@ -76,7 +76,7 @@ def naive(rules: list[dict[str, Any]], message: Envelope) -> list[int]:
 @settings(max_examples=examples(600), deadline=None)
 @given(st.lists(matches, max_size=12), envelopes)
 def test_the_index_finds_what_a_scan_finds(rules: list[dict[str, Any]], message: Envelope) -> None:
-    assert list(Index(rules).candidates(message)) == naive(rules, message)
+    assert list(RuleIndex(rules).candidates(message)) == naive(rules, message)
 
 
 @settings(max_examples=examples(100), deadline=None)
@@ -86,19 +86,19 @@ def test_values_with_too_many_combinations_are_tested_one_by_one(
 ) -> None:
     many = ("a", "b", *(f"x{number}" for number in range(40)))
     wide = [match | {"headers.h": many, "payload.p": many, "extensions.e": many} for match in rules]
-    assert list(Index(wide).candidates(message)) == naive(wide, message)
+    assert list(RuleIndex(wide).candidates(message)) == naive(wide, message)
 
 
 def test_a_wide_rule_stays_small() -> None:
     many = tuple(f"x{number}" for number in range(500))
-    index = Index([{"headers.a": many, "headers.b": many, "headers.c": many}])
+    index = RuleIndex([{"headers.a": many, "headers.b": many, "headers.c": many}])
     assert list(index.candidates(envelope(headers={"a": "x1", "b": "x2", "c": "x499"}))) == [0]
     assert list(index.candidates(envelope(headers={"a": "x1", "b": "x2", "c": "y"}))) == []
     assert sum(len(table) for _, table in index._rest.single.values()) <= 500
 
 
 def test_a_repeated_value_gives_a_rule_once() -> None:
-    index = Index([{"type": ("a", "a"), "key": ("k", "k")}, {"payload.n": (1, 1.0, True)}])
+    index = RuleIndex([{"type": ("a", "a"), "key": ("k", "k")}, {"payload.n": (1, 1.0, True)}])
     assert list(index.candidates(envelope({"n": 1}, type="a", key="k"))) == [0, 1]
 
 
@@ -112,7 +112,7 @@ def test_later_candidates_are_not_computed() -> None:
 
     rules = [{"type": f"t{number}", "headers.h": "1"} for number in range(2000)]
     message = envelope(type="t7", headers=Counted(h="1"))
-    assert list(Index(rules).candidates(message)) == [7]
+    assert list(RuleIndex(rules).candidates(message)) == [7]
     assert Counted.reads == 1
 
 
@@ -123,11 +123,11 @@ def test_unknown_keys(key: str) -> None:
 
 
 def test_a_payload_that_is_no_map_and_one_that_is_not_hashable() -> None:
-    index = Index([{"payload.a": 1}, {"payload.a.b": 1}])
+    index = RuleIndex([{"payload.a": 1}, {"payload.a.b": 1}])
     for data in ("text", b"x", [1], {"a": [1]}, {"a": {"b": {}}}, 7):  # type: ignore[var-annotated]  # wider than its annotation, on purpose
         assert list(index.candidates(envelope(data))) == []
 
 
 def test_nan_matches_nothing_not_even_itself() -> None:
     message = envelope(None, extensions={"e": math.nan})
-    assert list(Index([{"extensions.e": math.nan}, {"extensions.e": [math.nan, 1]}]).candidates(message)) == []
+    assert list(RuleIndex([{"extensions.e": math.nan}, {"extensions.e": [math.nan, 1]}]).candidates(message)) == []

@@ -11,10 +11,10 @@ from bridge.core.commands import (
     OnMissing,
     RaiseEvent,
     Resume,
+    RoutedCommand,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
-    Step,
     Suspend,
     Terminate,
 )
@@ -132,7 +132,7 @@ def test_ignore_matches_without_a_command() -> None:
 
 def test_the_engine_is_the_routes() -> None:
     decision = router(route(cancel={"instance_id": "x"}, engine="eu")).route(envelope())
-    assert decision.steps == (Step("a", Cancel("x"), "eu"),)
+    assert decision.steps == (RoutedCommand("a", Cancel("x"), "eu"),)
 
 
 def test_the_first_match_wins_and_continue_goes_on() -> None:

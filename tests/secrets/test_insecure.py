@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.app.check.configuration import check
-from bridge.config.insecure import LITERAL_SECRET, RULES
+from bridge.config.insecure import INSECURE_SETTINGS, LITERAL_SECRET
 from bridge.config.model.bridge import BridgeConfig
 from tests.kit.processes import bridge
 
@@ -168,10 +168,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_rule_has_an_example() -> None:
-    assert {(rule.name, rule.kind.__name__) for rule in RULES} == set(EXAMPLES)
+    assert {(rule.name, rule.kind.__name__) for rule in INSECURE_SETTINGS} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name}-{rule.kind.__name__}")
+@pytest.mark.parametrize("rule", INSECURE_SETTINGS, ids=lambda rule: f"{rule.name}-{rule.kind.__name__}")
 def test_a_rule_warns(tmp_path: Path, rule: Any) -> None:
     """The warning is at the place of the setting, and not at similar settings."""
     section, wrong, right = EXAMPLES[rule.name, rule.kind.__name__]

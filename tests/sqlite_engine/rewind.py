@@ -19,7 +19,7 @@ from durabletask.client import OrchestrationState, OrchestrationStatus, TaskHubG
 from durabletask.entities import EntityContext
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.inprocess import Channel
+from bridge.engines.embedded.inprocess import InProcessChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub import rewind as rewinding
@@ -50,7 +50,7 @@ class RewindFixture:
         self.done: list[str] = []
         self.held: dict[str, threading.Event] = {}
         self.bug = False
-        self.client = TaskHubGrpcClient(channel=Channel(SidecarService(database)), logger=quiet())
+        self.client = TaskHubGrpcClient(channel=InProcessChannel(SidecarService(database)), logger=quiet())
         self.worker = DirectWorker(database, logger=quiet(), **options)
         self.worker.add_activity(self.activity())
         for orchestrator in orchestrators:

@@ -16,7 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance import backups
-from bridge.sqlite_engine.maintenance.backups import TargetRefused, backup, restore
+from bridge.sqlite_engine.maintenance.backups import BackupRefused, backup, restore
 from bridge.sqlite_engine.maintenance.process_files import record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
 from tests.kit.processes import ModuleProcess
@@ -120,13 +120,13 @@ def test_no_file_is_overwritten_unless_it_is_forced(restartable: Restartable, tm
     target = tmp_path / "backup"
     target.write_text("mine")
     target.chmod(0o644)
-    with pytest.raises(TargetRefused, match="is there already; --force replaces it"):
+    with pytest.raises(BackupRefused, match="is there already; --force replaces it"):
         backup(restartable.path, target)
 
     def late(done: int, total: int) -> None:
         (tmp_path / "late").write_text("theirs")
 
-    with pytest.raises(TargetRefused, match="is there already"):
+    with pytest.raises(BackupRefused, match="is there already"):
         backup(restartable.path, tmp_path / "late", progress=late)
     assert (target.read_text(), (tmp_path / "late").read_text()) == ("mine", "theirs")
     backup(restartable.path, target, force=True)
@@ -153,7 +153,7 @@ def test_places_that_a_backup_may_not_take(restartable: Restartable, name: str, 
     (restartable.path.parent / "link").symlink_to(restartable.path)
     start(restartable.now, "work", "a")
     before = names(restartable.path.parent)
-    with pytest.raises(TargetRefused, match=why):
+    with pytest.raises(BackupRefused, match=why):
         backup(restartable.path, restartable.path.parent / name, force=force)
     assert names(restartable.path.parent) == before
     assert state(restartable.now, "a").name == "work"
@@ -169,7 +169,7 @@ def test_a_backup_that_finds_no_room_says_so_and_leaves_nothing(
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, 8_000_000))\n"
         "try: backup(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "except TargetRefused as error: sys.exit(str(error))\n"
+        "except BackupRefused as error: sys.exit(str(error))\n"
     )
     target = tmp_path / "backups" / "backup"
     target.parent.mkdir()

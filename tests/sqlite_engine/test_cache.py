@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.entity import OVERHEAD, Entity, EntityCache
+from bridge.sqlite_engine.model.entity import OVERHEAD, EntityCache, StoredEntity
 from bridge.sqlite_engine.model.values import text
 from bridge.sqlite_engine.options import DatabaseOptions
 from tests.kit.protocol_client import ProtocolClient, call, raise_event, signal, start, state
@@ -77,7 +77,7 @@ def test_instances_with_large_inputs_and_inboxes_are_let_go(small: Database) -> 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["get", "append", "pop", "state", "drop", "trim"]))))
 def test_bytes_are_those_of_the_entities_in_the_cache(steps: list[tuple[str, str]]) -> None:
-    cache, known = EntityCache(2, 5_000), {name: Entity(f"@e@{name}", 0) for name in "abc"}
+    cache, known = EntityCache(2, 5_000), {name: StoredEntity(f"@e@{name}", 0) for name in "abc"}
     for number, (name, step) in enumerate(steps):
         entity = cache.get(f"@e@{name}")
         if step == "trim":

@@ -14,7 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.instance import Instance
+from bridge.sqlite_engine.model.instance import StoredInstance
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.storage.schema import APPLICATION_ID, VERSION
 from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, start, state
@@ -143,7 +143,7 @@ def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_
     items = {item.orchestratorRequest.instanceId: item for item in (remote.take(), remote.take())}
     real = database.hub.add_task
 
-    def broken(instance: Instance, request: pb.ActivityRequest) -> None:
+    def broken(instance: StoredInstance, request: pb.ActivityRequest) -> None:
         real(instance, request)
         if instance.id == "poison":
             raise RuntimeError("a bug")

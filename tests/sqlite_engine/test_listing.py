@@ -16,7 +16,7 @@ from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage import listing
-from bridge.sqlite_engine.storage.listing import MOST_LOOKED_AT, Wanted, newest
+from bridge.sqlite_engine.storage.listing import MOST_LOOKED_AT, ListFilter, newest
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.schema import connect, prepare
 from bridge.sqlite_engine.storage.store import Store
@@ -71,7 +71,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _all(path: Path, wanted: Wanted, limit: int, most_parts: int = 1_000) -> list[list[str]]:
+def _all(path: Path, wanted: ListFilter, limit: int, most_parts: int = 1_000) -> list[list[str]]:
     """Ids of all parts."""
     parts, before = [], None
     with closing(connect(path)) as connection:
@@ -91,7 +91,7 @@ def test_parts_are_those_of_a_filter_over_all(path: Path, few: int, monkeypatch:
     rows = [_row(number) for number in range(COUNT)]
     times = [(None, None), (None, 1_700 * SECOND), (19_000 * SECOND, None), (400 * SECOND, 900 * SECOND), (None, 0)]
     for (first, end), statuses, outcomes in product(times, [(), (FAILED,), (RUNNING,)], [(), ("compensated",)]):
-        wanted = Wanted(statuses=statuses, outcomes=outcomes, created_from=first, created_to=end)
+        wanted = ListFilter(statuses=statuses, outcomes=outcomes, created_from=first, created_to=end)
         expected = [
             f"trip-{row.number}"
             for row in reversed(rows)
@@ -105,10 +105,10 @@ def test_parts_are_those_of_a_filter_over_all(path: Path, few: int, monkeypatch:
 
 
 def test_a_search_in_custom_statuses_has_bounded_work_for_each_part(path: Path) -> None:
-    compensating = Wanted(statuses=(RUNNING,), status_text=('"compensating"',))
+    compensating = ListFilter(statuses=(RUNNING,), status_text=('"compensating"',))
     assert _all(path, compensating, 50) == [["trip-1"]]
-    assert _all(path, Wanted(status_text=('"compensating"',)), 50) == [[], ["trip-1"]]
-    running = _all(path, Wanted(status_text=('"running"',)), 10_000)
+    assert _all(path, ListFilter(status_text=('"compensating"',)), 50) == [[], ["trip-1"]]
+    running = _all(path, ListFilter(status_text=('"running"',)), 10_000)
     assert [len(each) for each in running] == [10_000, COUNT * 3 // 4 - 10_001]
 
 
@@ -124,11 +124,11 @@ def test_the_work_of_a_part_does_not_grow_with_the_list(path: Path) -> None:
 
         connection.set_progress_handler(count, 1_000)
         for wanted in (
-            Wanted(),
-            Wanted(created_to=0),
-            Wanted(created_from=0),
-            Wanted(created_to=100 * SECOND),
-            Wanted(statuses=(RUNNING,)),
+            ListFilter(),
+            ListFilter(created_to=0),
+            ListFilter(created_from=0),
+            ListFilter(created_to=100 * SECOND),
+            ListFilter(statuses=(RUNNING,)),
         ):
             steps = 0
             newest(connection, Payloads(), wanted, 50)

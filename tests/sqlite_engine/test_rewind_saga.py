@@ -14,7 +14,7 @@ from durabletask import task
 from durabletask.client import OrchestrationStatus, TaskHubGrpcClient
 from durabletask.entities import EntityContext, EntityInstanceId
 
-from bridge.engines.embedded.inprocess import Channel
+from bridge.engines.embedded.inprocess import InProcessChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.protocol.service import SidecarService
 from bridge.workflow import (
@@ -64,7 +64,9 @@ class Shop:
             self._worker.stop()
             self.restartable.again()
         self.client = TaskHubGrpcClient(
-            channel=Channel(SidecarService(self.restartable.now)), logger=quiet(), data_converter=DataConverter()
+            channel=InProcessChannel(SidecarService(self.restartable.now)),
+            logger=quiet(),
+            data_converter=DataConverter(),
         )
         worker = DirectWorker(self.restartable.now, logger=quiet(), data_converter=DataConverter())
 

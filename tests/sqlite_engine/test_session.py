@@ -19,7 +19,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.serialization import JsonDataConverter
 from durabletask.worker import ConcurrencyOptions, _Registry
 
-from bridge.engines.embedded.inprocess import Channel
+from bridge.engines.embedded.inprocess import InProcessChannel
 from bridge.engines.embedded.session import Session, Sessions
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.recording import Recording
@@ -57,7 +57,7 @@ class Counting:
 
 
 def client_of(database: Database) -> TaskHubGrpcClient:
-    return TaskHubGrpcClient(channel=Channel(SidecarService(database)), logger=quiet())
+    return TaskHubGrpcClient(channel=InProcessChannel(SidecarService(database)), logger=quiet())
 
 
 @pytest.mark.parametrize(("sessions", "begun"), [(10, 1), (0, 6)])

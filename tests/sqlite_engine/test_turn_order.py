@@ -12,7 +12,7 @@ from durabletask import task
 from durabletask.client import OrchestrationStatus, TaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.inprocess import Channel
+from bridge.engines.embedded.inprocess import InProcessChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub import turn_order
@@ -147,7 +147,7 @@ def test_a_burst_beyond_the_sessions_replays_nothing(database: Database, patient
     worker.add_orchestrator(chain)
     worker.add_activity(echo)
     worker.start()
-    client = TaskHubGrpcClient(channel=Channel(SidecarService(database)), logger=logger)
+    client = TaskHubGrpcClient(channel=InProcessChannel(SidecarService(database)), logger=logger)
     for number in range(200):
         state = client.wait_for_orchestration_completion(f"i-{number}", timeout=TIMEOUT)
         assert state is not None

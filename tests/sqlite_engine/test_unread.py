@@ -17,7 +17,7 @@ from durabletask.client import TaskHubGrpcClient
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.inprocess import Channel
+from bridge.engines.embedded.inprocess import InProcessChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
@@ -179,7 +179,7 @@ def test_continue_as_new_begins_to_count_anew(small: Restartable) -> None:
 
 def test_without_sessions_a_worker_in_the_process_is_judged_by_what_is_asked_for(small: Restartable) -> None:
     worker = worker_of(small.now, sessions=0)
-    client = TaskHubGrpcClient(channel=Channel(SidecarService(small.now)), logger=quiet())
+    client = TaskHubGrpcClient(channel=InProcessChannel(SidecarService(small.now)), logger=quiet())
     start(small.now, "collects", "i", 4)
     for number in range(4):
         assert not refused(small.now, "i", "item", number)

@@ -18,7 +18,7 @@ from durabletask.entities import DurableEntity, EntityContext, EntityInstanceId
 from durabletask.payload import LargePayloadStorageOptions, PayloadStore
 from durabletask.worker import TaskHubGrpcWorker, VersioningOptions, VersionMatchStrategy, WorkItemFilters
 
-from bridge.engines.embedded.inprocess import AioChannel, Channel
+from bridge.engines.embedded.inprocess import AioChannel, InProcessChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
@@ -42,7 +42,7 @@ def make_worker(request: pytest.FixtureRequest, database: Database) -> Iterator[
         if request.param == "direct":
             worker: TaskHubGrpcWorker = DirectWorker(database, logger=quiet(), **options)
         else:
-            worker = TaskHubGrpcWorker(channel=Channel(SidecarService(database)), logger=quiet(), **options)
+            worker = TaskHubGrpcWorker(channel=InProcessChannel(SidecarService(database)), logger=quiet(), **options)
         made.append(worker)
         return worker
 
@@ -53,7 +53,7 @@ def make_worker(request: pytest.FixtureRequest, database: Database) -> Iterator[
 
 @pytest.fixture
 def client(database: Database) -> TaskHubGrpcClient:
-    return TaskHubGrpcClient(channel=Channel(SidecarService(database)), logger=quiet())
+    return TaskHubGrpcClient(channel=InProcessChannel(SidecarService(database)), logger=quiet())
 
 
 def outcome(client: TaskHubGrpcClient, instance_id: str) -> str | None:
@@ -211,7 +211,7 @@ def test_large_payloads_stay_outside(make_worker: MakeWorker, database: Database
     worker.add_orchestrator(twice)
     worker.add_activity(echo)
     worker.start()
-    client = TaskHubGrpcClient(channel=Channel(SidecarService(database)), logger=quiet(), payload_store=shelf)
+    client = TaskHubGrpcClient(channel=InProcessChannel(SidecarService(database)), logger=quiet(), payload_store=shelf)
     instance_id = client.schedule_new_orchestration(twice, input="x" * 10_000)
     assert outcome(client, instance_id) == '"' + "x" * 20_000 + '"'
     (size,) = database.hub.store.connection.execute("SELECT sum(length(events)) FROM history").fetchone()

@@ -16,7 +16,7 @@ from bridge.cli import root
 from bridge.config.source import Loaded, load
 from bridge.testing.fixtures.document import InvalidFixtures, read_fixtures
 from bridge.testing.fixtures.model import schema
-from bridge.testing.fixtures.runner import Runner
+from bridge.testing.fixtures.runner import FixtureRunner
 
 CONFIG = """
 engine: {type: embedded}
@@ -404,6 +404,6 @@ def test_a_thousand_messages(loaded: Loaded) -> None:
     one = "- {name: n%d, message: {type: order.created, data: {id: '1', total: %d}}, expect: {instance_id: order-1}}\n"
     Path("tests/many.yaml").write_text("source: orders\ntests:\n" + "".join(one % (n, n) for n in range(1000)))
     began = time.process_time()
-    results = list(Runner(loaded).run(read_fixtures([Path("tests")], loaded.config)))
+    results = list(FixtureRunner(loaded).run(read_fixtures([Path("tests")], loaded.config)))
     assert sum(result.passed for result in results) == 1000
     assert time.process_time() - began < 5

@@ -17,7 +17,7 @@ from bridge.app.operations.instances.instances import InstanceOperations
 from bridge.core.errors import EngineRejected
 from bridge.engines.recording import UnreadableRecording
 from bridge.testing.histories import check as histories
-from bridge.testing.histories.child import Code
+from bridge.testing.histories.child import WorkflowCode
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.kit.waiting import eventually_blocking
 
@@ -241,7 +241,7 @@ def test_histories_that_cannot_be_replayed_are_counted(
 
     async def run() -> list[histories.Checked]:
         async with attached(loaded) as engine:
-            code = Code(str(project), str(project), ("flows",))
+            code = WorkflowCode(str(project), str(project), ("flows",))
             return await histories.check_histories(
                 InstanceOperations(engine), engine.client, code, sample=None, only=("order",)
             )

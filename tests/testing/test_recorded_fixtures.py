@@ -18,7 +18,7 @@ from bridge.config.source import Loaded, load
 from bridge.core.message import Message, Position
 from bridge.testing.fixtures.document import read_fixtures
 from bridge.testing.fixtures.record import record
-from bridge.testing.fixtures.runner import Runner
+from bridge.testing.fixtures.runner import FixtureRunner
 from tests.testing.test_fixtures import CONFIG
 
 
@@ -155,5 +155,5 @@ def test_any_message(loaded: Loaded, values: list[Any], key: bytes | None, kind:
     if found.count:
         file = loaded.base / "recorded.yaml"
         file.write_text(found.text, encoding="utf-8")
-        results = list(Runner(loaded).run(read_fixtures([file], loaded.config)))
+        results = list(FixtureRunner(loaded).run(read_fixtures([file], loaded.config)))
         assert [result.lines() for result in results] == [[]] * found.count

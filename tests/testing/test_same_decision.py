@@ -23,7 +23,7 @@ from bridge.core.message import Message
 from bridge.testing import LocalBridge
 from bridge.testing.fixtures.decision import expectation_of
 from bridge.testing.fixtures.document import read_fixtures
-from bridge.testing.fixtures.runner import Runner
+from bridge.testing.fixtures.runner import FixtureRunner
 from tests.kit.examples import examples
 
 pytestmark = pytest.mark.long
@@ -127,7 +127,7 @@ def test_route_and_test(rules: list[dict[str, Any]], no_match: str, messages: li
         tests.append({"name": f"t{at}", "message": line, "expect": expectation_of(decision)})
     file = directory / "tests.yaml"
     file.write_text(yaml.safe_dump({"tests": tests}))
-    results = list(Runner(loaded).run(read_fixtures([file], loaded.config)))
+    results = list(FixtureRunner(loaded).run(read_fixtures([file], loaded.config)))
     assert [result.lines() for result in results] == [[]] * len(tests)
 
 

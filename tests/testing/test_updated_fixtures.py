@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.cli import root
 from bridge.config.source import Loaded, load
 from bridge.testing.fixtures.document import read_fixtures
-from bridge.testing.fixtures.runner import Runner
+from bridge.testing.fixtures.runner import FixtureRunner
 from bridge.testing.fixtures.update import update
 from tests.testing.test_fixtures import CONFIG
 
@@ -176,7 +176,7 @@ def test_any_expectation(loaded: Loaded, tests: list[tuple[Any, dict[str, Any]]]
     lines = text.splitlines() if not is_flow else [text.strip()]
     file = loaded.base / "updated.yaml"
     file.write_text("".join(f"{line}  # comment {at}\n" for at, line in enumerate(lines)))
-    runner = Runner(loaded)
+    runner = FixtureRunner(loaded)
     results = update(runner, loaded.config, list(runner.run(read_fixtures([file], loaded.config))))
     assert [result.lines() for result in results] == [[]] * len(tests)
     after = yaml.safe_load(file.read_text())

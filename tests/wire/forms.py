@@ -25,7 +25,7 @@ from bridge.config.model.engines import EarlyMessagesConfig
 from bridge.config.model.sources import QuarantineConfig
 from bridge.config.source import load
 from bridge.core import system_names as names
-from bridge.core.answers import Key, Keyring, parse, reply_event
+from bridge.core.answers import SigningKey, SigningKeyring, parse, reply_event
 from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
 from bridge.core.errors import EngineError, Problem
@@ -34,16 +34,16 @@ from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import RetryPolicy
-from bridge.core.stored_message import ReplayOf, StoredMessage, Undelivered
+from bridge.core.stored_message import ReplayOf, StoredMessage, UndeliveredMessage
 from bridge.dead_letters.state_machine import BlockStates
 from bridge.early_messages import state_machine as early_message_queue
 from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
-from bridge.ops.audit import Actor, Change
+from bridge.ops.audit import Actor, AuditedChange
 from bridge.ops.health import Check, Readiness
-from bridge.ops.trail import Trail
+from bridge.ops.trail import AuditTrail
 from bridge.quarantine import quarantined_key as ordering_key
 from bridge.quarantine import state_machine as key_quarantine
 from bridge.replay.state_machine import ReplayQueue
@@ -54,7 +54,7 @@ from bridge.waiting.dead_letters import start_dead_letters
 from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
 from bridge.workflow.entity import bare_state
 from bridge.workflow.outcome import StepState
-from bridge.workflow.progress import Progress, acknowledge_cancel
+from bridge.workflow.progress import SagaCustomStatus, acknowledge_cancel
 from bridge.workflow.publishing import expects_answer, new_correlation_id, new_event, request_headers
 from tests.app.test_check_sagas import SOUND
 from tests.waiting.sample import COMMANDS
@@ -226,7 +226,7 @@ def _states() -> Iterator[tuple[str, Any]]:
     yield "job", job_record("paused")
     yield "page of a job", job_page()
     yield "registry of jobs", job_registry()
-    yield "keys", Keyring((Key("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
+    yield "keys", SigningKeyring((SigningKey("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
 
 
 # -- forms sent through an engine
@@ -250,7 +250,7 @@ class _Orchestrator(SimpleNamespace):
 
 def _custom_status() -> Any:
     ctx: Any = _Orchestrator()
-    shown = Progress(ctx, "order", ["a", "b"])
+    shown = SagaCustomStatus(ctx, "order", ["a", "b"])
     shown.enter("a", StepState.RUNNING)
     shown.commit()
     shown.fail(StepFailed("a", "failed", "d"), ["a"])
@@ -290,7 +290,7 @@ def _dead_letter_input() -> Any:
     ctx: Any = SimpleNamespace(
         entity_id=SimpleNamespace(key="k"), schedule_new_orchestration=lambda *given: sent.append(given)
     )
-    start_dead_letters(ctx, [Undelivered({"mark": "m", "since": NOW}, early_message_queue.EXPIRED, "d", "E", 2)])
+    start_dead_letters(ctx, [UndeliveredMessage({"mark": "m", "since": NOW}, early_message_queue.EXPIRED, "d", "E", 2)])
     return list(sent[0])
 
 
@@ -338,7 +338,7 @@ def headers() -> list[str]:
 
 
 def _told() -> Iterator[tuple[str, Any]]:
-    change = Change(Actor("a", 1, "cli"), "instances.start", "*", {"a": 1}, "because", "failed", "bug")
+    change = AuditedChange(Actor("a", 1, "cli"), "instances.start", "*", {"a": 1}, "because", "failed", "bug")
     yield "audit line", change.line()
     yield "readiness", Readiness("running", (Check("source", "orders", "held", "d"),)).as_dict()  # type: ignore[arg-type]  # text, as on the wire
 
@@ -353,7 +353,7 @@ def members() -> list[str]:
 def values() -> list[str]:
     """Names and texts that the product derives from a sample: keys of entities, ids, digests, signatures."""
     correlation = "00000000-0000-0000-0000-000000000001@order-1"
-    signed = Key("AAAA", b"1" * 32, 2.0).sign(correlation, 1_700_000_000_000)
+    signed = SigningKey("AAAA", b"1" * 32, 2.0).sign(correlation, 1_700_000_000_000)
     parsed = parse(signed)
     found = {
         "entity of an instance": names.target_id("a@b~c"),
@@ -405,6 +405,6 @@ def files() -> list[str]:
     """Files of a fresh audit trail and a fresh local broker."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        Trail(directory).append({})
+        AuditTrail(directory).append({})
         open_database(directory).close()
         return sorted(each.name for each in directory.iterdir())

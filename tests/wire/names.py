@@ -24,7 +24,7 @@ from bridge.app.worker_process import user_workflows
 from bridge.cli.shared import exit_codes
 from bridge.config.source import load as load_config
 from bridge.core import errors
-from bridge.core.answers import Key, Keyring
+from bridge.core.answers import SigningKey, SigningKeyring
 from bridge.core.commands import Command
 from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
@@ -121,7 +121,7 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
 
     An operation is a word to which an entity reacts differently than to an unknown word.
     """
-    keys = Keyring((Key("AAAA", b"1" * 32, 2.0), Key("BBBB", b"2" * 32, 1.0)))
+    keys = SigningKeyring((SigningKey("AAAA", b"1" * 32, 2.0), SigningKey("BBBB", b"2" * 32, 1.0)))
     paces = Paces()
     paces.limit("r", 0.0)
     paces.wrote("r", 0.0)

@@ -89,7 +89,7 @@ def printed() -> list[str]:
         "sagas": sagas.SagaInfo,
         "entities": entities.EntityInfo,
         "early list, quarantine list": operations.WaitingMessage,
-        "early release, quarantine release": operations.Change,
+        "early release, quarantine release": operations.WaitingChange,
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
         "trace, behind": traced.Behind,

@@ -11,9 +11,9 @@ from bridge.config.yaml.places import Places
 from bridge.core.errors import Problem
 from bridge.core.problems.codes import CODES
 from bridge.lint import code_hosts
-from bridge.lint.code_hosts import Result, Rule
+from bridge.lint.code_hosts import ToolResult, ToolRule
 
-_RULES = {code.name: Rule(code.summary, code.title, f"See {code.anchor}") for code in CODES.values()}
+_RULES = {code.name: ToolRule(code.summary, code.title, f"See {code.anchor}") for code in CODES.values()}
 
 
 def document(report: Report, *, ok: bool) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def github_annotations(report: Report) -> Iterator[str]:
     return code_hosts.github_annotations(_RULES, _results(report))
 
 
-def _results(report: Report) -> list[Result]:
+def _results(report: Report) -> list[ToolResult]:
     """Results with their places. A problem inside an expression has the place of its character."""
     places = Places()
-    return [Result(each.code, each.severity, _text(each), each.file, *places.of(each)) for each in report.problems]
+    return [ToolResult(each.code, each.severity, _text(each), each.file, *places.of(each)) for each in report.problems]
 
 
 def _text(problem: Problem) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.app.composition import module_base
 from bridge.config.source import Loaded
 from bridge.core.errors import Problem
-from bridge.core.user_code.kinds import Kind
+from bridge.core.user_code.kinds import FunctionKind
 from bridge.engines.workflows import Workflows
 from bridge.lint import KnownNames, Names, examine, known_names, unknown
 from bridge.lint.names import ORCHESTRATION, RULE, TARGET
@@ -70,8 +70,8 @@ def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
         known = {
             TARGET: frozenset(declared.targets),
             ORCHESTRATION: frozenset(workflows.orchestrators),
-            Kind.ACTIVITY.value: frozenset(workflows.activities),
-            Kind.ENTITY.value: frozenset(workflows.entities),
+            FunctionKind.ACTIVITY.value: frozenset(workflows.activities),
+            FunctionKind.ENTITY.value: frozenset(workflows.entities),
         }
         found = unknown(imported, KnownNames(known, workflows.external))
     return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}", code="W001") for one in found]

@@ -14,14 +14,22 @@ from bridge.app.connection import attached
 from bridge.app.dead_letters.reading import DeadLetterSelection, PlaceStates, visit
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.source import Loaded
-from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Step
+from bridge.core.commands import (
+    Cancel,
+    Command,
+    RaiseEvent,
+    RoutedCommand,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartOrRaise,
+)
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import BridgeError, EngineError, MessageError, SchemaError
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import general
 from bridge.core.settlement import Complete, Keep, RetryPolicy, decide, detail_of
-from bridge.core.settlement import DeadLetter as DeadLettered
+from bridge.core.settlement import WriteDeadLetter as DeadLettered
 from bridge.core.states import Outcome
 from bridge.engines.base import Engine
 from bridge.engines.commands import moving
@@ -172,7 +180,7 @@ class DryRun:
         return ExpectedOutcome(Outcome.DEAD_LETTERED, (), error.reason, detail, where, same)
 
 
-def _accepted(steps: Sequence[Step]) -> ExpectedOutcome:
+def _accepted(steps: Sequence[RoutedCommand]) -> ExpectedOutcome:
     """ExpectedOutcome if the engine accepts every command."""
     if not steps:
         return ExpectedOutcome(Outcome.IGNORED)

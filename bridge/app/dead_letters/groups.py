@@ -30,7 +30,7 @@ from bridge.core.system_names import DEAD_LETTER_BLOCK
 from bridge.core.words import plural
 from bridge.dead_letters.cache import DIRECTORY, RowCache
 from bridge.dead_letters.reader import Fingerprints, TopicReader, TopicRows
-from bridge.dead_letters.rows import Choice, Facts, Row, Summary
+from bridge.dead_letters.rows import DeadLetterRow, Facts, RowSelection, Summary
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.engines.base import Engine
 
@@ -212,14 +212,14 @@ async def read_rows(
     cache.tidy()
 
 
-def choice_of(place: DeadLetterPlace, selection: DeadLetterSelection, states: PlaceStates | None) -> Choice:
+def choice_of(place: DeadLetterPlace, selection: DeadLetterSelection, states: PlaceStates | None) -> RowSelection:
     """Choice of rows, without the states of a partition."""
     wanted = selection.states if states is not None and selection.states else frozenset(DeadLetterState)
-    return Choice(selection.facts, lambda facts, first: None, wanted, selection.since, selection.until)
+    return RowSelection(selection.facts, lambda facts, first: None, wanted, selection.since, selection.until)
 
 
 def at_partition(place: DeadLetterPlace, partition: int, states: PlaceStates | None) -> Callable[[Facts, int], Any]:
-    """States of the blocks of a partition, for a `Choice`."""
+    """States of the blocks of a partition, for a `RowSelection`."""
     if states is None:
         return lambda facts, first: None
     return lambda facts, first: states.block(place, facts.source, partition, first)
@@ -280,7 +280,7 @@ async def newest(
     Raises: InvalidCommand, LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     end = None if before is None else _read_mark(before)
-    total, kept = 0, list[tuple[_Mark, Row]]()
+    total, kept = 0, list[tuple[_Mark, DeadLetterRow]]()
     async with AsyncExitStack() as opened:
         states = PlaceStates(loaded, opened, engines)
         async for place, rows in read_rows(loaded, selection, states, opened):
@@ -324,7 +324,7 @@ def _read_mark(text: str) -> _Mark:
         raise InvalidCommand("`before` is not the `next` of an answer") from None
 
 
-def _listed(mark: _Mark, row: Row) -> dict[str, Any]:
+def _listed(mark: _Mark, row: DeadLetterRow) -> dict[str, Any]:
     facts = row.facts
     return {
         "id": f"{mark.topic}/{mark.partition}@{mark.offset}",

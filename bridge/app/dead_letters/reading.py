@@ -18,7 +18,7 @@ from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import EngineOutage
 from bridge.core.message import Message, Position
 from bridge.dead_letters.rows import Facts
-from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
+from bridge.dead_letters.state_machine import BlockStates, DeadLetterMark, DeadLetterState
 from bridge.dead_letters.topic_states import DeadLetterRef, TopicStates, stored_topic_states
 from bridge.engines.base import Engine, StoredEntities
 
@@ -182,7 +182,7 @@ class PlaceStates:
         name = state_engine(self._loaded, place.owner(source))
         return self._topics[name, place.broker, place.topic].blocks.get((partition, first))
 
-    def mark(self, place: DeadLetterPlace, entry: DeadLetter) -> Mark | None:
+    def mark(self, place: DeadLetterPlace, entry: DeadLetter) -> DeadLetterMark | None:
         """Mark of a dead letter; None if it is open."""
         at = entry.position
         topic = self._topics[state_engine(self._loaded, place.owner(entry.source)), place.broker, place.topic]
@@ -320,7 +320,7 @@ class FoundDeadLetter(NamedTuple):
     dead_letter: DeadLetter
     message: Message
     state: DeadLetterState | None
-    mark: Mark | None
+    mark: DeadLetterMark | None
 
 
 async def visited(

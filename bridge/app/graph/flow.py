@@ -13,7 +13,7 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.model.sagas import CommandConfig, SagaConfig, SagaStepConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded
-from bridge.lint import Publication, published
+from bridge.lint import PublishCall, published
 from bridge.routing.cel.template import constant_prefix
 
 MOST_LABELS = 3
@@ -78,7 +78,7 @@ def flow(loaded: Loaded, sources: Sequence[str] = ()) -> Flow:
     return _Builder(loaded, sources).flow()
 
 
-def publications(loaded: Loaded) -> dict[str, list[Publication]]:
+def publications(loaded: Loaded) -> dict[str, list[PublishCall]]:
     """Constant publications of the orchestrators in the workflow modules, by name of the orchestrator."""
     try:
         return published(workflow_files(loaded))

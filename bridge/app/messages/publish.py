@@ -13,7 +13,7 @@ from bridge.app.composition import build_broker, require
 from bridge.brokers.factory import check_destination
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position
-from bridge.ops.audit import Change, audited, user
+from bridge.ops.audit import AuditedChange, audited, user
 
 MAX_BATCH = 1000
 """Most messages of one publish call."""
@@ -77,7 +77,7 @@ def publish(
     published.
     """
     count = 0
-    change = Change(user(), "publish", f"{to.broker}/{to.topic or '*'}", reason=reason)
+    change = AuditedChange(user(), "publish", f"{to.broker}/{to.topic or '*'}", reason=reason)
     with audited(state.trail(loaded, ""), change), closing(_published(loaded, to.broker, batches)) as steps:
         for positions in steps:
             count += len(positions)

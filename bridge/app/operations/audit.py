@@ -14,7 +14,7 @@ from bridge.app import audit, state
 from bridge.app.operations.cursors import Cursor, cursor_at, part_size, place_of
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.ops.audit import settle
-from bridge.ops.trail import Place, Trail
+from bridge.ops.trail import AuditTrail, TrailPosition
 
 _MOST_LINES = 10_000
 """Most lines of an answer, and most that are read for a part."""
@@ -51,19 +51,19 @@ async def _audit(scene: Scene, given: ListAudit) -> Any:
         return [*reversed(found.lines)]
     form = (str, int) * len(trails)
     after, size = place_of(_CURSORS, given.cursor, form), part_size(given.limit)
-    places = (
-        None if after is None else [Place(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
-    )
+    places = None
+    if after is not None:
+        places = [TrailPosition(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
     found = await asyncio.to_thread(_newest_lines, trails, wanted, size, places, _MOST_LINES)
     more = None if found.next is None else cursor_at(_CURSORS, tuple(chain.from_iterable(found.next)))
     return {"next": more, "lines": found.lines}
 
 
 def _newest_lines(
-    trails: Sequence[Trail],
+    trails: Sequence[AuditTrail],
     wanted: audit.AuditFilter,
     limit: int,
-    places: Sequence[Place] | None = None,
+    places: Sequence[TrailPosition] | None = None,
     most: int | None = None,
 ) -> audit.AuditLines:
     """Part as of `audit.newest`. The first one has the lines of changes whose process was killed, too."""

@@ -16,12 +16,12 @@ from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Keyring
 from bridge.engines.embedded.address import FILE
 from bridge.ops import audit
-from bridge.ops.audit import Change
-from bridge.ops.trail import Trail
+from bridge.ops.audit import AuditedChange
+from bridge.ops.trail import AuditTrail
 from bridge.sqlite_engine.maintenance import backups, reencryption, upkeep
 from bridge.system import private
 
-TargetRefused = backups.TargetRefused
+TargetRefused = backups.BackupRefused
 backup = backups.backup
 restore = backups.restore
 check = upkeep.check
@@ -61,10 +61,12 @@ def given(path: Path) -> Path:
     return path
 
 
-def audited(action: str, file: Path, filter_: Mapping[str, str], reason: str | None) -> AbstractContextManager[Change]:
+def audited(
+    action: str, file: Path, filter_: Mapping[str, str], reason: str | None
+) -> AbstractContextManager[AuditedChange]:
     """Audit a change to an engine's file. The line is kept beside the file."""
-    place = Trail(file.parent) if file.parent.is_dir() else None
-    return audit.audited(place, Change(audit.user(), action, str(file), filter_, reason))
+    place = AuditTrail(file.parent) if file.parent.is_dir() else None
+    return audit.audited(place, AuditedChange(audit.user(), action, str(file), filter_, reason))
 
 
 @contextmanager

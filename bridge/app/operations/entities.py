@@ -17,7 +17,7 @@ from bridge.app.connection import payload
 from bridge.app.operations.cursors import InParts, cursor_at, part_size, place_of
 from bridge.app.operations.operation import LONGEST_SECONDS, MessageParameters, Operation, Parameters, Scene, checked
 from bridge.core import commands
-from bridge.core.answers import Keyring, LaterKeys
+from bridge.core.answers import LaterKeys, SigningKeyring
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import PREFIX
@@ -131,7 +131,7 @@ def _state(metadata: EntityMetadata) -> Any:
     if metadata.id.entity.lower() != ANSWERS or found is None:
         return found
     try:
-        ring = Keyring.from_json(found)
+        ring = SigningKeyring.from_json(found)
     except LaterKeys:
         return {"keys": []}
     shown = [{"id": key.id, "made": time_of(key.made)} for key in ring.keys]

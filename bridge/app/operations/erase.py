@@ -22,7 +22,7 @@ from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.routing.cel.expression import Compiler, Expression
-from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.scope import ExpressionScope
 from bridge.waiting.operations import WaitingMessage
 
 _AT_ONCE = 16
@@ -52,7 +52,7 @@ class ErasureFinding:
     detail: str = ""
 
 
-class PayloadScope(Scope):
+class PayloadScope(ExpressionScope):
     """Variables of the condition: one payload, and the item that contains it."""
 
     __slots__ = ("id", "kind", "name", "payload")

@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bridge.app.operations.operation import Operation, Parameters, Scene
-from bridge.core.answers import KEEPS, SPREAD, Key, Keyring
+from bridge.core.answers import KEEPS, SPREAD, SigningKey, SigningKeyring
 from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.engines.base import Engine
 from bridge.engines.commands.answers import AnswerKeys
@@ -45,7 +45,7 @@ class KeyOperations:
         """Add a key. Raises: EngineRejected when the maximum number of keys exists."""
         if len((await self._keys.ring(fresh=True)).keys) >= KEEPS:
             raise _full()
-        key = Key.new(time.time())
+        key = SigningKey.new(time.time())
         ring = await self._keys.change(
             "rotate", key.to_json(), lambda found: found.find(key.id) is not None or len(found.keys) >= KEEPS
         )
@@ -71,7 +71,7 @@ def _full() -> EngineRejected:
     return EngineRejected(f"there are {KEEPS} keys already; retire an old one first")
 
 
-def _shown(ring: Keyring) -> Sequence[KeyInfo]:
+def _shown(ring: SigningKeyring) -> Sequence[KeyInfo]:
     signer = ring.signer(time.time())
     return [KeyInfo(key.id, stamp(datetime.fromtimestamp(key.made, UTC)), key is signer) for key in ring.keys]
 

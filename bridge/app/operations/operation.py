@@ -19,8 +19,8 @@ from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.engines.base import Engine
 from bridge.engines.workload import Workload
 from bridge.ops.access import Caller, Role
-from bridge.ops.audit import Actor, Change, Denied, audited_async
-from bridge.ops.trail import Trail
+from bridge.ops.audit import Actor, AuditedChange, Denied, audited_async
+from bridge.ops.trail import AuditTrail
 
 FREE = frozenset({"input", "data", "output"})
 """Parameters that are any JSON value, which is stored as JSON text."""
@@ -301,7 +301,9 @@ def location_of(operation: Operation[Any], given: Mapping[str, Any], result: Any
     return path if engine is None else f"{path}?engine={quote(engine, safe='')}"
 
 
-async def _permitted(operation: Operation[Any], given: Mapping[str, Any], scene: Scene, change: Change | None) -> Any:
+async def _permitted(
+    operation: Operation[Any], given: Mapping[str, Any], scene: Scene, change: AuditedChange | None
+) -> Any:
     caller = scene.caller
     if not caller.has(operation.role):
         raise Denied(f"{operation.name} needs the role {operation.role}; {caller.actor.name} is {caller.role}")
@@ -335,9 +337,11 @@ def keyed(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, key
     return {name: derived for name in ("message_id", "job") if name in fields and name not in given} | dict(given)
 
 
-def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:
+def begun(
+    operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded
+) -> tuple[AuditTrail, AuditedChange]:
     """Audit line of a change whose parameters are not validated yet, and the copy for it."""
     text = {name: value for name, value in given.items() if isinstance(value, str)}
     parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
-    change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
+    change = AuditedChange(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
     return state.trail(loaded, operation.engine_of(loaded, given)), change

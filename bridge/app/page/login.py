@@ -11,16 +11,16 @@ from aiohttp import web
 from bridge.app import state
 from bridge.app.page import actions
 from bridge.config.source import Loaded
-from bridge.ops.access import Caller, Rate, Unauthenticated
+from bridge.ops.access import Caller, CallerRates, Unauthenticated
 from bridge.ops.api import TooManyRequests
-from bridge.ops.audit import Change, Denied, audited_async
+from bridge.ops.audit import AuditedChange, Denied, audited_async
 from bridge.ops.connections import Handler
 from bridge.ops.oidc_login import CALLBACK, OidcLogin, PendingLogin
 from bridge.ops.sessions import (
     COOKIE,
     LOGIN_COOKIE,
     LOGIN_SECONDS,
-    Sessions,
+    BrowserSessions,
     drop_cookie,
     is_same_origin,
     keeps_cookies,
@@ -42,12 +42,12 @@ Html = Callable[..., web.Response]
 class Login:
     """Logins of one daemon."""
 
-    def __init__(self, sessions: Sessions, loaded: Callable[[], Loaded], html: Html) -> None:
+    def __init__(self, sessions: BrowserSessions, loaded: Callable[[], Loaded], html: Html) -> None:
         """Create the logins. loaded: returns the configuration in use."""
         self._sessions = sessions
         self._loaded = loaded
         self._html = html
-        self._rate = Rate(RATE, BURST)
+        self._rate = CallerRates(RATE, BURST)
         oidc = sessions.access.oidc
         self._provider = None if oidc is None or oidc.settings.login is None else OidcLogin(oidc, oidc.settings.login)
 
@@ -140,7 +140,9 @@ class Login:
 
     def _audited(self, caller: Caller, action: str) -> Any:
         rights = {"role": caller.role, "payloads": caller.payloads}
-        return audited_async(state.trail(self._loaded(), None), Change(caller.actor, action, caller.actor.name, rights))
+        return audited_async(
+            state.trail(self._loaded(), None), AuditedChange(caller.actor, action, caller.actor.name, rights)
+        )
 
     def _admit(self, request: web.Request) -> None:
         """Refuse forms of other sites, and too many. Raises: Denied, TooManyRequests."""

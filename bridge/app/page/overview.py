@@ -16,7 +16,7 @@ from bridge.app.page.visit import Page, Picture, Visit, address
 from bridge.config.source import Loaded
 from bridge.core.states import Outcome
 from bridge.core.words import plural
-from bridge.ops.status import Document, age
+from bridge.ops.status import StatusDocument, age
 
 MOST_NODES = 60
 """Most parts of a picture of the whole flow. A larger flow is shown source by source."""
@@ -79,18 +79,18 @@ def _need(problem: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**problem, "page": page_of(problem["next"]), "source": resumed_source(problem["next"])}
 
 
-def _balance(source: Document) -> Mapping[str, Any]:
+def _balance(source: StatusDocument) -> Mapping[str, Any]:
     """Sums of one source: received = outcomes + abandoned + in flight."""
     parts = sum(source["outcomes"].values()) + source["abandoned"] + source["in_flight"]
     return {**source, "difference": source["received"] - parts, "elsewhere": _elsewhere(source)}
 
 
-def _elsewhere(part: Document) -> Sequence[Document]:
+def _elsewhere(part: StatusDocument) -> Sequence[StatusDocument]:
     """Daemons in which a part has another state than the most urgent one."""
     return [each for each in part["daemons"] if each["state"] != part["state"]]
 
 
-def _states(status: Document) -> Mapping[str, Sequence[tuple[str, str]]]:
+def _states(status: StatusDocument) -> Mapping[str, Sequence[tuple[str, str]]]:
     """Names and states of the sources of each daemon."""
     found: dict[str, list[tuple[str, str]]] = {each["id"]: [] for each in status["daemons"]}
     for source in status["sources"]:
@@ -99,7 +99,7 @@ def _states(status: Document) -> Mapping[str, Sequence[tuple[str, str]]]:
     return found
 
 
-def _engine(engine: Document) -> Mapping[str, Any]:
+def _engine(engine: StatusDocument) -> Mapping[str, Any]:
     early, quarantined = engine["early"] or {"messages": None}, engine["quarantined"]
     return {
         **engine,
@@ -110,7 +110,7 @@ def _engine(engine: Document) -> Mapping[str, Any]:
     }
 
 
-def _numbers(counts: Document | None) -> Mapping[str, int | None]:
+def _numbers(counts: StatusDocument | None) -> Mapping[str, int | None]:
     """Instances of an engine by state. counts: None where the engine does not count them, and no number is known."""
     if counts is None:
         return dict.fromkeys(("open", "ended", "failed", "undone"))
@@ -122,7 +122,7 @@ def _numbers(counts: Document | None) -> Mapping[str, int | None]:
     }
 
 
-def _live(found: Flow, status: Document) -> Mapping[str, NodeState]:
+def _live(found: Flow, status: StatusDocument) -> Mapping[str, NodeState]:
     """States of the nodes of a flow."""
     sources = {each["name"]: each for each in status["sources"]}
     routes: dict[str, dict[str, float]] = {}
@@ -141,10 +141,10 @@ def _live(found: Flow, status: Document) -> Mapping[str, NodeState]:
 
 def _of_node(
     node: FlowNode,
-    sources: Mapping[str, Document],
+    sources: Mapping[str, StatusDocument],
     routes: Mapping[str, Mapping[str, float]],
     targets: Mapping[str, Mapping[str, float]],
-    counts: Mapping[str, Document],
+    counts: Mapping[str, StatusDocument],
 ) -> NodeState | None:
     match node.kind:
         case NodeKind.SOURCE if node.name in sources:
@@ -163,7 +163,7 @@ def _of_node(
             return None
 
 
-def _of_source(source: Document) -> NodeState:
+def _of_source(source: StatusDocument) -> NodeState:
     state = str(source["state"])
     parts = [*(() if tone(state) == "good" else (state,)), f"in {rate(source['received_per_second'])}"]
     if source["lag"] is not None:
@@ -174,8 +174,8 @@ def _of_source(source: Document) -> NodeState:
     return NodeState(" · ".join(parts), tone(state), address("/dead-letters", source=source["name"]))
 
 
-def _of_workflow(node: FlowNode, counts: Document) -> NodeState:
-    mine: Sequence[Document] = [each for each in counts["instances"] if each["orchestration"] == node.name]
+def _of_workflow(node: FlowNode, counts: StatusDocument) -> NodeState:
+    mine: Sequence[StatusDocument] = [each for each in counts["instances"] if each["orchestration"] == node.name]
     running = sum(each["count"] for each in mine if each["status"] not in _FINISHED)
     ended = sum(each["count"] for each in mine if each["status"] in _FINISHED)
     failed = counts["failed"].get(node.name, 0)

@@ -22,9 +22,9 @@ from bridge.app.page.visit import AllDaemons, Page, Picture, Visit, address, pla
 from bridge.config.source import Loaded
 from bridge.core.bytetext import printable
 from bridge.ops.access import Unauthenticated
-from bridge.ops.api import LIVE, PROBLEM, Answers, Authenticate, Route, admitted, problems
+from bridge.ops.api import LIVE, PROBLEM, ApiRoute, Authenticate, IdempotentAnswers, admitted, problems
 from bridge.ops.audit import Denied
-from bridge.ops.sessions import Sessions, is_same_origin
+from bridge.ops.sessions import BrowserSessions, is_same_origin
 from bridge.ops.web import STREAMS
 
 ACTION = "/do/"
@@ -69,7 +69,7 @@ class Site:
     def __init__(
         self,
         pages: Sequence[Page],
-        routes: Sequence[Route],
+        routes: Sequence[ApiRoute],
         loaded: Callable[[], Loaded],
         all_daemons: AllDaemons = this_daemon,
     ) -> None:
@@ -78,12 +78,12 @@ class Site:
         self._pages = pages
         self._routes = {(route.method, route.path): route for route in routes}
         self._loaded = loaded
-        self._answers = Answers()
+        self._answers = IdempotentAnswers()
         self._login: Login | None = None
         self._assets = _assets()
         self._environment = environment({name.partition(".")[2]: path for path, (name, _, _) in self._assets.items()})
 
-    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: Sessions) -> None:
+    def add_to(self, app: web.Application, authenticate: Authenticate, sessions: BrowserSessions) -> None:
         """Serve the site and its logins on an application, for callers that `authenticate` admits."""
         self._login = Login(sessions, self._loaded, self._html)
         self._login.add_to(app, self._shown)

@@ -11,14 +11,14 @@ from bridge.app.operations.table import BY_NAME
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
 from bridge.ops.access import Caller
-from bridge.ops.api import Route
-from bridge.ops.status import Document
+from bridge.ops.api import ApiRoute
+from bridge.ops.status import StatusDocument
 
-AllDaemons = Callable[[Loaded, Document], Awaitable[Document]]
+AllDaemons = Callable[[Loaded, StatusDocument], Awaitable[StatusDocument]]
 """Callback that returns the status of all daemons of a configuration. Its second argument is that of this daemon."""
 
 
-async def this_daemon(loaded: Loaded, own: Document) -> Document:
+async def this_daemon(loaded: Loaded, own: StatusDocument) -> StatusDocument:
     """Status of one daemon alone, see `AllDaemons`."""
     return own
 
@@ -33,7 +33,7 @@ class Visit:
 
     loaded: Loaded
     caller: Caller
-    routes: Mapping[tuple[str, str], Route]
+    routes: Mapping[tuple[str, str], ApiRoute]
     path: str
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Visit:
             return {"failure": str(error)}
         return found
 
-    async def status(self) -> Document:
+    async def status(self) -> StatusDocument:
         """Status of all daemons that this one knows."""
         return await self.all_daemons(self.loaded, await self.routes["GET", "status"].answer({}, self.caller, None))
 

@@ -14,7 +14,7 @@ from bridge.app.rules.condition import DifferingCondition, Side, first_condition
 from bridge.app.rules.decision import DecisionDocument, decision_of
 from bridge.app.rules.differences import ValueDifference, member
 from bridge.config.source import Loaded
-from bridge.core.commands import Step
+from bridge.core.commands import RoutedCommand
 from bridge.core.message import Message, Position
 from bridge.routing import command_dict
 from bridge.routing.saga import SAGA_ORCHESTRATION
@@ -242,7 +242,7 @@ class RulesComparison:
         }
 
 
-def _steps(answer: DecisionResult | None) -> Sequence[Step]:
+def _steps(answer: DecisionResult | None) -> Sequence[RoutedCommand]:
     found = answer.explanation.decision if answer is not None and answer.explanation is not None else None
     return () if found is None else found.steps
 

@@ -14,9 +14,9 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.pipeline.action_budget import ActionBudget
-from bridge.pipeline.per_value import Values
-from bridge.pipeline.route_limits import Admission, Rate, RouteLimit, TemporaryRouteLimit
-from bridge.pipeline.running_instances import Count, RunningInstances
+from bridge.pipeline.per_value import ValueAccounts
+from bridge.pipeline.route_limits import Admission, RouteLimit, TemporaryRouteLimit, TokenBucket
+from bridge.pipeline.running_instances import CountRunning, RunningInstances
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.per import SHARED, TAG
 
@@ -58,12 +58,12 @@ def build_admission(
                     asked = count(engines[route.engine], key[1], values=most is not None)
                     running = RunningInstances(*key, asked, most)
                 counted[key] = running
-        rate = None if route.limits.rate is None else Rate(route.limits.rate, route.limits.burst)
+        rate = None if route.limits.rate is None else TokenBucket(route.limits.rate, route.limits.burst)
         per = route.limits.per
         each_running = None if per is None else per.running
         each_rate = None
         if per is not None and per.rate is not None:
-            each_rate = Values(per.max_values, partial(Rate, per.rate, per.burst))
+            each_rate = ValueAccounts(per.max_values, partial(TokenBucket, per.rate, per.burst))
         limit = None if former is None else former.limits.get(route.name)
         if limit is None or limit.running_instances is not running:
             limit = RouteLimit(
@@ -153,7 +153,7 @@ def _apply(running_instances: Sequence[RunningInstances], finished: Sequence[str
         each.started(started)
 
 
-def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
+def count(engine: Engine, prefix: str, *, values: bool = False) -> CountRunning:
     """Return a function that reads the ids of unfinished instances with a prefix. values: with their values."""
 
     async def asked() -> Collection[str]:

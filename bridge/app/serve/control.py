@@ -39,10 +39,10 @@ from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.engines.workload import Workload
 from bridge.ops.access import Caller
-from bridge.ops.api import PREFIX, STATUS, Route, Stream
+from bridge.ops.api import PREFIX, STATUS, ApiRoute, EventStream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near, sockets
-from bridge.ops.status import Document
+from bridge.ops.status import StatusDocument
 from bridge.system.processes import is_stopped
 from bridge.system.tasks import cancelled
 
@@ -58,14 +58,14 @@ OTHERS_SECONDS = 1.0
 def routes(
     loaded: Loaded,
     engines: Mapping[str, Engine],
-    status: Callable[[], Awaitable[Document]] | None = None,
+    status: Callable[[], Awaitable[StatusDocument]] | None = None,
     sources: Sequence[SourcePipeline] = (),
     current: Callable[[], Loaded] | None = None,
     reload: Callable[[], Reload | None] = lambda: None,
     candidate: Callable[[], Loaded | None] = lambda: None,
     held: Callable[[str], Workload | None] = lambda name: None,
     others: OtherDaemons | None = None,
-) -> list[Route]:
+) -> list[ApiRoute]:
     """Routes of the API of a daemon.
 
     status: status of the daemon; None: the API has none. sources: of the daemon.
@@ -108,12 +108,12 @@ def routes(
             await asyncio.to_thread(record, trail, change)
 
     found = [
-        Route(one.method, one.path, partial(answer, one), partial(refused, one), partial(_location, one))
+        ApiRoute(one.method, one.path, partial(answer, one), partial(refused, one), partial(_location, one))
         for one in OPERATIONS
     ]
     if status is not None:
-        found.append(Route("GET", STATUS, partial(_status, status, in_use, others), _no_audit))
-    return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
+        found.append(ApiRoute("GET", STATUS, partial(_status, status, in_use, others), _no_audit))
+    return [*found, ApiRoute("GET", "openapi.json", _openapi, _no_audit)]
 
 
 def _location(operation: Operation[Any], given: Mapping[str, Any], result: Any) -> str | None:
@@ -121,12 +121,12 @@ def _location(operation: Operation[Any], given: Mapping[str, Any], result: Any) 
     return None if path is None else PREFIX + path
 
 
-def shadow_routes(shadows: Shadows) -> list[Route]:
+def shadow_routes(shadows: Shadows) -> list[ApiRoute]:
     """Routes of the shadow of a daemon, for its control channel only."""
     return [
-        Route("POST", SHADOW, _plain(shadows.start), _no_audit),
-        Route("GET", SHADOW, _plain(shadows.report), _no_audit),
-        Route("POST", f"{SHADOW}:stop", _plain(shadows.stop), _no_audit),
+        ApiRoute("POST", SHADOW, _plain(shadows.start), _no_audit),
+        ApiRoute("GET", SHADOW, _plain(shadows.report), _no_audit),
+        ApiRoute("POST", f"{SHADOW}:stop", _plain(shadows.stop), _no_audit),
     ]
 
 
@@ -136,7 +136,10 @@ def largest_body(loaded: Loaded) -> int:
 
 
 def control(
-    loaded: Loaded, served: Sequence[Route], admitted: frozenset[int] | None = None, streams: Sequence[Stream] = ()
+    loaded: Loaded,
+    served: Sequence[ApiRoute],
+    admitted: frozenset[int] | None = None,
+    streams: Sequence[EventStream] = (),
 ) -> Control:
     """Create the control channel of a daemon, not started.
 
@@ -152,13 +155,13 @@ def _problems(loaded: Loaded) -> Sequence[errors.Problem]:
 
 
 async def _status(
-    status: Callable[[], Awaitable[Document]],
+    status: Callable[[], Awaitable[StatusDocument]],
     current: Callable[[], Loaded],
     others: OtherDaemons,
     given: Mapping[str, Any],
     caller: Caller,
     key: str | None,
-) -> Document:
+) -> StatusDocument:
     which = given.get("daemons", "this")
     if given.keys() - {"daemons"} or which not in ("this", "all"):
         raise InvalidCommand("status: the only parameter is `daemons`: `this` or `all`")

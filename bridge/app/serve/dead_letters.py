@@ -20,7 +20,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
 from bridge.core.system_names import DEAD_LETTER_BLOCK
 from bridge.dead_letters.reader import TopicReader, TopicRows
-from bridge.dead_letters.rows import Choice, Facts, Rows, Summary
+from bridge.dead_letters.rows import Facts, Rows, RowSelection, Summary
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState
 from bridge.dead_letters.store import DeadLetterStates
 from bridge.dead_letters.topic_states import DeadLetterRef
@@ -283,15 +283,15 @@ class DeadLetterCounter:
         ]
 
     def _blocks(
-        self, place: DeadLetterPlace, rows: TopicRows, states: PlaceStates, choice: Choice
-    ) -> Iterator[tuple[int, Rows, Choice]]:
+        self, place: DeadLetterPlace, rows: TopicRows, states: PlaceStates, choice: RowSelection
+    ) -> Iterator[tuple[int, Rows, RowSelection]]:
         for partition, blocks in rows.partitions.items():
             here = replace(choice, states=at_partition(place, partition, states))
             for block in blocks:
                 yield partition, block, here
 
     def _loaded_block(
-        self, place: DeadLetterPlace, rows: TopicRows, partition: int, block: Rows, choice: Choice
+        self, place: DeadLetterPlace, rows: TopicRows, partition: int, block: Rows, choice: RowSelection
     ) -> Rows:
         """Block with its columns, if they are needed. Raises: BridgeError when the cache has lost them."""
         if block.is_loaded or block.is_summed(choice):
@@ -345,7 +345,7 @@ class DeadLetterCounter:
 
     def _present(self, place: DeadLetterPlace, rows: TopicRows, partition: int, first: int) -> tuple[set[int], float]:
         """Offsets of the dead letters of a block, and the time of the oldest; minus infinity if one has no time."""
-        needed = Choice(lambda facts: True, lambda facts, first: BlockStates(), frozenset())
+        needed = RowSelection(lambda facts: True, lambda facts, first: BlockStates(), frozenset())
         for block in rows.partitions.get(partition, ()):
             if block.first == first:
                 found = list(self._loaded_block(place, rows, partition, block, needed).rows())

@@ -14,7 +14,7 @@ from bridge.core.errors import BridgeError
 from bridge.core.states import JobState
 from bridge.engines.base import Engine
 from bridge.jobs.entities import JobEntities
-from bridge.jobs.kind import Result
+from bridge.jobs.kind import ItemOutcome
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
 
@@ -98,7 +98,7 @@ def open_jobs(records: Iterable[JobRecord]) -> list[dict[str, Any]]:
             "why": record.why,
             "selected": record.selected,
             "ended": record.finished,
-            "failed": record.counts[Result.FAILED],
+            "failed": record.counts[ItemOutcome.FAILED],
         }
         for record in sorted(records, key=lambda one: one.created)
         if record.is_open

@@ -21,8 +21,8 @@ from bridge.app.serve.views.watch import Watch
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.workload import Workload
-from bridge.ops.api import LIVE, STATUS, Stream
-from bridge.ops.peers import Answer, PeerPort
+from bridge.ops.api import LIVE, STATUS, EventStream
+from bridge.ops.peers import AnswerQuestion, PeerPort
 from bridge.ops.web import Web
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.source import SourcePipeline
@@ -66,7 +66,7 @@ class OpsPort:
         others = OtherDaemons(own, status.peers, client)
         self.routes = routes(loaded, engines, status.document, sources, current, reload, candidate, held, others)
         taps = Taps(current, decisions)
-        self.streams = [Stream(TAP, taps.events), Stream(LIVE, LiveStream(status.document, taps).events)]
+        self.streams = [EventStream(TAP, taps.events), EventStream(LIVE, LiveStream(status.document, taps).events)]
         access = build_access(loaded)
         if not is_intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one
@@ -85,7 +85,7 @@ class OpsPort:
             None if keys is None else PeerPort(keys, own, self._peer_answers()),
         )
 
-    def _peer_answers(self) -> Mapping[str, Answer]:
+    def _peer_answers(self) -> Mapping[str, AnswerQuestion]:
         """Answers to the questions of other daemons: what every caller of the API may read."""
 
         async def status(given: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from bridge.brokers.kafka import group_positions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.ends import Ends
-from bridge.brokers.kafka.producer import DeadLetters, Producer
+from bridge.brokers.kafka.producer import DeadLetterProducer, Producer
 from bridge.brokers.kafka.reading import ranges, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.brokers.positions import GroupPosition, Move, Place
@@ -136,7 +136,7 @@ class KafkaBroker:
             cluster=self._cluster,
             options=options,
             listener=listener,
-            dead_letters=DeadLetters(self._cluster, self._producer, options.dead_letter or DEAD_LETTER_TOPIC),
+            dead_letters=DeadLetterProducer(self._cluster, self._producer, options.dead_letter or DEAD_LETTER_TOPIC),
             closed=lambda: self._subscriptions.discard(subscription),
         )
         self._subscriptions.add(subscription)

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetada
 
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
-from bridge.brokers.kafka.records import Bounds
+from bridge.brokers.kafka.log.records import Bounds
 from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers, starting
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable

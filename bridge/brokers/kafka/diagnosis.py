@@ -35,7 +35,7 @@ from bridge.brokers.kafka.sdk_internals import send
 from bridge.config.model.brokers import KafkaBrokerConfig, TargetConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning, worst
+from bridge.core.diagnosis import CheckAnswer, CheckVerdict, Examiner, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BrokerError
 from bridge.core.words import plural
 
@@ -124,7 +124,7 @@ class _Checks:
 
     async def run(self) -> dict[str, float]:
         reachable = await self._check("reachable", self._reach)
-        if reachable.verdict is not Verdict.OK:
+        if reachable.verdict is not CheckVerdict.OK:
             for name in ("topics", "permissions", "groups", "retention", "clock", "limits"):
                 self._examiner.record(self._subject, name, not_checked("the cluster cannot be reached"))
             return {}
@@ -133,7 +133,11 @@ class _Checks:
         if self._facts:
             await self._check("permissions", self._permissions)
         else:
-            why = "the cluster does not tell the allowed operations" if asked.verdict is not Verdict.NOT_CHECKED else ""
+            why = (
+                "the cluster does not tell the allowed operations"
+                if asked.verdict is not CheckVerdict.NOT_CHECKED
+                else ""
+            )
             self._examiner.record(self._subject, "permissions", not_checked(why or asked.detail))
         for source in self._sources:
             await self._check("group", partial(self._group, source), f"source {source}")
@@ -144,12 +148,14 @@ class _Checks:
         await self._check("limits", self._limits)
         return retention
 
-    async def _check(self, name: str, run: Callable[[], Awaitable[Answer]], subject: str | None = None) -> Answer:
+    async def _check(
+        self, name: str, run: Callable[[], Awaitable[CheckAnswer]], subject: str | None = None
+    ) -> CheckAnswer:
         return await self._examiner.check(subject or self._subject, name, run)
 
     # -- the cluster and its topics
 
-    async def _reach(self) -> Answer:
+    async def _reach(self) -> CheckAnswer:
         try:
             await self._cluster.start()
         except BrokerError as error:
@@ -194,7 +200,7 @@ class _Checks:
             found.setdefault(target.address, _Topic()).needs.add("Write")
         yield from found.items()
 
-    async def _ask_topics(self) -> Answer:
+    async def _ask_topics(self) -> CheckAnswer:
         if not self._topics:
             return ok("no topic is used")
         try:
@@ -211,13 +217,13 @@ class _Checks:
         answers = [self._topic(topic) for topic in self._topics]
         return worst(answers, f"the topics exist: {len(self._topics)}")
 
-    async def _listed(self) -> Answer:
+    async def _listed(self) -> CheckAnswer:
         """Existence of the topics on a cluster that does not tell permissions."""
         known = await self._cluster.topics()
         answers = [ok(topic) if topic in known else self._missing(topic) for topic in self._topics]
         return worst(answers, f"the topics exist: {len(self._topics)}")
 
-    def _topic(self, topic: str) -> Answer:
+    def _topic(self, topic: str) -> CheckAnswer:
         facts = self._facts[topic]
         if facts.error == _TOPIC_DENIED:
             return ok(topic)  # reported as a missing permission
@@ -231,7 +237,7 @@ class _Checks:
             )
         return ok(topic)
 
-    def _missing(self, topic: str) -> Answer:
+    def _missing(self, topic: str) -> CheckAnswer:
         config = self._config
         if config.create_topics:
             return ok(f"{topic} will be created")
@@ -240,7 +246,7 @@ class _Checks:
 
     # -- permissions
 
-    async def _permissions(self) -> Answer:
+    async def _permissions(self) -> CheckAnswer:
         answers = [answer for topic, use in self._topics.items() for answer in self._may(topic, use)]
         missing = [topic for topic in self._topics if self._facts[topic].error == _UNKNOWN_TOPIC]
         if missing and self._config.create_topics and self._allowed is not None and "Create" not in self._allowed:
@@ -252,7 +258,7 @@ class _Checks:
             )
         return worst(answers, "Read and Write on the topics are allowed")
 
-    def _may(self, topic: str, use: _Topic) -> Iterator[Answer]:
+    def _may(self, topic: str, use: _Topic) -> Iterator[CheckAnswer]:
         facts = self._facts[topic]
         if facts.error == _UNKNOWN_TOPIC:
             return
@@ -271,7 +277,7 @@ class _Checks:
 
     # -- groups
 
-    async def _group(self, name: str) -> Answer:
+    async def _group(self, name: str) -> CheckAnswer:
         source = self._sources[name]
         grant = f"{self._acls} --operation Read --group {source.group}"
         nodes = [node["node_id"] for node in (await self._described())["brokers"]]
@@ -315,7 +321,7 @@ class _Checks:
     async def _described(self) -> Any:
         return await self._cluster.ask("describe the cluster", lambda admin: admin.describe_cluster())
 
-    async def _positions(self, name: str) -> Answer:
+    async def _positions(self, name: str) -> CheckAnswer:
         source = self._sources[name]
         partitions = self._partitions(name)
         if not partitions:
@@ -347,7 +353,7 @@ class _Checks:
         described = [topic for topic in self._topics if topic in self._facts and self._facts[topic].error == _NONE]
         denied: list[str] = []
 
-        async def ask() -> Answer:
+        async def ask() -> CheckAnswer:
             if not described:
                 return not_checked("no topic can be described")
             resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in described]
@@ -382,7 +388,7 @@ class _Checks:
     def _seconds(self, topic: str) -> float | None:
         return _kept(self._settings[topic]) if topic in self._settings else None
 
-    def _kept(self, topic: str, use: _Topic) -> Iterator[Answer]:
+    def _kept(self, topic: str, use: _Topic) -> Iterator[CheckAnswer]:
         settings = self._settings.get(topic)
         if settings is None:
             return
@@ -421,7 +427,7 @@ class _Checks:
 
     # -- clock and limits
 
-    async def _clock(self) -> Answer:
+    async def _clock(self) -> CheckAnswer:
         partitions = [tp for name in self._sources for tp in self._partitions(name)]
         if not partitions:
             return not_checked("the cluster does not tell its time, and no topic is read")
@@ -442,7 +448,7 @@ class _Checks:
             "compare `date -u` here, on the nodes and on the senders; run chrony or another NTP client on each",
         )
 
-    async def _limits(self) -> Answer:
+    async def _limits(self) -> CheckAnswer:
         node = int((await self._described())["controller_id"])
         resource = ConfigResource(ConfigResourceType.BROKER, str(node))
         answers = await self._cluster.ask(
@@ -457,7 +463,7 @@ class _Checks:
             return not_checked(f"settings of node {node}: {for_code(code).__name__}")
         return worst(list(self._judged({entry[0]: entry[1] for entry in entries})), "timeouts fit the cluster")
 
-    def _judged(self, node: Mapping[str, str]) -> Iterator[Answer]:
+    def _judged(self, node: Mapping[str, str]) -> Iterator[CheckAnswer]:
         session = self._config.session_timeout
         least, most = _number(node, "group.min.session.timeout.ms"), _number(node, "group.max.session.timeout.ms")
         if least is not None and most is not None and not least <= session * 1000 <= most:

@@ -19,12 +19,13 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
-from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetch_pace import FetchPace
-from bridge.brokers.kafka.partition_log import LOW_WATER, Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import (
-    Batch,
+from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.log.fetch_cursor import PartitionData
+from bridge.brokers.kafka.log.partition_log import LOW_WATER, PartitionLog
+from bridge.brokers.kafka.log.record_batch import (
+    RecordBatch,
     begins_whole,
     claimed_next,
     hides_batch,
@@ -185,7 +186,7 @@ class Fetcher:
                 if self._leaderless % _REPLACE_LEADERLESS == 0:
                     self._start(self._replace(), [])
         for node, logs in nodes.items():
-            waiting = not any(log.behind for _, log in logs)
+            waiting = not any(log.cursor.is_behind for _, log in logs)
             if (node, 0) not in self._slots and not (waiting and self._slots.get((node, 1), False)):
                 slot = 0
             elif (node, 1) not in self._slots:
@@ -240,8 +241,8 @@ class Fetcher:
         self._kick.set()
 
     async def _fetch(self, node: int, slot: int, logs: list[tuple[TopicPartition, PartitionLog]]) -> None:
-        offsets = {tp: log.fetch_offset for tp, log in logs}
-        extra = {tp: log.extra for tp, log in logs}
+        offsets = {tp: log.cursor.fetch_offset for tp, log in logs}
+        extra = {tp: log.cursor.extra for tp, log in logs}
         asked = dict(logs)
         slot_waits = self._slots[node, slot]
         try:
@@ -272,7 +273,7 @@ class Fetcher:
                 self._refused(tp, log, offsets[tp], code)
                 continue
             log.accept(offsets[tp], answer)
-            records += max(0, log.fetch_offset - offsets[tp])
+            records += max(0, log.cursor.fetch_offset - offsets[tp])
             if not log.empty:
                 self._wake()
             if time.monotonic() - begun > _SLICE:
@@ -295,7 +296,7 @@ class Fetcher:
 
     def _refused(self, tp: TopicPartition, log: PartitionLog, offset: int, code: int) -> None:
         error = for_code(code)
-        if code == _OUT_OF_RANGE and log.search_ahead(offset):
+        if code == _OUT_OF_RANGE and log.cursor.search_ahead(offset):
             return  # the data before a batch was deleted meanwhile
         if code == _OUT_OF_RANGE:
             self._out_of_range(tp, offset)
@@ -308,9 +309,9 @@ class Fetcher:
             self._rest([log], _REFUSED_SECONDS)
             self._wake()
         else:
-            if not log.trouble:
+            if not log.cursor.trouble:
                 _log.warning("%s: the broker answers %s for offset %d", log, error.__name__, offset)
-            log.refused(
+            log.cursor.refused(
                 f"the broker answers {error.__name__} for offset {offset}; see the log of the broker. The source tries "
                 f"again every {_REFUSED_SECONDS:g} s"
             )
@@ -346,12 +347,12 @@ class Fetcher:
             tp.topic, tp.partition, offset, bounds=bounds, low_water=1, treatment=lambda unreadable: "dead_letter"
         )
         for _ in range(_REREADS):
-            code, answer = await self._ask(tp, log.fetch_offset, self._client, log.extra)
+            code, answer = await self._ask(tp, log.cursor.fetch_offset, self._client, log.cursor.extra)
             if code == _OUT_OF_RANGE:
                 break
             if code:
                 raise for_code(code)(str(tp))
-            log.accept(log.fetch_offset, answer)
+            log.accept(log.cursor.fetch_offset, answer)
             records = {first: message for first, _, message in log.take(LOW_WATER, Room())}
             if log.position > offset:
                 return records, log.position
@@ -388,7 +389,7 @@ class Fetcher:
 
     # -- damage
 
-    async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: Batch) -> None:
+    async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: RecordBatch) -> None:
         """Read a damaged batch twice more, the second time over a new connection, before its damage is accepted."""
         try:
             # The log may have lost the beginning of the batch, and the broker would refuse its base offset
@@ -412,11 +413,13 @@ class Fetcher:
         if self._logs.get(tp) is log:
             log.reread(batch)
             if answer is not None and batch.asked is None:
-                log.accept(log.fetch_offset, answer)
+                log.accept(log.cursor.fetch_offset, answer)
                 self._wake()
             self._rest([log], _RETRY_SECONDS)
 
-    async def _believe(self, tp: TopicPartition, log: PartitionLog, batch: Batch, answer: Answer, client: Any) -> None:
+    async def _believe(
+        self, tp: TopicPartition, log: PartitionLog, batch: RecordBatch, answer: PartitionData, client: Any
+    ) -> None:
         try:
             known = batch.last is not None or batch.ambiguous
             following = None if known else await self._following(tp, batch, answer, client)
@@ -433,7 +436,9 @@ class Fetcher:
         _log.error("%s: offset %d is damaged: %s", log, batch.base, batch.fault.detail)
         self._wake()
 
-    async def _following(self, tp: TopicPartition, batch: Batch, answer: Answer, client: Any) -> int | None:
+    async def _following(
+        self, tp: TopicPartition, batch: RecordBatch, answer: PartitionData, client: Any
+    ) -> int | None:
         """Offset after a batch whose own header is unreliable; None when it cannot be determined.
 
         The following batch in the answer shows the offset. Without one, the damaged header is accepted if the broker
@@ -461,15 +466,17 @@ class Fetcher:
             raise _Grown
         return end if last is not None and (not last.data or last.data.endswith(batch.raw)) else None
 
-    async def _read_again(self, tp: TopicPartition, offset: int, batch: Batch, client: Any) -> Answer | None:
+    async def _read_again(
+        self, tp: TopicPartition, offset: int, batch: RecordBatch, client: Any
+    ) -> PartitionData | None:
         return await self._read_at(tp, offset, client, len(batch.raw) + _SLACK)
 
-    async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> Answer | None:
+    async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> PartitionData | None:
         """Answer to a fetch of one partition; None when the broker refuses. Raises: KafkaError, OSError."""
         code, answer = await self._ask(tp, offset, client, extra)
         return None if code else answer
 
-    async def _ask(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> tuple[int, Answer]:
+    async def _ask(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> tuple[int, PartitionData]:
         """Error code of the broker and answer to a fetch of one partition. Raises: KafkaError, OSError."""
         if client is None:
             raise LeaderNotAvailableError("the subscription is closed")
@@ -492,7 +499,7 @@ class _Grown(Exception):
     """The log grew between two reads that have to agree."""
 
 
-def _same(batch: Batch, answer: Answer | None) -> Answer | None:
+def _same(batch: RecordBatch, answer: PartitionData | None) -> PartitionData | None:
     """Answer from the batch on, where it shows the same damage; None otherwise. An incomplete batch must still be
     incomplete.
     """
@@ -505,7 +512,7 @@ def _same(batch: Batch, answer: Answer | None) -> Answer | None:
     return None if at < 0 else replace(answer, data=answer.data[at:])
 
 
-def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartition, int, Answer]]:
+def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartition, int, PartitionData]]:
     """Partition, error code and answer. Layouts: versions 4, 5 to 10, and 11 of the fetch response."""
     for topic, partitions in response.topics:
         for number, code, end, *rest in partitions:
@@ -518,5 +525,5 @@ def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartiti
             yield (
                 TopicPartition(topic, number),
                 code,
-                Answer(data, end, readable, tuple(aborted or ()) if committed_only else None, start),
+                PartitionData(data, end, readable, tuple(aborted or ()) if committed_only else None, start),
             )

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 from aiokafka import TopicPartition
 
-from bridge.brokers.kafka.compression import Room
-from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.producer import DeadLetters
+from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.log_partition import AssignedPartition, LogDelivery
 from bridge.brokers.offsets import OffsetTracker
 from bridge.core.provenance import Cause
@@ -27,7 +27,7 @@ class KafkaPartition(AssignedPartition):
         log: PartitionLog,
         done: Iterable[int],
         committed: tuple[int, str] | None,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterProducer,
         changed: Callable[[], None],
         stamp: int = 0,
     ) -> None:
@@ -50,7 +50,7 @@ class KafkaPartition(AssignedPartition):
     @property
     def stopped(self) -> str:
         """Reason why nothing is read, permanently or at present; empty while reading continues."""
-        return self.log.stopped or self.log.trouble
+        return self.log.stopped or self.log.cursor.trouble
 
     def pause(self) -> None:
         """See `bridge.brokers.base.Partition`. Releases decompressed data, which would block other partitions."""

@@ -48,7 +48,7 @@ class OutOfRange:
     """Treatment of such positions by `policy`: the partition stops, or moves and skipped offsets are counted."""
 
     def __init__(self, policy: str) -> None:
-        """Create an out of range.
+        """Create the treatment.
 
         policy: `stop`, `earliest` or `latest`.
         """
@@ -59,7 +59,7 @@ class OutOfRange:
 
     def found(self, tp: TopicPartition, offset: int, partition: KafkaPartition | None) -> None:
         """Handle the broker's report that it does not have this offset."""
-        if partition is None or partition.log.fetch_offset != offset or partition.log.stopped:
+        if partition is None or partition.log.cursor.fetch_offset != offset or partition.log.stopped:
             return
         partition.log.stop(
             f"offset {offset} is out of range: retention has deleted it, or the topic was created again; "

@@ -167,11 +167,11 @@ _DEAD = (
 """Errors of the producer, not of the message; another producer is worth one more attempt."""
 
 
-class DeadLetters:
+class DeadLetterProducer:
     """Dead letters of one subscription."""
 
     def __init__(self, cluster: Cluster, producer: Producer, template: str) -> None:
-        """Create a dead letters.
+        """Prepare the dead letters of one subscription.
 
         template: name of their topic, in which `{topic}` stands for the original topic.
         """

@@ -10,11 +10,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from bridge.brokers.base import LogRanges, ReadOptions
 from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.compression import Inflation, Room
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.ends import Ends
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.partition_log import PartitionLog
+from bridge.brokers.kafka.log.compression import Inflation, Room
+from bridge.brokers.kafka.log.partition_log import PartitionLog
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 
@@ -131,7 +131,7 @@ async def _messages(
                     await changed.wait()
             except TimeoutError:
                 await cluster.ping()
-                if troubles := [f"{log}: {log.trouble}" for log in going if log.trouble]:
+                if troubles := [f"{log}: {log.cursor.trouble}" for log in going if log.cursor.trouble]:
                     raise BrokerError(f"{connection.name}: {'; '.join(troubles)}") from None
     stopped = [f"{log}: {log.stopped}" for log in logs.values() if log.stopped]
     if stopped:

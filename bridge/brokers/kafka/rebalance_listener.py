@@ -14,14 +14,14 @@ from aiokafka.errors import KafkaError
 from bridge.brokers.base import Listener, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits, decode_metadata, decode_stamp, encode_metadata
-from bridge.brokers.kafka.compression import Inflation
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.detectors import RebalanceStormDetector
 from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.log.compression import Inflation
+from bridge.brokers.kafka.log.partition_log import PartitionLog
 from bridge.brokers.kafka.partition import KafkaPartition
-from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.positions import look_up
-from bridge.brokers.kafka.producer import DeadLetters
+from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.positions import Move, Moved, kept_done
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable
 from bridge.system.tasks import cancelled
@@ -43,7 +43,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         fetcher: Fetcher,
         options: SubscribeOptions,
         listener: Listener,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterProducer,
         changed: Callable[[], None],
     ) -> None:
         self._connection = connection

@@ -15,13 +15,13 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartiti
 from bridge.brokers.base import Listener, Partition, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
-from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.log.compression import Room
 from bridge.brokers.kafka.partition import KafkaDelivery
 from bridge.brokers.kafka.positions import OutOfRange, look_up
-from bridge.brokers.kafka.producer import DeadLetters
+from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
 from bridge.brokers.positions import Move, Moved, Place
@@ -55,7 +55,7 @@ class KafkaSubscription:
         cluster: Cluster,
         options: SubscribeOptions,
         listener: Listener,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterProducer,
         closed: Callable[[], None],
     ) -> None:
         """Create a Kafka subscription.

@@ -19,7 +19,7 @@ from bridge.brokers.local.membership import Membership
 from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.partition import LocalPartition
 from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
-from bridge.brokers.local.threads import Reader, Writer
+from bridge.brokers.local.threads import LogReader, LogWriter
 from bridge.brokers.local.waker import Wake, Waker
 from bridge.brokers.positions import GroupPosition, Move, Place
 from bridge.config.model.brokers import LocalBrokerConfig
@@ -61,8 +61,8 @@ class LocalBroker:
         self._config = config
         self._revoke_timeout = revoke_timeout
         self._waker = Waker(directory, self._wake)
-        self._writer = Writer(directory, lambda: self._waker.notify(Wake.RECORDS))
-        self._reader = Reader(directory)
+        self._writer = LogWriter(directory, lambda: self._waker.notify(Wake.RECORDS))
+        self._reader = LogReader(directory)
         self._subscriptions: set[LocalSubscription] = set()
         self._cluster = ""
         self._expiry: asyncio.Task[None] | None = None
@@ -233,7 +233,7 @@ _POLL_SECONDS = 0.25
 
 
 async def read(
-    name: str, cluster: str, reader: Reader, options: ReadOptions
+    name: str, cluster: str, reader: LogReader, options: ReadOptions
 ) -> AsyncIterator[tuple[Position, Message]]:
     """See `ReadableBroker.read`. name: of the broker."""
     topic = options.topic

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from bridge.brokers.local.encoding import CommittedPosition
 from bridge.brokers.local.log import Log
-from bridge.brokers.local.threads import Writer
+from bridge.brokers.local.threads import LogWriter
 from bridge.core.errors import BrokerError
 from bridge.system.tasks import cancelled
 
@@ -36,7 +36,7 @@ class Committable(Protocol):
 class Commits:
     """Commits of one subscription."""
 
-    def __init__(self, writer: Writer, group: str, interval: float) -> None:
+    def __init__(self, writer: LogWriter, group: str, interval: float) -> None:
         self.writer = writer
         self.group = group
         self._interval = interval

@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from bridge.brokers.local.lock import FileLock
+from bridge.brokers.local.lock import HeldFileLock
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.system import private
 
@@ -56,7 +56,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         # SQLite's busy timeout does not cover the change to WAL: processes that start together take turns
-        with FileLock.acquire(directory / "open.lock"):
+        with HeldFileLock.acquire(directory / "open.lock"):
             _prepare(connection, path)
     except BaseException:
         connection.close()

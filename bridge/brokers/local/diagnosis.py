@@ -13,7 +13,7 @@ from bridge.brokers.local.database import FILE, SCHEMA_VERSION, readable_address
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, ok, problem, warning
+from bridge.core.diagnosis import CheckAnswer, Examiner, ok, problem, warning
 from bridge.core.words import plural
 from bridge.system import disk
 from bridge.system.threads import in_thread
@@ -31,7 +31,7 @@ async def diagnose(
     """
     subject, path = f"broker {name}", f"brokers.{name}.path"
 
-    async def retention() -> Answer:
+    async def retention() -> CheckAnswer:
         kept = config.retention
         if kept is None:
             return ok("messages are kept without limit")
@@ -49,7 +49,7 @@ async def diagnose(
     return dict.fromkeys(sources, math.inf if config.retention is None else config.retention)
 
 
-def _file(file: Path, path: str) -> Answer:
+def _file(file: Path, path: str) -> CheckAnswer:
     if not file.exists():
         return ok(f"{file} will be created at the first start or publish")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local.log import Fetch, Log
 from bridge.brokers.local.membership import Membership, assign
-from bridge.brokers.local.threads import Reader, Writer
+from bridge.brokers.local.threads import LogReader, LogWriter
 from bridge.brokers.positions import GroupActive, GroupPosition, Move, Place
 from bridge.core.message import Message
 
@@ -19,7 +19,7 @@ _BYTES = 1024 * 1024
 """Number of records of one read from a partition, and their bytes."""
 
 
-async def positions(reader: Reader, directory: Path, options: SubscribeOptions) -> list[GroupPosition]:
+async def positions(reader: LogReader, directory: Path, options: SubscribeOptions) -> list[GroupPosition]:
     """See `PositionedBroker.positions`. Every offset has a message, unless retention has deleted it."""
     if not await reader.has_log():
         return []
@@ -44,7 +44,7 @@ def _owners(
     }
 
 
-async def offsets_at(reader: Reader, places: Mapping[Place, GroupPosition], time: float) -> dict[Place, int]:
+async def offsets_at(reader: LogReader, places: Mapping[Place, GroupPosition], time: float) -> dict[Place, int]:
     """See `PositionedBroker.offsets_at`. Reads the records before the offset."""
     if not places or not await reader.has_log():
         return {}
@@ -59,7 +59,7 @@ async def offsets_at(reader: Reader, places: Mapping[Place, GroupPosition], time
     return await reader.query(count)
 
 
-async def scan(reader: Reader, ranges: dict[Place, tuple[int, int]]) -> AsyncIterator[tuple[Place, int, Message]]:
+async def scan(reader: LogReader, ranges: dict[Place, tuple[int, int]]) -> AsyncIterator[tuple[Place, int, Message]]:
     """See `PositionedBroker.scan`."""
     for place in list(ranges):
         key = (await reader.query(partial(Log.partitions, name=place[0])))[place[1]]
@@ -76,7 +76,7 @@ async def scan(reader: Reader, ranges: dict[Place, tuple[int, int]]) -> AsyncIte
 
 
 async def move(
-    reader: Reader, writer: Writer, directory: Path, options: SubscribeOptions, moves: Mapping[Place, Move]
+    reader: LogReader, writer: LogWriter, directory: Path, options: SubscribeOptions, moves: Mapping[Place, Move]
 ) -> None:
     """See `PositionedBroker.move`. Owns the partitions meanwhile: a member that joins waits for them."""
     membership = Membership(directory, options.group, options.topics)

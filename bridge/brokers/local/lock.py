@@ -10,7 +10,7 @@ from types import TracebackType
 from bridge.system import private
 
 
-class FileLock:
+class HeldFileLock:
     """A held lock. Two locks on one file also exclude each other within a process."""
 
     __slots__ = ("_descriptor",)
@@ -19,7 +19,7 @@ class FileLock:
         self._descriptor = descriptor
 
     @classmethod
-    def acquire(cls, path: Path) -> FileLock:
+    def acquire(cls, path: Path) -> HeldFileLock:
         """Wait for the lock. Raises: OSError."""
         descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -30,7 +30,7 @@ class FileLock:
         return cls(descriptor)
 
     @classmethod
-    def try_acquire(cls, path: Path) -> FileLock | None:
+    def try_acquire(cls, path: Path) -> HeldFileLock | None:
         """Acquire the lock; None when it is held. Raises: OSError."""
         descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -49,7 +49,7 @@ class FileLock:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> FileLock:
+    def __enter__(self) -> HeldFileLock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -66,15 +66,15 @@ CREATE TABLE IF NOT EXISTS moves (
 """
 _HAS_MOVES = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'moves'"
 
-Row = tuple[int, int, int | None, int | None, int, int]
+RecordRow = tuple[int, int, int | None, int | None, int, int]
 """Offset, timestamp in microseconds, sizes of key, body and headers, and the size of all data; sizes in bytes."""
 
 
 @dataclass(slots=True)
-class Batch:
+class FetchedRecords:
     """Records of one partition in order: their rows, and their keys, bodies and headers in one piece."""
 
-    rows: list[Row]
+    rows: list[RecordRow]
     data: bytes
 
     def messages(self) -> Iterator[tuple[int, Message]]:
@@ -85,7 +85,7 @@ class Batch:
             yield row[0], message
 
 
-def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
+def unpack(data: bytes, at: int, row: RecordRow) -> tuple[Message, int]:
     """Message that begins at `at`, and the position of its end. A message with damaged sizes or headers is
     unreadable.
     """
@@ -258,7 +258,9 @@ class Log:
             found[key] = (end if first is None else first - base, end)
         return found
 
-    def fetch(self, partitions: Sequence[int], fetches: Sequence[Fetch]) -> tuple[dict[int, int], dict[int, Batch]]:
+    def fetch(
+        self, partitions: Sequence[int], fetches: Sequence[Fetch]
+    ) -> tuple[dict[int, int], dict[int, FetchedRecords]]:
         """Ends of all `partitions`, and records for those fetches that have any, read in one transaction."""
         self.connection.execute("BEGIN")
         try:
@@ -280,13 +282,13 @@ class Log:
             size -= len(batch.data)
         return found
 
-    def _read(self, fetch: Fetch) -> Batch:
+    def _read(self, fetch: Fetch) -> FetchedRecords:
         base = fetch.partition << _OFFSET_BITS
         end = (fetch.partition + 1) << _OFFSET_BITS
         sizes = self.connection.execute(_SIZES, (base, base + fetch.offset, end, fetch.limit)).fetchone()[0]
-        rows: list[Row] = orjson.loads(sizes)
+        rows: list[RecordRow] = orjson.loads(sizes)
         if not rows:
-            return Batch([], b"")
+            return FetchedRecords([], b"")
         total = 0
         for count, (*_, size) in enumerate(rows):
             total += size
@@ -294,7 +296,7 @@ class Log:
                 del rows[count:]
                 break
         data = self.connection.execute(_DATA, (base + rows[0][0], base + rows[-1][0])).fetchone()[0]
-        return Batch(rows, data or b"")
+        return FetchedRecords(rows, data or b"")
 
     def enter(self, group: str, topics: Sequence[str], partitions: int, latest: bool) -> dict[str, list[int]]:
         """Partition ids of the topics by name. Stores the group's start position in partitions that are new to the

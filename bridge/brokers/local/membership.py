@@ -19,7 +19,7 @@ from pathlib import Path
 
 import orjson
 
-from bridge.brokers.local.lock import FileLock, is_held
+from bridge.brokers.local.lock import HeldFileLock, is_held
 from bridge.system import private
 
 
@@ -76,8 +76,8 @@ class Membership:
         self._members = self._group / "members"
         # Sorts by the time of joining
         self.member = Member(f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}", topics)
-        self._presence: FileLock | None = None
-        self._owned: dict[int, FileLock] = {}
+        self._presence: HeldFileLock | None = None
+        self._owned: dict[int, HeldFileLock] = {}
 
     def join(self) -> None:
         """Become visible to the other members."""
@@ -85,7 +85,7 @@ class Membership:
         # Including files of partitions that this member does not own yet
         private.narrow(self._group.glob("*.owner"))
         made = self._group / f"{self.member.id}.new"
-        self._presence = FileLock.acquire(made)
+        self._presence = HeldFileLock.acquire(made)
         made.write_bytes(orjson.dumps(self.member.topics))
         # Locked before it is visible: a member file without a lock belongs to a dead member
         made.rename(self._members / self.member.id)
@@ -136,7 +136,7 @@ class Membership:
     def try_own(self, partition: int) -> bool:
         """Own the partition with this id; False while another member owns it."""
         if partition not in self._owned:
-            lock = FileLock.try_acquire(self._group / f"{partition}.owner")
+            lock = HeldFileLock.try_acquire(self._group / f"{partition}.owner")
             if lock is None:
                 return False
             self._owned[partition] = lock

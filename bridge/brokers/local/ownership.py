@@ -11,7 +11,7 @@ from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.encoding import CommittedPosition
 from bridge.brokers.local.membership import Member, Membership, assign
 from bridge.brokers.local.partition import LocalPartition
-from bridge.brokers.local.threads import Reader
+from bridge.brokers.local.threads import LogReader
 from bridge.brokers.local.waker import Wake, Waker
 from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BrokerError
@@ -30,14 +30,14 @@ class Ownership:
         *,
         membership: Membership,
         places: Mapping[str, Sequence[int]],
-        reader: Reader,
+        reader: LogReader,
         waker: Waker,
         listener: Listener,
         commits: Commits,
         make: Make,
         revoke_timeout: float,
     ) -> None:
-        """Create an ownership.
+        """Create the ownership, without partitions.
 
         places: ids of the partitions by topic.
         make: creates a partition.

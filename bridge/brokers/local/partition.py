@@ -11,7 +11,7 @@ from bridge.brokers import dead_letter
 from bridge.brokers.base import stop_reason
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.encoding import CommittedPosition
-from bridge.brokers.local.log import Batch, Fetch, Log, unpack
+from bridge.brokers.local.log import Fetch, FetchedRecords, Log, unpack
 from bridge.brokers.log_partition import AssignedPartition, LogDelivery
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.message import Message, Unreadable
@@ -74,7 +74,7 @@ class LocalPartition(AssignedPartition):
         """Reason why nothing more is read, as a sentence for a person; empty while reading continues."""
         self._stopped_at: int | None = None
         """Time of the record that stopped the partition, in microseconds since the Unix epoch."""
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[FetchedRecords] = deque()
         self._row = self._at = 0
 
     @property
@@ -119,7 +119,7 @@ class LocalPartition(AssignedPartition):
         """Next read of this partition, for use when `has_room` is true."""
         return Fetch(self.id, self.next_fetch, FETCH_RECORDS, self._share - self.buffered_bytes)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: FetchedRecords) -> None:
         """Add records that were read."""
         if self.draining or not batch.rows:
             return

@@ -12,7 +12,7 @@ from bridge.brokers.base import Partition
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.partition import LocalDelivery
-from bridge.brokers.local.threads import Reader
+from bridge.brokers.local.threads import LogReader
 from bridge.brokers.local.waker import Wake
 from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable
@@ -37,7 +37,7 @@ class LocalSubscription:
     """
 
     def __init__(
-        self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
+        self, *, ownership: Ownership, commits: Commits, reader: LogReader, check: float, closed: Callable[[], None]
     ) -> None:
         """Create a local subscription.
 

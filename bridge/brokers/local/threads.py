@@ -28,7 +28,7 @@ GROUP = 1000
 _Request = tuple[Callable[[Log], Any], "asyncio.Future[Any]"]
 
 
-class Writer:
+class LogWriter:
     """Writing thread of the log: each piece of work runs in a transaction, pieces that wait together in one.
 
     A piece of work may run twice (alone, after a rollback of the shared transaction). It must therefore change only the
@@ -154,7 +154,7 @@ def _settle(futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
             future.set_result(result)
 
 
-class Reader:
+class LogReader:
     """Reading thread for queries and file operations, so that none blocks the event loop."""
 
     def __init__(self, directory: Path) -> None:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
-from bridge.brokers.servicebus import copies
+from bridge.brokers.servicebus.amqp import copies
 from bridge.brokers.servicebus.completing import complete
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.security import Access
+from bridge.brokers.servicebus.security import NamespaceAccess
 from bridge.brokers.servicebus.sender import Senders
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
@@ -34,7 +34,7 @@ class ServiceBusBroker:
     features = FEATURES
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create a service bus broker.
+        """Create a Service Bus broker.
 
         resolve: from a field below `tls` and its value to a path.
         """
@@ -47,7 +47,7 @@ class ServiceBusBroker:
 
     async def start(self) -> None:
         """See `Broker.start`. Opens no connection yet, since connections belong to entities. Raises: BrokerError."""
-        self._connection = Connection(self.name, self._config, Access(self.name, self._config, self._resolve))
+        self._connection = Connection(self.name, self._config, NamespaceAccess(self.name, self._config, self._resolve))
         self._senders = Senders(self._connection)
 
     async def stop(self) -> None:

@@ -43,7 +43,7 @@ def renew_after(remaining: float, took: float) -> float:
     return max(SOONEST, min(remaining / 2, remaining - 2 * took))
 
 
-class Clock:
+class ClockSkewDetector:
     """Judge of the local clock.
 
     A fresh message whose lock has expired by the local clock shows that the local clock is ahead: no lock could ever be

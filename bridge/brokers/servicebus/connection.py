@@ -13,10 +13,12 @@ from azure.servicebus import NEXT_AVAILABLE_SESSION
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError
 
-from bridge.brokers.servicebus import amqp_values, decoding, encoding, sdk_internals
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding, encoding
+from bridge.brokers.servicebus.amqp import values as amqp_values
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
-from bridge.brokers.servicebus.security import Access
+from bridge.brokers.servicebus.security import NamespaceAccess
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
 
@@ -117,7 +119,7 @@ class Seats:
 class Connection:
     """Factory of the receivers and senders of one namespace."""
 
-    def __init__(self, name: str, config: ServiceBusBrokerConfig, access: Access) -> None:
+    def __init__(self, name: str, config: ServiceBusBrokerConfig, access: NamespaceAccess) -> None:
         self.name = name
         self.config = config
         self.access = access
@@ -129,7 +131,7 @@ class Connection:
         """SDK client for all receivers and senders; each of them opens its own connection."""
         if self._client is None:
             self._client = self.access.client()
-            known = amqp_values.extend() and sdk_internals.install(self._client)
+            known = amqp_values.extend_decoders() and sdk_internals.install(self._client)
             if not (known and self.exact):
                 _log.warning("%s: this version of azure-servicebus is not supported; see docs/servicebus.md", self.name)
         return self._client
@@ -137,7 +139,7 @@ class Connection:
     @property
     def exact(self) -> bool:
         """True when the client sends encoded values unchanged."""
-        return sdk_internals.is_installed(self.client) and encoding.extend()
+        return sdk_internals.is_installed(self.client) and encoding.extend_encoder()
 
     async def stop(self) -> None:
         """Close the client. Idempotent."""
@@ -263,7 +265,7 @@ class Connection:
         return broker_error(found)
 
 
-class Link:
+class ReceiverLink:
     """One open receiver of the SDK: its health, and the meaning of its errors."""
 
     def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:

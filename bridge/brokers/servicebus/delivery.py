@@ -54,7 +54,7 @@ class ServiceBusPartition:
     __slots__ = ("_changed", "_gap", "_paused", "lost", "number", "revoked", "topic")
 
     def __init__(self, topic: str, number: int, changed: Callable[[], None]) -> None:
-        """Create a service bus partition.
+        """Create a Service Bus partition.
 
         topic: path of the entity.
         changed: called when there may be work again.
@@ -110,7 +110,7 @@ class Settlements(Protocol):
     dead_letter_queue: DeadLetterQueue | None
     """Queue for dead letters; None: the entity's own sub-queue."""
 
-    async def settle(self, request: Request) -> None:
+    async def settle(self, request: SettlementRequest) -> None:
         """Return when the service has confirmed the settlement.
 
         Raises: LockLost, SettlementRefused, BrokerUnavailable (the result is unknown: try again).
@@ -150,7 +150,7 @@ class ServiceBusDelivery:
         settlements: Settlements,
         size: int = 0,
     ) -> None:
-        """Create a service bus delivery.
+        """Create a Service Bus delivery.
 
         size: encoded bytes of the message.
         """
@@ -201,7 +201,7 @@ class ServiceBusDelivery:
         """See `Delivery.abandon`. Counts as a delivery: only for messages that another consumer should try now."""
         try:
             if self._open():
-                await self._settlements.settle(Request(self, Verb.ABANDON))
+                await self._settlements.settle(SettlementRequest(self, Verb.ABANDON))
         except (LockLost, PartitionRevoked, SettlementRefused):
             return
 
@@ -247,7 +247,7 @@ class ServiceBusDelivery:
             if self._refusal is not None and self._refusals >= len(tries):
                 await self._leave(self._refusal)
             try:
-                await self._settlements.settle(Request(self, verb, *tries[self._refusals]))
+                await self._settlements.settle(SettlementRequest(self, verb, *tries[self._refusals]))
             except SettlementRefused as error:
                 self._refusal = error
                 self._refusals += 1
@@ -260,7 +260,7 @@ class ServiceBusDelivery:
         """Leave the message to the entity's max delivery count. Raises: SettlementRefused, BrokerUnavailable."""
         fate = "abandoned"
         try:
-            await self._settlements.settle(Request(self, Verb.ABANDON))
+            await self._settlements.settle(SettlementRequest(self, Verb.ABANDON))
         except BrokerUnavailable:
             self._again(refusal)
             raise
@@ -295,7 +295,7 @@ class ServiceBusDelivery:
         return not self.over
 
 
-class Request:
+class SettlementRequest:
     """Settlement request with a future for its result."""
 
     __slots__ = ("delivery", "description", "done", "reason", "verb")

@@ -17,12 +17,12 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.security import Access
+from bridge.brokers.servicebus.security import NamespaceAccess
 from bridge.config.model.brokers import TargetConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, not_checked, ok, problem, warning, worst
+from bridge.core.diagnosis import CheckAnswer, Examiner, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BrokerError, BrokerUnavailable
 
 RECEIVER, SENDER, OWNER = (
@@ -58,7 +58,7 @@ async def diagnose(
     limited = config.model_copy(update={"request_timeout": min(config.request_timeout, examiner.seconds)})
     subject = f"broker {name}"
     try:
-        access = Access(name, limited, resolve)
+        access = NamespaceAccess(name, limited, resolve)
     except BrokerError as error:
         examiner.record(subject, "access", problem(str(error), f"correct `brokers.{name}`"))
         return {}
@@ -105,7 +105,7 @@ class _Checks:
 
     # -- rights
 
-    async def _read(self, name: str, source: SourceConfig) -> Answer:
+    async def _read(self, name: str, source: SourceConfig) -> CheckAnswer:
         path = source.origins[0]
         link = self._connection.receiver(EntityPath.parse(path), 0)
         try:
@@ -135,7 +135,7 @@ class _Checks:
                     self._behind.append((path, ahead))
         return ok(f"{path} may be read{'' if found else ' and is empty'}")
 
-    async def _write(self, entity: str) -> Answer:
+    async def _write(self, entity: str) -> CheckAnswer:
         link = self._connection.sender(entity)
         try:
             await self._connection.open(link, f"open {entity}", self._connection.config.request_timeout)
@@ -144,7 +144,7 @@ class _Checks:
         await self._connection.close(link)
         return ok(f"{entity} may be written")
 
-    def _refused(self, error: BrokerError, role: str, claim: str, path: str) -> Answer:
+    def _refused(self, error: BrokerError, role: str, claim: str, path: str) -> CheckAnswer:
         text = str(error)
         config, entity = self._connection.config, EntityPath.parse(path)
         where = self._connection.access.namespace.partition(".")[0]
@@ -193,7 +193,7 @@ class _Checks:
                     partial(self._managed, client, name, source),
                 )
 
-    async def _managed(self, client: Any, name: str, source: SourceConfig) -> Answer:
+    async def _managed(self, client: Any, name: str, source: SourceConfig) -> CheckAnswer:
         path = EntityPath.parse(source.origins[0])
         need = not_checked(
             "the settings of the entity need a right that the bridge itself does not need: "
@@ -217,7 +217,7 @@ class _Checks:
             return not_checked(f"the management cannot be reached ({type(error).__name__})")
         return worst(list(self._judged(name, source, found, path)), _summary(found))
 
-    def _judged(self, name: str, source: SourceConfig, found: Any, path: EntityPath) -> Iterator[Answer]:
+    def _judged(self, name: str, source: SourceConfig, found: Any, path: EntityPath) -> Iterator[CheckAnswer]:
         kind = "queue" if path.subscription is None else f"topic subscription --topic-name {path.name}"
         update = f"az servicebus {kind} update --name {path.subscription or path.name}"
         lock = _seconds(found.lock_duration)
@@ -250,7 +250,7 @@ class _Checks:
                 f"{update} --default-message-time-to-live P14D",
             )
 
-    def _clock(self) -> Answer:
+    def _clock(self) -> CheckAnswer:
         if self._behind:
             path, ahead = max(self._behind, key=lambda each: each[1])
             return warning(

@@ -11,9 +11,10 @@ from itertools import count
 
 from azure.servicebus import ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus import decoding, sdk_internals
-from bridge.brokers.servicebus.clock import Clock, renew_after
-from bridge.brokers.servicebus.connection import FOREIGN, Link
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding
+from bridge.brokers.servicebus.clock import ClockSkewDetector, renew_after
+from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, busy, refused, refuses_message
 from bridge.core.errors import BrokerError, LockLost
@@ -93,7 +94,7 @@ class RenewalQueue:
 class MessageLocks:
     """Renewal of the locks of one receiver's messages. An error that breaks the connection is recorded in its link."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ClockSkewDetector) -> None:
         self.renewals = 0
         """Number of locks renewed so far."""
         self._clock = clock
@@ -141,7 +142,7 @@ class MessageLocks:
         """Forget messages whose locks seemed to have expired: the clock is right, and they have."""
         self._expired.clear()
 
-    async def close(self, link: Link, *, final: bool) -> None:
+    async def close(self, link: ReceiverLink, *, final: bool) -> None:
         """Give back the messages that end with the link. final: all messages end, because nothing follows."""
         if final:
             for delivery in list(self._queue):
@@ -156,7 +157,7 @@ class MessageLocks:
             for raw in expired:
                 await sdk_internals.release(link.sdk, raw)
 
-    async def renew(self, link: Link) -> None:
+    async def renew(self, link: ReceiverLink) -> None:
         """Renew all due locks, as long as the connection holds."""
         now = time.monotonic()
         while due := self._queue.due(now, self._batch):
@@ -172,7 +173,7 @@ class MessageLocks:
                 return
             now = time.monotonic()
 
-    async def _renew(self, link: Link, deliveries: list[ServiceBusDelivery]) -> None:
+    async def _renew(self, link: ReceiverLink, deliveries: list[ServiceBusDelivery]) -> None:
         """Renew locks in one request. After a lost lock or a refusal, halves are tried, down to single locks."""
         if link.broken is not None:
             self._later(deliveries)
@@ -190,7 +191,7 @@ class MessageLocks:
                 self._suspects.pop(delivery, None)
                 self._queue.add(delivery, self._clock.usable(end - wall), now)
 
-    async def _unrenewed(self, link: Link, deliveries: list[ServiceBusDelivery], error: BaseException) -> None:
+    async def _unrenewed(self, link: ReceiverLink, deliveries: list[ServiceBusDelivery], error: BaseException) -> None:
         found = link.translate(error, "renew locks of")
         half = len(deliveries) // 2
         if isinstance(found, LockLost):
@@ -235,7 +236,7 @@ class MessageLocks:
         for delivery in deliveries:
             self._queue.again(delivery, again)
 
-    def _judge(self, link: Link) -> None:
+    def _judge(self, link: ReceiverLink) -> None:
         """Distinguish refusals of single locks from an outage: by their condition, or by other locks renewed since.
 
         Before a single refusal counts as an outage, one other lock is renewed, if there is one.

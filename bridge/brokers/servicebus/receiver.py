@@ -12,9 +12,10 @@ from typing import Any
 
 from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus import decoding, messages, sdk_internals
-from bridge.brokers.servicebus.clock import Clock
-from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection, Link
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding, messages
+from bridge.brokers.servicebus.clock import ClockSkewDetector
+from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection, ReceiverLink
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.entity import EntityPath
@@ -55,7 +56,7 @@ NOTHING = 1e-6
 """Wait, in seconds, that is so short that a read only returns messages the receiver has buffered."""
 
 
-class Receiver:
+class EntityReceiver:
     """Receiver of one entity without sessions: reads messages, renews their locks and settles them.
 
     In the SDK, reads and writes of a connection share one lock, and a read holds this lock until a message comes.
@@ -75,7 +76,7 @@ class Receiver:
         number: int,
         prefetch: int,
         buffer: ReceiveBuffer,
-        clock: Clock,
+        clock: ClockSkewDetector,
         dead_letter_queue: DeadLetterQueue | None,
     ) -> None:
         """Create a receiver.
@@ -110,7 +111,7 @@ class Receiver:
         """Last message that came without a delivery id: its time in monotonic seconds, and a sentence about it."""
         self._waiting: int | None = None
         """Sequence number of a message that waited at the last query of the service."""
-        self._opening: asyncio.Task[Link | None] | None = None
+        self._opening: asyncio.Task[ReceiverLink | None] | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._woken = asyncio.Event()
 
@@ -193,7 +194,7 @@ class Receiver:
         await self._dispose()
         self._fail(BrokerUnavailable(f"{self.path}: the subscription is closed"))
 
-    async def _connect(self) -> Link | None:
+    async def _connect(self) -> ReceiverLink | None:
         """Open the next link; None when there is none. Raises: BrokerError."""
         if not self._clock.reset_skew():
             self._fail(ClockSkew(str(self._clock)))
@@ -224,7 +225,7 @@ class Receiver:
         self._settlements.fail(error)
         self._buffer.notify()
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, link: ReceiverLink) -> None:
         while not self._closing:
             link.check()
             await self._settlements.carry_out(link)
@@ -247,13 +248,13 @@ class Receiver:
 
     # -- steps that differ where the entity has sessions
 
-    async def _open(self) -> Link | None:
+    async def _open(self) -> ReceiverLink | None:
         """Open a link; None when the caller has to check again what to open. Raises: BrokerError."""
         sdk = self._connection.receiver(self._entity, self._prefetch, credit=self._credit)
         await self._connection.open(sdk, f"read {self.path}", self._connection.config.request_timeout)
-        return Link(self._connection, self.path, sdk)
+        return ReceiverLink(self._connection, self.path, sdk)
 
-    async def _close_link(self, link: Link, sound: bool) -> None:
+    async def _close_link(self, link: ReceiverLink, sound: bool) -> None:
         """Close the SDK receiver. On shutdown, give messages in flight back first. sound: nothing has failed."""
         if self._closing:
             self.partition.revoke()
@@ -262,7 +263,7 @@ class Receiver:
         await self._locks.close(link, final=self._closing)
         await self._connection.close(link.sdk)
 
-    async def _return_buffered(self, link: Link) -> None:
+    async def _return_buffered(self, link: ReceiverLink) -> None:
         """Give back the messages that were not handed out. The SDK gives back its own when its receiver closes.
 
         A message that cannot be given back stays locked until its lock expires. It is handed out as lost after the
@@ -292,11 +293,11 @@ class Receiver:
         """Monotonic time at which `_renew` is due next, in seconds; None when no lock is to be renewed."""
         return self._locks.next_due
 
-    async def _renew(self, link: Link) -> None:
+    async def _renew(self, link: ReceiverLink) -> None:
         """Renew the locks that are due. Raises: BrokerError."""
         await self._locks.renew(link)
 
-    def _admit(self, link: Link, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
+    def _admit(self, link: ReceiverLink, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """Create a delivery from a received message; marked as lost when its lock has already expired.
 
         now: monotonic seconds.
@@ -310,21 +311,23 @@ class Receiver:
         """Return whether more messages are to be read."""
         return self._buffer.room and not self.partition.paused
 
-    def _longest_wait(self, link: Link) -> float:
+    def _longest_wait(self, link: ReceiverLink) -> float:
         """Longest duration of a wait, in seconds."""
         return link.last_answer + QUIET_SECONDS - time.monotonic()
 
-    def _lock_lost(self, link: Link) -> None:
+    def _lock_lost(self, link: ReceiverLink) -> None:
         """Mark what is lost when a read or a renewal finds that the service does not know the link's lock any more."""
 
-    def _lock_lost_at_settlement(self, link: Link, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+    def _lock_lost_at_settlement(
+        self, link: ReceiverLink, delivery: ServiceBusDelivery, error: LockLost
+    ) -> BrokerError:
         """See `SettlementQueue`."""
         delivery.mark_lock_lost()
         return error
 
     # -- reading
 
-    async def _take(self, link: Link) -> int:
+    async def _take(self, link: ReceiverLink) -> int:
         """Hand out the messages that the receiver has buffered, even when the buffer is full: they are locked for this
         process.
         """
@@ -339,7 +342,7 @@ class Receiver:
             if len(found) < TAKEN:
                 return count
 
-    def _hand_out(self, link: Link, found: Sequence[ServiceBusReceivedMessage]) -> None:
+    def _hand_out(self, link: ReceiverLink, found: Sequence[ServiceBusReceivedMessage]) -> None:
         if not found:
             return
         link.answered()
@@ -385,7 +388,7 @@ class Receiver:
 
     # -- waiting
 
-    async def _wait(self, link: Link) -> None:
+    async def _wait(self, link: ReceiverLink) -> None:
         """Wait until a message comes, a settlement is requested or a lock is due for renewal."""
         self._woken.clear()
         if self._closing or self._settlements.waiting:
@@ -426,7 +429,7 @@ class Receiver:
             raise problem
         self._hand_out(link, reading.result())
 
-    async def _ask(self, link: Link) -> None:
+    async def _ask(self, link: ReceiverLink) -> None:
         """Query the service by peeking.
 
         A connection with a dead peer is as silent as an empty queue, and so is a link that the service has forgotten.

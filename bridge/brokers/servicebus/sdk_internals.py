@@ -28,7 +28,7 @@ from azure.servicebus._pyamqp.aio import ReceiveClientAsync
 from azure.servicebus._pyamqp.constants import LinkState
 from azure.servicebus._pyamqp.error import AMQPConnectionError, AMQPException
 from azure.servicebus._pyamqp.message import Header as Header
-from azure.servicebus._pyamqp.message import Message as Message
+from azure.servicebus._pyamqp.message import Message as _Message
 from azure.servicebus._pyamqp.message import Properties as Properties
 from azure.servicebus._pyamqp.types import TYPE as TYPE
 from azure.servicebus._pyamqp.types import VALUE as VALUE
@@ -51,6 +51,9 @@ MAX_NESTING_DEPTH, MAX_COMPOUND_COUNT = _decode._MAX_NESTING_DEPTH, _decode._MAX
 
 _GONE = (LinkState.DETACHED, LinkState.ERROR)
 
+AmqpMessage = _Message
+"""Message in the form of the AMQP library, with one member for each section."""
+
 
 # -- types and tables of the AMQP library
 
@@ -67,23 +70,23 @@ def encoders() -> dict[Any, Callable[..., None]] | None:
     return table if isinstance(table, dict) and callable(table.get(None)) else None
 
 
-def encode(message: Message) -> bytes:
+def encode(message: AmqpMessage) -> bytes:
     """Bytes of an outgoing message."""
     return bytes(_encode.encode_payload(bytearray(), message))
 
 
-def to_amqp(annotated_message: Any) -> Message:
+def to_amqp(annotated_message: Any) -> AmqpMessage:
     """Outgoing message as the SDK's library sends it."""
     return PyamqpTransport.to_outgoing_amqp_message(annotated_message)
 
 
-class Section(tuple[Any, ...]):
+class EncodedSection(tuple[Any, ...]):
     """A section that is a list of encoded fields, in the form in which the SDK describes sections."""
 
     _code: int
     _definition: tuple[Any, ...]
 
-    def __new__(cls, kind: Any, fields: Mapping[int, bytes | None]) -> Section:
+    def __new__(cls, kind: Any, fields: Mapping[int, bytes | None]) -> EncodedSection:
         """Create a section.
 
         kind: `Header` or `Properties`.
@@ -101,7 +104,7 @@ class Section(tuple[Any, ...]):
 class Decode(Protocol):
     """Decoder of a message from its encoded form; see `decoding.decode`."""
 
-    def __call__(self, payload: bytes | bytearray, *, named: bool = False) -> Any: ...
+    def __call__(self, payload: bytes | bytearray, *, named: bool = False, keep: bool = False) -> Any: ...
 
 
 def customize(receiver: Any, decode: Decode, credit: Callable[[], int] | None) -> None:
@@ -244,8 +247,7 @@ class Transport(PyamqpTransportAsync):
             return []
         found = []
         for each in message.value[b"messages"]:
-            decoded = decode(each[b"message"])
-            decoded.encoded = bytes(each[b"message"])
+            decoded = decode(each[b"message"], keep=True)
             found.append(message_type(decoded, lock_token=each.get(b"lock-token"), **given))
         return found
 

@@ -18,11 +18,11 @@ from bridge.system.files import check_file
 from bridge.system.tls import MAX_FILE
 
 
-class Access:
+class NamespaceAccess:
     """Factory of the clients of one namespace. `namespace` is its full name."""
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create an access.
+        """Read the settings of a namespace.
 
         resolve: from a field below `tls` and its value to a path. Raises: BrokerError for malformed settings.
         """

@@ -9,10 +9,10 @@ from typing import Any
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusSender
 
+from bridge.brokers.servicebus.amqp.copies import outgoing
+from bridge.brokers.servicebus.amqp.messages import runs
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
-from bridge.brokers.servicebus.copies import outgoing
 from bridge.brokers.servicebus.faults import is_answer
-from bridge.brokers.servicebus.messages import runs
 from bridge.brokers.servicebus.sdk_internals import VALUE
 from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.message import Message

@@ -12,10 +12,10 @@ from azure.servicebus.exceptions import OperationTimeoutError
 
 from bridge.brokers.base import Listener
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.clock import UNKNOWN_LOCK, Clock, renew_after
-from bridge.brokers.servicebus.connection import FOREIGN, Link
+from bridge.brokers.servicebus.clock import UNKNOWN_LOCK, ClockSkewDetector, renew_after
+from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
-from bridge.brokers.servicebus.receiver import Receiver
+from bridge.brokers.servicebus.receiver import EntityReceiver
 from bridge.config.model.servicebus import SessionsConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
@@ -32,7 +32,7 @@ SHORTEST_QUIET = 0.05
 class SessionLock:
     """The lock of the present session, which covers all its messages, and its renewal."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ClockSkewDetector) -> None:
         self.renewals = 0
         """Number of renewals so far, of all sessions."""
         self.next_due: float | None = None
@@ -41,7 +41,7 @@ class SessionLock:
         self._took = 0.0
         """Duration in seconds of the slowest recent renewal, decaying."""
 
-    def begin(self, link: Link) -> bool:
+    def begin(self, link: ReceiverLink) -> bool:
         """Keep the lock of an accepted session from now on; False when it has already expired."""
         remaining = _remaining(link)
         if remaining <= 0:
@@ -65,7 +65,7 @@ class SessionLock:
             self._clock.received(enqueued, 0.0, wall)
             self.next_due = min(self.next_due, now + renew_after(self._clock.usable(UNKNOWN_LOCK), self._took))
 
-    async def renew(self, link: Link) -> None:
+    async def renew(self, link: ReceiverLink) -> None:
         """Renew the lock. Raises: BrokerError."""
         begun = time.monotonic()
         try:
@@ -77,7 +77,7 @@ class SessionLock:
         self._took = max(time.monotonic() - begun, self._took * 0.9)
         self._schedule(until.timestamp() - time.time())
 
-    def lost(self, link: Link) -> None:
+    def lost(self, link: ReceiverLink) -> None:
         """Check whether the lost lock had time left by the local clock."""
         if link.sdk.session.locked_until_utc is not None:
             self._clock.lost(_remaining(link))
@@ -86,7 +86,7 @@ class SessionLock:
         self.next_due = time.monotonic() + renew_after(self._clock.usable(remaining), self._took)
 
 
-def _remaining(link: Link) -> float:
+def _remaining(link: ReceiverLink) -> float:
     until = link.sdk.session.locked_until_utc
     return UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
 
@@ -95,7 +95,7 @@ class Turn:
     """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
 
     def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
-        """Create a turn.
+        """Begin the turn of a session.
 
         accepting: seconds that the acceptance took.
         """
@@ -125,7 +125,7 @@ class Turn:
         return self._busy + self._quiet - now
 
 
-class SessionReceiver(Receiver):
+class SessionReceiver(EntityReceiver):
     """Receiver of sessions. One lock covers the session and all its messages.
 
     A session ends when it is idle, when its turn is over and no message of it is in process, or with its connection. In
@@ -135,7 +135,7 @@ class SessionReceiver(Receiver):
     def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
         """Create a session receiver.
 
-        given: see `Receiver`.
+        given: see `EntityReceiver`.
         """
         super().__init__(**given)
         self.sessions = 0
@@ -161,13 +161,13 @@ class SessionReceiver(Receiver):
 
     @property
     def renewals(self) -> int:
-        """See `Receiver.renewals`."""
+        """See `EntityReceiver.renewals`."""
         return self._lock.renewals
 
     # -- from one session to the next
 
-    async def _open(self) -> Link | None:
-        """See `Receiver._open`: wait for the next session, over the connection of the previous one."""
+    async def _open(self) -> ReceiverLink | None:
+        """See `EntityReceiver._open`: wait for the next session, over the connection of the previous one."""
         seats = self._connection.seats
         if self._kept is None:
             seats.give_back(self)
@@ -187,7 +187,7 @@ class SessionReceiver(Receiver):
             # No session was free, and the service answered
             self._is_back()
             return None
-        link = Link(self._connection, self.path, sdk)
+        link = ReceiverLink(self._connection, self.path, sdk)
         self.partition = ServiceBusPartition(self.path, self.number, self.wake)
         self.sessions += 1
         now = time.monotonic()
@@ -223,9 +223,10 @@ class SessionReceiver(Receiver):
             raise
         return sdk
 
-    async def _close_link(self, link: Link, sound: bool) -> None:
-        """See `Receiver._close_link`. The service gives the messages back without counting. The connection stays for
-        the next session.
+    async def _close_link(self, link: ReceiverLink, sound: bool) -> None:
+        """See `EntityReceiver._close_link`. The service gives the messages back without counting.
+
+        The connection stays for the next session.
         """
         self._lock.end()
         partition = self.partition
@@ -248,7 +249,7 @@ class SessionReceiver(Receiver):
             self._kept = None
 
     async def _dispose(self) -> None:
-        """See `Receiver._dispose`."""
+        """See `EntityReceiver._dispose`."""
         sdk, self._kept = self._kept, None
         if sdk is not None:
             await self._connection.close(sdk)
@@ -257,7 +258,7 @@ class SessionReceiver(Receiver):
     # -- while a session is held
 
     def _is_over(self) -> bool:
-        """See `Receiver._is_over`."""
+        """See `EntityReceiver._is_over`."""
         if self._handing is not None:
             return self._handing.done()
         now = time.monotonic()
@@ -280,8 +281,8 @@ class SessionReceiver(Receiver):
             return False
         return self._turn.idle_after(now) <= 0
 
-    def _longest_wait(self, link: Link) -> float:
-        """See `Receiver._longest_wait`."""
+    def _longest_wait(self, link: ReceiverLink) -> float:
+        """See `EntityReceiver._longest_wait`."""
         longest = super()._longest_wait(link)
         if self._buffer.stuck or self._handing is not None:
             return longest
@@ -290,15 +291,15 @@ class SessionReceiver(Receiver):
         return min(longest, turn) if self.partition.gap else max(0.0, min(self._turn.idle_after(now), turn))
 
     def _wants_more(self) -> bool:
-        """See `Receiver._wants_more`: at the end of a turn messages in flight are finished and no more are read."""
+        """See `EntityReceiver._wants_more`: at the end of a turn no more messages are read."""
         return super()._wants_more() and self._turn.remaining(time.monotonic()) > 0
 
-    async def _take(self, link: Link) -> int:
-        """See `Receiver._take`: after its turn a session gives buffered messages back."""
+    async def _take(self, link: ReceiverLink) -> int:
+        """See `EntityReceiver._take`: after its turn a session gives buffered messages back."""
         return 0 if self._turn.remaining(time.monotonic()) <= 0 else await super()._take(link)
 
-    def _admit(self, link: Link, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
-        """See `Receiver._admit`: the session's lock covers the message, and its id is the key."""
+    def _admit(self, link: ReceiverLink, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
+        """See `EntityReceiver._admit`: the session's lock covers the message, and its id is the key."""
         self._turn.received(now)
         session: Any = link.sdk.session.session_id
         delivery = self._deliver(raw, session.encode() if isinstance(session, str) else None)
@@ -306,21 +307,23 @@ class SessionReceiver(Receiver):
         return delivery
 
     def _next_renewal(self) -> float | None:
-        """See `Receiver._next_renewal`."""
+        """See `EntityReceiver._next_renewal`."""
         return self._lock.next_due
 
-    async def _renew(self, link: Link) -> None:
-        """See `Receiver._renew`."""
+    async def _renew(self, link: ReceiverLink) -> None:
+        """See `EntityReceiver._renew`."""
         await self._lock.renew(link)
 
-    def _lock_lost(self, link: Link) -> None:
-        """See `Receiver._lock_lost`: the session is lost with all its messages; the loss counts once."""
+    def _lock_lost(self, link: ReceiverLink) -> None:
+        """See `EntityReceiver._lock_lost`: the session is lost with all its messages; the loss counts once."""
         if not self.partition.lost:  # a settlement that finds the loss may be done, and its answer lost
             self._lock.lost(link)
         self.partition.lose()
 
-    def _lock_lost_at_settlement(self, link: Link, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
-        """See `Receiver._lock_lost_at_settlement`."""
+    def _lock_lost_at_settlement(
+        self, link: ReceiverLink, delivery: ServiceBusDelivery, error: LockLost
+    ) -> BrokerError:
+        """See `EntityReceiver._lock_lost_at_settlement`."""
         self.partition.lose()
         link.break_off(error)
         return PartitionRevoked(str(error))

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.connection import FOREIGN, Link
+from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
-from bridge.brokers.servicebus.delivery import DoubtfulRefusal, Request, ServiceBusDelivery
+from bridge.brokers.servicebus.delivery import DoubtfulRefusal, ServiceBusDelivery, SettlementRequest
 from bridge.brokers.servicebus.faults import Refused, may_be_the_message
 from bridge.core.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
 
@@ -32,7 +32,7 @@ class SettlementQueue:
         away: Callable[[], BrokerError | None],
         wake: Callable[[], None],
         finished: Callable[[ServiceBusDelivery], None],
-        lock_lost: Callable[[Link, ServiceBusDelivery, LockLost], BrokerError],
+        lock_lost: Callable[[ReceiverLink, ServiceBusDelivery, LockLost], BrokerError],
     ) -> None:
         """Create a settlement queue.
 
@@ -47,7 +47,7 @@ class SettlementQueue:
         self._away = away
         self._wake = wake
         self._lock_lost = lock_lost
-        self._requests: deque[Request] = deque()
+        self._requests: deque[SettlementRequest] = deque()
         self._settled = 0
 
     @property
@@ -55,7 +55,7 @@ class SettlementQueue:
         """True when requests are waiting."""
         return bool(self._requests)
 
-    async def settle(self, request: Request) -> None:
+    async def settle(self, request: SettlementRequest) -> None:
         """See `delivery.Settlements.settle`."""
         away = self._away()
         if away is not None:
@@ -70,9 +70,9 @@ class SettlementQueue:
         for request in requests:
             request.fail(BrokerUnavailable(str(error)))
 
-    async def carry_out(self, link: Link) -> None:
+    async def carry_out(self, link: ReceiverLink) -> None:
         """Carry out one batch of waiting requests. An error that breaks the connection is recorded in the link."""
-        requests: list[Request] = []
+        requests: list[SettlementRequest] = []
         while self._requests and len(requests) < BATCH:
             request = self._requests.popleft()
             if request.delivery.lost:
@@ -93,7 +93,7 @@ class SettlementQueue:
             else:
                 await self._settle(link, request)
 
-    async def _settle(self, link: Link, request: Request) -> None:
+    async def _settle(self, link: ReceiverLink, request: SettlementRequest) -> None:
         raw, verb = request.delivery.raw, request.verb.value
         try:
             async with asyncio.timeout(link.timeout):
@@ -116,7 +116,7 @@ class SettlementQueue:
             else:
                 self._refused(link, request, answer)
 
-    def _refused(self, link: Link, request: Request, answer: Exception) -> None:
+    def _refused(self, link: ReceiverLink, request: SettlementRequest, answer: Exception) -> None:
         """Handle a refusal by the service; the connection is intact."""
         what = request.verb.value
         refusal = link.translate(answer, what, doing="settling")
@@ -136,13 +136,13 @@ class SettlementQueue:
         else:
             request.fail(BrokerUnavailable(str(found)))
 
-    def _lost(self, link: Link, request: Request, error: LockLost) -> None:
+    def _lost(self, link: ReceiverLink, request: SettlementRequest, error: LockLost) -> None:
         # Where the link has gone, the SDK sends a second request beside it: the first one may have reached the service
         if not sdk_internals.is_link_attached(link.sdk):
             request.delivery.mark_settlement_unknown()
         request.fail(self._lock_lost(link, request.delivery, error))
 
-    def _unanswered(self, link: Link, request: Request, found: BrokerError) -> None:
+    def _unanswered(self, link: ReceiverLink, request: SettlementRequest, found: BrokerError) -> None:
         """Handle a missing answer. When others are settled and only this message never is, the message is at fault."""
         request.delivery.mark_settlement_unknown()
         link.break_off(found)

@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 
 from bridge.brokers.base import Listener, SubscribeOptions
-from bridge.brokers.servicebus.clock import Clock
+from bridge.brokers.servicebus.clock import ClockSkewDetector
 from bridge.brokers.servicebus.connection import Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused
 from bridge.brokers.servicebus.receive_buffer import ReceiveBuffer
-from bridge.brokers.servicebus.receiver import Receiver
+from bridge.brokers.servicebus.receiver import EntityReceiver
 from bridge.brokers.servicebus.session import SessionReceiver
 from bridge.core.errors import BrokerUnavailable, ClockSkew
 from bridge.system.tasks import cancelled
@@ -47,7 +47,7 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """Create a service bus subscription.
+        """Create a Service Bus subscription.
 
         closed: called once, at the end of `close`.
         """
@@ -57,12 +57,12 @@ class ServiceBusSubscription:
         self._on_closed = closed
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
-        self._clock = Clock()
+        self._clock = ClockSkewDetector()
         parts = settings.receivers if sessions is None else sessions.concurrent
         count = parts * len(options.topics)
         self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, count, paused=options.paused)
         self._sessions = sessions is not None
-        self._receivers: list[Receiver] = []
+        self._receivers: list[EntityReceiver] = []
         self._tasks: list[asyncio.Task[None]] = []
         for path in options.topics:
             for number in range(parts):
@@ -71,7 +71,7 @@ class ServiceBusSubscription:
                     "buffer": self._buffer, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
                 }  # fmt: skip
                 self._receivers.append(
-                    Receiver(**given)  # type: ignore[arg-type]  # a dict of different types
+                    EntityReceiver(**given)  # type: ignore[arg-type]  # a dict of different types
                     if sessions is None
                     else SessionReceiver(listener=listener, sessions=sessions, **given)
                 )
@@ -115,7 +115,7 @@ class ServiceBusSubscription:
             await self._buffer.wait()
         return ()
 
-    def _seated(self) -> list[Receiver]:
+    def _seated(self) -> list[EntityReceiver]:
         """Receivers that may connect: at least one of each entity."""
         return [each for each in self._receivers if self._connection.seats.has(each)]
 

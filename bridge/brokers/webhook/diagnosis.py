@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from bridge.brokers.webhook.security import context_of
 from bridge.config.model.webhook import WebhookBrokerConfig
-from bridge.core.diagnosis import Answer, Examiner, ok, problem, warning
+from bridge.core.diagnosis import CheckAnswer, Examiner, ok, problem, warning
 
 
 async def diagnose(
@@ -19,7 +19,7 @@ async def diagnose(
     """Check the connection to a webhook, and that its receiver can verify the sender. Returns no retentions."""
     subject = f"broker {name}"
 
-    async def reachable() -> Answer:
+    async def reachable() -> CheckAnswer:
         parts = urlsplit(config.url)
         tls = await asyncio.to_thread(context_of, name, config, resolve) if config.is_https else None
         port = parts.port or (443 if config.is_https else 80)
@@ -35,7 +35,7 @@ async def diagnose(
         writer.close()
         return ok(f"{config.host} accepts connections; no request was made")
 
-    async def verification() -> Answer:
+    async def verification() -> CheckAnswer:
         if config.secret is None and config.token is None and not config.headers:
             return warning(
                 "the receiver cannot know who sends: no signature, token or header is set", f"brokers.{name}.secret"

@@ -18,7 +18,7 @@ from bridge.core.words import plural
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
     from bridge.testing.histories.check import Checked
-    from bridge.testing.histories.child import Code
+    from bridge.testing.histories.child import WorkflowCode
 
 _SAMPLE = 20
 
@@ -107,19 +107,19 @@ def check(
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
-def _code(loaded: Loaded, workflows: str) -> Code:
+def _code(loaded: Loaded, workflows: str) -> WorkflowCode:
     """Code that the option names."""
     from bridge.app.composition import module_base
-    from bridge.testing.histories.child import Code
+    from bridge.testing.histories.child import WorkflowCode
 
     base, modules = module_base(loaded).absolute(), loaded.config.workflows.modules
     path = Path(workflows)
     tops = {module.partition(".")[0] for module in modules}
     if path.is_file() and path.suffix == ".py":
-        return Code(str(path.absolute().parent), str(base), (path.stem,))
+        return WorkflowCode(str(path.absolute().parent), str(base), (path.stem,))
     if not path.is_dir():
         if path.parts == (workflows,) and all(part.isidentifier() for part in workflows.split(".")):
-            return Code(str(base), str(base), (workflows,))
+            return WorkflowCode(str(base), str(base), (workflows,))
         raise click.BadParameter(
             f"{workflows} is neither a directory nor the name of a module", param_hint="--workflows"
         )
@@ -129,7 +129,7 @@ def _code(loaded: Loaded, workflows: str) -> Code:
             what = f"{workflows} has none of the modules under `workflows` ({named})"
             raise click.BadParameter(what, param_hint="--workflows")
         path = path.absolute().parent
-    return Code(str(path.absolute()), str(base), modules)
+    return WorkflowCode(str(path.absolute()), str(base), modules)
 
 
 def _print(results: list[Checked], broken: int) -> None:

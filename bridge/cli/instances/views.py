@@ -12,7 +12,7 @@ import click
 from bridge.cli.shared.connection import operate_each
 from bridge.cli.shared.output import clean, compact, local_time, print_fields, print_table
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
-from bridge.core.user_code.frames import Frame, frames
+from bridge.core.user_code.frames import StackFrame, frames
 
 if TYPE_CHECKING:
     from bridge.app.operations.instances.causes import FailureCause
@@ -141,7 +141,7 @@ def _print_traces(traces: Sequence[str | None]) -> None:
         click.echo(f"  {clean(line)}")
 
 
-def _lines(found: Sequence[Frame]) -> list[str]:
+def _lines(found: Sequence[StackFrame]) -> list[str]:
     return [line for frame in found for line in frame.lines]
 
 

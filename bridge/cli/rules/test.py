@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.config.source import Loaded
     from bridge.testing.fixtures.coverage import Coverage
     from bridge.testing.fixtures.document import Fixture
-    from bridge.testing.fixtures.runner import Result, Runner
+    from bridge.testing.fixtures.runner import FixtureResult, FixtureRunner
 
 
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
@@ -96,7 +96,7 @@ def command(
     from bridge.ops import logging
     from bridge.testing.fixtures.coverage import Coverage
     from bridge.testing.fixtures.document import InvalidFixtures, default_paths, read_fixtures
-    from bridge.testing.fixtures.runner import Runner
+    from bridge.testing.fixtures.runner import FixtureRunner
 
     if record is None and (masks or source):
         raise click.UsageError("--mask and --source need --record", click.get_current_context())
@@ -114,7 +114,7 @@ def command(
         raise click.UsageError(f"no test contains {word!r} in its file or name", click.get_current_context())
     logging.configure("error", libraries="error")
     measured = Coverage(loaded) if coverage or html is not None or fail_under is not None else None
-    runner = Runner(loaded) if measured is None else Runner(loaded, measured.observe)
+    runner = FixtureRunner(loaded) if measured is None else FixtureRunner(loaded, measured.observe)
     results = []
     for result in runner.run(chosen):
         results.append(result)
@@ -136,7 +136,9 @@ def command(
     return exit_codes.FAILED if failed or too_low else exit_codes.OK
 
 
-def _update(runner: Runner, loaded: Loaded, results: Sequence[Result], output: str) -> list[Result]:
+def _update(
+    runner: FixtureRunner, loaded: Loaded, results: Sequence[FixtureResult], output: str
+) -> list[FixtureResult]:
     from bridge.testing.fixtures.update import update
 
     before = {result.fixture.name for result in results if not result.passed}
@@ -177,7 +179,9 @@ def _record(loaded: Loaded, file: Path, source: str | None, masks: Sequence[str]
     return exit_codes.OK if found.count and not found.left_out else exit_codes.FAILED
 
 
-def _write_reports(results: Sequence[Result], measured: Coverage | None, junit: Path | None, html: Path | None) -> None:
+def _write_reports(
+    results: Sequence[FixtureResult], measured: Coverage | None, junit: Path | None, html: Path | None
+) -> None:
     from bridge.testing.fixtures import report
 
     if junit is not None:
@@ -204,7 +208,7 @@ def _percent(coverage: Coverage) -> str:
     return f"{int(coverage.percent * 10) / 10:g} %"
 
 
-def _print_failure(result: Result) -> None:
+def _print_failure(result: FixtureResult) -> None:
     from bridge.cli.rules.route import verdict_row
 
     say(f"FAIL {result.fixture.place} {result.fixture.name}")
@@ -216,14 +220,14 @@ def _print_failure(result: Result) -> None:
         say(f"    {name:<{width}}  {verdict:<7}  {clean(why)}".rstrip())
 
 
-def _summary(results: Sequence[Result], failed: int, left_out: int) -> str:
+def _summary(results: Sequence[FixtureResult], failed: int, left_out: int) -> str:
     seconds = sum(result.seconds for result in results)
     words = [f"{len(results) - failed:,} passed", *([f"{failed:,} failed"] if failed else [])]
     others = f", {plural(left_out, 'other test')} not run" if left_out else ""
     return f"{', '.join(words)} in {seconds:.2f} s{others}"
 
 
-def _document(results: Sequence[Result]) -> dict[str, object]:
+def _document(results: Sequence[FixtureResult]) -> dict[str, object]:
     return {
         "ok": all(result.passed for result in results),
         "passed": sum(result.passed for result in results),
@@ -232,7 +236,7 @@ def _document(results: Sequence[Result]) -> dict[str, object]:
     }
 
 
-def _entry(fixture: Fixture, result: Result) -> dict[str, object]:
+def _entry(fixture: Fixture, result: FixtureResult) -> dict[str, object]:
     return {
         "name": fixture.name,
         "place": fixture.place,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +15,9 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.output import say
 from bridge.core.errors import BridgeError, ConfigError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a write to a disk. An error of opening a file has its name."""
 
 
 def guarded(run: Callable[[], Any]) -> int:
@@ -33,6 +38,12 @@ def guarded(run: Callable[[], Any]) -> int:
             raise
         say(f"error: {error}", err=True)
         return exit_codes.USAGE
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _discard_output()
+        say(f"error: the output cannot be written: {error.strerror}", err=True)
+        return exit_codes.FAILED
     return result if isinstance(result, int) else exit_codes.OK
 
 
@@ -42,12 +53,36 @@ def written(run: Callable[[], Any]) -> Any:
         result = run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes at exit and would report the broken pipe again
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _discard_output()
         return exit_codes.BROKEN_PIPE
     return result
+
+
+def open_standard_streams() -> None:
+    """Open closed standard streams on the null device, and give standard output a buffer.
+
+    A file of the bridge would otherwise get the number of a closed stream, and what libraries write to that. Without a
+    buffer (PYTHONUNBUFFERED) Python takes a part that was written for the whole: output to a full disk would be cut
+    off silently.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+    out = sys.stdout
+    if isinstance(getattr(out, "buffer", None), io.RawIOBase):
+        descriptor = out.fileno()
+        sys.stdout = os.fdopen(descriptor, "w", 1, encoding=out.encoding, errors=out.errors, closefd=False)
+
+
+def _discard_output() -> None:
+    """Write standard output to the null device: the interpreter flushes at exit and would report the error again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def report(error: BridgeError) -> int:

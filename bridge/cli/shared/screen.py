@@ -22,7 +22,7 @@ from bridge.core.words import plural
 
 if TYPE_CHECKING:
     from bridge.app.remote import DaemonAddress
-    from bridge.ops.status import Document
+    from bridge.ops.status import StatusDocument
 
 _STATUSES = ("RUNNING", "PENDING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED")
 _NUMBERS = frozenset(
@@ -65,7 +65,7 @@ Lines = Sequence[str | Table]
 
 def status_of(
     remotes: Sequence[DaemonAddress], config: tuple[Path, ...], overlay: tuple[Path, ...]
-) -> Callable[[], Document]:
+) -> Callable[[], StatusDocument]:
     """Function that asks for the status. Raises: ConfigError, for a configuration that is not valid."""
     import asyncio
 
@@ -88,7 +88,7 @@ def age(seconds: float | None) -> str:
     return "?" if seconds is None else age(seconds)
 
 
-def summary_lines(document: Document) -> list[str]:
+def summary_lines(document: StatusDocument) -> list[str]:
     """Lines about the daemons."""
     lines = []
     if document["asked"]:
@@ -113,7 +113,7 @@ def summary_lines(document: Document) -> list[str]:
     return lines
 
 
-def problem_lines(document: Document) -> list[str]:
+def problem_lines(document: StatusDocument) -> list[str]:
     """Lines that need a person, each with its next command."""
     return (
         ["", *(f"! {local_time(each['text'])}. Next: {each['next']}" for each in document["problems"])]
@@ -122,7 +122,7 @@ def problem_lines(document: Document) -> list[str]:
     )
 
 
-def status_tables(document: Document) -> list[str | Table]:
+def status_tables(document: StatusDocument) -> list[str | Table]:
     """Tables of a status."""
     return [
         *engine_table(document["engines"]),
@@ -136,7 +136,7 @@ def status_tables(document: Document) -> list[str | Table]:
     ]
 
 
-def engine_table(engines: Sequence[Document]) -> list[str | Table]:
+def engine_table(engines: Sequence[StatusDocument]) -> list[str | Table]:
     """Engines with their waiting messages."""
     rows = [
         (
@@ -153,7 +153,7 @@ def engine_table(engines: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("ENGINE", "STATE", "FOR", "DURABLE", "EARLY", "QUARANTINED", "DETAIL"), rows)] if rows else []
 
 
-def job_table(engines: Sequence[Document]) -> list[str | Table]:
+def job_table(engines: Sequence[StatusDocument]) -> list[str | Table]:
     """Unfinished jobs."""
     rows = [
         (
@@ -166,7 +166,7 @@ def job_table(engines: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("JOB", "KIND", "STATE", "ITEMS", "FAILED", "DETAIL"), rows)] if rows else []
 
 
-def component_table(components: Sequence[Document]) -> list[str | Table]:
+def component_table(components: Sequence[StatusDocument]) -> list[str | Table]:
     """Other parts that are not ready."""
     rows = [
         (each["kind"], each["name"], each["state"], age(each["seconds"]), each["detail"])
@@ -176,7 +176,7 @@ def component_table(components: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("PART", "ENGINE", "STATE", "FOR", "DETAIL"), rows)] if rows else []
 
 
-def limit_table(limits: Sequence[Document]) -> list[str | Table]:
+def limit_table(limits: Sequence[StatusDocument]) -> list[str | Table]:
     """Temporary limits of routes, each with the command that ends it."""
     rows = [
         (
@@ -192,7 +192,7 @@ def limit_table(limits: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("LIMITED ROUTE", "RUNNING", "RATE", "LEFT", "BY", "NEXT"), rows)] if rows else []
 
 
-def _source_detail(document: Document, source: Document) -> str:
+def _source_detail(document: StatusDocument, source: StatusDocument) -> str:
     from bridge.ops.status import away_engines
 
     if engines := away_engines(document, source):
@@ -200,7 +200,7 @@ def _source_detail(document: Document, source: Document) -> str:
     return local_time(source["detail"]) if source["state"] is None or source["state"] in _BAD else ""
 
 
-def source_table(document: Document, sources: Sequence[Document]) -> list[str | Table]:
+def source_table(document: StatusDocument, sources: Sequence[StatusDocument]) -> list[str | Table]:
     """Sources with their lag, rates and dead letters since the start. document: has the engines that hold them."""
     rows = [
         (
@@ -224,12 +224,12 @@ def source_table(document: Document, sources: Sequence[Document]) -> list[str | 
     return ["", Table(columns, rows)] if rows else []
 
 
-def instance_table(engines: Sequence[Document]) -> list[str | Table]:
+def instance_table(engines: Sequence[StatusDocument]) -> list[str | Table]:
     """Existing instances by orchestration and status."""
     return _matrix(engines, "instances", "orchestration", "status", _STATUSES, "ORCHESTRATION")
 
 
-def version_table(engines: Sequence[Document]) -> list[str | Table]:
+def version_table(engines: Sequence[StatusDocument]) -> list[str | Table]:
     """Unfinished instances by orchestration and version."""
     several = len(engines) > 1
     found: dict[tuple[str, str], list[str]] = {}
@@ -243,13 +243,13 @@ def version_table(engines: Sequence[Document]) -> list[str | Table]:
     return ["", Table(columns, rows)] if rows else []
 
 
-def saga_table(engines: Sequence[Document]) -> list[str | Table]:
+def saga_table(engines: Sequence[StatusDocument]) -> list[str | Table]:
     """Sagas that ended today, by outcome."""
     return _matrix(engines, "sagas_today", "saga", "outcome", OUTCOMES, "SAGA (ended today)")
 
 
 def _matrix(
-    engines: Sequence[Document], member: str, name: str, word: str, words: Sequence[str], title: str
+    engines: Sequence[StatusDocument], member: str, name: str, word: str, words: Sequence[str], title: str
 ) -> list[str | Table]:
     found: dict[tuple[str, str], dict[str, int]] = {}
     for engine in engines:
@@ -279,7 +279,7 @@ def counted(counts: Mapping[str, int] | None) -> str:
     return f"{sum(counts.values()):,} ({listed})"
 
 
-def _waiting(early: Document | None, otherwise: str | None = None) -> str:
+def _waiting(early: StatusDocument | None, otherwise: str | None = None) -> str:
     if early is None:
         return "?"
     if otherwise is not None or not early["messages"]:
@@ -287,7 +287,7 @@ def _waiting(early: Document | None, otherwise: str | None = None) -> str:
     return f"{early['messages']:,} ({age(early['oldest_seconds'])})"
 
 
-def _quarantined(keys: Document) -> str:
+def _quarantined(keys: StatusDocument) -> str:
     oldest = age(keys["oldest_seconds"])
     return f"{keys['source']}: {plural(keys['keys'], 'key')}, {plural(keys['messages'], 'message')} ({oldest})"
 
@@ -391,8 +391,8 @@ class Screen:
 
 
 def refreshed(
-    ask: Callable[[], Document],
-    lines: Callable[[Document], Lines],
+    ask: Callable[[], StatusDocument],
+    lines: Callable[[StatusDocument], Lines],
     interval: float,
     *,
     count: int,

@@ -7,9 +7,9 @@ from typing import Any
 
 import fastavro
 
-from bridge.codecs.confluent.avro_reader import Reader
+from bridge.codecs.confluent.avro_reader import AvroReader
 from bridge.codecs.confluent.avro_schema import BRANCH, VALUE, parse, resolve
-from bridge.codecs.confluent.avro_writer import Writer
+from bridge.codecs.confluent.avro_writer import AvroWriter
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import read_zigzag
 from bridge.config.model.sources import LimitsConfig
@@ -20,7 +20,7 @@ class AvroSchema:
     """One schema. Readers use the writer's schema unchanged."""
 
     def __init__(self, schema: RegisteredSchema, record: str | None = None) -> None:
-        """Create an avro schema.
+        """Compile a schema.
 
         record: full name of the record to write, where the schema is a union; None: the one that fits.
 
@@ -29,7 +29,7 @@ class AvroSchema:
         self._whole, self._named = parse(schema.text, schema.references)
         self._schema: Any = self._whole["fields"][0]["type"]
         try:
-            self._reader = Reader(self._schema, self._named)
+            self._reader = AvroReader(self._schema, self._named)
         except RecursionError:
             raise DecodeError("the schema nests deeper than Avro data can be read safely") from None
         if record is not None and record not in self._names():
@@ -57,7 +57,7 @@ class AvroSchema:
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
         """See `Compiled.encode`."""
-        writer, record = Writer(self._named), record or self._written
+        writer, record = AvroWriter(self._named), record or self._written
         stream = BytesIO()
         try:
             if record is None:

@@ -50,7 +50,7 @@ Read = Callable[[_Body, int], Any]
 nest."""
 
 
-class Reader:
+class AvroReader:
     """Reader of the data of one schema. Compiled once, safe to share."""
 
     def __init__(self, schema: Schema, named: Mapping[str, Any]) -> None:

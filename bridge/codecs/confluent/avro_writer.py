@@ -21,7 +21,7 @@ _UNNAMED = frozenset({
 """Types whose branch in a union is identified by the type and not by a name."""
 
 
-class Writer:
+class AvroWriter:
     """Converter of JSON types into fastavro's values, by the schema, with a check of all of them."""
 
     def __init__(self, named: Mapping[str, Any], *, defaults: list[int] | None = None) -> None:
@@ -105,7 +105,7 @@ class Writer:
         if self._defaults[0] < 0:
             raise DecodeError(f"the schema's defaults are more than the {_DEFAULTS} that are written")
         try:
-            return Writer(self._named, defaults=self._defaults).native(field["type"], field[DEFAULT], path)
+            return AvroWriter(self._named, defaults=self._defaults).native(field["type"], field[DEFAULT], path)
         except DecodeError:
             raise _misfit(path, "there: the schema's default does not fit its type") from None
 

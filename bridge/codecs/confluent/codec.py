@@ -9,10 +9,10 @@ from uuid import UUID
 from bridge.codecs.base import IN_BODY, RECORD_NAME, SCHEMA_ID
 from bridge.codecs.cloudevents.binary import around, message_around
 from bridge.codecs.confluent import wire
-from bridge.codecs.confluent.format import Format
+from bridge.codecs.confluent.format import SchemaFormat
 from bridge.codecs.confluent.registry import Registry
-from bridge.codecs.confluent.schemas import Schemas
-from bridge.codecs.confluent.writing import Writing
+from bridge.codecs.confluent.schema_cache import SchemaCache
+from bridge.codecs.confluent.schema_choice import SchemaChooser
 from bridge.codecs.limits import DEFAULT_LIMITS, check_size
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
@@ -25,20 +25,20 @@ class RegistryCodec:
     def __init__(
         self,
         name: str,
-        format: Format,  # noqa: A002 -- the noun
+        format: SchemaFormat,  # noqa: A002 -- the noun
         registry: Registry,
         limits: LimitsConfig = DEFAULT_LIMITS,
-        writing: Writing | None = None,
+        chooser: SchemaChooser | None = None,
     ) -> None:
         """Create a registry codec.
 
-        writing: chooses the schema for `encode`; None: the codec only reads.
+        chooser: chooses the schema for `encode`; None: the codec only reads.
         """
         self.name = name
         self._format = format
         self._limits = limits
-        self._schemas = Schemas(registry, format)
-        self._writing = writing
+        self._schemas = SchemaCache(registry, format)
+        self._chooser = chooser
 
     async def prepare_decode(self, messages: Iterable[Message]) -> None:
         """See `PreparedCodec`. Raises: RegistryUnavailable."""
@@ -74,7 +74,7 @@ class RegistryCodec:
         if own is not None:
             await self._schemas.fetch([own])
         else:
-            await self._writer().choose()
+            await self._for_writing().choose()
 
     def encode(self, event: Event) -> Message:
         """Encode an event after `prepare_encode`. Data None becomes a tombstone.
@@ -85,23 +85,23 @@ class RegistryCodec:
         bare = replace(event, extensions={name: each for name, each in event.extensions.items() if name not in IN_BODY})
         if event.data is None:
             return message_around(bare, None, self._format.media)
-        writing, own, record = self._writer(), _schema_id(event), event.extensions.get(RECORD_NAME)
-        schema = self._schemas.get(own) if own is not None else writing.chosen.schema
+        chooser, own, record = self._for_writing(), _schema_id(event), event.extensions.get(RECORD_NAME)
+        schema = self._schemas.get(own) if own is not None else chooser.chosen.schema
         body = schema.encode(event.data, record)
         indexes = schema.place(record)
-        if not writing.in_header:
-            number = own if own is not None else writing.chosen.ids.id
+        if not chooser.in_header:
+            number = own if own is not None else chooser.chosen.ids.id
             return message_around(bare, wire.write(number, indexes) + body, self._format.media)
-        guid = own if own is not None else writing.chosen.ids.guid
+        guid = own if own is not None else chooser.chosen.ids.guid
         if not isinstance(guid, UUID):
             raise DecodeError(
                 f"`schema_id: header` needs the GUID of the schema; use `prefix`, or give {SCHEMA_ID} as GUID"
             )
         return message_around(bare, body, self._format.media, ((wire.HEADER, wire.write(guid, indexes)),))
 
-    def _writer(self) -> Writing:
-        assert self._writing is not None, "this codec only reads"
-        return self._writing
+    def _for_writing(self) -> SchemaChooser:
+        assert self._chooser is not None, "this codec only reads"
+        return self._chooser
 
 
 def _schema_id(event: Event) -> wire.SchemaId | None:

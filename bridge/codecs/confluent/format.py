@@ -10,7 +10,7 @@ from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.config.model.sources import LimitsConfig
 
 
-class Compiled(Protocol):
+class CompiledSchema(Protocol):
     """A schema, ready to read and write."""
 
     @property
@@ -42,7 +42,7 @@ class Compiled(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class SchemaFormat:
     """A data format.
 
     kind: name of the format in registries.
@@ -55,20 +55,20 @@ class Format:
     kind: str
     indexed: bool
     media: str
-    compile: Callable[[RegisteredSchema, str | None], Compiled]
+    compile: Callable[[RegisteredSchema, str | None], CompiledSchema]
 
 
-def _avro(schema: RegisteredSchema, message: str | None) -> Compiled:
+def _avro(schema: RegisteredSchema, message: str | None) -> CompiledSchema:
     from bridge.codecs.confluent.avro import AvroSchema
 
     return AvroSchema(schema, message)
 
 
-def _protobuf(schema: RegisteredSchema, message: str | None) -> Compiled:
+def _protobuf(schema: RegisteredSchema, message: str | None) -> CompiledSchema:
     from bridge.codecs.confluent.protobuf import ProtobufSchema
 
     return ProtobufSchema(schema, message)
 
 
-AvroFormat = Format("AVRO", False, "application/avro", _avro)
-ProtobufFormat = Format("PROTOBUF", True, "application/protobuf", _protobuf)
+AVRO = SchemaFormat("AVRO", False, "application/avro", _avro)
+PROTOBUF = SchemaFormat("PROTOBUF", True, "application/protobuf", _protobuf)

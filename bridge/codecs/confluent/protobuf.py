@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from bridge.codecs.confluent.protobuf_values import Values
+from bridge.codecs.confluent.protobuf_values import ProtobufValues
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
@@ -26,7 +26,7 @@ class ProtobufSchema:
     """One schema, with all its messages."""
 
     def __init__(self, schema: RegisteredSchema, message: str | None) -> None:
-        """Create a protobuf schema.
+        """Compile a schema.
 
         message: full name of the message to write; None: the first of the file.
 
@@ -45,7 +45,7 @@ class ProtobufSchema:
                 "the registry must answer `format=serialized`"
             ) from error
         self._top = [self._file.message_types_by_name[each.name] for each in main.message_type]
-        self._values = Values(pool)
+        self._values = ProtobufValues(pool)
         self._written = self._find(message)
         self.record = self._written.full_name if self._written is not None else ""
 

@@ -72,7 +72,7 @@ class _Shape:
     order: dict[str, int]
 
 
-class Values:
+class ProtobufValues:
     """Conversion of the messages of one pool. Safe to share."""
 
     def __init__(self, pool: DescriptorPool) -> None:

@@ -25,7 +25,7 @@ _INDEX_LIMIT = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SchemaPrefix:
     """Prefix of a message.
 
     schema: id of the writer's schema.
@@ -38,7 +38,7 @@ class Frame:
     start: int
 
 
-def read(message: Message, *, indexed: bool) -> Frame:
+def read(message: Message, *, indexed: bool) -> SchemaPrefix:
     """Read the prefix of a message. indexed: message indexes follow, as in Protobuf. Raises: DecodeError."""
     assert message.body is not None
     for name, value in message.headers:
@@ -47,12 +47,12 @@ def read(message: Message, *, indexed: bool) -> Frame:
             indexes, at = _indexes(value, at) if indexed else ((), at)
             if at != len(value):
                 raise DecodeError(f"the header {HEADER} goes on after the id of a schema")
-            return Frame(schema, indexes, 0)
+            return SchemaPrefix(schema, indexes, 0)
     schema, at = _schema(message.body, "the body")
     if not indexed:
-        return Frame(schema, (), at)
+        return SchemaPrefix(schema, (), at)
     indexes, at = _indexes(message.body, at)
-    return Frame(schema, indexes, at)
+    return SchemaPrefix(schema, indexes, at)
 
 
 def write(schema: SchemaId, indexes: tuple[int, ...] | None) -> bytes:

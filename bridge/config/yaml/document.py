@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode
+from bridge.config.yaml.node import FilePosition, MappingNode, Node, ScalarNode, SequenceNode
 from bridge.config.yaml.scalars import LOADER, FileSuppression, suppressions_in
 from bridge.core.errors import Problem
 from bridge.core.problems.suppression import MARK
@@ -67,7 +67,7 @@ _MERGE = "<<"
 class _Broken(Exception):
     """Parsing stops here; the rest of the file cannot be interpreted."""
 
-    def __init__(self, mark: Mark, what: str) -> None:
+    def __init__(self, mark: FilePosition, what: str) -> None:
         self.problem = mark.problem((), what, "C002")
 
 
@@ -171,14 +171,14 @@ class _Frame:
 
     node: MappingNode | None
     items: list[Node]
-    mark: Mark
+    mark: FilePosition
     anchor: str | None
     size: int = 1
     height: int = 0
     key: str | None = None
-    key_mark: Mark | None = None
+    key_mark: FilePosition | None = None
     merging: bool = False
-    merged: list[tuple[Mark, Node]] = field(default_factory=list)
+    merged: list[tuple[FilePosition, Node]] = field(default_factory=list)
 
 
 class _Builder:
@@ -213,10 +213,10 @@ class _Builder:
                     pass
         return self._root
 
-    def _mark(self, event: yaml.Event) -> Mark:
+    def _mark(self, event: yaml.Event) -> FilePosition:
         at = event.start_mark
         assert at is not None
-        return Mark(self._file, at.line + 1, at.column + 1)
+        return FilePosition(self._file, at.line + 1, at.column + 1)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         mark = self._mark(event)
@@ -277,7 +277,7 @@ class _Builder:
             self._anchors[frame.anchor] = (node, frame.size, frame.height + 1)
         self._add(node, frame.size, frame.height + 1)
 
-    def _count(self, mark: Mark, size: int, height: int = 0) -> None:
+    def _count(self, mark: FilePosition, size: int, height: int = 0) -> None:
         self._nodes += size
         if len(self._stack) + height > MAX_DEPTH:
             raise _Broken(mark, f"is nested deeper than {MAX_DEPTH} levels")
@@ -287,7 +287,7 @@ class _Builder:
     def _awaits_key(self) -> bool:
         return bool(self._stack) and self._stack[-1].node is not None and self._stack[-1].key is None
 
-    def _key(self, key: str, mark: Mark) -> None:
+    def _key(self, key: str, mark: FilePosition) -> None:
         frame = self._stack[-1]
         frame.key, frame.key_mark = key, mark
         if key == "":
@@ -316,7 +316,7 @@ class _Builder:
         elif key not in frame.node.entries:
             frame.node.entries[key], frame.node.keys[key] = node, key_mark
 
-    def _merge(self, node: MappingNode, merged: list[tuple[Mark, Node]]) -> None:
+    def _merge(self, node: MappingNode, merged: list[tuple[FilePosition, Node]]) -> None:
         """Merge the values of `<<: *anchor`.
 
         The mapping's own entries take precedence, then earlier values over later ones.

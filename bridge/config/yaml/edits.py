@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bridge.config.yaml.document import parse
-from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode, plain
-from bridge.config.yaml.scalars import Span, comments, spans
+from bridge.config.yaml.node import FilePosition, MappingNode, Node, ScalarNode, SequenceNode, plain
+from bridge.config.yaml.scalars import ScalarSpan, comments, spans
 from bridge.core.errors import Problem
 
-Place = tuple[int, int]
+LineColumn = tuple[int, int]
 """Line and column, from 1."""
 
 
-def rewrite(text: str, values: Mapping[Place, str | bool], comment_lines: Collection[int] = ()) -> str:
+def rewrite(text: str, values: Mapping[LineColumn, str | bool], comment_lines: Collection[int] = ()) -> str:
     """Text with new values of scalars and keys, and without the comments of some lines.
 
     A value is only changed if the result is the same configuration except for that value. A value in several lines
@@ -31,7 +31,7 @@ def rewrite(text: str, values: Mapping[Place, str | bool], comment_lines: Collec
     return text
 
 
-def _applied(text: str, values: Mapping[Place, str | bool], comment_lines: Collection[int]) -> str | None:
+def _applied(text: str, values: Mapping[LineColumn, str | bool], comment_lines: Collection[int]) -> str | None:
     """Text with all changes; None if the result would be another configuration."""
     before = parse(text, "", [])
     if before is None:
@@ -48,7 +48,7 @@ def _applied(text: str, values: Mapping[Place, str | bool], comment_lines: Colle
     return changed if plain(after) == _expected(before, values) else None
 
 
-def _scalars(text: str, values: Mapping[Place, str | bool]) -> Sequence[tuple[Span, str]]:
+def _scalars(text: str, values: Mapping[LineColumn, str | bool]) -> Sequence[tuple[ScalarSpan, str]]:
     """Places of the changed scalars that fit in one line, each with its new text."""
     found = []
     for span in spans(text):
@@ -92,7 +92,7 @@ def _comments(text: str, lines: Collection[int]) -> Sequence[tuple[int, int]]:
     return found
 
 
-def _expected(node: Node, values: Mapping[Place, str | bool]) -> Any:
+def _expected(node: Node, values: Mapping[LineColumn, str | bool]) -> Any:
     """Plain values of a tree with the changed ones."""
     if isinstance(node, MappingNode):
         return {_new(node.keys[key], values, key): _expected(part, values) for key, part in node.entries.items()}
@@ -102,5 +102,5 @@ def _expected(node: Node, values: Mapping[Place, str | bool]) -> Any:
     return _new(node.mark, values, node.value)
 
 
-def _new(mark: Mark, values: Mapping[Place, str | bool], old: Any) -> Any:
+def _new(mark: FilePosition, values: Mapping[LineColumn, str | bool], old: Any) -> Any:
     return values.get((mark.line, mark.column), old)

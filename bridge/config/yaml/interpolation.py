@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
+from pathlib import Path
 
-from bridge.config.yaml.node import MappingNode, Mark, Node, Path, ScalarNode, SequenceNode, find
-from bridge.core.errors import Problem
+from bridge.config.yaml.node import FilePosition, MappingNode, Node, ScalarNode, SequenceNode, find
+from bridge.core.errors import ConfigPath, Problem
 from bridge.system.files import FileProblem, read_file
 
 SECTIONS = ("brokers", "registries", "engines", "ops")
@@ -30,9 +30,9 @@ _FORBIDDEN = (
 class _Interpolation:
     environ: Mapping[str, str]
     problems: list[Problem]
-    secrets: FilePath | None
+    secrets: Path | None
 
-    def walk(self, node: Node, path: Path, allowed: bool) -> Node:
+    def walk(self, node: Node, path: ConfigPath, allowed: bool) -> Node:
         if isinstance(node, MappingNode):
             entries, keys = {}, {}
             for key, mark, value in node.items():
@@ -46,7 +46,7 @@ class _Interpolation:
             return self._scalar(node, node.value, path, allowed)
         return node
 
-    def _key(self, key: str, mark: Mark, path: Path) -> str:
+    def _key(self, key: str, mark: FilePosition, path: ConfigPath) -> str:
         if "${" not in key:
             return key
         if any(token.group() != "$${" for token in _TOKEN.finditer(key)):
@@ -54,7 +54,7 @@ class _Interpolation:
             self.problems.append(mark.problem(path, what, "C007"))
         return key.replace("$${", "${")
 
-    def _scalar(self, node: ScalarNode, text: str, path: Path, allowed: bool) -> ScalarNode:
+    def _scalar(self, node: ScalarNode, text: str, path: ConfigPath, allowed: bool) -> ScalarNode:
         parts: list[str] = []
         variables: list[str] = []
         secret, end = False, 0
@@ -98,7 +98,7 @@ class _Interpolation:
     def _file(self, name: str) -> str:
         if self.secrets is None:
             raise ValueError("`${file:...}` needs `ops.secrets_dir`, the directory of such files")
-        if not name or ".." in FilePath(name).parts or FilePath(name).is_absolute():
+        if not name or ".." in Path(name).parts or Path(name).is_absolute():
             raise ValueError(f"`${{file:{name}}}` must name a file below {self.secrets}")
         try:
             file = (self.secrets / name).resolve(strict=True)
@@ -120,7 +120,7 @@ class _Interpolation:
 def interpolate(
     document: MappingNode,
     environ: Mapping[str, str],
-    resolve: Callable[[Mark, str], FilePath],
+    resolve: Callable[[FilePosition, str], Path],
     problems: list[Problem],
 ) -> MappingNode:
     """Replace `${...}` in the sections that permit it. In all other sections it is a problem.

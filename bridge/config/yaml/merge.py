@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bridge.config.model.routes import COMMANDS
-from bridge.config.yaml.node import MappingNode, Node, Path, ScalarNode, SequenceNode, plain
-from bridge.core.errors import Problem
+from bridge.config.yaml.node import MappingNode, Node, ScalarNode, SequenceNode, plain
+from bridge.core.errors import ConfigPath, Problem
 
 NAMED = ("engines", "brokers", "registries", "targets", "sources", "sagas")
 """Sections of named entries. Each name belongs to one file."""
 
-CONCATENATED: frozenset[Path] = frozenset(
+CONCATENATED: frozenset[ConfigPath] = frozenset(
     {("routes",), ("workflows", "modules"), ("workflows", "external"), ("check", "ignore")}
 )
 """Lists that are concatenated over all files."""
@@ -38,7 +38,7 @@ def expand(document: MappingNode, problems: list[Problem]) -> MappingNode:
     return document
 
 
-def join(first: MappingNode, second: MappingNode, problems: list[Problem], path: Path = ()) -> MappingNode:
+def join(first: MappingNode, second: MappingNode, problems: list[Problem], path: ConfigPath = ()) -> MappingNode:
     """Merge two files of equal rank.
 
     Mappings are merged and routes concatenated. A key in both files is a problem that names both places.
@@ -105,7 +105,7 @@ def _over_route(base: Node, top: MappingNode) -> Node:
     return _overlay(base, top, ("routes",))
 
 
-def _overlay(base: MappingNode, top: MappingNode, path: Path) -> MappingNode:
+def _overlay(base: MappingNode, top: MappingNode, path: ConfigPath) -> MappingNode:
     entries, keys = dict(base.entries), dict(base.keys)
     for key, mark, value in top.items():
         mine = entries.get(key)
@@ -117,7 +117,7 @@ def _overlay(base: MappingNode, top: MappingNode, path: Path) -> MappingNode:
     return MappingNode(entries, keys, base.mark)
 
 
-def _other_type(mine: MappingNode, value: MappingNode, path: Path) -> bool:
+def _other_type(mine: MappingNode, value: MappingNode, path: ConfigPath) -> bool:
     """True if an engine or broker has another type than the entry it replaces. The two then share no settings."""
     if len(path) != 2 or path[0] not in ("engines", "brokers") or "type" not in value:
         return False

@@ -7,10 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.core.errors import Problem
-
-Path = tuple[str | int, ...]
-"""Path of a value in the configuration, like `("routes", 2, "when")`."""
+from bridge.core.errors import ConfigPath, Problem
 
 ALIASES = {"from_": "from", "continue_": "continue", "schema_file": "schema"}
 """Keys in files by attribute name of the models, where the two differ."""
@@ -29,8 +26,8 @@ def without_credentials(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in a file. `line` and `column` start at 1."""
+class FilePosition:
+    """Position in a file. `line` and `column` start at 1."""
 
     file: str
     line: int
@@ -39,7 +36,7 @@ class Mark:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
-    def problem(self, path: Path, what: str, code: str = "C005") -> Problem:
+    def problem(self, path: ConfigPath, what: str, code: str = "C005") -> Problem:
         """An error at this place. Credentials in an address that `what` quotes are masked."""
         if "@" in what:
             what = _PASSWORD.sub(f"{MASK}@", without_credentials(what))
@@ -56,7 +53,7 @@ class ScalarNode:
     """
 
     value: str | int | float | bool | None
-    mark: Mark
+    mark: FilePosition
     variables: tuple[str, ...] = ()
     secret: bool = False
     plain: bool = False
@@ -67,7 +64,7 @@ class SequenceNode:
     """A list."""
 
     items: tuple[Node, ...]
-    mark: Mark
+    mark: FilePosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +72,8 @@ class MappingNode:
     """A mapping. keys: the place of each key."""
 
     entries: dict[str, Node] = field(default_factory=dict)
-    keys: dict[str, Mark] = field(default_factory=dict)
-    mark: Mark = Mark("", 0, 0)
+    keys: dict[str, FilePosition] = field(default_factory=dict)
+    mark: FilePosition = FilePosition("", 0, 0)
 
     def __getitem__(self, key: str) -> Node:
         return self.entries[key]
@@ -84,7 +81,7 @@ class MappingNode:
     def __contains__(self, key: object) -> bool:
         return key in self.entries
 
-    def items(self) -> Iterator[tuple[str, Mark, Node]]:
+    def items(self) -> Iterator[tuple[str, FilePosition, Node]]:
         """Triples of key, place of the key, and value."""
         for key, value in self.entries.items():
             yield key, self.keys[key], value
@@ -94,7 +91,7 @@ class MappingNode:
         entries = {key: value for key, value in self.entries.items() if key not in keys}
         return MappingNode(entries, {key: self.keys[key] for key in entries}, self.mark)
 
-    def with_entry(self, key: str, mark: Mark, value: Node) -> MappingNode:
+    def with_entry(self, key: str, mark: FilePosition, value: Node) -> MappingNode:
         """Copy of the mapping with one entry added or replaced."""
         return MappingNode(self.entries | {key: value}, self.keys | {key: mark}, self.mark)
 
@@ -133,7 +130,7 @@ def child(node: Node, part: str | int) -> Node | None:
     return None
 
 
-def find(root: Node, path: Path) -> Node | None:
+def find(root: Node, path: ConfigPath) -> Node | None:
     """Node at a path, or None if nothing is written there."""
     node: Node | None = root
     for part in path:
@@ -143,7 +140,7 @@ def find(root: Node, path: Path) -> Node | None:
     return node
 
 
-def place(root: Node, path: Path) -> Mark:
+def place(root: Node, path: ConfigPath) -> FilePosition:
     """Place of a path: that of the scalar itself, or that of a container's key.
 
     Else the place of the nearest parent that is written.
@@ -160,7 +157,7 @@ def place(root: Node, path: Path) -> Mark:
     return mark
 
 
-def key_mark(node: MappingNode, key: str) -> Mark:
+def key_mark(node: MappingNode, key: str) -> FilePosition:
     """Place of a mapping's key."""
     return node.keys.get(key) or node.keys.get(ALIASES.get(key, key), node.mark)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from bridge.config.yaml.document import MAX_BYTES
-from bridge.config.yaml.scalars import Span, content_start, spans
+from bridge.config.yaml.scalars import ScalarSpan, content_start, spans
 from bridge.core.errors import Problem
 from bridge.system.files import read_file
 
@@ -17,7 +17,7 @@ class Places:
     """Places of characters in the files of a configuration, which are read when they are needed."""
 
     def __init__(self) -> None:
-        self._files: dict[str, tuple[str, dict[tuple[int, int], Span]]] = {}
+        self._files: dict[str, tuple[str, dict[tuple[int, int], ScalarSpan]]] = {}
 
     def of(self, problem: Problem) -> tuple[int, int]:
         """Line and column of the problem; those of its value where the character cannot be found."""
@@ -33,7 +33,7 @@ class Places:
         return character(text, span, problem.offset) or whole
 
 
-def _read(file: str) -> tuple[str, dict[tuple[int, int], Span]]:
+def _read(file: str) -> tuple[str, dict[tuple[int, int], ScalarSpan]]:
     try:
         text = read_file(Path(file), MAX_BYTES).decode("utf-8-sig")
         return text, {(span.line, span.column): span for span in spans(text)}
@@ -41,7 +41,7 @@ def _read(file: str) -> tuple[str, dict[tuple[int, int], Span]]:
         return "", {}
 
 
-def character(text: str, span: Span, offset: int) -> tuple[int, int] | None:
+def character(text: str, span: ScalarSpan, offset: int) -> tuple[int, int] | None:
     """Line and column of a character of a scalar's value, from 1; None if they cannot be determined."""
     places = _block(text, span) if span.style in ("|", ">") else _flow(text, span)
     if places is None or offset > len(places) or not places:
@@ -61,7 +61,7 @@ _FLOW = {
 """Units of a scalar without block style, by its quotes. Each is one character of the value, except line breaks."""
 
 
-def _flow(text: str, span: Span) -> list[int] | None:
+def _flow(text: str, span: ScalarSpan) -> list[int] | None:
     """Offset of each character of a value that is plain or in quotes; None if the text has another form."""
     quote = len(span.style)
     places: list[int] = []
@@ -73,7 +73,7 @@ def _flow(text: str, span: Span) -> list[int] | None:
     return places if len(places) == len(span.value) else None
 
 
-def _block(text: str, span: Span) -> list[int] | None:
+def _block(text: str, span: ScalarSpan) -> list[int] | None:
     """Offset of each character of a value in a block; None if the text has another form."""
     inside = content_start(text, span)
     lines = text[inside : span.end].split("\n")

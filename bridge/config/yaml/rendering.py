@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.yaml.node import MASK, Mark, Node, ScalarNode, child, without_credentials
+from bridge.config.yaml.node import MASK, FilePosition, Node, ScalarNode, child, without_credentials
 
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.[A-Za-z_/])[A-Za-z0-9_./@+-]*")
 _DURATION = re.compile(r"[0-9]+(?:ms|s|m|h|d|KiB|MiB|GiB)")
@@ -39,7 +39,7 @@ def render(config: BridgeConfig, root: Node) -> str:
     return "\n".join(_lines(masked(config, root), root, None, "", "")) + "\n"
 
 
-def _lines(value: Any, node: Node | None, mark: Mark | None, indent: str, lead: str) -> Iterator[str]:
+def _lines(value: Any, node: Node | None, mark: FilePosition | None, indent: str, lead: str) -> Iterator[str]:
     """Lines of a value. lead: text before the value in its first line: a key, a dash, or both."""
     if isinstance(value, dict):
         value = {key: part for key, part in value.items() if part is not None or _written(node, key)}
@@ -68,7 +68,7 @@ def _written(node: Node | None, key: str) -> bool:
     return node is not None and child(node, key) is not None
 
 
-def _origin(node: Node | None, mark: Mark | None) -> str:
+def _origin(node: Node | None, mark: FilePosition | None) -> str:
     if node is None or mark is None:
         return "default"
     if isinstance(node, ScalarNode) and node.variables:

@@ -18,7 +18,7 @@ _REST = re.compile(r"[^\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ScalarSpan:
     """Place of a scalar or key in a text.
 
     start, end: offsets, with its quotes.
@@ -42,7 +42,7 @@ class FileSuppression:
     suppression: Suppression
 
 
-def spans(text: str) -> list[Span]:
+def spans(text: str) -> list[ScalarSpan]:
     """Scalars of a text that is YAML, in order."""
     found = []
     for event in yaml.parse(text, Loader=LOADER):
@@ -51,7 +51,7 @@ def spans(text: str) -> list[Span]:
             assert first is not None
             assert last is not None
             found.append(
-                Span(first.line + 1, first.column + 1, first.index, last.index, event.style or "", event.value)
+                ScalarSpan(first.line + 1, first.column + 1, first.index, last.index, event.style or "", event.value)
             )
     return found
 
@@ -82,7 +82,7 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
         yield start, rest.group()
 
 
-def content_start(text: str, span: Span) -> int:
+def content_start(text: str, span: ScalarSpan) -> int:
     """Offset at which the content of a scalar begins: a comment may follow the `|` of a block."""
     if span.style not in ("|", ">"):
         return span.start

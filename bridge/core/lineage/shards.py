@@ -29,7 +29,7 @@ MAX_ROW_BYTES = 8192
 _TICKS = 10
 """Removals by age within one age."""
 
-Row = Sequence[Any]
+ShardRow = Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ShardLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ShardChange:
     """Result of an operation.
 
     state: new state; None when no row is left.
@@ -60,7 +60,7 @@ class Change:
 class ShardRows:
     """Rows of one or more ids. since: time since which no row of these ids is missing; None without any state."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ShardRow, ...]
     since: float | None
 
 
@@ -74,17 +74,17 @@ def shard_of(hash_: str, shards: int) -> str:
     return f"{shards}.{int.from_bytes(base64.urlsafe_b64decode(hash_)[:6], 'big') % shards}"
 
 
-def apply(state: Any, operation: str, value: Any, now: float) -> Change:
+def apply(state: Any, operation: str, value: Any, now: float) -> ShardChange:
     """Apply an operation of the entity: `add` or `expire`. Others, of later versions, change nothing.
 
     value: `ids` and `age`, the bounds, because the worker may have another configuration than the sender; and the
     `rows` of `add`.
     """
-    rows: list[Row] = list((state or {}).get("rows", ()))
+    rows: list[ShardRow] = list((state or {}).get("rows", ()))
     since: float | None = (state or {}).get("from")
     tick: float | None = (state or {}).get("tick")
     if operation not in ("add", "expire") or not isinstance(value, dict):
-        return Change(state, None, 0, 0)
+        return ShardChange(state, None, 0, 0)
     limits = ShardLimits(value["ids"], value["age"])
     if operation == "add":
         rows = _merged(rows, value["rows"])
@@ -99,13 +99,13 @@ def apply(state: Any, operation: str, value: Any, now: float) -> Change:
     if fit and (tick is None or tick <= now):
         tick = wake = max(fit[0][1] + limits.age, now + limits.age / _TICKS)
     if not fit:
-        return Change(None, None, removed, expired)
-    return Change({"rows": fit, "from": since, "tick": tick}, wake, removed, expired)
+        return ShardChange(None, None, removed, expired)
+    return ShardChange({"rows": fit, "from": since, "tick": tick}, wake, removed, expired)
 
 
 def find(states: Iterable[Any], hashes: Collection[str], limits: ShardLimits, now: float) -> ShardRows:
     """Rows of these hashes in the states of their shards."""
-    found: list[Row] = []
+    found: list[ShardRow] = []
     since: float | None = now - limits.age
     for state in states:
         begin = None if state is None else state.get("from")
@@ -115,14 +115,14 @@ def find(states: Iterable[Any], hashes: Collection[str], limits: ShardLimits, no
     return ShardRows(tuple(found), since)
 
 
-def is_small(row: Row) -> bool:
+def is_small(row: ShardRow) -> bool:
     """True when a row may be stored."""
     return len(json.dumps(row)) <= MAX_ROW_BYTES
 
 
-def _merged(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+def _merged(rows: Sequence[ShardRow], new: Sequence[ShardRow]) -> list[ShardRow]:
     """Rows with new ones, in order of their time. A repeated row takes its newest time."""
-    merged: dict[tuple[str, int, str], Row] = {}
+    merged: dict[tuple[str, int, str], ShardRow] = {}
     for row in (*rows, *new):
         key = (row[0], row[2], row[3] if isinstance(row[3], str) else json.dumps(row[3], sort_keys=True))
         former = merged.pop(key, None)
@@ -130,7 +130,7 @@ def _merged(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
     return sorted(merged.values(), key=lambda row: float(row[1]))
 
 
-def _fitting(rows: list[Row], most: int) -> list[Row]:
+def _fitting(rows: list[ShardRow], most: int) -> list[ShardRow]:
     """Newest rows within the bounds."""
     rows = rows[-most:]
     while len(json.dumps(rows)) > MAX_SHARD_BYTES:

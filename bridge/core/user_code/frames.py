@@ -14,7 +14,7 @@ _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ")
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class StackFrame:
     """Frame of a stack trace. lines: the frame with its source, as the trace has it."""
 
     file: str
@@ -38,27 +38,27 @@ class Frame:
         return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{self.line} {self.function}"
 
 
-def frames(stack_trace: str | None) -> list[Frame]:
+def frames(stack_trace: str | None) -> list[StackFrame]:
     """Frames of a stack trace, the innermost last; empty for a trace that Python did not make.
 
     Another program may write the text of an error, and thereby payload, into its trace. Its lines are not indented.
     """
-    found: list[Frame] = []
+    found: list[StackFrame] = []
     lines: list[str] = []
     for line in (stack_trace or "").splitlines():
         match = _LINE.fullmatch(line)
         if match is not None and match[1].isprintable() and match[3].isprintable():
             lines = [line]
-            found.append(Frame(match[1], int(match[2]), match[3]))
+            found.append(StackFrame(match[1], int(match[2]), match[3]))
         elif not found or not line.startswith("    "):
             return []
         else:
             lines.append(line)
-        found[-1] = Frame(found[-1].file, found[-1].line, found[-1].function, tuple(lines))
+        found[-1] = StackFrame(found[-1].file, found[-1].line, found[-1].function, tuple(lines))
     return found
 
 
-def own_frame(found: Sequence[Frame]) -> Frame | None:
+def own_frame(found: Sequence[StackFrame]) -> StackFrame | None:
     """Innermost frame of the user's code; without one, the innermost frame of a library."""
     own = next((frame for frame in reversed(found) if frame.is_own), None)
     return own or next((frame for frame in reversed(found) if not frame.is_ours), None)

@@ -15,7 +15,9 @@ CONTEXT_NAMES = ("ctx", "context")
 """Names of a first parameter that stand for a context where it has no annotation."""
 
 
-class Kind(StrEnum):
+class FunctionKind(StrEnum):
+    """Kind of a workflow function."""
+
     ORCHESTRATOR = "orchestrator"
     ACTIVITY = "activity"
     ENTITY = "entity"
@@ -23,13 +25,13 @@ class Kind(StrEnum):
     @property
     def noun(self) -> str:
         """Name of the called thing: an orchestrator runs as an orchestration."""
-        return "orchestration" if self is Kind.ORCHESTRATOR else self.value
+        return "orchestration" if self is FunctionKind.ORCHESTRATOR else self.value
 
 
 CONTEXTS = {
-    "OrchestrationContext": Kind.ORCHESTRATOR,
-    "ActivityContext": Kind.ACTIVITY,
-    "EntityContext": Kind.ENTITY,
+    "OrchestrationContext": FunctionKind.ORCHESTRATOR,
+    "ActivityContext": FunctionKind.ACTIVITY,
+    "EntityContext": FunctionKind.ENTITY,
 }
 """Kinds by name of the SDK's context class."""
 
@@ -45,10 +47,10 @@ class Parameter:
     form: str
     required: bool
     annotated: bool
-    context: Kind | None
+    context: FunctionKind | None
 
 
-def kind_of(parameters: Sequence[Parameter], *, is_generator: bool) -> Kind | None:
+def kind_of(parameters: Sequence[Parameter], *, is_generator: bool) -> FunctionKind | None:
     """Kind of a function; None for a helper.
 
     The first parameter decides: its annotation is a context class, or it has no annotation and is named `ctx` or
@@ -60,14 +62,14 @@ def kind_of(parameters: Sequence[Parameter], *, is_generator: bool) -> Kind | No
     first = parameters[0]
     kind = first.context
     if kind is None and not first.annotated and first.name in CONTEXT_NAMES:
-        kind = Kind.ORCHESTRATOR if is_generator else Kind.ACTIVITY
+        kind = FunctionKind.ORCHESTRATOR if is_generator else FunctionKind.ACTIVITY
     positional = [one for one in parameters if one.form == "positional"]
     accepts = len(positional) >= 2 or any(one.form == "*" for one in parameters)
     needs_more = any(one.required for one in (*positional[2:], *(one for one in parameters if one.form == "keyword")))
     return kind if accepts and not needs_more else None
 
 
-def annotation_kind(annotation: ast.expr, leaf: Callable[[ast.expr], Kind | None]) -> Kind | None:
+def annotation_kind(annotation: ast.expr, leaf: Callable[[ast.expr], FunctionKind | None]) -> FunctionKind | None:
     """Kind of the context class in an annotation. leaf: kind of a plain or dotted name.
 
     Text is parsed. `Optional`, unions and `Annotated` are searched. The base of a generic class counts.

@@ -27,9 +27,9 @@ from bridge.core.answers import (
     SIGNED,
     TRANSITION,
     CorrelationId,
-    Key,
-    Keyring,
     LaterKeys,
+    SigningKey,
+    SigningKeyring,
     answered_by,
 )
 from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
@@ -43,7 +43,7 @@ from bridge.core.errors import (
     UnexpectedReply,
 )
 from bridge.core.origin import MessageOrigin, read_origin
-from bridge.core.stored_message import StoredMessage
+from bridge.core.stored_message import StoredMessage, StoreEarly
 from bridge.engines.base import Engine
 from bridge.engines.commands.moving import InstanceEngine
 
@@ -73,11 +73,11 @@ def keys_entity(ctx: EntityContext, value: Any) -> None:
     except Exception:  # no JSON: as damaged as a state of another form
         stored = ()
     # The keys of a later version raise here: the operation fails, and they stay
-    ring = Keyring.from_json(stored)
+    ring = SigningKeyring.from_json(stored)
     if ctx.operation == "make":
-        ring = ring.make(Key.from_json(value))
+        ring = ring.make(SigningKey.from_json(value))
     elif ctx.operation == "rotate":
-        ring = ring.rotate(Key.from_json(value))
+        ring = ring.rotate(SigningKey.from_json(value))
     elif ctx.operation == "retire":
         ring = ring.retire(value)
     ctx.set_state(ring.to_json())
@@ -86,14 +86,14 @@ def keys_entity(ctx: EntityContext, value: Any) -> None:
 keys_entity.__name__ = ANSWERS
 
 
-def _read(state: str) -> Keyring:
+def _read(state: str) -> SigningKeyring:
     """Keys of a serialized state. Raises: EngineMisconfigured when a later version wrote them."""
     try:
-        return Keyring.from_json(json.loads(state))
+        return SigningKeyring.from_json(json.loads(state))
     except LaterKeys:
         raise EngineMisconfigured("the keys that sign requests are of a later version of the bridge") from None
     except (ValueError, RecursionError):
-        return Keyring(damaged=1)
+        return SigningKeyring(damaged=1)
 
 
 class AnswerKeys:
@@ -107,11 +107,11 @@ class AnswerKeys:
         self._signatures = signatures
         self._started = datetime.now(UTC)
         self._loop = loop
-        self._ring = Keyring()
+        self._ring = SigningKeyring()
         self._read_at = float("-inf")
         self._unknown = asyncio.Lock()
 
-    async def ring(self, *, fresh: bool = False) -> Keyring:
+    async def ring(self, *, fresh: bool = False) -> SigningKeyring:
         """Return the keys, read from the engine when they are missing or older than `_FRESH`. Raises: EngineError.
 
         fresh: read the keys in any case.
@@ -149,7 +149,7 @@ class AnswerKeys:
                 ring = self._ring
         return ring.verifies(given)
 
-    async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
+    async def change(self, operation: str, value: Any, done: Callable[[SigningKeyring], bool]) -> SigningKeyring:
         """Send the entity an operation; return the keys after a worker has processed it. Raises: EngineError."""
         await self._engine.client.signal_entity(_ENTITY, operation, value, what=f"{operation} the keys of answers")
         for _ in range(int(_TIMEOUT / _POLL_SECONDS)):
@@ -166,11 +166,11 @@ class AnswerKeys:
         While the first key is not active yet, the correlation id is returned unchanged. Call the method from any thread
         except the event loop's.
         """
-        ring = self._ring if time.monotonic() - self._read_at < _FRESH else Keyring()
+        ring = self._ring if time.monotonic() - self._read_at < _FRESH else SigningKeyring()
         key = ring.signer(time.time()) or self._first()
         return plain if key is None else key.sign(plain, until)
 
-    def _first(self) -> Key | None:
+    def _first(self) -> SigningKey | None:
         if self._loop is None:
             raise EngineUnavailable("sign a request: there is no event loop")
         try:
@@ -181,12 +181,12 @@ class AnswerKeys:
             raise EngineTimeout("sign a request: the engine did not answer in time") from error
         return ring.signer(time.time())
 
-    async def _made(self) -> Keyring:
+    async def _made(self) -> SigningKeyring:
         ring = await self.ring()
         if ring.keys:
             return ring
         delay = TRANSITION if self._signatures == "transition" and await self._was_used() else 0.0
-        return await self.change("make", Key.new(time.time(), delay).to_json(), lambda found: bool(found.keys))
+        return await self.change("make", SigningKey.new(time.time(), delay).to_json(), lambda found: bool(found.keys))
 
     async def _was_used(self) -> bool:
         """True when the task hub has instances from before this process, which earlier versions may still use."""
@@ -215,9 +215,6 @@ def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Ca
         return published if correlation_id == wanted["to"] else published + SIGNED
 
     return signed
-
-
-StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ def make_private(directory: Path) -> None:
         ) from error
 
 
-class Address:
+class EngineSocket:
     """Path and gRPC target of a socket of the engine, whatever the length of its path.
 
     A path that is too long for a socket is reached through a descriptor of the directory (Linux only). Keep the object

@@ -19,7 +19,7 @@ from bridge.core.errors import EngineMisconfigured, EngineTimeout, EngineUnavail
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.embedded.address import FILE, SOCKET, WORKERS, Address, make_private
+from bridge.engines.embedded.address import FILE, SOCKET, WORKERS, EngineSocket, make_private
 from bridge.engines.embedded.stored import StoredFile
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
@@ -36,9 +36,9 @@ from bridge.engines.remote.remote_channel import RemoteChannel
 from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.large_payloads.files import PayloadFiles
 from bridge.sqlite_engine.maintenance.inspection import read_newest
-from bridge.sqlite_engine.maintenance.process_files import FileLock
+from bridge.sqlite_engine.maintenance.process_files import DatabaseLock
 from bridge.sqlite_engine.storage import counts
-from bridge.sqlite_engine.storage.listing import ListPart, Wanted
+from bridge.sqlite_engine.storage.listing import ListFilter, ListPart
 from bridge.system import private
 from bridge.system.processes import is_running, is_stopped
 from bridge.system.tls import TlsFiles
@@ -46,7 +46,7 @@ from bridge.system.tls import TlsFiles
 if TYPE_CHECKING:
     from durabletask.serialization import DataConverter
 
-    from bridge.engines.embedded.inprocess import AioChannel, Channel
+    from bridge.engines.embedded.inprocess import AioChannel, InProcessChannel
     from bridge.engines.embedded.processes.attached import AttachedWorker
     from bridge.engines.embedded.processes.listener import WorkerSocket
     from bridge.engines.embedded.processes.settings import ProcessSettings
@@ -111,10 +111,10 @@ class EmbeddedEngine:
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._worker_socket: WorkerSocket | None = None
-        self._address: Address | None = None
+        self._address: EngineSocket | None = None
         self._channel: AioChannel | RemoteChannel | None = None
         self._client: EngineClient | None = None
-        self._workers: list[Channel] = []
+        self._workers: list[InProcessChannel] = []
 
     @property
     def is_host(self) -> bool:
@@ -171,7 +171,7 @@ class EmbeddedEngine:
         versions = await asyncio.to_thread(counts.read_versions, file)
         return replace(_summed(rows), versions={(name, version): number for name, version, number in versions})
 
-    async def newest_instances(self, wanted: Wanted, limit: int, before: int | None) -> ListPart | None:
+    async def newest_instances(self, wanted: ListFilter, limit: int, before: int | None) -> ListPart | None:
         """See `ListingEngine.newest_instances`."""
         path = self._directory / FILE
         return await asyncio.to_thread(lambda: read_newest(path, self._keys(), wanted, limit, before, SAGA))
@@ -258,7 +258,7 @@ class EmbeddedEngine:
         try:
             # Only the holder of the lock gets here, so an existing socket file belongs to a dead host.
             (self._directory / SOCKET).unlink(missing_ok=True)
-            self._address = Address(self._directory)
+            self._address = EngineSocket(self._directory)
             service = AioSidecarService(database)
             local = Server(service, [self._address.target])
             local.start()
@@ -277,7 +277,7 @@ class EmbeddedEngine:
     def _listen_for_workers(self, database: Database) -> None:
         from bridge.engines.embedded.processes.listener import WorkerSocket
 
-        listener = WorkerSocket(database, Address(self._directory, WORKERS))
+        listener = WorkerSocket(database, EngineSocket(self._directory, WORKERS))
         try:
             listener.start()
         except OSError as error:
@@ -311,7 +311,7 @@ class EmbeddedEngine:
             (self._directory / SOCKET).unlink(missing_ok=True)
 
     def _attach(self) -> None:
-        self._address = Address(self._directory)
+        self._address = EngineSocket(self._directory)
         target = self._address.target
         options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False).to_grpc_options()
         self._channel = RemoteChannel(lambda: grpc.aio.insecure_channel(target, options), self._config.timeout)
@@ -350,7 +350,7 @@ class EmbeddedEngine:
             try:
                 await self.client.probe(f"engine {self.name!r} at {self._directory / SOCKET}")
             except (EngineUnavailable, EngineTimeout) as error:
-                pid = FileLock(self._directory / FILE).holder()
+                pid = DatabaseLock(self._directory / FILE).holder()
                 if pid is not None and is_stopped(pid):
                     raise EngineUnavailable(
                         f"engine {self.name!r} does not answer: its process {pid} is frozen by a signal; "
@@ -428,7 +428,7 @@ class EmbeddedEngine:
     ) -> RunningWorker:
         from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 
-        from bridge.engines.embedded.inprocess import Channel
+        from bridge.engines.embedded.inprocess import InProcessChannel
         from bridge.engines.embedded.remote.worker import RemoteWorker
         from bridge.engines.embedded.worker import DirectWorker
         from bridge.engines.worker.items import EngineGreeting
@@ -458,7 +458,7 @@ class EmbeddedEngine:
                     **options,
                 )
                 return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
-            channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
+            channel = InProcessChannel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             worker_ = MonitoredWorker(
                 channel=channel,
@@ -540,7 +540,7 @@ class EmbeddedEngine:
             return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
 
         return AttachedWorker(
-            lambda: Address(self._directory, WORKERS),
+            lambda: EngineSocket(self._directory, WORKERS),
             make,
             pb.GetWorkItemsRequest(
                 maxConcurrentOrchestrationWorkItems=own.process_items,

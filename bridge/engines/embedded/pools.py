@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -104,13 +104,18 @@ class Pool:
         """Number of jobs that wait or run."""
         return self._jobs.qsize() + len(self._load.began)
 
-    def return_waiting(self) -> None:
-        """Return the jobs that have not begun to the engine."""
+    def take_waiting(self) -> Iterator[str]:
+        """Remove the jobs that have not begun, and yield their tokens."""
         with suppress(Empty):
             while True:
                 job = self._jobs.get_nowait()
                 if job is not None:
-                    self._stub.give_back(job[2])
+                    yield job[2]
+
+    def return_waiting(self) -> None:
+        """Return the jobs that have not begun to the engine."""
+        for token in self.take_waiting():
+            self._stub.give_back(token)
 
     def stop(self) -> None:
         """Pass the jobs that have not begun to the closed stub, and wait for the others."""
@@ -228,6 +233,10 @@ class PooledWorker(MonitoredWorker, SessionWorker):
         for pool in self._pools:
             pool.stop()
         self.deferred.wait()
+
+    def take_unbegun_activities(self) -> list[str]:
+        """Remove the activities that have not begun. Returns their tokens."""
+        return list(self._pools[1].take_waiting()) if self._pools else []
 
     @property
     def answers_block(self) -> bool:

@@ -16,15 +16,15 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.system_names import PREFIX, SAGA
-from bridge.core.user_code.kinds import Kind
+from bridge.core.user_code.kinds import FunctionKind
 from bridge.engines.embedded.pools import PooledWorker, PoolStub
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, WorkerStream
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 
 _NO_REPLY = ThreadReply()
-_KINDS = {ORCHESTRATION: Kind.ORCHESTRATOR, ACTIVITY: Kind.ACTIVITY, ENTITY: Kind.ENTITY}
+_KINDS = {ORCHESTRATION: FunctionKind.ORCHESTRATOR, ACTIVITY: FunctionKind.ACTIVITY, ENTITY: FunctionKind.ENTITY}
 
 
 def known_names(workflows: Workflows) -> Callable[[int, str], bool]:
@@ -84,7 +84,7 @@ class DirectWorker(PooledWorker):
         self.running = database.running
         if self.running is not None:
             self._begin, self._end = self.running.begin, self.running.end
-        self._stream: Stream | None = None
+        self._stream: WorkerStream | None = None
 
     def start(self) -> None:
         """Connect to the engine.
@@ -94,7 +94,7 @@ class DirectWorker(PooledWorker):
         self.start_pools(DirectStub(self._database, self._failed))
         # The SDK restores externalised payloads in the events in place. A worker with a payload store therefore needs
         # copies.
-        self._stream = Stream(
+        self._stream = WorkerStream(
             self.work_request(),
             self.take,
             shares=not self.stores_payloads,

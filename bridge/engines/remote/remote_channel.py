@@ -90,7 +90,7 @@ class RemoteChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no 
         self._retired: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    def unary_unary(self, method: str, *arguments: Any, **more: Any) -> Callable[..., Call]:
+    def unary_unary(self, method: str, *arguments: Any, **more: Any) -> Callable[..., RemoteCall]:
         name = method.rpartition("/")[2]
         prepare = BEFORE.get(name)
 
@@ -100,10 +100,10 @@ class RemoteChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no 
                 found = self._methods[method] = self._connected().unary_unary(method, *arguments, **more)
             return found(request, timeout=timeout, metadata=headers)
 
-        def call(request: Any, *, timeout: float | None = None, **_: Any) -> Call:
+        def call(request: Any, *, timeout: float | None = None, **_: Any) -> RemoteCall:
             if prepare is not None:
                 prepare(request)
-            return Call(self, name, begin, request, self._timeout if timeout is None else timeout)
+            return RemoteCall(self, name, begin, request, self._timeout if timeout is None else timeout)
 
         return call
 
@@ -208,7 +208,7 @@ class RemoteChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no 
         await self.close()
 
 
-class Call:
+class RemoteCall:
     """Call with one response. It begins when it is awaited, and is cancelled with the task that awaits it."""
 
     __slots__ = ("_begin", "_channel", "_name", "_request", "_sent", "_timeout")

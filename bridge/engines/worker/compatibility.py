@@ -17,7 +17,7 @@ from durabletask.task import NonDeterminismError
 from durabletask.worker import OrchestratorNotRegisteredError
 
 from bridge.core.errors import UnknownTarget
-from bridge.core.user_code.kinds import Kind
+from bridge.core.user_code.kinds import FunctionKind
 from bridge.engines.worker.finishes import end_of_turn
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
@@ -172,16 +172,16 @@ def _unknown(request: Any, response: pb.OrchestratorResponse, known: Workflows |
             yield UnknownName(_name(request), response.instanceId, called[0].noun, called[1])
 
 
-def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
+def called_name(action: pb.OrchestratorAction) -> tuple[FunctionKind, str] | None:
     """Kind and registered name of the function or entity that an action calls."""
     match action.WhichOneof("orchestratorActionType"):
         case "scheduleTask":
-            return Kind.ACTIVITY, action.scheduleTask.name
+            return FunctionKind.ACTIVITY, action.scheduleTask.name
         case "createSubOrchestration":
-            return Kind.ORCHESTRATOR, action.createSubOrchestration.name
+            return FunctionKind.ORCHESTRATOR, action.createSubOrchestration.name
         case "sendEntityMessage":
             message = action.sendEntityMessage
             for field in ("entityOperationCalled", "entityOperationSignaled"):
                 if message.HasField(field):
-                    return Kind.ENTITY, getattr(message, field).targetInstanceId.value.split("@")[1].lower()
+                    return FunctionKind.ENTITY, getattr(message, field).targetInstanceId.value.split("@")[1].lower()
     return None

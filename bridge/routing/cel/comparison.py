@@ -24,11 +24,11 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
 _EXACT = 2**53
 """Largest integer that is compared with doubles without loss."""
 
-Answer = Callable[[Any], bool | None]
+Comparison = Callable[[Any], bool | None]
 """Function from the member's value to the condition's result; None if CEL must evaluate it."""
 
 
-def comparison(source: str) -> Answer | None:
+def comparison(source: str) -> Comparison | None:
     """Answer function of a condition; None if it is not such a comparison."""
     found = _COMPARISON.fullmatch(source)
     if found is None:
@@ -40,7 +40,7 @@ def comparison(source: str) -> Answer | None:
     return _texts(sign, text) if found["sign"] in ("==", "!=") and "\0" not in text else None
 
 
-def _numbers(sign: Callable[[Any, Any], bool], wanted: int | float) -> Answer | None:
+def _numbers(sign: Callable[[Any, Any], bool], wanted: int | float) -> Comparison | None:
     if abs(wanted) > _EXACT:
         return None
 
@@ -53,7 +53,7 @@ def _numbers(sign: Callable[[Any, Any], bool], wanted: int | float) -> Answer | 
     return answer
 
 
-def _texts(sign: Callable[[Any, Any], bool], wanted: str) -> Answer:
+def _texts(sign: Callable[[Any, Any], bool], wanted: str) -> Comparison:
     def answer(value: Any) -> bool | None:
         return sign(value, wanted) if value.__class__ is str and "\0" not in value else None
 

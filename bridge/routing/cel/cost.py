@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bridge.routing.cel import pattern
-from bridge.routing.cel.tree import Call, Const, Ident, Items, Loop, Node, Select
+from bridge.routing.cel.tree import Const, FunctionCall, Ident, Items, Loop, Node, Select
 
 EXPRESSION_COST = 150_000_000
 """Default cost limit for all expressions of one message: 150 ms, in nanoseconds."""
@@ -40,7 +40,7 @@ _BYTES_PER_VALUE = 8
 _ABSENT = object()
 
 
-class Size(NamedTuple):
+class SizeBounds(NamedTuple):
     """Upper bounds of the size of a value.
 
     values: number of values in it: itself, its members and keys.
@@ -65,10 +65,10 @@ class Size(NamedTuple):
         """Values and bytes of the largest member."""
         return (self.values, self.size) if self.most_values < 0 else (self.most_values, self.most_size)
 
-    def member(self) -> Size:
+    def member(self) -> SizeBounds:
         """Bounds of any member, where each member is used once."""
         values, size = self.largest
-        return Size(values, size, self.all_values, self.all_size, values)
+        return SizeBounds(values, size, self.all_values, self.all_size, values)
 
 
 class Estimate(NamedTuple):
@@ -79,7 +79,7 @@ class Estimate(NamedTuple):
     """
 
     cost: float
-    result: Size
+    result: SizeBounds
 
 
 def weigh(value: Any) -> tuple[int, int]:
@@ -155,9 +155,9 @@ class _Data:
 
     def __init__(self, data: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
         self._data = {**data, **constants}
-        self._known: dict[Node, Size] = {}
+        self._known: dict[Node, SizeBounds] = {}
 
-    def size(self, node: Node, times: float) -> Size | None:
+    def size(self, node: Node, times: float) -> SizeBounds | None:
         """Size of a member path of a variable; None for any other node."""
         found = self._known.get(node)
         if found is None:
@@ -173,7 +173,7 @@ class _Data:
                 return self._data.get(name, _ABSENT)
             case Select(operand, field, False):
                 return _member(self._value(operand), field)
-            case Call("_[_]" | "_[?_]" | "_?._", (operand, Const(str() as field))):
+            case FunctionCall("_[_]" | "_[?_]" | "_?._", (operand, Const(str() as field))):
                 return _member(self._value(operand), field)
         return _ABSENT
 
@@ -182,20 +182,20 @@ class _Bound:
     """Sizes of variables with unknown contents."""
 
     def __init__(self, values: int, size: int, constants: Mapping[str, Any]) -> None:
-        self._one = Size(values, size, 0, 0, values)
+        self._one = SizeBounds(values, size, 0, 0, values)
         self._constants = _Data(constants, {})
 
-    def size(self, node: Node, times: float) -> Size | None:
+    def size(self, node: Node, times: float) -> SizeBounds | None:
         if (known := self._constants.size(node, times)) is not None:
             return known
         return _times(self._one, times) if isinstance(node, Ident) else None
 
 
-def _measured(value: Any) -> Size:
+def _measured(value: Any) -> SizeBounds:
     kind = value.__class__
     if kind is not dict and kind is not list:
         values, size = weigh(value)
-        return Size(values, size, 0, 0, 0, value if kind is str else None)
+        return SizeBounds(values, size, 0, 0, 0, value if kind is str else None)
     values, size, most_values, most_size = 1 + len(value), 0, 1, 0
     members: Iterable[Any] = value
     if kind is dict:
@@ -217,7 +217,7 @@ def _measured(value: Any) -> Size:
             most_values = of_member
         if its_size > most_size:
             most_size = its_size
-    return Size(values, size, 0, 0, len(value), None, most_values, most_size)
+    return SizeBounds(values, size, 0, 0, len(value), None, most_values, most_size)
 
 
 def _member(value: Any, field: str) -> Any:
@@ -226,8 +226,8 @@ def _member(value: Any, field: str) -> Any:
     return value.get(field, _ABSENT)
 
 
-def _times(one: Size, times: float) -> Size:
-    return Size(
+def _times(one: SizeBounds, times: float) -> SizeBounds:
+    return SizeBounds(
         one.values,
         one.size,
         one.values * times,
@@ -239,12 +239,12 @@ def _times(one: Size, times: float) -> Size:
     )
 
 
-def _scalar(times: float, size: float = 8) -> Size:
-    return Size(1, size, times, size * times, 0)
+def _scalar(times: float, size: float = 8) -> SizeBounds:
+    return SizeBounds(1, size, times, size * times, 0)
 
 
-def _sum(parts: tuple[Size, ...]) -> Size:
-    return Size(
+def _sum(parts: tuple[SizeBounds, ...]) -> SizeBounds:
+    return SizeBounds(
         sum(part.values for part in parts),
         sum(part.size for part in parts),
         sum(part.all_values for part in parts),
@@ -253,9 +253,9 @@ def _sum(parts: tuple[Size, ...]) -> Size:
     )
 
 
-def _most(first: Size, second: Size) -> Size:
+def _most(first: SizeBounds, second: SizeBounds) -> SizeBounds:
     values, size = (max(pair) for pair in zip(first.largest, second.largest, strict=True))
-    return Size(
+    return SizeBounds(
         max(first.values, second.values),
         max(first.size, second.size),
         max(first.all_values, second.all_values),
@@ -277,7 +277,7 @@ class _Run:
 
     def __init__(self, known: _Data | _Bound) -> None:
         self._known = known
-        self._bound: dict[str, tuple[Size, float]] = {}
+        self._bound: dict[str, tuple[SizeBounds, float]] = {}
         self.cost = 0.0
 
     def total(self, tree: Node, values: int, size: int) -> Estimate:
@@ -286,19 +286,19 @@ class _Run:
         self.cost += result.values * _RESULT + result.size * _RESULT_BYTE
         return Estimate(self.cost, result)
 
-    def visit(self, node: Node, times: float) -> Size:
+    def visit(self, node: Node, times: float) -> SizeBounds:
         self.cost += _NODE * times
         match node:
             case Const(value):
                 text = value if isinstance(value, str) else None
-                return _times(Size(1, 8 if value is None else len(value) * 4, 0, 0, 0, text), times)
+                return _times(SizeBounds(1, 8 if value is None else len(value) * 4, 0, 0, 0, text), times)
             case Ident(name) if name in self._bound:
                 found, before = self._bound[name]
                 return found if times <= before else _times(found, times)
             case Select(_, _, True):
                 self.visit(node.operand, times)
                 return _scalar(times)
-        if isinstance(node, Ident | Select | Call) and not self._is_bound(node):
+        if isinstance(node, Ident | Select | FunctionCall) and not self._is_bound(node):
             known = self._known.size(node, times)
             if known is not None:
                 return known
@@ -309,8 +309,8 @@ class _Run:
                 self.cost += 300 * len(members) * times
                 parts = tuple(self.visit(member, times) for member in members)
                 made = _sum((_scalar(times), *parts))
-                return Size(made.values, made.size, made.all_values, made.all_size, len(members))
-            case Call(function, args):
+                return SizeBounds(made.values, made.size, made.all_values, made.all_size, len(members))
+            case FunctionCall(function, args):
                 return self._call(function, args, times)
             case Loop():
                 return self._loop(node, times)
@@ -318,7 +318,7 @@ class _Run:
 
     def _is_bound(self, node: Node) -> bool:
         """True for a member path of a variable bound by a macro."""
-        while isinstance(node, Select | Call):
+        while isinstance(node, Select | FunctionCall):
             if isinstance(node, Select):
                 node = node.operand
             elif node.args:
@@ -327,7 +327,7 @@ class _Run:
                 return False
         return isinstance(node, Ident) and node.name in self._bound
 
-    def _loop(self, loop: Loop, times: float) -> Size:
+    def _loop(self, loop: Loop, times: float) -> SizeBounds:
         span = self._list(loop.range, times)
         turns = min(ITERATIONS, span.items * times, span.all_values) if span.items else 0
         start = self.visit(loop.start, times)
@@ -343,28 +343,32 @@ class _Run:
             self._copied(longest * turns / 2)
             values = min(made.all_values, made.values * longest) + 1
             size = min(made.all_size, made.size * longest)
-            grown = Size(values, size, made.all_values + times, made.all_size, longest, None, made.values, made.size)
+            grown = SizeBounds(
+                values, size, made.all_values + times, made.all_size, longest, None, made.values, made.size
+            )
         return self._with({loop.accumulator: (grown, times)}, loop.result, times)
 
-    def _list(self, node: Node, times: float) -> Size:
+    def _list(self, node: Node, times: float) -> SizeBounds:
         """Size of the range of a loop."""
         return self.visit(node, times)
 
     def _copied(self, members: float) -> None:
         self.cost += members * (50 + 32 * MEMORY)
 
-    def _step(self, step: Node, accumulator: str, bound: Mapping[str, tuple[Size, float]], turns: float) -> Size | None:
+    def _step(
+        self, step: Node, accumulator: str, bound: Mapping[str, tuple[SizeBounds, float]], turns: float
+    ) -> SizeBounds | None:
         """Member that a turn adds to the resulting list; None if it adds none. Macros have no other steps."""
         match step:
-            case Call("_?_:_", (condition, step, Ident(name))) if name == accumulator:
+            case FunctionCall("_?_:_", (condition, step, Ident(name))) if name == accumulator:
                 self._with(bound, condition, turns)
                 return self._step(step, accumulator, bound, turns)
-            case Call("_+_", (Ident(name), Items((member,)))) if name == accumulator:
+            case FunctionCall("_+_", (Ident(name), Items((member,)))) if name == accumulator:
                 return self._with(bound, member, turns)
         self._with(bound, step, turns)
         return None
 
-    def _with(self, bound: Mapping[str, tuple[Size, float]], node: Node, times: float) -> Size:
+    def _with(self, bound: Mapping[str, tuple[SizeBounds, float]], node: Node, times: float) -> SizeBounds:
         before = self._bound
         self._bound = {**before, **bound}
         try:
@@ -372,9 +376,9 @@ class _Run:
         finally:
             self._bound = before
 
-    def _call(self, function: str, nodes: tuple[Node, ...], times: float) -> Size:
+    def _call(self, function: str, nodes: tuple[Node, ...], times: float) -> SizeBounds:
         if function == "@in":
-            args: tuple[Size, ...] = (self.visit(nodes[0], times), self._list(nodes[1], times))
+            args: tuple[SizeBounds, ...] = (self.visit(nodes[0], times), self._list(nodes[1], times))
         else:
             args = tuple(self.visit(node, times) for node in nodes)
         self.cost += _NODE * times
@@ -385,55 +389,57 @@ class _Run:
             return _scalar(times, 40)
         made = _sum((_scalar(times, 40), *args))
         factor = _GROWTH.get(function, 1.0)
-        made = Size(made.values, made.size * factor, made.all_values, made.all_size * factor, made.items)
+        made = SizeBounds(made.values, made.size * factor, made.all_values, made.all_size * factor, made.items)
         self.cost += made.all_size * 2 * MEMORY
         return made
 
-    def _read(self, args: tuple[Size, ...]) -> None:
+    def _read(self, args: tuple[SizeBounds, ...]) -> None:
         for arg in args:
             self.cost += arg.all_values * 60 + arg.all_size * 10
 
     # Functions whose cost or result is not proportional to their arguments
 
-    def _pass(self, args: tuple[Size, ...], times: float) -> Size:
+    def _pass(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         return args[0] if args else _scalar(times)
 
-    def _part(self, args: tuple[Size, ...], times: float) -> Size:
+    def _part(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         place, key = args
         self.cost += key.all_size
         values, size = place.largest
-        return Size(values, size, min(place.all_values, values * times), min(place.all_size, size * times), values)
+        return SizeBounds(
+            values, size, min(place.all_values, values * times), min(place.all_size, size * times), values
+        )
 
-    def _branch(self, args: tuple[Size, ...], times: float) -> Size:
+    def _branch(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         return _most(args[-2], args[-1])
 
-    def _logic(self, args: tuple[Size, ...], times: float) -> Size:
+    def _logic(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         return _scalar(times)
 
-    def _equal(self, args: tuple[Size, ...], times: float) -> Size:
+    def _equal(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         self.cost += min(arg.all_values for arg in args) * 150 + min(arg.all_size for arg in args) * 0.5
         return _scalar(times)
 
-    def _in(self, args: tuple[Size, ...], times: float) -> Size:
+    def _in(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         needle, place = args
         self.cost += place.all_values * 60 + place.all_size * 0.5 + needle.all_values * 60 + needle.all_size
         return _scalar(times)
 
-    def _add(self, args: tuple[Size, ...], times: float) -> Size:
+    def _add(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         made = _sum(args)
         self.cost += made.all_values * (50 + 50 * MEMORY) + made.all_size * (1 + MEMORY)
         return made
 
-    def _search(self, args: tuple[Size, ...], times: float) -> Size:
+    def _search(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         self._find(args)
         return _scalar(times)
 
-    def _find(self, args: tuple[Size, ...]) -> None:
+    def _find(self, args: tuple[SizeBounds, ...]) -> None:
         text, wanted = args[:2]
         self.cost += text.all_size * 10 + wanted.all_size * 10
         self.cost += _product(text.size, text.all_size, wanted.size, wanted.all_size) * _PRODUCT
 
-    def _split(self, args: tuple[Size, ...], times: float) -> Size:
+    def _split(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         text, separator = args[:2]
         self._find(args)
         self.cost += text.all_size * 80
@@ -444,9 +450,9 @@ class _Run:
         elif separator.text:
             pieces, all_pieces = pieces / len(separator.text) + 1, all_pieces / len(separator.text) + times
         self.cost += all_pieces * (100 + 60 * MEMORY)
-        return Size(pieces + 1, text.size, all_pieces + times, text.all_size, pieces)
+        return SizeBounds(pieces + 1, text.size, all_pieces + times, text.all_size, pieces)
 
-    def _replace(self, args: tuple[Size, ...], times: float) -> Size:
+    def _replace(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         text, wanted, new = args[:3]
         self._find(args)
         self.cost += text.all_size * 50
@@ -455,16 +461,16 @@ class _Run:
         size = text.size + found * new.size
         all_size = text.all_size + _product(found, text.all_size / width + times, new.size, new.all_size)
         self.cost += all_size * (2 + 2 * MEMORY)
-        return Size(1, size, times, all_size, 0)
+        return SizeBounds(1, size, times, all_size, 0)
 
-    def _join(self, args: tuple[Size, ...], times: float) -> Size:
+    def _join(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         parts, between = args[0], args[1] if len(args) > 1 else _scalar(times, 0)
         size = parts.size + parts.values * between.size
         all_size = parts.all_size + _product(parts.values, parts.all_values, between.size, between.all_size)
         self.cost += parts.all_values * 100 + all_size * (2 + 2 * MEMORY)
-        return Size(1, size, times, all_size, 0)
+        return SizeBounds(1, size, times, all_size, 0)
 
-    def _format(self, args: tuple[Size, ...], times: float) -> Size:
+    def _format(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         text, values = args[:2]
         plain = text.text is not None and not any(verb in text.text for verb in ("f", "e", "."))
         width = (
@@ -473,9 +479,9 @@ class _Run:
         size = text.size + 8 * values.size + width * values.values
         all_size = text.all_size + 8 * values.all_size + width * values.all_values
         self.cost += values.all_values * 300 + all_size * (4 + 2 * MEMORY)
-        return Size(1, size, times, all_size, 0)
+        return SizeBounds(1, size, times, all_size, 0)
 
-    def _matches(self, args: tuple[Size, ...], times: float) -> Size:
+    def _matches(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         text, wanted = args[:2]
         if wanted.text is not None:
             found = pattern.measure(wanted.text)
@@ -489,7 +495,7 @@ class _Run:
         self.cost += text.all_size * states * 15
         return _scalar(times)
 
-    def _sorted(self, args: tuple[Size, ...], times: float) -> Size:
+    def _sorted(self, args: tuple[SizeBounds, ...], times: float) -> SizeBounds:
         self.cost += args[0].all_values * 1500 + args[0].all_size * 10
         return args[0]
 
@@ -501,12 +507,12 @@ class _Ordinary(_Run):
         super().__init__(_Bound(size // _BYTES_PER_VALUE, size, constants))
         self._within_list = False
 
-    def visit(self, node: Node, times: float) -> Size:
+    def visit(self, node: Node, times: float) -> SizeBounds:
         if times > 1 and not self._within_list and isinstance(node, Select) and not self._is_bound(node):
             return _scalar(times, 64)
         return super().visit(node, times)
 
-    def _list(self, node: Node, times: float) -> Size:
+    def _list(self, node: Node, times: float) -> SizeBounds:
         before, self._within_list = self._within_list, True
         try:
             return super()._list(node, times)
@@ -517,7 +523,7 @@ class _Ordinary(_Run):
         pass
 
 
-_SPECIAL: Mapping[str, Callable[[_Run, tuple[Size, ...], float], Size]] = {
+_SPECIAL: Mapping[str, Callable[[_Run, tuple[SizeBounds, ...], float], SizeBounds]] = {
     "_[_]": _Run._part, "_[?_]": _Run._part, "_?._": _Run._part, "dyn": _Run._pass, "value": _Run._pass,
     "optional.of": _Run._pass, "optional.ofNonZeroValue": _Run._pass, "optional.none": _Run._pass,
     "or": _Run._branch, "orValue": _Run._branch, "_?_:_": _Run._branch,

@@ -19,8 +19,8 @@ ALLOWED = 2e6
 _TEXTS = ("type", "source", "subject", "id", "key", "datacontenttype", "dataschema", "message_id", "time")
 _PLACES = ("topic", "partition", "offset")
 
-Member = tuple[str, ...]
-"""A variable and the members that lead to a value: `("payload", "order", "id")`."""
+MemberPath = tuple[str, ...]
+"""Variable and the members that lead to a value: `("payload", "order", "id")`."""
 
 
 class Unknown(Exception):
@@ -45,7 +45,7 @@ class Evaluator:
         self._compiler = Compiler(lambda path, what: Problem("", 0, 0, "", what), None)
         self._compiled: dict[str, Expression | None] = {}
 
-    def value(self, source: str, member: Member = (), value: Any = None) -> Any:
+    def value(self, source: str, member: MemberPath = (), value: Any = None) -> Any:
         """Result of an expression if a member has a value. Raises: Unknown."""
         if source not in self._compiled:
             # The name of a time zone may lead to a file that blocks the process
@@ -63,7 +63,7 @@ class Evaluator:
         except ExpressionError as error:
             raise Unknown(str(error).removeprefix(": ").rpartition(", in `")[0]) from None
 
-    def _scope(self, member: Member, value: Any) -> RouteScope:
+    def _scope(self, member: MemberPath, value: Any) -> RouteScope:
         attributes: dict[str, Any] = {"message_id": "", "id": "", "source": "", "type": "", "data": None}
         place: dict[str, Any] = {"topic": "", "partition": 0, "offset": 0}
         variable, *path = member or ("",)

@@ -16,16 +16,16 @@ from typing import Any, NoReturn
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
-from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem
+from bridge.core.errors import ConfigPath, ExpressionCost, ExpressionError, Locate, Problem
 from bridge.core.problems.codes import coded
 from bridge.routing.cel import failure, zones
 from bridge.routing.cel import map_order as cel_map_order
-from bridge.routing.cel.comparison import Answer, comparison
+from bridge.routing.cel.comparison import Comparison, comparison
 from bridge.routing.cel.cost import FREE, affordable, estimate, free_weight, reading_cost
 from bridge.routing.cel.nulls import LOSES_NULLS, recount
 from bridge.routing.cel.projection import Projection, Projections
-from bridge.routing.cel.scope import EVENT, Scope
-from bridge.routing.cel.tokens import Reading, closing_braces, readings, tokens
+from bridge.routing.cel.scope import EVENT, ExpressionScope
+from bridge.routing.cel.tokens import VariableRead, closing_braces, readings, tokens
 from bridge.routing.cel.tree import Node, read
 from bridge.routing.cel.value import json_value, kind_name, text
 
@@ -92,7 +92,7 @@ class Expression:
             self._tree = read(self._program.serialize())
         return self._tree
 
-    def condition(self, scope: Scope) -> bool:
+    def condition(self, scope: ExpressionScope) -> bool:
         """Evaluate the expression as a condition.
 
         Raises: ExpressionError if it fails or does not return true or false.
@@ -110,21 +110,21 @@ class Expression:
             recount(None)
         return self._not_a_condition(self.value(scope))
 
-    def value(self, scope: Scope) -> Any:
+    def value(self, scope: ExpressionScope) -> Any:
         """Evaluate the expression to a JSON value. Raises: ExpressionError."""
         try:
             return json_value(self._result(scope))
         except ExpressionError as error:
             self._fail(error)
 
-    def text(self, scope: Scope) -> str:
+    def text(self, scope: ExpressionScope) -> str:
         """Evaluate the expression to the text that a template contains. Raises: ExpressionError."""
         try:
             return text(self._result(scope))
         except ExpressionError as error:
             self._fail(error)
 
-    def _result(self, scope: Scope) -> Any:
+    def _result(self, scope: ExpressionScope) -> Any:
         try:
             activation, values, size = scope.activation(self._projection)
             if values + size > self._free:
@@ -147,7 +147,7 @@ class Expression:
             # the library's errors for a value without a Python form: an optional
             raise ExpressionError("the result has no JSON form; end an optional with .orValue(...)") from None
 
-    def _pay(self, scope: Scope, values: int, size: int) -> None:
+    def _pay(self, scope: ExpressionScope, values: int, size: int) -> None:
         """Charge the cost of an evaluation. Raises: ExpressionCost if it exceeds the rest of the message's limit."""
         if self._free < 0:
             self._free = free_weight(self.tree, self._constants)
@@ -192,7 +192,7 @@ class PathExpression(Expression):
     __slots__ = ("_path", "_root")
 
     def __init__(
-        self, source: str, where: str, program: cel.Expression, projection: Projection, reading: Reading
+        self, source: str, where: str, program: cel.Expression, projection: Projection, reading: VariableRead
     ) -> None:
         super().__init__(source, where, program, projection)
         self._root, below = _root(reading)
@@ -201,15 +201,15 @@ class PathExpression(Expression):
     def affordable(self, allowed: float, largest: int) -> int:
         return largest
 
-    def condition(self, scope: Scope) -> bool:
+    def condition(self, scope: ExpressionScope) -> bool:
         value = self._walk(scope)
         return value if value is True or value is False else self._not_a_condition(value)
 
-    def value(self, scope: Scope) -> Any:
+    def value(self, scope: ExpressionScope) -> Any:
         value = self._walk(scope)
         return json_value(value) if value.__class__ is bytes else value
 
-    def text(self, scope: Scope) -> str:
+    def text(self, scope: ExpressionScope) -> str:
         value = self._walk(scope)
         if value.__class__ is str:
             return str(value)
@@ -218,7 +218,7 @@ class PathExpression(Expression):
         except ExpressionError as error:
             self._fail(error)
 
-    def _walk(self, scope: Scope) -> Any:
+    def _walk(self, scope: ExpressionScope) -> Any:
         value = self._root(scope)
         for key, indexed in self._path:
             if value.__class__ is dict or isinstance(value, Mapping):
@@ -248,15 +248,15 @@ class ComparedExpression(Expression):
         where: str,
         program: cel.Expression,
         projection: Projection,
-        reading: Reading,
-        answer: Answer,
+        reading: VariableRead,
+        answer: Comparison,
     ) -> None:
         super().__init__(source, where, program, projection)
         self._root, below = _root(reading)
         self._path = reading.path[below:]
         self._answer = answer
 
-    def condition(self, scope: Scope) -> bool:
+    def condition(self, scope: ExpressionScope) -> bool:
         value = self._root(scope)
         for key in self._path:
             if value.__class__ is not dict or key not in value:
@@ -266,7 +266,7 @@ class ComparedExpression(Expression):
         return super().condition(scope) if answer is None else answer
 
 
-def _root(reading: Reading) -> tuple[Callable[[Any], Any], int]:
+def _root(reading: VariableRead) -> tuple[Callable[[Any], Any], int]:
     """Function that reads the beginning of a path from a scope, and the number of members it covers."""
     variable = reading.variable
     if variable == "event" and reading.path and reading.path[0] in EVENT:
@@ -287,13 +287,13 @@ class Compiler:
     variables: Mapping[str, Any] | None = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
-    compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
+    compiled: list[tuple[ConfigPath, Expression]] = field(default_factory=list)
     """Expressions without problems, each with its place."""
-    places: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    places: dict[str, ConfigPath] = field(default_factory=dict)
     """Places by the names that errors give them, like `route start-order, when`."""
     _projections: Projections = field(default_factory=Projections)
 
-    def report(self, path: tuple[str | int, ...], what: str, code: str = "R001", offset: int | None = None) -> None:
+    def report(self, path: ConfigPath, what: str, code: str = "R001", offset: int | None = None) -> None:
         """Add a problem. offset: its character in the value at the path; None for the whole value."""
         self.problems.append(replace(coded(code, self.locate(path, what)), offset=offset))
 
@@ -302,24 +302,20 @@ class Compiler:
         self.problems += other.problems
         self.compiled += other.compiled
 
-    def name(self, where: str, path: tuple[str | int, ...]) -> None:
+    def name(self, where: str, path: ConfigPath) -> None:
         """Note the name that errors give a place. For several places with one name, note what they have in common."""
         self.places[where] = _common(self.places.get(where, path), path)
 
-    def condition(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
-    ) -> Expression | None:
+    def condition(self, source: str, path: ConfigPath, where: str, names: frozenset[str] = ROUTE) -> Expression | None:
         """Compile an expression that returns true or false; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_condition)
 
-    def value(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
-    ) -> Expression | None:
+    def value(self, source: str, path: ConfigPath, where: str, names: frozenset[str] = ROUTE) -> Expression | None:
         """Compile an expression that returns a JSON value; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_value)
 
     def text(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE, start: int = 0
+        self, source: str, path: ConfigPath, where: str, names: frozenset[str] = ROUTE, start: int = 0
     ) -> Expression | None:
         """Compile an expression inside a template, where it begins at `start`; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_text, start)
@@ -327,7 +323,7 @@ class Compiler:
     def _compile(
         self,
         source: str,
-        path: tuple[str | int, ...],
+        path: ConfigPath,
         where: str,
         names: frozenset[str],
         refused: Callable[[str], str | None],
@@ -369,7 +365,7 @@ class Compiler:
         self.name(where, path)
         return expression
 
-    def _unknown_member(self, source: str, found: Sequence[Reading]) -> tuple[str, int] | None:
+    def _unknown_member(self, source: str, found: Sequence[VariableRead]) -> tuple[str, int] | None:
         """Text and offset of the first member that its variable does not have."""
         for reading in found:
             known: Collection[str] | None = self.members.get(reading.variable)
@@ -387,7 +383,7 @@ class Compiler:
         return None
 
 
-def _common(one: tuple[str | int, ...], other: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _common(one: ConfigPath, other: ConfigPath) -> ConfigPath:
     """Longest path that contains both."""
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return tuple(part for part, _ in same)

@@ -11,7 +11,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from bridge.core.errors import ExpressionError
-from bridge.routing.cel.tokens import Reading
+from bridge.routing.cel.tokens import VariableRead
 
 DEPTH_LIMIT = 1000
 """Maximum depth of nesting passed to CEL, which crashes at some thousand levels."""
@@ -40,7 +40,7 @@ class Projections:
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], Projection] = {}
 
-    def of(self, env: cel.Env, readings: Iterable[Reading]) -> Projection:
+    def of(self, env: cel.Env, readings: Iterable[VariableRead]) -> Projection:
         """Projection that covers all given readings in an environment."""
         roots: dict[str, Tree | None] = {}
         for reading in readings:

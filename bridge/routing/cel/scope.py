@@ -57,7 +57,7 @@ EVENT: Mapping[str, Callable[[Envelope], Any]] = {
 _ALL_OF_EVENT: Tree = dict.fromkeys(name for name in EVENT if name not in _BYTES)
 
 
-class Scope:
+class ExpressionScope:
     """Variables of one message, converted for CEL at the first read and then shared by all its expressions.
 
     allowed: maximum estimated cost of all its expressions in nanoseconds, see `bridge.routing.cel.cost`.
@@ -99,7 +99,7 @@ class Scope:
         return project(getattr(self, variable), tree)
 
 
-class RouteScope(Scope):
+class RouteScope(ExpressionScope):
     """Variables of rules: `event`, `payload`, `vars`, and within `for_each` also `item` and `index`."""
 
     __slots__ = ("_outer", "envelope", "index", "item", "payload", "vars")
@@ -107,7 +107,7 @@ class RouteScope(Scope):
     def __init__(
         self, envelope: Envelope, payload: Any, variables: Mapping[str, Any], allowed: float = EXPRESSION_COST
     ) -> None:
-        # sets the fields of Scope too, to save a call for each message
+        # sets the fields of ExpressionScope too, to save a call for each message
         self._activations = {}
         self._left = allowed
         self._outer: RouteScope | None = None
@@ -177,7 +177,7 @@ class _MappedScope(RouteScope):
         self._message.pay(cost)
 
 
-class SourceScope(Scope):
+class SourceScope(ExpressionScope):
     """Variables of a source's `attributes:` and `identity:`, before an envelope exists."""
 
     __slots__ = ("headers", "key", "message", "message_id", "offset", "partition", "payload", "timestamp", "topic")

@@ -5,9 +5,9 @@ To write two literal braces, write them as an expression: `{{ '{{' }}`.
 
 from __future__ import annotations
 
-from bridge.core.errors import ExpressionError
+from bridge.core.errors import ConfigPath, ExpressionError
 from bridge.routing.cel.expression import ROUTE, Compiler, Expression
-from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.scope import ExpressionScope
 from bridge.routing.cel.tokens import closing_braces
 
 
@@ -30,7 +30,7 @@ class Template:
         """Whole text if the template has no expression, else None."""
         return "".join(map(str, self._parts)) if all(isinstance(part, str) for part in self._parts) else None
 
-    def render(self, scope: Scope) -> str:
+    def render(self, scope: ExpressionScope) -> str:
         """Render the template.
 
         Raises: ExpressionError if an expression fails or is not text, or the text is not Unicode.
@@ -52,7 +52,7 @@ def constant_prefix(text: str) -> str:
 
 
 def compile_template(
-    text: str, path: tuple[str | int, ...], where: str, compiler: Compiler, names: frozenset[str] = ROUTE
+    text: str, path: ConfigPath, where: str, compiler: Compiler, names: frozenset[str] = ROUTE
 ) -> Template | None:
     """Compile a template; None after its problems were reported to the compiler."""
     parts: list[str | Expression] = []

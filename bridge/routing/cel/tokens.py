@@ -70,7 +70,7 @@ def closing_braces(text: str, start: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class VariableRead:
     """One place where an expression reads a variable.
 
     variable: name of the variable.
@@ -86,14 +86,14 @@ class Reading:
 
 
 @lru_cache(maxsize=512)
-def readings(text: str, variables: frozenset[str]) -> tuple[Reading, ...]:
+def readings(text: str, variables: frozenset[str]) -> tuple[VariableRead, ...]:
     """Places where the expression may read one of the variables.
 
     The result never misses a read. A name after a dot counts as a read of the whole variable, and a name bound by a
     macro as a read of the variable.
     """
     found = tokens(text)
-    result: list[Reading] = []
+    result: list[VariableRead] = []
     for start, token in enumerate(found):
         if token.kind != "name" or token.text not in variables:
             continue
@@ -111,7 +111,7 @@ def readings(text: str, variables: frozenset[str]) -> tuple[Reading, ...]:
             plain = plain and strict
             position += width
         alone = start == 0 and position == len(found) and plain
-        result.append(Reading(token.text, tuple(path), tuple(indexed), alone))
+        result.append(VariableRead(token.text, tuple(path), tuple(indexed), alone))
     return tuple(result)
 
 

@@ -35,7 +35,7 @@ class Select:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     """A function or operator. args: arguments; the target of a method comes first."""
 
     function: str
@@ -62,7 +62,7 @@ class Loop:
     result: Node
 
 
-Node = Const | Ident | Select | Call | Items | Loop
+Node = Const | Ident | Select | FunctionCall | Items | Loop
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -89,7 +89,9 @@ def _node(data: bytes) -> Node:
             case 6:
                 parts = list(_fields(body))
                 target = [_node(part) for number, part in parts if number == 1]
-                return Call(dict(parts)[2].decode(), (*target, *(_node(part) for number, part in parts if number == 3)))
+                return FunctionCall(
+                    dict(parts)[2].decode(), (*target, *(_node(part) for number, part in parts if number == 3))
+                )
             case 7:
                 return Items(tuple(_node(part) for number, part in _fields(body) if number == 1))
             case 8:

@@ -14,7 +14,15 @@ from bridge.sqlite_engine.hub.rewind import rewind
 from bridge.sqlite_engine.hub.waiting_calls import DeferredRaise, Waiter, found
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_execution, check_id, check_name, check_tags
-from bridge.sqlite_engine.model.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
+from bridge.sqlite_engine.model.instance import (
+    FAILED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    SUSPENDED,
+    TERMINATED,
+    StoredInstance,
+)
 from bridge.sqlite_engine.model.reply import (
     ANSWERED,
     DEFERRED,
@@ -108,7 +116,7 @@ class Calls:
         hub.create(instance_id, request, execution=request.executionId.value, start_at=start_at, after=after)
         return pb.CreateInstanceResponse(instanceId=instance_id)
 
-    def _existing(self, instance_id: str) -> Instance:
+    def _existing(self, instance_id: str) -> StoredInstance:
         """Find an instance. Raises: Rejection when it does not exist."""
         instance = self._hub.find(instance_id)
         if instance is None:
@@ -163,7 +171,7 @@ class Calls:
             return DEFERRED
         return pb.RaiseEventResponse()
 
-    def _check_accepted_once(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
+    def _check_accepted_once(self, instance: StoredInstance, answer: pb.RaiseEventRequest) -> None:
         """Refuse every event of this name but the first. Raises: Rejection."""
         waiting = (event for _, event in instance.inbox)
         for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
@@ -178,7 +186,7 @@ class Calls:
             self.terminate_instance(instance, request)
         return pb.TerminateResponse()
 
-    def terminate_instance(self, instance: Instance, request: pb.TerminateRequest) -> None:
+    def terminate_instance(self, instance: StoredInstance, request: pb.TerminateRequest) -> None:
         hub = self._hub
         open_ids = [instance.id]
         seen: set[str] = set()

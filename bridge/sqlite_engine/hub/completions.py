@@ -9,16 +9,16 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.calls import Calls
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, WorkerStream
 from bridge.sqlite_engine.hub.rewind import take_over
 from bridge.sqlite_engine.hub.work_items import TurnResponse
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import BeyondBound, check_name
-from bridge.sqlite_engine.model.entity import Entity
+from bridge.sqlite_engine.model.entity import StoredEntity
 from bridge.sqlite_engine.model.failures import bound, bound_turn
-from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, RUNNING, Instance
+from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, RUNNING, StoredInstance
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.turn import BadResponse, Outcome, apply, entity_id
+from bridge.sqlite_engine.model.turn import BadResponse, TurnOutcome, apply, entity_id
 from bridge.sqlite_engine.model.values import due, new_id, text, timestamp
 from bridge.sqlite_engine.model.work import due_at
 
@@ -87,7 +87,7 @@ class Completions:
             hub.settle_deferred(instance)
         hub.wake(instance)
 
-    def _record(self, instance: Instance, outcome: Outcome, caller: Stream) -> None:
+    def _record(self, instance: StoredInstance, outcome: TurnOutcome, caller: WorkerStream) -> None:
         hub = self._hub
         completion = outcome.completion
         self._follow_up(instance, outcome, caller)
@@ -104,7 +104,7 @@ class Completions:
         hub.append(instance, outcome.history)
         hub.finish(instance, status, result, failure)
 
-    def _follow_up(self, instance: Instance, outcome: Outcome, caller: Stream) -> None:
+    def _follow_up(self, instance: StoredInstance, outcome: TurnOutcome, caller: WorkerStream) -> None:
         hub = self._hub
         lost = hub.dispatcher.is_lost
         for request in outcome.activities:
@@ -156,7 +156,7 @@ class Completions:
                 )
                 self._calls.terminate_instance(receiver, request)
 
-    def _continue_as_new(self, instance: Instance, completion: pb.CompleteOrchestrationAction) -> None:
+    def _continue_as_new(self, instance: StoredInstance, completion: pb.CompleteOrchestrationAction) -> None:
         hub = self._hub
         old = instance.start.executionStarted
         instance.execution = new_id()
@@ -257,7 +257,7 @@ class Completions:
         hub.index.processed(entity)
         hub.entities.settle(entity)
 
-    def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:
+    def _side_effect(self, entity: StoredEntity, action: pb.OperationAction) -> None:
         """Apply a signal or start that an entity requested.
 
         An invalid request is logged, because no caller waits for its result.

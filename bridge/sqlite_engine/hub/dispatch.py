@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.sqlite_engine.hub.balance import Balance
 from bridge.sqlite_engine.hub.leases import (
     ACTIVITY,
     ENTITY,
@@ -18,7 +19,7 @@ from bridge.sqlite_engine.hub.leases import (
     Identity,
     Lease,
     Leases,
-    Stream,
+    WorkerStream,
     identity,
 )
 from bridge.sqlite_engine.hub.ready import Group, ReadyQueue, accepts
@@ -31,7 +32,7 @@ MAX_ROWS = 1000
 """Rows of `Dispatcher.work`: callers choose the names of their work."""
 
 
-def _leased(stream: Stream) -> int:
+def _leased(stream: WorkerStream) -> int:
     return len(stream.leases)
 
 
@@ -55,7 +56,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        build: Callable[[int, Any, Stream, str], tuple[Lease, Any] | None],
+        build: Callable[[int, Any, WorkerStream, str], tuple[Lease, Any] | None],
         not_built: Callable[[int, Any, Exception], None],
         tokenless: Tokenless,
         lease_seconds: float | None = None,
@@ -64,7 +65,7 @@ class Dispatcher:
         self._build = build
         self._not_built = not_built
         self._tokenless = tokenless
-        self._not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
+        self._not_sent: Callable[[WorkerStream, Exception], None] = lambda stream, _: None
         self._lease_seconds = lease_seconds
         self._never_alone = never_alone
         self._expiring: list[tuple[float, str]] = []
@@ -72,10 +73,11 @@ class Dispatcher:
         self.starts = ReadyQueue()
         """First turns of new orchestrations."""
         self.motion = Motion()
-        self.owners: dict[str, Stream] = {}
+        self._balance = Balance()
+        self.owners: dict[str, WorkerStream] = {}
         """Workers that alone have an orchestration in memory, by instance id. Their streams keep the table."""
-        self.streams: list[Stream] = []
-        self._flushing: list[Stream] = []
+        self.streams: list[WorkerStream] = []
+        self._flushing: list[WorkerStream] = []
         self.leases = Leases()
         self._resting: list[_Rest] = []
         self._attempts: dict[tuple[int, Hashable], int] = {}
@@ -90,7 +92,7 @@ class Dispatcher:
         self._alone: Lease | None = None
         self._quiet: object | None = None
 
-    def report_unsent_to(self, listener: Callable[[Stream, Exception], None]) -> None:
+    def report_unsent_to(self, listener: Callable[[WorkerStream, Exception], None]) -> None:
         """Call the listener with each stream that accepts no more messages, and with the error."""
         self._not_sent = listener
 
@@ -116,7 +118,7 @@ class Dispatcher:
         """False for a lease that was given before the last reset."""
         return lease.resets == self._resets
 
-    def connect(self, stream: Stream) -> None:
+    def connect(self, stream: WorkerStream) -> None:
         if stream not in self.streams:
             self.streams.append(stream)
             self._streams_changed()
@@ -125,7 +127,7 @@ class Dispatcher:
         self.motion.set_limits(self.streams)
         self._flushing = [stream for stream in self.streams if stream.flush is not None]
 
-    def _remove(self, stream: Stream) -> None:
+    def _remove(self, stream: WorkerStream) -> None:
         """Send nothing more to the stream; its own turns go to the other workers."""
         if stream in self.streams:
             self.streams.remove(stream)
@@ -143,7 +145,7 @@ class Dispatcher:
             queue = self.ready[ORCHESTRATION] if owner is None else owner.turns
         queue.add(name, version, key)
 
-    def retire(self, stream: Stream) -> None:
+    def retire(self, stream: WorkerStream) -> None:
         """Stop sending work to a stopping worker, which may finish the work that it holds."""
         stream.drain()
         self._remove(stream)
@@ -167,13 +169,13 @@ class Dispatcher:
         rows = [(*each, waiting[each], held[each]) for each in waiting.keys() | held.keys()]
         return heapq.nlargest(MAX_ROWS, rows, key=lambda row: row[3] + row[4])
 
-    def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
+    def is_lost(self, caller: WorkerStream, kind: int, name: str) -> bool:
         """True when no worker will ever accept work of this name, as far as the calling stream knows."""
         if caller.knows is None or caller.knows(kind, name):
             return False
         return not any((names := each.filters[kind]) is None or name in names for each in self.streams)
 
-    def disconnect(self, stream: Stream) -> list[Lease]:
+    def disconnect(self, stream: WorkerStream) -> list[Lease]:
         """Remove the stream and return its leases. The caller queues their work again."""
         self._remove(stream)
         taken = [self.leases.take(token) for token in stream.leases]
@@ -244,6 +246,8 @@ class Dispatcher:
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
         if self.motion.holds:
             moments.append(self.motion.stalled_until())
+        if self._balance.due is not None:
+            moments.append(self._balance.due)
         return min(moments, default=None)
 
     def pump(self) -> None:
@@ -261,6 +265,8 @@ class Dispatcher:
                 pass
         if self._waiting and self._quiet is None:
             self._hand_out_alone()
+        if len(self._flushing) > 1 and not self.ready[ACTIVITY].members and self._quiet is None:
+            self._balance.check(self._flushing, time.monotonic())
         for stream in self._flushing:
             assert stream.flush is not None
             stream.flush()
@@ -285,7 +291,7 @@ class Dispatcher:
         return handed
 
     def _next(
-        self, kind: int, stream: Stream, queue: ReadyQueue, permits: Callable[[Group], bool] | None = None
+        self, kind: int, stream: WorkerStream, queue: ReadyQueue, permits: Callable[[Group], bool] | None = None
     ) -> bool:
         """Send the next item that the stream can accept. Returns False when there is none."""
         if stream.free[kind] <= 0 or stream.free_bytes <= 0:
@@ -302,7 +308,7 @@ class Dispatcher:
                 self.motion.begin(lease.subject, (name, version))
         return True
 
-    def _hand_out(self, stream: Stream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
+    def _hand_out(self, stream: WorkerStream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
         self._token += 1
         try:
@@ -379,6 +385,7 @@ class Dispatcher:
         for queue in (*self.ready, self.starts, *(stream.turns for stream in self.streams)):
             queue.clear()
         self.motion.clear()
+        self._balance.clear()
         self.leases.clear()
         self._resting.clear()
         self._expiring.clear()

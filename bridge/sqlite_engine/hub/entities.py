@@ -6,11 +6,11 @@ import logging
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.index import Index
+from bridge.sqlite_engine.hub.index import IndexWriter
 from bridge.sqlite_engine.hub.working_set import WorkingSet
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.entity import Entity, EntityCache
-from bridge.sqlite_engine.model.instance import Instance
+from bridge.sqlite_engine.model.entity import EntityCache, StoredEntity
+from bridge.sqlite_engine.model.instance import StoredInstance
 from bridge.sqlite_engine.model.values import due, new_id, timestamp
 from bridge.sqlite_engine.model.work import SIGNAL_IS_DUE, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
@@ -18,15 +18,15 @@ from bridge.sqlite_engine.options import DatabaseOptions
 logger = logging.getLogger(__name__)
 
 
-class Entities:
+class HubEntities:
     """Entities of one hub. All methods run in the writer's thread, like those of the working set."""
 
-    def __init__(self, working: WorkingSet, options: DatabaseOptions, index: Index) -> None:
+    def __init__(self, working: WorkingSet, options: DatabaseOptions, index: IndexWriter) -> None:
         self._working = working
         self._index = index
         self._rules = options.rules
         self._cache = EntityCache(options.max_cached_instances, options.max_cached_bytes)
-        self.woken: dict[str, Entity] = {}
+        self.woken: dict[str, StoredEntity] = {}
         """Entities that may have work after this commit, by id."""
         self._locks_used = False
         """True when a lock was requested since the start or is held in the file; otherwise no search for locks is made.
@@ -62,7 +62,7 @@ class Entities:
     def clear(self) -> None:
         self._cache.clear()
 
-    def remove(self, entity: Entity) -> None:
+    def remove(self, entity: StoredEntity) -> None:
         """Delete the entity."""
         self._cache.remove(entity)
         self._gone.add(entity.id)
@@ -75,7 +75,7 @@ class Entities:
         self.woken.clear()
         self._gone.clear()
 
-    def settle(self, entity: Entity) -> None:
+    def settle(self, entity: StoredEntity) -> None:
         """Continue after a batch, or delete an empty entity that is disposable."""
         is_empty = entity.state is None and not entity.queue and entity.section is None
         if is_empty and self._rules.is_disposable(entity.name):
@@ -88,7 +88,7 @@ class Entities:
         if self.companions and (companion := self._rules.companion_of(instance_id)) in self.companions:
             self.operate(companion, events.signal(self._working.now, companion, "started", None, new_id()))
 
-    def find(self, entity_id: str) -> Entity | None:
+    def find(self, entity_id: str) -> StoredEntity | None:
         entity = self._cache.get(entity_id)
         if entity is None and entity_id not in self._gone:
             entity = self._working.store.entity(entity_id)
@@ -136,15 +136,15 @@ class Entities:
         self._queue(entity, event)
         self.advance(entity)
 
-    def _queue(self, entity: Entity, event: pb.HistoryEvent) -> None:
+    def _queue(self, entity: StoredEntity, event: pb.HistoryEvent) -> None:
         seq = self._working.next_seq()
         entity.append(seq, event)
         self._working.tx.add_operation(seq, entity, event)
 
-    def _found(self, entity_id: str) -> Entity:
+    def _found(self, entity_id: str) -> StoredEntity:
         entity = self.find(entity_id)
         if entity is None:
-            entity = Entity(entity_id, modified_at=self._working.now)
+            entity = StoredEntity(entity_id, modified_at=self._working.now)
             self._cache.add(entity)
             self._working.tx.change_entity(entity)
             if entity.name == self._rules.companion:
@@ -156,7 +156,7 @@ class Entities:
         self._locks_used = True
         self.operate(request.lockSet[0], events.lock_requested(self._working.now, request, execution))
 
-    def lock(self, entity_id: str, section: str, owner: Instance) -> None:
+    def lock(self, entity_id: str, section: str, owner: StoredInstance) -> None:
         """Lock an entity ahead of its queue, unless another owner has it.
 
         A batch in flight counts as completed before.
@@ -197,7 +197,7 @@ class Entities:
         self._working.tx.remove("operations", [seq])
         self.advance(entity)
 
-    def advance(self, entity: Entity) -> None:
+    def advance(self, entity: StoredEntity) -> None:
         """Grant the lock at the head of the queue, and offer the next operations to a worker after this commit."""
         while (entry := entity.grantable()) is not None:
             seq, event = entry
@@ -206,7 +206,7 @@ class Entities:
             self._grant_lock(entity, event)
         self.woken[entity.id] = entity
 
-    def _grant_lock(self, entity: Entity, event: pb.HistoryEvent) -> None:
+    def _grant_lock(self, entity: StoredEntity, event: pb.HistoryEvent) -> None:
         """Lock the entity for a request, then the following entities of the request's set, up to one that is not free.
 
         The loop queues no request at each entity, because a set may have any number of them.
@@ -235,13 +235,13 @@ class Entities:
                 self.woken[entity.id] = entity
                 return
 
-    def unlock(self, entity: Entity) -> None:
+    def unlock(self, entity: StoredEntity) -> None:
         entity.section = None
         entity.owner = None
         self._working.tx.change_entity(entity)
         self.advance(entity)
 
-    def release_locks(self, instance: Instance) -> None:
+    def release_locks(self, instance: StoredInstance) -> None:
         """Release the locks of all entities that the instance holds."""
         if not self._locks_used:
             return

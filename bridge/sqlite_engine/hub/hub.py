@@ -10,8 +10,8 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.dispatch import Dispatcher
-from bridge.sqlite_engine.hub.entities import Entities
-from bridge.sqlite_engine.hub.index import Index
+from bridge.sqlite_engine.hub.entities import HubEntities
+from bridge.sqlite_engine.hub.index import IndexWriter
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.losses import Losses
 from bridge.sqlite_engine.hub.tokenless import Tokenless
@@ -22,7 +22,15 @@ from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration,
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import SCHEDULERS, Limits, check_id
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, TERMINATED, Finish, Instance, UnreadLimits
+from bridge.sqlite_engine.model.instance import (
+    COMPLETED,
+    FAILED,
+    PENDING,
+    TERMINATED,
+    Finish,
+    StoredInstance,
+    UnreadLimits,
+)
 from bridge.sqlite_engine.model.reply import (
     Rejection,
     Reply,
@@ -68,8 +76,8 @@ class TaskHub(WorkingSet):
         """Number of events refused because their instance had too many unread ones."""
         self.waiters = Waiters()
         self.deferred = DeferredRaises()
-        self.index = Index(store, self.tx, options)
-        self.entities = Entities(self, options, self.index)
+        self.index = IndexWriter(store, self.tx, options)
+        self.entities = HubEntities(self, options, self.index)
         self.tokenless = Tokenless()
         work = WorkItems(self, self.entities, self.tokenless, options.max_work_item, self.fail)
         self.dispatcher = Dispatcher(
@@ -89,7 +97,7 @@ class TaskHub(WorkingSet):
         """Call the listener after each commit in which instances ended."""
         self._finish_listeners.append(listener)
 
-    def refuse_event(self, instance: Instance) -> Rejection:
+    def refuse_event(self, instance: StoredInstance) -> Rejection:
         """Count an event for an instance that has too many unread ones; return its refusal."""
         self.events_refused += 1
         return unread_full(instance.unread_events, instance.unread_bytes)
@@ -184,11 +192,11 @@ class TaskHub(WorkingSet):
         start_at: int | None = None,
         parent: pb.ParentInstanceInfo | None = None,
         after: int = 0,
-    ) -> Instance:
+    ) -> StoredInstance:
         """Create an instance, whose id must be free, with turns later than the time `after`."""
         execution = execution or new_id()
         started = events.execution_started(self.now, spec, instance_id, execution, scheduled_at=start_at, parent=parent)
-        instance = Instance(
+        instance = StoredInstance(
             key=self.next_key(),
             id=instance_id,
             execution=execution,
@@ -216,7 +224,7 @@ class TaskHub(WorkingSet):
         self.entities.announce(instance_id)
         return instance
 
-    def replace(self, instance: Instance) -> None:
+    def replace(self, instance: StoredInstance) -> None:
         """Delete the instance, which frees its id. The parent of a running instance sees it as terminated."""
         if not instance.finished:
             if self.tracing is not None:
@@ -231,7 +239,7 @@ class TaskHub(WorkingSet):
         self.instances.remove(instance)
         self._started.pop(instance.key, None)
 
-    def void(self, instance: Instance) -> None:
+    def void(self, instance: StoredInstance) -> None:
         """Void the work in flight of the instance."""
         self._void_turn(instance.key)
         self.dispatcher.motion.remove(instance.key)
@@ -247,7 +255,7 @@ class TaskHub(WorkingSet):
 
     def start_child(
         self,
-        parent: Instance,
+        parent: StoredInstance,
         task_id: int,
         child: pb.CreateSubOrchestrationAction | pb.SubOrchestrationInstanceCreatedEvent,
     ) -> None:
@@ -281,7 +289,7 @@ class TaskHub(WorkingSet):
         self.create(child.instanceId, child, parent=link, after=after)
 
     def finish(
-        self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
+        self, instance: StoredInstance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
     ) -> None:
         """Finish the instance, and notify its parent.
 
@@ -312,7 +320,7 @@ class TaskHub(WorkingSet):
 
     def end(
         self,
-        instance: Instance,
+        instance: StoredInstance,
         status: int,
         output: str | None,
         failure: pb.TaskFailureDetails | None,
@@ -331,7 +339,7 @@ class TaskHub(WorkingSet):
         self.finish(instance, status, output, failure)
         self.settle_deferred(instance)
 
-    def fail(self, instance: Instance, failure: pb.TaskFailureDetails) -> None:
+    def fail(self, instance: StoredInstance, failure: pb.TaskFailureDetails) -> None:
         if not instance.finished:
             self.end(instance, FAILED, None, failure)
 
@@ -365,7 +373,7 @@ class TaskHub(WorkingSet):
         if instance is not None:
             self.entities.release_locks(instance)
 
-    def settle_deferred(self, instance: Instance) -> None:
+    def settle_deferred(self, instance: StoredInstance) -> None:
         """Answer the raises that waited for the turn in flight.
 
         The answer is a success while the instance runs, and a refusal after its end.
@@ -374,7 +382,7 @@ class TaskHub(WorkingSet):
             answer = instance_finished(instance.id) if instance.finished else pb.RaiseEventResponse()
             self.settled.append((each.reply, answer))
 
-    def _report_to_parent(self, child: Instance) -> None:
+    def _report_to_parent(self, child: StoredInstance) -> None:
         link = child.start.executionStarted.parentInstance
         parent = self.find(link.orchestrationInstance.instanceId)
         execution, pauses = pauses_of(link.orchestrationInstance.executionId.value)
@@ -393,7 +401,9 @@ class TaskHub(WorkingSet):
             bound_event(event)
         self.answer(parent, event)
 
-    def _run_again(self, child: Instance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]) -> None:
+    def _run_again(
+        self, child: StoredInstance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]
+    ) -> None:
         """Start the next attempt of a child after a rewind, with the pauses of the worker's retry policy."""
         link.orchestrationInstance.executionId.value = with_pauses(execution, pauses[1:])
         start_at = self.now + pauses[0]
@@ -402,7 +412,7 @@ class TaskHub(WorkingSet):
 
     # Activities
 
-    def add_task(self, instance: Instance, request: pb.ActivityRequest, pauses: tuple[int, ...] = ()) -> None:
+    def add_task(self, instance: StoredInstance, request: pb.ActivityRequest, pauses: tuple[int, ...] = ()) -> None:
         """Create an activity. pauses: before further attempts that the engine makes, in microseconds."""
         # Filters treat an activity without a version as one of its orchestration's version. The .NET worker sends that
         # version itself, others omit it: a worker of one version accepts both.
@@ -412,7 +422,7 @@ class TaskHub(WorkingSet):
         self.tx.add_task(task)
         self._new_tasks.append(task)
 
-    def try_again(self, instance: Instance, lease: Lease, failure: pb.TaskFailureDetails) -> bool:
+    def try_again(self, instance: StoredInstance, lease: Lease, failure: pb.TaskFailureDetails) -> bool:
         """Schedule the next attempt of an activity that failed after a rewind. Returns False when none is left."""
         task = lease.subject
         if not task.pauses or failure.isNonRetriable or instance.finished:
@@ -429,7 +439,7 @@ class TaskHub(WorkingSet):
 
     # Time
 
-    def add_timer(self, instance: Instance, timer_id: int, moment: Timestamp, made: int) -> None:
+    def add_timer(self, instance: StoredInstance, timer_id: int, moment: Timestamp, made: int) -> None:
         """Create a timer that an orchestrator requested in the turn of the time `made`.
 
         When the clock was set back, the turn's time is ahead of the clock. The timer then runs for its full length.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.entity import Entity
-from bridge.sqlite_engine.model.instance import Instance
+from bridge.sqlite_engine.model.entity import StoredEntity
+from bridge.sqlite_engine.model.instance import StoredInstance
 from bridge.sqlite_engine.model.values import StringValue
 from bridge.sqlite_engine.options import DatabaseOptions, Record
 from bridge.sqlite_engine.storage.lineage import count_records, hashes_of, last_record, set_writing
@@ -25,7 +25,7 @@ _SURPLUS = 64
 """Most records that one new record removes, after their limit was lowered."""
 
 
-class Index:
+class IndexWriter:
     """Writer of the index. All methods run in the writer's thread, inside a transaction.
 
     `HostRules` name the ids. An instance's rows are deleted with the instance, an entity's with the entity.
@@ -60,12 +60,12 @@ class Index:
 
     # Instances
 
-    def started(self, instance: Instance, given: str) -> None:
+    def started(self, instance: StoredInstance, given: str) -> None:
         """Index an instance by its input."""
         if self.on and given and (ids := self._rules.ids_of_start(instance.name, given)):
             self._tx.index_instance(instance, hashes_of(ids))
 
-    def continued(self, instance: Instance, given: str, unread: Iterable[pb.HistoryEvent]) -> None:
+    def continued(self, instance: StoredInstance, given: str, unread: Iterable[pb.HistoryEvent]) -> None:
         """Index an instance that continues as new with this input and these unread events.
 
         The rows of earlier generations stay, although their history is gone, unless they are too many.
@@ -80,12 +80,12 @@ class Index:
                     self.raised(instance, event.eventRaised.input)
         self.started(instance, given)
 
-    def raised(self, instance: Instance, data: StringValue | None) -> None:
+    def raised(self, instance: StoredInstance, data: StringValue | None) -> None:
         """Index an instance by an event."""
         if self.on and data is not None and (ids := self._rules.ids_of_event(data.value)):
             self._tx.index_instance(instance, hashes_of(ids))
 
-    def called(self, instance: Instance, activity: str, given: str) -> None:
+    def called(self, instance: StoredInstance, activity: str, given: str) -> None:
         """Index an instance by the input of an activity that it calls."""
         if self.on and (ids := self._rules.ids_of_activity(activity, given)):
             self._tx.index_instance(instance, hashes_of(ids))
@@ -103,7 +103,7 @@ class Index:
         elif (record := self._rules.record_of_operation(entity_id, operation, given)) is not None:
             self._add(record, now)
 
-    def processed(self, entity: Entity) -> None:
+    def processed(self, entity: StoredEntity) -> None:
         """Forget messages that left an entity, after many signals."""
         if self._signals and self._signals.get(entity.id, 0) > _STALE:
             del self._signals[entity.id]

@@ -40,7 +40,7 @@ def identity(kind: int, subject: Any) -> Identity:
     return (kind, subject.seq if kind == ACTIVITY else subject)
 
 
-class Stream:
+class WorkerStream:
     """Connected worker: the names that it accepts, its credits, and the leases that it holds.
 
     send: called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true; must not block.
@@ -111,6 +111,13 @@ class Stream:
         """Mark the worker as stopping: none of its leased work runs, and its end is no loss."""
         self.is_drained = True
 
+    def recall(self) -> bool:
+        """Ask the worker to return the activities that it has not begun. It goes on working.
+
+        Returns False when all of them have begun, as far as is known, or when the worker cannot return them.
+        """
+        return False
+
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
     names: Names = {}
@@ -132,7 +139,7 @@ class Lease:
     """Key of the instance, the Task, or id of the entity."""
     name: str
     version: str | None
-    stream: Stream
+    stream: WorkerStream
     instance_id: str
     task_id: int = 0
     """Number of an activity as its worker knows it."""

@@ -14,7 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.working_set import Kind
-from bridge.sqlite_engine.model.instance import FINISHED, Instance
+from bridge.sqlite_engine.model.instance import FINISHED, StoredInstance
 from bridge.sqlite_engine.model.reply import DEFERRED, Reply
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
 from bridge.sqlite_engine.model.values import BoolValue, micros, seconds
@@ -99,7 +99,7 @@ class Purges:
             removed += 1
         return removed
 
-    def remove(self, instance: Instance) -> None:
+    def remove(self, instance: StoredInstance) -> None:
         """Remove a finished instance."""
         self._hub.replace(instance)
         self._hub.tx.flush()
@@ -148,7 +148,7 @@ def _answer(removed: int, complete: bool) -> pb.PurgeInstancesResponse:
     return pb.PurgeInstancesResponse(deletedInstanceCount=removed, isComplete=BoolValue(value=complete))
 
 
-class Retention:
+class RetentionSweep:
     """Periodic removal of the instances beyond the limits, in transactions of a few instances."""
 
     def __init__(self, policy: RetentionPolicy, hub: TaskHub, purges: Purges, submit: Callable[..., None]) -> None:

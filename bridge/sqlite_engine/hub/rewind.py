@@ -14,7 +14,7 @@ from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.cut import CannotRewind, Cut, Open, code_changed, cut, open_of, turn_times
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, Instance
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, StoredInstance
 from bridge.sqlite_engine.model.reply import Rejection, precondition
 from bridge.sqlite_engine.model.turn import entity_call, entity_id, lock_request
 from bridge.sqlite_engine.model.values import new_id
@@ -24,7 +24,7 @@ _NEVER_STARTED = ("InstanceAlreadyExists", "InvalidInstanceId")
 """Error types of children that the engine could not create."""
 
 
-def rewind(hub: TaskHub, instance: Instance, reason: str | None) -> None:
+def rewind(hub: TaskHub, instance: StoredInstance, reason: str | None) -> None:
     """Continue a failed instance. Raises: Rejection, before any change."""
     _apply(hub, _survey(hub, instance), reason)
 
@@ -36,12 +36,12 @@ class _Survey:
     Their histories are read twice rather than kept in memory, because a tree may be large.
     """
 
-    instances: list[Instance] = field(default_factory=list)
+    instances: list[StoredInstance] = field(default_factory=list)
     locks: dict[str, str] = field(default_factory=dict)
     """Owner of each lock to take again, by entity."""
 
 
-def _survey(hub: TaskHub, root: Instance) -> _Survey:
+def _survey(hub: TaskHub, root: StoredInstance) -> _Survey:
     hub.tx.flush()
     found = _Survey()
     waiting = [root]
@@ -61,7 +61,7 @@ def _survey(hub: TaskHub, root: Instance) -> _Survey:
     return found
 
 
-def _cut(hub: TaskHub, instance: Instance) -> Cut:
+def _cut(hub: TaskHub, instance: StoredInstance) -> Cut:
     history, _ = hub.store.history(instance.key)
     if not history or not history[-1].HasField("executionCompleted"):
         raise CannotRewind("its history does not end with its failure. Restart it")
@@ -71,7 +71,7 @@ def _cut(hub: TaskHub, instance: Instance) -> Cut:
     return cut(history, late, by_worker=by_worker)
 
 
-def _check_unhandled(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+def _check_unhandled(hub: TaskHub, instance: StoredInstance, parts: Cut) -> None:
     """Refuse an orchestration that has handled its failure itself, and then ended. Raises: CannotRewind.
 
     Its last turn would only reach the same end.
@@ -84,7 +84,7 @@ def _check_unhandled(hub: TaskHub, instance: Instance, parts: Cut) -> None:
         raise CannotRewind(reason)
 
 
-def _check_locks(hub: TaskHub, instance: Instance, waiting: Open, locks: dict[str, str]) -> None:
+def _check_locks(hub: TaskHub, instance: StoredInstance, waiting: Open, locks: dict[str, str]) -> None:
     for section in waiting.sections.values():
         for each in section.held:
             entity = hub.entities.find(each)
@@ -97,7 +97,7 @@ def _check_locks(hub: TaskHub, instance: Instance, waiting: Open, locks: dict[st
         locks.update(dict.fromkeys(section.held, instance.id))
 
 
-def _check_calls(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+def _check_calls(hub: TaskHub, instance: StoredInstance, parts: Cut) -> None:
     queued = _queued_calls(hub, instance, parts.open)
     for request_id, event in parts.open.calls.items():
         if request_id not in parts.asked and request_id not in queued:
@@ -105,7 +105,7 @@ def _check_calls(hub: TaskHub, instance: Instance, parts: Cut) -> None:
             raise CannotRewind(f"the answer to its call of entity '{target}' was not kept. Restart it")
 
 
-def _queued_calls(hub: TaskHub, instance: Instance, waiting: Open) -> dict[str, tuple[int, pb.HistoryEvent]]:
+def _queued_calls(hub: TaskHub, instance: StoredInstance, waiting: Open) -> dict[str, tuple[int, pb.HistoryEvent]]:
     """Calls of the instance that entities have not answered, with their sequence numbers, by request id."""
     targets = {entity_id(event.entityOperationCalled.targetInstanceId.value) for event in waiting.calls.values()}
     entities = [entity for target in targets if (entity := hub.entities.find(target)) is not None]
@@ -117,7 +117,7 @@ def _queued_calls(hub: TaskHub, instance: Instance, waiting: Open) -> dict[str, 
     }
 
 
-def _check_started(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+def _check_started(hub: TaskHub, instance: StoredInstance, parts: Cut) -> None:
     """Refuse a rewind while a child of the failed turn still runs. Raises: CannotRewind.
 
     The failed turn runs again, and starts its children again.
@@ -131,7 +131,7 @@ def _check_started(hub: TaskHub, instance: Instance, parts: Cut) -> None:
             )
 
 
-def _failed_children(hub: TaskHub, instance: Instance, parts: Cut) -> list[Instance]:
+def _failed_children(hub: TaskHub, instance: StoredInstance, parts: Cut) -> list[StoredInstance]:
     """Children to rewind with the instance. Raises: CannotRewind."""
     found = []
     for task_id, event in parts.open.children.items():
@@ -149,7 +149,7 @@ def _failed_children(hub: TaskHub, instance: Instance, parts: Cut) -> list[Insta
     return found
 
 
-def _child_of(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, execution: str) -> Instance | None:
+def _child_of(hub: TaskHub, parent: StoredInstance, event: pb.HistoryEvent, execution: str) -> StoredInstance | None:
     """Child that this execution of the parent started with the event, if it still exists."""
     child = hub.find(event.subOrchestrationInstanceCreated.instanceId)
     if child is None:
@@ -181,7 +181,7 @@ def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
         hub.tx.flush()
 
 
-def take_over(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
+def take_over(hub: TaskHub, instance: StoredInstance, history: list[pb.HistoryEvent]) -> None:
     """Continue with a history that a worker has rewritten. Children that cannot be rewound fail again."""
     waiting = open_of(history)
     rewound = next((event.executionRewound for event in history if event.HasField("executionRewound")), None)
@@ -203,7 +203,7 @@ def take_over(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) 
     hub.deliver(instance, events.generic(hub.now, "rewound"))
 
 
-def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+def _go_on(hub: TaskHub, instance: StoredInstance, parts: Cut) -> None:
     """Begin a new execution behind the cut, and create everything that it waits for."""
     former, instance.execution = instance.execution, new_id()
     instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
@@ -223,7 +223,7 @@ def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
     _entities(hub, instance, parts)
 
 
-def _of_execution(event: pb.HistoryEvent, instance: Instance) -> pb.HistoryEvent:
+def _of_execution(event: pb.HistoryEvent, instance: StoredInstance) -> pb.HistoryEvent:
     if not event.HasField("executionStarted"):
         return event
     started = pb.HistoryEvent()
@@ -235,7 +235,7 @@ def _of_execution(event: pb.HistoryEvent, instance: Instance) -> pb.HistoryEvent
     return started
 
 
-def _activities(hub: TaskHub, instance: Instance, parts: Cut, former: str) -> None:
+def _activities(hub: TaskHub, instance: StoredInstance, parts: Cut, former: str) -> None:
     """Keep the activities that run or wait for a worker, and schedule those again that failed or were not kept."""
     wanted = {task_id: event for task_id, event in parts.open.activities.items() if task_id not in parts.asked}
     kept: dict[int, tuple[int, ...]] = {}
@@ -255,7 +255,7 @@ def _activities(hub: TaskHub, instance: Instance, parts: Cut, former: str) -> No
             hub.add_task(instance, _request(instance, event), parts.pauses.get(task_id, ()))
 
 
-def _request(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
+def _request(instance: StoredInstance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
     request = pb.ActivityRequest(taskId=scheduled.eventId)
     request.orchestrationInstance.instanceId = instance.id
     request.orchestrationInstance.executionId.value = instance.execution
@@ -263,7 +263,7 @@ def _request(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityReque
     return request
 
 
-def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, pauses: tuple[int, ...]) -> None:
+def _child(hub: TaskHub, parent: StoredInstance, event: pb.HistoryEvent, former: str, pauses: tuple[int, ...]) -> None:
     child = _child_of(hub, parent, event, former)
     if child is None:
         hub.start_child(parent, event.eventId, event.subOrchestrationInstanceCreated)
@@ -275,7 +275,7 @@ def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, 
         hub.change_generation(child)
 
 
-def _entities(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+def _entities(hub: TaskHub, instance: StoredInstance, parts: Cut) -> None:
     """Take locks again, request those again that were not granted, and repeat failed operations."""
     for section_id, section in parts.open.sections.items():
         if section.granted:

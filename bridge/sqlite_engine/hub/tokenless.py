@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from bridge.sqlite_engine.hub.leases import ACTIVITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ORCHESTRATION, Lease, WorkerStream
 from bridge.sqlite_engine.model.work import Task
 
 REMEMBERED = 10_000
@@ -44,7 +44,7 @@ class Tokenless:
         """Number of turns without an answer from their lost workers, by instance id."""
         self._next = FIRST_NUMBER
 
-    def number(self, task: Task, instance_id: str, stream: Stream) -> int:
+    def number(self, task: Task, instance_id: str, stream: WorkerStream) -> int:
         """Return a number that identifies the activity in its answer."""
         if stream.sends_tokens:
             return task.task_id
@@ -63,7 +63,7 @@ class Tokenless:
         if not lease.stream.sends_tokens:
             self._turns[lease.instance_id] = lease
 
-    def must_wait(self, instance_id: str, stream: Stream, ready: Ready) -> bool:
+    def must_wait(self, instance_id: str, stream: WorkerStream, ready: Ready) -> bool:
         """True when the turn must wait for the end of another one. It is then returned by `end`."""
         if stream.sends_tokens or instance_id not in self._turns:
             return False

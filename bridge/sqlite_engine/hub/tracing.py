@@ -19,8 +19,8 @@ from typing import Protocol
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model import instance as states
-from bridge.sqlite_engine.model.instance import Instance
-from bridge.sqlite_engine.model.turn import Outcome
+from bridge.sqlite_engine.model.instance import StoredInstance
+from bridge.sqlite_engine.model.turn import TurnOutcome
 from bridge.sqlite_engine.options import HostRules, TracingOptions
 from bridge.sqlite_engine.storage.transaction import Transaction
 from bridge.system.spans import (
@@ -64,7 +64,7 @@ class Hub(Protocol):
     now: int
     rules: HostRules
 
-    def load_history(self, instance: Instance) -> list[pb.HistoryEvent]: ...
+    def load_history(self, instance: StoredInstance) -> list[pb.HistoryEvent]: ...
 
 
 class HistoryTracing:
@@ -88,7 +88,7 @@ class HistoryTracing:
         """Set the bytes of the spans in the file."""
         self.waiting_bytes = size
 
-    def begin(self, instance: Instance) -> None:
+    def begin(self, instance: StoredInstance) -> None:
         """Complete the trace context of a new instance."""
         started = instance.start.executionStarted
         if started.HasField("parentTraceContext"):
@@ -106,7 +106,7 @@ class HistoryTracing:
                 started.parentTraceContext.traceParent = f"00-{trace_id}-{own}-01"
                 started.parentTraceContext.spanID = own
 
-    def turn(self, instance: Instance, outcome: Outcome) -> None:
+    def turn(self, instance: StoredInstance, outcome: TurnOutcome) -> None:
         """Make the spans that end with a turn, and give the scheduled steps their context. Call it before recording."""
         made = self._spans_of(instance)
         if made is not None:
@@ -115,7 +115,7 @@ class HistoryTracing:
         elif any(event.HasField("eventRaised") for event in outcome.history):
             self._keep(_events_of_others(self._hub, instance, outcome.history))
 
-    def end(self, instance: Instance, status: int, failure: pb.TaskFailureDetails | None) -> None:
+    def end(self, instance: StoredInstance, status: int, failure: pb.TaskFailureDetails | None) -> None:
         """Make the last spans of an instance that the engine ends."""
         made = self._spans_of(instance)
         if made is not None:
@@ -124,7 +124,7 @@ class HistoryTracing:
             made.finish(status, failure, made.waiting(self._hub), self._hub.now * 1000)
             self._keep(made.take())
 
-    def _spans_of(self, instance: Instance) -> _Spans | None:
+    def _spans_of(self, instance: StoredInstance) -> _Spans | None:
         """Spans of an instance; None when it is not sampled, or when its worker makes spans itself."""
         found: _Spans | bool | None = instance.spans
         if found is None:
@@ -152,7 +152,7 @@ class _Spans:
 
     __slots__ = ("_attributes", "_instance", "_made", "_own", "_parent", "_prefix", "_suffix", "_trace_id", "_waiting")
 
-    def __init__(self, instance: Instance, parent: str) -> None:
+    def __init__(self, instance: StoredInstance, parent: str) -> None:
         self._instance = instance
         self._trace_id = bytes.fromhex(parent[3:35])
         self._parent = bytes.fromhex(parent[36:52])
@@ -185,7 +185,7 @@ class _Spans:
         name = _titled("create_orchestration", instance.name, instance.version)
         self._add(self._parent, caller, name, PRODUCER, at, at, self._orchestration())
 
-    def add(self, outcome: Outcome, hub: Hub) -> None:
+    def add(self, outcome: TurnOutcome, hub: Hub) -> None:
         """Make the spans of a turn."""
         if not self._instance.chunks:
             self.start()
@@ -357,7 +357,7 @@ def open_work(history: list[pb.HistoryEvent]) -> dict[int, pb.HistoryEvent]:
     return found
 
 
-def _events_of_others(hub: Hub, instance: Instance, history: list[pb.HistoryEvent]) -> list[bytes]:
+def _events_of_others(hub: Hub, instance: StoredInstance, history: list[pb.HistoryEvent]) -> list[bytes]:
     """Spans of events whose senders are sampled, while their receiver is not."""
     found = []
     for position, event in enumerate(history):
@@ -368,7 +368,7 @@ def _events_of_others(hub: Hub, instance: Instance, history: list[pb.HistoryEven
     return found
 
 
-def _raised(hub: Hub, instance: Instance, event: pb.HistoryEvent, number: int) -> tuple[bytes, bytes] | None:
+def _raised(hub: Hub, instance: StoredInstance, event: pb.HistoryEvent, number: int) -> tuple[bytes, bytes] | None:
     """Trace id of the sender of a raised event, and the event's span there; None when unknown or not sampled."""
     sender = hub.rules.trace_of(event.eventRaised.input.value)
     if sender is None or sender[54] not in _SAMPLED:

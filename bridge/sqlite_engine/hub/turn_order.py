@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.hub.leases import WorkerStream
 from bridge.sqlite_engine.hub.ready import Group
 
 STALL_SECONDS = 0.1
@@ -44,7 +44,7 @@ class Motion:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def set_limits(self, streams: list[Stream]) -> None:
+    def set_limits(self, streams: list[WorkerStream]) -> None:
         """Set the limits to what all workers together keep."""
         kept = [stream.sessions for stream in streams if stream.sessions is not None]
         self.limit = sum(most for most, _ in kept) or None

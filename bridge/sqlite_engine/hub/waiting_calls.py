@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.instance import PENDING, Instance
+from bridge.sqlite_engine.model.instance import PENDING, StoredInstance
 from bridge.sqlite_engine.model.reply import Reply
 
 
@@ -16,7 +16,7 @@ class Waiter:
     payloads: bool
     for_start: bool
 
-    def satisfied_by(self, instance: Instance) -> bool:
+    def satisfied_by(self, instance: StoredInstance) -> bool:
         return instance.finished or (self.for_start and instance.status != PENDING)
 
 
@@ -43,7 +43,7 @@ class Waiters:
         else:
             self._by_id.pop(instance_id, None)
 
-    def notify(self, instance: Instance) -> list[tuple[Reply, pb.GetInstanceResponse]]:
+    def notify(self, instance: StoredInstance) -> list[tuple[Reply, pb.GetInstanceResponse]]:
         """Remove and return the answers that are due after a change of the instance."""
         waiting = self._by_id.get(instance.id)
         if not waiting:
@@ -73,7 +73,7 @@ class Waiters:
         return waiting
 
 
-def found(instance: Instance, payloads: bool) -> pb.GetInstanceResponse:
+def found(instance: StoredInstance, payloads: bool) -> pb.GetInstanceResponse:
     return pb.GetInstanceResponse(exists=True, orchestrationState=instance.state(payloads))
 
 

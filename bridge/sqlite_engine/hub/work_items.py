@@ -8,12 +8,12 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.entities import Entities
-from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.entities import HubEntities
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, WorkerStream
 from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.instance import ENVELOPE, Instance
+from bridge.sqlite_engine.model.instance import ENVELOPE, StoredInstance
 from bridge.sqlite_engine.model.values import Duration, StringValue, text
 from bridge.sqlite_engine.model.work import Task
 
@@ -103,10 +103,10 @@ class WorkItems:
     def __init__(
         self,
         working: WorkingSet,
-        entities: Entities,
+        entities: HubEntities,
         tokenless: Tokenless,
         max_work_item: int,
-        fail: Callable[[Instance, pb.TaskFailureDetails], None],
+        fail: Callable[[StoredInstance, pb.TaskFailureDetails], None],
     ) -> None:
         self._working = working
         self._entities = entities
@@ -114,7 +114,7 @@ class WorkItems:
         self._max_work_item = max_work_item
         self._fail = fail
 
-    def build(self, kind: int, subject: Any, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+    def build(self, kind: int, subject: Any, stream: WorkerStream, token: str) -> tuple[Lease, Any] | None:
         """Build the work item of a subject; None when the subject has no work, or was given up."""
         if kind == ORCHESTRATION:
             return self._turn(subject, stream, token)
@@ -125,7 +125,7 @@ class WorkItems:
     def _run_next(self, move: Callable[[], None], subject: Subject) -> None:
         self._working.later.append(Operation(Kind.MOVE, move, subject=subject))
 
-    def _turn(self, key: int, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+    def _turn(self, key: int, stream: WorkerStream, token: str) -> tuple[Lease, Any] | None:
         working = self._working
         instance = working.find_key(key)
         if instance is None or instance.token is not None or not instance.deliverable:
@@ -159,7 +159,7 @@ class WorkItems:
         working.mark_in_flight(lease)
         return lease, item
 
-    def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
+    def _remote_turn(self, instance: StoredInstance, request: TurnRequest, stream: WorkerStream) -> pb.WorkItem | None:
         whole = not stream.streams_history or instance.history_bytes < STREAMED_FROM
         item = pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=whole))
         known = request.orchestrationTraceContext.ByteSize() + (instance.history_bytes if whole else 0)
@@ -173,7 +173,7 @@ class WorkItems:
         self._run_next(lambda: self._fail(instance, failure), Orchestration(instance.key))
         return None
 
-    def _activity(self, task: Task, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+    def _activity(self, task: Task, stream: WorkerStream, token: str) -> tuple[Lease, Any] | None:
         working = self._working
         if task.key in working.cancelled and working.store.task_request(task.seq) is None:
             return None
@@ -195,7 +195,7 @@ class WorkItems:
         item.activityRequest.taskId = number
         return lease, item
 
-    def _batch(self, entity_id: str, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+    def _batch(self, entity_id: str, stream: WorkerStream, token: str) -> tuple[Lease, Any] | None:
         entity = self._entities.find(entity_id)
         if entity is None or entity.token is not None:
             return None

@@ -16,7 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.sqlite_engine.hub.leases import Lease
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.instance import FAILED, Instance, InstanceCache
+from bridge.sqlite_engine.model.instance import FAILED, InstanceCache, StoredInstance
 from bridge.sqlite_engine.model.reply import Reply
 from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
@@ -139,9 +139,9 @@ class WorkingSet:
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
-        self._woken: dict[int, Instance] = {}
-        self._changed: dict[int, Instance] = {}
-        self._started: dict[int, Instance] = {}
+        self._woken: dict[int, StoredInstance] = {}
+        self._changed: dict[int, StoredInstance] = {}
+        self._started: dict[int, StoredInstance] = {}
         self.load_counters()
 
     # Transaction
@@ -198,17 +198,17 @@ class WorkingSet:
         if len(unknown) > 1:
             self._absent = set(unknown) - self.store.ids_present(unknown)
 
-    def find(self, instance_id: str) -> Instance | None:
+    def find(self, instance_id: str) -> StoredInstance | None:
         instance = self.instances.by_id(instance_id)
         if instance is not None or instance_id in self._absent:
             return instance
         return self._loaded(self.store.instance_by_id(instance_id))
 
-    def find_key(self, key: int) -> Instance | None:
+    def find_key(self, key: int) -> StoredInstance | None:
         instance = self.instances.by_key(key)
         return self._loaded(self.store.instance_by_key(key)) if instance is None else instance
 
-    def _loaded(self, instance: Instance | None) -> Instance | None:
+    def _loaded(self, instance: StoredInstance | None) -> StoredInstance | None:
         if instance is not None and not instance.finished:
             self.instances.add(instance)
             lease = self.in_flight.get(instance.key)
@@ -217,47 +217,47 @@ class WorkingSet:
                 instance.taken, instance.turn_at = len(lease.taken), max(instance.turn_at, lease.turn_at)
         return instance
 
-    def add(self, instance: Instance) -> None:
+    def add(self, instance: StoredInstance) -> None:
         """Add a new instance, whose id must be free."""
         self.instances.add(instance)
         self._absent.discard(instance.id)
         self.tx.create(instance)
         self._started[instance.key] = instance
 
-    def mark_started(self, instance: Instance) -> None:
+    def mark_started(self, instance: StoredInstance) -> None:
         """Report the instance as started after the commit."""
         self._started[instance.key] = instance
 
-    def touch(self, instance: Instance) -> None:
+    def touch(self, instance: StoredInstance) -> None:
         """Mark the instance's row as changed."""
         instance.updated_at = self.now
         self._changed[instance.key] = instance
         self.tx.change(instance)
 
-    def change_generation(self, instance: Instance) -> None:
+    def change_generation(self, instance: StoredInstance) -> None:
         """Record that the instance's execution, version or start event changed."""
         self.tx.change_generation(instance)
         self.instances.measure(instance)
 
-    def wake(self, instance: Instance) -> None:
+    def wake(self, instance: StoredInstance) -> None:
         """Check after this commit whether the instance can run a turn."""
         self._woken[instance.key] = instance
 
-    def deliver(self, instance: Instance, event: pb.HistoryEvent) -> None:
+    def deliver(self, instance: StoredInstance, event: pb.HistoryEvent) -> None:
         """Put the event in the inbox of an unfinished instance."""
         seq = self.next_seq()
         instance.inbox.append((seq, event))
         self.tx.put(seq, instance, event)
         self.wake(instance)
 
-    def answer(self, instance: Instance, event: pb.HistoryEvent) -> None:
+    def answer(self, instance: StoredInstance, event: pb.HistoryEvent) -> None:
         """Deliver a result. A failed instance keeps the result for a rewind; any other finished instance drops it."""
         if not instance.finished:
             self.deliver(instance, event)
         elif instance.status == FAILED:
             self.tx.put(self.next_seq(), instance, event)
 
-    def load_history(self, instance: Instance) -> list[pb.HistoryEvent]:
+    def load_history(self, instance: StoredInstance) -> list[pb.HistoryEvent]:
         if instance.history is None:
             if instance.chunks:
                 instance.history, size = self.store.history(instance.key)
@@ -266,7 +266,7 @@ class WorkingSet:
                 instance.history = []
         return instance.history
 
-    def append(self, instance: Instance, new: Iterable[pb.HistoryEvent]) -> None:
+    def append(self, instance: StoredInstance, new: Iterable[pb.HistoryEvent]) -> None:
         """Add events to the instance's history."""
         new = list(new)
         size = self.tx.append_history(instance, new)
@@ -275,7 +275,7 @@ class WorkingSet:
             instance.history.extend(new)
             self.instances.grow(instance, size)
 
-    def drop_history(self, instance: Instance) -> None:
+    def drop_history(self, instance: StoredInstance) -> None:
         """Delete the instance's history."""
         self.tx.clear(instance, "history")
         self.instances.grow(instance, -instance.history_bytes)
@@ -302,7 +302,7 @@ class WorkingSet:
         """Check the queued activities of an instance before they are sent: some were removed from the file."""
         self.cancelled.add(key)
 
-    def waiting_for(self, task: Task) -> Instance | None:
+    def waiting_for(self, task: Task) -> StoredInstance | None:
         """Instance that awaits the activity's result: the execution that scheduled it, or one that kept it."""
         instance = self.find_key(task.key)
         if instance is None or instance.execution == task.execution:

@@ -14,7 +14,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.leases import Lease, Stream
+from bridge.sqlite_engine.hub.leases import Lease, WorkerStream
 from bridge.sqlite_engine.hub.recovery import failing_steps, recover
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Subject
 from bridge.sqlite_engine.model import event as events
@@ -276,7 +276,7 @@ class Writer:
                     break
                 logger.error("Giving up after fault %s failed in part", number, exc_info=fault.error)
 
-    def _not_sent(self, stream: Stream, error: Exception) -> None:
+    def _not_sent(self, stream: WorkerStream, error: Exception) -> None:
         """Disconnect a worker whose stream is broken, and requeue its work."""
         self.given_up[Kind.WORKER] += 1
         logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)

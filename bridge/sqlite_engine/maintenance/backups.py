@@ -15,7 +15,7 @@ from pathlib import Path
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
 from bridge.large_payloads.files import PayloadFiles, directory_of
-from bridge.sqlite_engine.maintenance.process_files import FileLock, lock_descriptor, record_of
+from bridge.sqlite_engine.maintenance.process_files import DatabaseLock, lock_descriptor, record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
 from bridge.sqlite_engine.storage import references
 from bridge.sqlite_engine.storage.schema import check_keys, connect, recognize
@@ -31,7 +31,7 @@ _BESIDE = ("-wal", "-shm", "-journal")
 """Suffixes of the files that SQLite keeps beside a database."""
 
 
-class TargetRefused(Exception):
+class BackupRefused(Exception):
     """Reason why a backup cannot be written to its target, as a sentence."""
 
 
@@ -52,7 +52,7 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
     The copy gets its name when it is complete, and is readable by its owner only.
 
     force: replace an existing `target`.
-    Raises: TargetRefused, EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer version, not an
+    Raises: BackupRefused, EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer version, not an
     engine's file).
     """
     if not path.exists():
@@ -72,9 +72,9 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
                 _copy_payloads(partial, path, target)
                 _name(partial, target, force)
         except OSError as error:
-            raise TargetRefused(f"{target}: cannot be written: {error.strerror}") from error
+            raise BackupRefused(f"{target}: cannot be written: {error.strerror}") from error
         except sqlite3.Error as error:
-            raise TargetRefused(f"{target}: the copy cannot be written, or {path} cannot be read: {error}") from error
+            raise BackupRefused(f"{target}: the copy cannot be written, or {path} cannot be read: {error}") from error
     return size
 
 
@@ -93,7 +93,7 @@ def restore(
         raise EngineUnavailable(f"{source}: there is no such file")
     if path.exists() and path.samefile(source):
         raise EngineMisconfigured(f"{source}: is the engine's own file; name a backup of it")
-    lock = FileLock(path)
+    lock = DatabaseLock(path)
     try:
         private.missing_directory(path.parent)
         lock.acquire()
@@ -117,18 +117,18 @@ def restore(
 
 def _check_target(path: Path, target: Path, force: bool) -> None:
     if target.is_dir():
-        raise TargetRefused(f"{target}: is a directory; name a file in it")
+        raise BackupRefused(f"{target}: is a directory; name a file in it")
     if target.exists():
         if target.samefile(path):
-            raise TargetRefused(f"{target}: is the engine's own file")
+            raise BackupRefused(f"{target}: is the engine's own file")
         if not force:
-            raise TargetRefused(f"{target}: is there already; --force replaces it")
+            raise BackupRefused(f"{target}: is there already; --force replaces it")
     if target.parent.exists() and target.parent.samefile(path.parent):
         # `bridge engine` treats every *.db of its directory as a task hub, and would run the copy's instances too.
         if target.suffix == ".db":
-            raise TargetRefused(f"{target}: would be taken for another task hub here; name another directory or ending")
+            raise BackupRefused(f"{target}: would be taken for another task hub here; name another directory or ending")
         if target.name in {path.name + ending for ending in (*_BESIDE, ".lock")}:
-            raise TargetRefused(f"{target}: belongs to the engine's file; name another")
+            raise BackupRefused(f"{target}: belongs to the engine's file; name another")
 
 
 @contextmanager
@@ -188,18 +188,18 @@ def _copy_payloads(database: Path, source: Path, target: Path) -> None:
 
 
 def _name(partial: Path, target: Path, force: bool) -> None:
-    """Rename the file to its target. Raises: OSError, TargetRefused when the name was taken meanwhile."""
+    """Rename the file to its target. Raises: OSError, BackupRefused when the name was taken meanwhile."""
     if force:
         partial.replace(target)
     else:
         try:
             target.hardlink_to(partial)
         except FileExistsError as error:
-            raise TargetRefused(f"{target}: is there already; --force replaces it") from error
+            raise BackupRefused(f"{target}: is there already; --force replaces it") from error
         except OSError:
             # The file system has no hard links.
             if target.exists():
-                raise TargetRefused(f"{target}: is there already; --force replaces it") from None
+                raise BackupRefused(f"{target}: is there already; --force replaces it") from None
             partial.replace(target)
     _settle(target.parent)
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import Keyring
 from bridge.sqlite_engine.storage.counts import is_counted
-from bridge.sqlite_engine.storage.listing import ListPart, Wanted, newest
+from bridge.sqlite_engine.storage.listing import ListFilter, ListPart, newest
 from bridge.sqlite_engine.storage.payloads import STATE, Payloads
 from bridge.sqlite_engine.storage.schema import check_keys
 
@@ -101,7 +101,7 @@ def read_states(path: Path, keyring: Keyring | None, prefix: str) -> dict[str, s
 
 
 def read_newest(
-    path: Path, keyring: Keyring | None, wanted: Wanted, limit: int, before: int | None, declared: str
+    path: Path, keyring: Keyring | None, wanted: ListFilter, limit: int, before: int | None, declared: str
 ) -> ListPart | None:
     """Part of the list of instances, see `newest`; None while the instances of the file are not counted.
 

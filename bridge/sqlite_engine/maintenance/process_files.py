@@ -26,7 +26,7 @@ _SLOT = 4608
 _RUNNING, _DRAINING = b"R", b"D"
 
 
-class FileLock:
+class DatabaseLock:
     """Advisory lock that one process at a time holds. The operating system releases it when the process dies."""
 
     def __init__(self, path: Path) -> None:

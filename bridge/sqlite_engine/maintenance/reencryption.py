@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import HEAD, Keyring
-from bridge.sqlite_engine.maintenance.process_files import FileLock
+from bridge.sqlite_engine.maintenance.process_files import DatabaseLock
 from bridge.sqlite_engine.maintenance.upkeep import opened, vacuum
 from bridge.sqlite_engine.storage.payloads import COLUMNS, Column, Payloads, row_of
 from bridge.sqlite_engine.storage.schema import ENCRYPTED, check_keys, record_key, set_flag
@@ -63,7 +63,7 @@ def reencrypt(path: Path, keyring: Keyring, progress: Progress | None = None) ->
         raise EngineUnavailable(f"{path}: there is no such file")
     try:
         with (
-            FileLock(path).held(),
+            DatabaseLock(path).held(),
             closing(opened(path, lambda found: check_keys(found, path, keyring))) as connection,
         ):
             record_key(connection, path, keyring)

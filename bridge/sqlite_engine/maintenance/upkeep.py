@@ -17,7 +17,7 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring, is_sealed
 from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.large_payloads.reference import is_reference
-from bridge.sqlite_engine.maintenance.process_files import FileLock
+from bridge.sqlite_engine.maintenance.process_files import DatabaseLock
 from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.model.instance import FINISHED
 from bridge.sqlite_engine.model.values import StringValue
@@ -153,7 +153,7 @@ def compact(path: Path) -> tuple[int, int]:
     """
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    with FileLock(path).held():
+    with DatabaseLock(path).held():
         before = size_of(path)
         try:
             with closing(opened(path)) as connection:

@@ -44,7 +44,7 @@ class CannotRewind(Exception):
 
 
 @dataclass(slots=True)
-class Section:
+class CriticalSection:
     """Critical section. `held` has the entities whose locks the section had at the cut."""
 
     request: pb.EntityLockRequestedEvent
@@ -60,7 +60,7 @@ class Open:
     children: dict[int, pb.HistoryEvent] = field(default_factory=dict)
     timers: dict[int, pb.HistoryEvent] = field(default_factory=dict)
     calls: dict[str, pb.HistoryEvent] = field(default_factory=dict)
-    sections: dict[str, Section] = field(default_factory=dict)
+    sections: dict[str, CriticalSection] = field(default_factory=dict)
     suspended: bool = False
 
 
@@ -155,7 +155,7 @@ def open_of(events: Iterable[pb.HistoryEvent]) -> Open:
             found.calls[event.entityOperationCalled.requestId] = event
         elif kind == "entityLockRequested":
             request = event.entityLockRequested
-            found.sections[request.criticalSectionId] = Section(request)
+            found.sections[request.criticalSectionId] = CriticalSection(request)
         elif kind == "entityLockGranted":
             section = found.sections.get(event.entityLockGranted.criticalSectionId)
             if section is not None:

@@ -19,7 +19,7 @@ MAX_BATCH = 500
 
 
 @dataclass(slots=True, eq=False)
-class Entity:
+class StoredEntity:
     """Entity with its state, the owner of its lock, and its unprocessed operations, in order.
 
     `section` is the critical section that holds the lock, `owner` the id of its orchestration.
@@ -117,7 +117,7 @@ class EntityCache:
     """
 
     def __init__(self, max_entities: int, max_bytes: int) -> None:
-        self._entities: OrderedDict[str, Entity] = OrderedDict()
+        self._entities: OrderedDict[str, StoredEntity] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._touched: set[str] = set()
         self._max = max_entities
@@ -127,21 +127,21 @@ class EntityCache:
     def __len__(self) -> int:
         return len(self._entities)
 
-    def __iter__(self) -> Iterator[Entity]:
+    def __iter__(self) -> Iterator[StoredEntity]:
         return iter(self._entities.values())
 
-    def get(self, entity_id: str) -> Entity | None:
+    def get(self, entity_id: str) -> StoredEntity | None:
         entity = self._entities.get(entity_id)
         if entity is not None:
             self._entities.move_to_end(entity_id)
             self._touched.add(entity_id)
         return entity
 
-    def add(self, entity: Entity) -> None:
+    def add(self, entity: StoredEntity) -> None:
         self._entities[entity.id] = entity
         self._touched.add(entity.id)
 
-    def remove(self, entity: Entity) -> None:
+    def remove(self, entity: StoredEntity) -> None:
         self._entities.pop(entity.id, None)
         self.bytes -= self._sizes.pop(entity.id, 0)
 

@@ -64,7 +64,7 @@ class Finish:
 
 
 @dataclass(slots=True, eq=False)
-class Instance:
+class StoredInstance:
     """One orchestration instance.
 
     history: list of protobuf events that every turn shares; None when it is on disk only.
@@ -216,7 +216,7 @@ class UnreadLimits:
     bytes: int
     message_bytes: int
 
-    def refuses(self, instance: Instance, size: int) -> bool:
+    def refuses(self, instance: StoredInstance, size: int) -> bool:
         """True when an event of this size is beyond the limits."""
         if instance.unread_events >= self.events or instance.unread_bytes + size > self.bytes:
             return True
@@ -233,7 +233,7 @@ class InstanceCache:
     """
 
     def __init__(self, max_instances: int, max_bytes: int) -> None:
-        self._instances: OrderedDict[int, Instance] = OrderedDict()
+        self._instances: OrderedDict[int, StoredInstance] = OrderedDict()
         self._keys: dict[str, int] = {}
         self._max_instances = max_instances
         self._max_bytes = max_bytes
@@ -250,26 +250,26 @@ class InstanceCache:
     def __len__(self) -> int:
         return len(self._instances)
 
-    def __iter__(self) -> Iterator[Instance]:
+    def __iter__(self) -> Iterator[StoredInstance]:
         return iter(self._instances.values())
 
-    def by_id(self, instance_id: str) -> Instance | None:
+    def by_id(self, instance_id: str) -> StoredInstance | None:
         key = self._keys.get(instance_id)
         return None if key is None else self.by_key(key)
 
-    def by_key(self, key: int) -> Instance | None:
+    def by_key(self, key: int) -> StoredInstance | None:
         instance = self._instances.get(key)
         if instance is not None:
             self._instances.move_to_end(key)
         return instance
 
-    def add(self, instance: Instance) -> None:
+    def add(self, instance: StoredInstance) -> None:
         self._instances[instance.key] = instance
         self._keys[instance.id] = instance.key
         self.history_bytes += instance.history_bytes
         self.measure(instance)
 
-    def remove(self, instance: Instance) -> None:
+    def remove(self, instance: StoredInstance) -> None:
         if self._instances.pop(instance.key, None) is not None:
             self.history_bytes -= instance.history_bytes
             self._other_bytes -= self._others.pop(instance.key, 0)
@@ -282,13 +282,13 @@ class InstanceCache:
         self._others.clear()
         self.history_bytes = self._other_bytes = 0
 
-    def grow(self, instance: Instance, size: int) -> None:
+    def grow(self, instance: StoredInstance, size: int) -> None:
         """Record that the instance's history in memory grew by `size` bytes, which may be negative."""
         instance.history_bytes += size
         if instance.key in self._instances:
             self.history_bytes += size
 
-    def measure(self, instance: Instance) -> None:
+    def measure(self, instance: StoredInstance) -> None:
         """Measure the instance again after a change of its start event or unread events."""
         key = instance.key
         if key in self._instances:

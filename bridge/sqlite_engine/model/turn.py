@@ -9,7 +9,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.bounds import MAX_NAME, check_custom_status, check_name, check_tags
 from bridge.sqlite_engine.model.event import copy_spec, history_event, new_event
-from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
+from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, StoredInstance
 from bridge.sqlite_engine.model.values import StringValue, Timestamp
 
 
@@ -18,7 +18,7 @@ class BadResponse(Exception):
 
 
 @dataclass(slots=True)
-class Outcome:
+class TurnOutcome:
     """Consequences of a turn. The lists are in the order of the orchestrator's actions."""
 
     history: list[pb.HistoryEvent]
@@ -41,12 +41,14 @@ class Outcome:
     rewind: list[pb.HistoryEvent] | None = None
 
 
-def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int) -> Outcome:
+def apply(
+    instance: StoredInstance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int
+) -> TurnOutcome:
     """Interpret the response to a turn with these new events.
 
     Raises: BadResponse, BeyondBound.
     """
-    outcome = Outcome(history=list(turn))
+    outcome = TurnOutcome(history=list(turn))
     terminated = False
     if response.HasField("customStatus"):
         check_custom_status(response.customStatus.value)
@@ -70,7 +72,9 @@ def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.Orch
     return outcome
 
 
-def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, now: int, terminated: bool) -> None:
+def _act(
+    instance: StoredInstance, action: pb.OrchestratorAction, outcome: TurnOutcome, now: int, terminated: bool
+) -> None:
     kind = action.WhichOneof("orchestratorActionType")
     if kind == "sendEntityMessage":
         _send_entity_message(instance, action.id, action.sendEntityMessage, outcome, now)
@@ -107,7 +111,9 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
         raise BadResponse("has an action that this engine does not know")
 
 
-def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction, outcome: Outcome, now: int) -> None:
+def _schedule_task(
+    instance: StoredInstance, task_id: int, task: pb.ScheduleTaskAction, outcome: TurnOutcome, now: int
+) -> None:
     if not task.name:
         raise BadResponse("schedules an activity without a name")
     if len(task.name) > MAX_NAME or task.HasField("version") or task.tags:
@@ -125,7 +131,7 @@ def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction
 
 
 def _send_entity_message(
-    instance: Instance, action_id: int, message: pb.SendEntityMessageAction, outcome: Outcome, now: int
+    instance: StoredInstance, action_id: int, message: pb.SendEntityMessageAction, outcome: TurnOutcome, now: int
 ) -> None:
     kind = message.WhichOneof("EntityMessageType")
     if kind == "entityOperationSignaled":
@@ -154,7 +160,7 @@ def _send_entity_message(
         raise BadResponse("has an entity message that this engine does not know")
 
 
-def entity_call(instance: Instance, called: pb.EntityOperationCalledEvent, now: int) -> pb.HistoryEvent:
+def entity_call(instance: StoredInstance, called: pb.EntityOperationCalledEvent, now: int) -> pb.HistoryEvent:
     """Create a call for an entity's queue, with its caller's execution id."""
     operation = history_event(now, entityOperationCalled=called)
     operation.entityOperationCalled.parentInstanceId.value = instance.id

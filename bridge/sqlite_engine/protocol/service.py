@@ -19,7 +19,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 from bridge.sqlite_engine.database import Database, Put
-from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.hub.leases import WorkerStream
 from bridge.sqlite_engine.model.reply import DEFERRED, EVENT_CONFIRMED, LoopReply, Rejection, ThreadReply
 
 PING_SECONDS = 30.0
@@ -72,7 +72,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
     ) -> Iterator[pb.WorkItem]:
         """Stream work items to a worker until the worker disconnects or the engine stops."""
         queue: SimpleQueue[Any] = SimpleQueue()
-        stream = Stream(request, queue.put, peer=context.peer())
+        stream = WorkerStream(request, queue.put, peer=context.peer())
         if not context.add_callback(lambda: queue.put(_CLOSED)):
             return
         try:
@@ -212,7 +212,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
     ) -> AsyncIterator[pb.WorkItem]:
         """Stream work items to a worker until the worker disconnects or the engine stops."""
         outbox = _Outbox(asyncio.get_running_loop())
-        stream = Stream(request, outbox.add, flush=outbox.flush, peer=context.peer())
+        stream = WorkerStream(request, outbox.add, flush=outbox.flush, peer=context.peer())
         try:
             database = self.database(context)
             database.connect(stream)

@@ -24,7 +24,7 @@ from bridge.sqlite_engine.model.instance import (
     SUSPENDED,
     CountKey,
     Finish,
-    Instance,
+    StoredInstance,
     last_failure,
 )
 from bridge.sqlite_engine.options import HostRules
@@ -73,7 +73,7 @@ class Counts:
         self._day_keys: set[CountKey] = set()
         """Counts of the day that this process has used."""
 
-    def move(self, instance: Instance) -> None:
+    def move(self, instance: StoredInstance) -> None:
         """Count an instance where it belongs now."""
         now, before, changes = instance.counted_as, instance.counted, self._changes
         if now == before:
@@ -96,7 +96,7 @@ class Counts:
             finish = replace(finish, cause=last_failure(instance.history))
         self._finish(instance.finished_at, now, finish)
 
-    def remove(self, instance: Instance) -> None:
+    def remove(self, instance: StoredInstance) -> None:
         """Count an instance no more."""
         if instance.counted is not None:
             self._add(_EXISTING, instance.counted, -1)

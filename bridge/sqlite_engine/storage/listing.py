@@ -10,7 +10,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
-from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance
+from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, StoredInstance
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
 from bridge.sqlite_engine.storage.store import instance_of, unreadable_instance
@@ -26,7 +26,7 @@ MOST_LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ListFilter:
     """Filter of a list. Empty and None mean any.
 
     statuses: numbers, as clients see them. name: of the orchestration, or own name of the saga.
@@ -64,7 +64,7 @@ class ListPart:
 def newest(
     connection: sqlite3.Connection,
     payloads: Payloads,
-    wanted: Wanted,
+    wanted: ListFilter,
     limit: int,
     before: int | None = None,
     declared: str = "",
@@ -122,7 +122,7 @@ def _end_of_search(connection: sqlite3.Connection, condition: str, values: Seque
     return None if row is None else int(row[0])
 
 
-def _conditions(wanted: Wanted, declared: str) -> tuple[list[str], list[Any]]:
+def _conditions(wanted: ListFilter, declared: str) -> tuple[list[str], list[Any]]:
     where: list[str] = []
     values: list[Any] = []
     if wanted.statuses:
@@ -144,13 +144,13 @@ def _conditions(wanted: Wanted, declared: str) -> tuple[list[str], list[Any]]:
     return where, values
 
 
-def _created(wanted: Wanted) -> tuple[int, int]:
+def _created(wanted: ListFilter) -> tuple[int, int]:
     """Limits of the time of creation."""
     first, end = wanted.created_from, wanted.created_to
     return 0 if first is None else first, _END_OF_TIME if end is None else end
 
 
-def _are_few_created(connection: sqlite3.Connection, wanted: Wanted) -> bool:
+def _are_few_created(connection: sqlite3.Connection, wanted: ListFilter) -> bool:
     """True when few instances were created in the time of a filter."""
     if wanted.created_from is None and wanted.created_to is None:
         return False
@@ -161,7 +161,7 @@ def _are_few_created(connection: sqlite3.Connection, wanted: Wanted) -> bool:
     return count <= _FEW
 
 
-def _expected(connection: sqlite3.Connection, wanted: Wanted, declared: str) -> tuple[int, frozenset[int]]:
+def _expected(connection: sqlite3.Connection, wanted: ListFilter, declared: str) -> tuple[int, frozenset[int]]:
     """Most instances that match, and their statuses, by the counts that the file keeps."""
     counted: Sequence[tuple[str, str, int, str, int]] = connection.execute(
         "SELECT name, saga, status, outcome, number FROM counts WHERE day = 0 AND number > 0"
@@ -176,7 +176,7 @@ def _expected(connection: sqlite3.Connection, wanted: Wanted, declared: str) -> 
     return sum(number for _, number in found), frozenset(status for status, _ in found)
 
 
-def _instance(row: tuple[Any, ...], payloads: Payloads) -> Instance:
+def _instance(row: tuple[Any, ...], payloads: Payloads) -> StoredInstance:
     try:
         return instance_of(row, payloads)
     except DecodeError:  # an unreadable payload must not keep the other instances from being listed

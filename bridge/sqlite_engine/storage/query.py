@@ -21,7 +21,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineError
-from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance
+from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, StoredInstance
 from bridge.sqlite_engine.model.reply import Rejection, Reply, internal, invalid_argument, not_found, unavailable
 from bridge.sqlite_engine.model.values import micros, text, timestamp
 from bridge.sqlite_engine.storage.lineage import begin_of, search
@@ -97,7 +97,7 @@ class Queries:
         token = text(str(last)) if more else None
         return pb.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
 
-    def _instance(self, row: tuple[Any, ...]) -> Instance:
+    def _instance(self, row: tuple[Any, ...]) -> StoredInstance:
         """Instance of a row. An unreadable payload must not keep the other instances from being listed."""
         try:
             return instance_of(row, self._payloads)
@@ -288,7 +288,7 @@ def _is_number(value: str) -> bool:
     return value.isascii() and value.isdecimal() and len(value) <= 18
 
 
-class Reader:
+class QueryThread:
     """Runner of queries, one after the other, on a read-only connection."""
 
     def __init__(self, path: Path, name: str, payloads: Payloads, index: str | None = None) -> None:

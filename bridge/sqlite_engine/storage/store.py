@@ -10,10 +10,10 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.entity import Entity
+from bridge.sqlite_engine.model.entity import StoredEntity
 from bridge.sqlite_engine.model.event import failure
 from bridge.sqlite_engine.model.failures import read_events
-from bridge.sqlite_engine.model.instance import FINISHED, Instance
+from bridge.sqlite_engine.model.instance import FINISHED, StoredInstance
 from bridge.sqlite_engine.model.work import START_IS_DUE, Task, Timer, pauses_of
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
@@ -30,11 +30,11 @@ from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
 from bridge.sqlite_engine.storage.statements import slices
 
 
-def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
+def instance_of(row: tuple[Any, ...], payloads: Payloads) -> StoredInstance:
     """Instance from a row of INSTANCE_COLUMNS, without inbox and history. Raises: DecodeError."""
     (key, id_, execution, name, version, status, suspended, created, updated, finished, start_at, turn_at, chunks,
      parent, start, output, custom, failed, trace, saga, outcome) = row  # fmt: skip
-    return Instance(
+    return StoredInstance(
         key=key,
         id=id_,
         execution=execution,
@@ -59,7 +59,7 @@ def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
     )
 
 
-def unreadable_instance(row: tuple[Any, ...]) -> Instance:
+def unreadable_instance(row: tuple[Any, ...]) -> StoredInstance:
     """Instance from a row whose payloads cannot be read, without the payloads."""
     stripped = list(row)
     for column in ("output", "custom_status", "failure", "trace"):
@@ -95,13 +95,13 @@ class Store:
     def _next(self, query: str) -> int:
         return int(self.connection.execute(query).fetchone()[0] or 0) + 1
 
-    def instance_by_id(self, instance_id: str) -> Instance | None:
+    def instance_by_id(self, instance_id: str) -> StoredInstance | None:
         return self._instance(f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE id=?", instance_id)  # noqa: S608 -- ours
 
-    def instance_by_key(self, key: int) -> Instance | None:
+    def instance_by_key(self, key: int) -> StoredInstance | None:
         return self._instance(f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE key=?", key)  # noqa: S608 -- ours
 
-    def _instance(self, query: str, value: str | int) -> Instance | None:
+    def _instance(self, query: str, value: str | int) -> StoredInstance | None:
         row = self.connection.execute(query, (value,)).fetchone()
         if row is None:
             return None
@@ -201,7 +201,7 @@ class Store:
         value = self.connection.execute("SELECT min(fire_at) FROM timers").fetchone()[0]
         return None if value is None else int(value)
 
-    def entity(self, entity_id: str) -> Entity | None:
+    def entity(self, entity_id: str) -> StoredEntity | None:
         """Entity with its queue; None when the file has no such entity."""
         row = self.connection.execute(
             "SELECT state, section, owner, modified_at FROM entities WHERE id=?", (entity_id,)
@@ -209,7 +209,7 @@ class Store:
         if row is None:
             return None
         state = self.payloads.text(row[0], STATE, entity_id)
-        entity = Entity(entity_id, state=state, section=row[1], owner=row[2], modified_at=row[3])
+        entity = StoredEntity(entity_id, state=state, section=row[1], owner=row[2], modified_at=row[3])
         query = "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq"
         for seq, event in self.connection.execute(query, (entity_id,)):
             entity.append(seq, self.payloads.event(event, OPERATION, seq))

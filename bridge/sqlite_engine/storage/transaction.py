@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.entity import Entity
-from bridge.sqlite_engine.model.instance import FAILED, FINISHED, Finish, Instance
+from bridge.sqlite_engine.model.entity import StoredEntity
+from bridge.sqlite_engine.model.instance import FAILED, FINISHED, Finish, StoredInstance
 from bridge.sqlite_engine.model.wire import repeated
 from bridge.sqlite_engine.model.work import Task, Timer, with_pauses
 from bridge.sqlite_engine.storage.counts import Counts
@@ -109,15 +109,15 @@ class Transaction:
         self._clear()
 
     def _clear(self) -> None:
-        self.created: dict[int, Instance] = {}
-        self.changed: dict[int, Instance] = {}
-        self._generations: dict[int, Instance] = {}
+        self.created: dict[int, StoredInstance] = {}
+        self.changed: dict[int, StoredInstance] = {}
+        self._generations: dict[int, StoredInstance] = {}
         self._chunks: list[tuple[int, int, bytes]] = []
         self._inbox: list[tuple[int, int, bytes]] = []
         self._tasks: list[Task] = []
         self._timers: list[Timer] = []
         self._operations: list[tuple[int, str, bytes]] = []
-        self._entities: dict[str, Entity] = {}
+        self._entities: dict[str, StoredEntity] = {}
         self._gone_entities: set[str] = set()
         self._lineage: list[tuple[int, int]] = []
         self._lineage_entities: list[tuple[int, str]] = []
@@ -132,22 +132,22 @@ class Transaction:
 
     # Instances
 
-    def create(self, instance: Instance) -> None:
+    def create(self, instance: StoredInstance) -> None:
         self.created[instance.key] = instance
         self._dirty = True
 
-    def change(self, instance: Instance) -> None:
+    def change(self, instance: StoredInstance) -> None:
         if instance.key not in self.created:
             self.changed[instance.key] = instance
         self._dirty = True
 
-    def change_generation(self, instance: Instance) -> None:
+    def change_generation(self, instance: StoredInstance) -> None:
         """Record that the execution, version or start event changed."""
         if instance.key not in self.created:
             self._generations[instance.key] = instance
         self.change(instance)
 
-    def delete(self, instance: Instance) -> None:
+    def delete(self, instance: StoredInstance) -> None:
         """Delete the instance with all its rows."""
         if self._dirty:
             self.flush()
@@ -169,7 +169,7 @@ class Transaction:
             (FAILED, now, now, self._payloads.seal(failure.SerializeToString(), FAILURE, key), key),
         )
 
-    def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
+    def append_history(self, instance: StoredInstance, events: Iterable[pb.HistoryEvent]) -> int:
         """Append a chunk of events to the history, as number `instance.chunks`; return its size in bytes."""
         blob = _chunk(events)
         self._references.add(instance.key, blob)
@@ -177,7 +177,7 @@ class Transaction:
         self.change(instance)
         return len(blob)
 
-    def clear(self, instance: Instance, *tables: str) -> None:
+    def clear(self, instance: StoredInstance, *tables: str) -> None:
         """Delete the instance's rows of these tables: rows in the file, and rows collected so far."""
         self.clear_by_key(instance.key, *tables)
 
@@ -188,7 +188,7 @@ class Transaction:
 
     # Messages
 
-    def put(self, seq: int, instance: Instance, event: pb.HistoryEvent) -> None:
+    def put(self, seq: int, instance: StoredInstance, event: pb.HistoryEvent) -> None:
         message = event.SerializeToString()
         self._references.add(instance.key, message)
         self._inbox.append((seq, instance.key, message))
@@ -231,12 +231,12 @@ class Transaction:
 
     # Entities
 
-    def change_entity(self, entity: Entity) -> None:
+    def change_entity(self, entity: StoredEntity) -> None:
         self._entities[entity.id] = entity
         self._gone_entities.discard(entity.id)  # the entity may be created again
         self._dirty = True
 
-    def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
+    def add_operation(self, seq: int, entity: StoredEntity, event: pb.HistoryEvent) -> None:
         message = event.SerializeToString()
         self._references.add(entity.id, message)
         self._operations.append((seq, entity.id, message))
@@ -248,7 +248,7 @@ class Transaction:
         stored = self._payloads.seal(event.SerializeToString(), OPERATION, seq)
         self._connection.execute("UPDATE operations SET event=? WHERE seq=?", (stored, seq))
 
-    def delete_entity(self, entity: Entity) -> None:
+    def delete_entity(self, entity: StoredEntity) -> None:
         self._entities.pop(entity.id, None)
         self._gone_entities.add(entity.id)
         self._dirty = True
@@ -277,7 +277,7 @@ class Transaction:
 
     # Index
 
-    def index_instance(self, instance: Instance, hashes: Iterable[int]) -> None:
+    def index_instance(self, instance: StoredInstance, hashes: Iterable[int]) -> None:
         """List the instance under these hashes."""
         key = instance.key
         self._lineage += [(key, each) for each in hashes]
@@ -329,8 +329,8 @@ class Transaction:
         move = self._counts.move
         for instance in self.created.values():
             move(instance)
-        running: list[Instance] = []
-        others: list[Instance] = []
+        running: list[StoredInstance] = []
+        others: list[StoredInstance] = []
         for instance in self.changed.values():
             (running if _runs_on(instance) else others).append(instance)
             move(instance)
@@ -453,7 +453,7 @@ class Transaction:
                 self._references.add(of, value)
 
 
-def _inserted(i: Instance) -> tuple[object, ...]:
+def _inserted(i: StoredInstance) -> tuple[object, ...]:
     return (
         i.key, i.id, i.execution, i.name, i.version, i.status, i.suspended, i.created_at, i.updated_at, i.finished_at,
         i.start_at, i.turn_at, i.chunks, i.parent, i.start.SerializeToString(), i.output, i.custom_status,
@@ -463,13 +463,13 @@ def _inserted(i: Instance) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _runs_on(instance: Instance) -> bool:
+def _runs_on(instance: StoredInstance) -> bool:
     """True when the instance has not ended, neither now nor in the file."""
     before = instance.counted
     return instance.finished_at is None and before is not None and before[2] not in FINISHED
 
 
-def _still_running(i: Instance) -> tuple[object, ...]:
+def _still_running(i: StoredInstance) -> tuple[object, ...]:
     return (
         i.key, i.status, i.suspended, i.updated_at, i.turn_at, i.chunks, i.custom_status,
         None if i.failure is None else i.failure.SerializeToString(),
@@ -478,7 +478,7 @@ def _still_running(i: Instance) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _updated(i: Instance) -> tuple[object, ...]:
+def _updated(i: StoredInstance) -> tuple[object, ...]:
     return (
         i.key, i.status, i.suspended, i.updated_at, i.finished_at, i.turn_at, i.chunks, i.output, i.custom_status,
         None if i.failure is None else i.failure.SerializeToString(),

@@ -18,8 +18,8 @@ from bridge.core.errors import BridgeError, EngineOutage
 from bridge.core.system_names import PREFIX, SAGA
 from bridge.engines.client import EngineClient
 from bridge.engines.recording import Recording, UnreadableRecording, record
-from bridge.testing.histories.child import Code
-from bridge.testing.histories.comparison import Difference
+from bridge.testing.histories.child import WorkflowCode
+from bridge.testing.histories.comparison import HistoryDifference
 
 RUNNING = ("RUNNING", "SUSPENDED")
 """Statuses of instances that have a history and go on."""
@@ -38,10 +38,10 @@ _STDERR = 2000
 
 
 @dataclass
-class Found:
+class FoundDifference:
     """A difference, and the instances that have it. instances: the first ones; count: of all."""
 
-    difference: Difference
+    difference: HistoryDifference
     instances: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -65,9 +65,9 @@ class Checked:
     other_versions: int = 0
     unchecked: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
-    found: dict[tuple[Any, ...], Found] = field(default_factory=dict)
+    found: dict[tuple[Any, ...], FoundDifference] = field(default_factory=dict)
 
-    def add(self, instance_id: str, difference: Difference | None) -> None:
+    def add(self, instance_id: str, difference: HistoryDifference | None) -> None:
         """Count the result of one instance."""
         if difference is None:
             self.compatible += 1
@@ -76,7 +76,7 @@ class Checked:
         self.changed += not difference.breaks
         # Repetitions of a loop differ in the number of the event only
         key = (difference.breaks, difference.recorded, difference.now, difference.place)
-        found = self.found.setdefault(key, Found(difference))
+        found = self.found.setdefault(key, FoundDifference(difference))
         found.count += 1
         if len(found.instances) < _SHOWN:
             found.instances.append(instance_id)
@@ -104,7 +104,7 @@ class Checked:
 async def check_histories(
     instances: InstanceOperations,
     client: EngineClient,
-    code: Code,
+    code: WorkflowCode,
     *,
     sample: int | None,
     only: Sequence[str] = (),
@@ -165,7 +165,7 @@ async def _check(
         checked.other_versions += 1
     elif one.name not in replayer.orchestrators:
         what = f"the modules have no orchestrator `{one.name}`"
-        checked.add(one.instance_id, Difference(True, 1, "the instance goes on", what, ""))
+        checked.add(one.instance_id, HistoryDifference(True, 1, "the instance goes on", what, ""))
     else:
         try:
             checked.add(one.instance_id, await replayer.replay(recording))
@@ -188,7 +188,7 @@ class _ReplayFailed(Exception):
 class _Replayer:
     """Process with the new code. A process that hangs or dies is replaced for the next history."""
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: WorkflowCode) -> None:
         self._code = code
         self._process: asyncio.subprocess.Process | None = None
         self._errors: Any = None
@@ -207,7 +207,7 @@ class _Replayer:
         await self._stop()
         self._errors.close()
 
-    async def replay(self, recording: Recording) -> Difference | None:
+    async def replay(self, recording: Recording) -> HistoryDifference | None:
         """Replay a history. Raises: _ReplayFailed; BridgeError if a new process cannot import the code."""
         if self._process is None:
             await self._start()
@@ -219,11 +219,11 @@ class _Replayer:
             await self._stop()
             raise _ReplayFailed("the code did not end, or ended its process, during the replay") from None
         difference = answer["difference"]
-        return None if difference is None else Difference(**difference)
+        return None if difference is None else HistoryDifference(**difference)
 
     async def _start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", Code.__module__,
+            sys.executable, "-P", "-m", WorkflowCode.__module__,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._errors, limit=_LINE,
         )  # fmt: skip
         try:

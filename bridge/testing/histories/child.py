@@ -26,7 +26,7 @@ from bridge.workflow.messages import message_aware
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class WorkflowCode:
     """Workflow code to import.
 
     directory: searched first.
@@ -50,7 +50,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     given = json.loads(requests.readline())
     try:
-        workflows = Code(given["directory"], given["base"], tuple(given["modules"])).load()
+        workflows = WorkflowCode(given["directory"], given["base"], tuple(given["modules"])).load()
     except ConfigError as error:
         _write(answers, {"error": "; ".join(problem.what for problem in error.problems)})
         return

@@ -16,7 +16,7 @@ NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class HistoryDifference:
     """First difference between a history and the decisions of new code. Its texts contain no payload.
 
     breaks: True if the instance fails when the new code continues it; otherwise only decisions of the past differ.
@@ -33,7 +33,7 @@ class Difference:
 
 def compare(
     recording: Recording, functions: Mapping[str, Callable[..., Any]], converter: DataConverter
-) -> Difference | None:
+) -> HistoryDifference | None:
     """Replay a history of an instance that has not finished; return the first difference, or None.
 
     functions: orchestrators by registered name, which accept message envelopes (`message_aware`).
@@ -42,25 +42,29 @@ def compare(
         return None  # no turn has run
     replayed = replay_history(functions, converter, QUIET, recording.instance_id, recording.events)
     end = replayed.end or NOTHING
-    changed: Difference | None = None
+    changed: HistoryDifference | None = None
     for number, event in enumerate(recording.events, 1):
         if event.WhichOneof("eventType") not in _CALLS:
             continue
         recorded = decision_of_event(event)
         action, place = replayed.created.pop(event.eventId, (None, replayed.place))
         if action is None:
-            return Difference(True, number, _words(recorded), end, place)
+            return HistoryDifference(True, number, _words(recorded), end, place)
         decided = decision_of_action(action)
         if _subject(decided) != _subject(recorded) and (replayed.ended or decided[1] == recorded[1]):
-            return Difference(replayed.ended, number, _words(recorded), _words(decided), place)
+            return HistoryDifference(replayed.ended, number, _words(recorded), _words(decided), place)
         if decided[1] == recorded[1] and decided != recorded and changed is None:
-            changed = Difference(False, number, _words(recorded), f"{_words(decided)} with {_other(decided)}", place)
+            changed = HistoryDifference(
+                False, number, _words(recorded), f"{_words(decided)} with {_other(decided)}", place
+            )
     if replayed.ended:
-        return Difference(True, len(recording.events), "the instance goes on", end, replayed.place)
+        return HistoryDifference(True, len(recording.events), "the instance goes on", end, replayed.place)
     for action in replayed.actions:
         if changed is None:
             place = replayed.created[action.id][1]
-            changed = Difference(False, len(recording.events), NOTHING, _words(decision_of_action(action)), place)
+            changed = HistoryDifference(
+                False, len(recording.events), NOTHING, _words(decision_of_action(action)), place
+            )
     return changed
 
 

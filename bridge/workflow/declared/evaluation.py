@@ -16,14 +16,14 @@ from durabletask import task
 from bridge.core.errors import ExpressionError, Problem
 from bridge.core.system_names import EVALUATE
 from bridge.routing.cel.expression import Compiler, Expression
-from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.scope import ExpressionScope
 from bridge.routing.cel.template import Template, compile_template
 
 EVALUATE_ACTIVITY = EVALUATE
 """Name of the activity that the bridge's worker registers."""
 
 
-class SagaScope(Scope):
+class SagaScope(ExpressionScope):
     """Variables of a saga's expressions."""
 
     __slots__ = ("input", "known", "reply", "saga", "steps", "vars")

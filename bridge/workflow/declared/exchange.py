@@ -15,7 +15,16 @@ from bridge.workflow.attempts import STEP_KEY
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.publishing import expects_answer, new_correlation_id, new_event, request_headers
-from bridge.workflow.step import Attempt, AttemptFailed, Attempts, Call, CompensationInput, answer, describe, first_of
+from bridge.workflow.step import (
+    Attempt,
+    AttemptFailed,
+    Attempts,
+    CompensationInput,
+    StepCall,
+    answer,
+    describe,
+    first_of,
+)
 from bridge.workflow.tasks import Steps
 
 Block = Mapping[str, Any]
@@ -39,7 +48,7 @@ class Exchange(Attempts):
     verdict: Block | None
     variables: Variables
 
-    def attempts(self, ctx: task.OrchestrationContext, call: Call) -> Attempt:
+    def attempts(self, ctx: task.OrchestrationContext, call: StepCall) -> Attempt:
         """Create the function that makes the attempts.
 
         After a publish failure, the next attempt sends the same message again. After an answer that meets `failed`,
@@ -76,7 +85,7 @@ class Exchange(Attempts):
     def _evaluated(
         self,
         ctx: task.OrchestrationContext,
-        call: Call,
+        call: StepCall,
         block: Block,
         given: Mapping[str, Any],
         timer: task.Task[Any] | None,
@@ -97,7 +106,7 @@ class Exchange(Attempts):
     def _event(
         self,
         ctx: task.OrchestrationContext,
-        call: Call,
+        call: StepCall,
         fields: Mapping[str, Any],
         correlation_id: str,
         deadline: datetime | None,

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka.compression import Inflation, Room, decompress
-from bridge.brokers.kafka.partition_log import Answer, PartitionLog
-from bridge.brokers.kafka.records import Bounds
+from bridge.brokers.kafka.log.compression import Inflation, Room, decompress
+from bridge.brokers.kafka.log.fetch_cursor import PartitionData
+from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.log.records import Bounds
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
@@ -38,7 +39,7 @@ def logs(count: int, codec: int, inflation: Inflation) -> list[PartitionLog]:
             treatment=lambda _: "dead_letter",
             inflation=inflation,
         )
-        log.accept(0, Answer(inflating(codec), RECORDS, RECORDS, None))
+        log.accept(0, PartitionData(inflating(codec), RECORDS, RECORDS, None))
         found.append(log)
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 
-from bridge.brokers.kafka.record_batch import split
+from bridge.brokers.kafka.log.splitting import split
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes, entry, harness, options
 from tests.kafka.batches import batch, record

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.partition_log import Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import split
-from bridge.brokers.kafka.records import Bounds
+from bridge.brokers.kafka.log.compression import CodecError, decompress
+from bridge.brokers.kafka.log.fetch_cursor import PartitionData
+from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.log.records import Bounds
+from bridge.brokers.kafka.log.splitting import split
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.bytetext import text_of
@@ -47,10 +48,10 @@ def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, i
     bases = [struct.unpack_from(">q", data)[0] for data in log.batches]
     found: list[tuple[int, int, bytes | None]] = []
     while given.position < log.end and not given.stopped:
-        if given.wants and given.fetch_offset < log.end:
-            first = max(number for number, base in enumerate(bases) if base <= given.fetch_offset)
+        if given.wants and given.cursor.fetch_offset < log.end:
+            first = max(number for number, base in enumerate(bases) if base <= given.cursor.fetch_offset)
             data = b"".join(log.batches[first:])[: len(log.batches[first]) + rng.randrange(2000)]
-            given.accept(given.fetch_offset, Answer(data, log.end, log.end, None))
+            given.accept(given.cursor.fetch_offset, PartitionData(data, log.end, log.end, None))
         for first, last, message in given.take(rng.randrange(1, 7)):
             found.append((first, last, None if message.unreadable else message.body))
             if message.unreadable is not None:
@@ -110,7 +111,7 @@ def test_a_length_that_leads_nowhere_stops_the_partition(length: int) -> None:
     data = bytearray(log.batches[0])
     struct.pack_into(">i", data, 8, length)
     given = reader()
-    given.accept(0, Answer(bytes(data), 3, 3, None))
+    given.accept(0, PartitionData(bytes(data), 3, 3, None))
     suspect = given.suspect
     assert suspect is not None
     assert given.take(10) == []
@@ -124,9 +125,9 @@ def test_an_incomplete_batch_behind_others_is_fetched_again() -> None:
     for name in "ab":
         log.add(healthy(random.Random(name), name, 3))
     given = reader()
-    given.accept(0, Answer(b"".join(log.batches)[:-1], 6, 6, None))
+    given.accept(0, PartitionData(b"".join(log.batches)[:-1], 6, 6, None))
     assert [first for first, *_ in given.take(10)] == [0, 1, 2]
-    assert (given.suspect, given.fetch_offset) == (None, 3)
+    assert (given.suspect, given.cursor.fetch_offset) == (None, 3)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +153,11 @@ def test_a_batch_of_before_the_position_is_damage() -> None:
 def test_a_batch_that_begins_before_the_last_one_ended_is_damage(base: int) -> None:
     """No checksum covers the base offset; without this check the first records would count as read and be lost."""
     given = reader()
-    given.accept(0, Answer(batch([record(at, b"a") for at in range(2)]), 5, 5, None))
+    given.accept(0, PartitionData(batch([record(at, b"a") for at in range(2)]), 5, 5, None))
     assert len(given.take(9)) == 2
     data = bytearray(batch([record(at, b"b") for at in range(3)]))
     struct.pack_into(">q", data, 0, base)
-    given.accept(2, Answer(bytes(data), 5, 5, None))
+    given.accept(2, PartitionData(bytes(data), 5, 5, None))
     assert given.take(9) == []
     assert given.suspect is not None
     assert given.suspect.fault is not None
@@ -169,7 +170,7 @@ def test_the_bytes_of_a_damaged_record_are_kept() -> None:
     bad_tail = b"\0" + varint(0) + varint(1) + field_of(b"k") + field_of(b"value") + varint(7) + b"tail"
     given = reader()
     data = batch([bad_name, varint(len(bad_tail)) + bad_tail])
-    given.accept(0, Answer(data, 2, 2, None))
+    given.accept(0, PartitionData(data, 2, 2, None))
     assert given.take(9) == []
     assert given.suspect is not None
     given.confirm(given.suspect, None)
@@ -186,7 +187,7 @@ def test_damage_that_was_fetched_before_an_end_is_still_handed_out() -> None:
     for made in (healthy(rng, "a", 2), DAMAGES["unknown_codec"](rng, "b", 3)):
         log.add(made)
     given = reader()
-    given.accept(0, Answer(b"".join(log.batches), 9, 9, None))
+    given.accept(0, PartitionData(b"".join(log.batches), 9, 9, None))
     given.stop("offset 5 is out of range")
     assert [first for first, *_ in given.take(9)] == [0, 1]
     suspect = given.suspect
@@ -198,9 +199,9 @@ def test_damage_that_was_fetched_before_an_end_is_still_handed_out() -> None:
 
 def test_an_answer_to_another_question_changes_nothing() -> None:
     given = reader(4)
-    given.accept(3, Answer(batch([record(0, b"v")]), 9, 9, None))
+    given.accept(3, PartitionData(batch([record(0, b"v")]), 9, 9, None))
     assert given.empty
-    assert given.position == given.fetch_offset == 4
+    assert given.position == given.cursor.fetch_offset == 4
 
 
 def test_other_bytes_at_the_next_read_are_what_counts() -> None:
@@ -209,11 +210,11 @@ def test_other_bytes_at_the_next_read_are_what_counts() -> None:
     good = Log()
     good.add(healthy(random.Random(5), "g", 4))
     given = reader()
-    given.accept(0, Answer(log.batches[0], 4, 4, None))
+    given.accept(0, PartitionData(log.batches[0], 4, 4, None))
     suspect = given.suspect
     assert suspect is not None
     given.reread(suspect)
-    given.accept(0, Answer(good.batches[0], 4, 4, None))
+    given.accept(0, PartitionData(good.batches[0], 4, 4, None))
     assert [(first, last, message.body) for first, last, message in given.take(9)] == good.entries
 
 
@@ -236,7 +237,7 @@ def test_transactions_are_read_as_they_ended() -> None:
         log += placed
     gaps: Counter[str] = Counter()
     given = reader(gaps=gaps)
-    given.accept(0, Answer(log, 8, 8, [(7, 0)]))
+    given.accept(0, PartitionData(log, 8, 8, [(7, 0)]))
     assert [(first, message.body) for first, _, message in given.take(9)] == [
         (3, b"yes"),
         (4, b"yes"),
@@ -245,7 +246,7 @@ def test_transactions_are_read_as_they_ended() -> None:
     ]
     assert gaps == {"aborted": 2, "control": 2}
     uncommitted = reader()
-    uncommitted.accept(0, Answer(log, 8, 8, None))
+    uncommitted.accept(0, PartitionData(log, 8, 8, None))
     assert [first for first, *_ in uncommitted.take(9)] == [0, 1, 3, 4, 6, 7]
 
 
@@ -257,10 +258,10 @@ def test_a_marker_that_cannot_be_read_ends_the_answer() -> None:
     later = bytearray(batch([record(0, b"kept")], attributes=0x10, producer=7))
     struct.pack_into(">q", later, 0, 2)
     given = reader()
-    given.accept(0, Answer(log + bytes(marker) + bytes(later), 3, 3, [(7, 0)]))
+    given.accept(0, PartitionData(log + bytes(marker) + bytes(later), 3, 3, [(7, 0)]))
     assert given.take(9) == []
-    assert given.fetch_offset == 2
-    given.accept(2, Answer(bytes(later), 3, 3, []))
+    assert given.cursor.fetch_offset == 2
+    given.accept(2, PartitionData(bytes(later), 3, 3, []))
     assert [message.body for *_, message in given.take(9)] == [b"kept"]
 
 
@@ -277,7 +278,7 @@ def test_what_fits_is_decompressed(codec: int, size: int) -> None:
 def test_a_bomb_is_refused_before_it_is_held(seed: int) -> None:
     data = bomb(random.Random(seed), "b", 2, size=256 << 20).data
     given = reader()
-    given.accept(0, Answer(data, 2, 2, None))
+    given.accept(0, PartitionData(data, 2, 2, None))
     before = _peak()
     assert given.take(5) == []
     assert given.suspect is not None
@@ -313,7 +314,7 @@ def test_a_record_with_too_many_headers_costs_itself(codec: int, headers: int) -
     records = [record(0, b"a"), many_headers(1, 1_000), many_headers(2, headers), record(3, b"x" * 5_000)]
     data = batch(records, attributes=codec, compress=CODECS[codec])
     given = reader()
-    given.accept(0, Answer(data, 4, 4, None))
+    given.accept(0, PartitionData(data, 4, 4, None))
     before = _peak()
     found = given.take(9)
     suspect = given.suspect
@@ -332,7 +333,7 @@ def test_a_record_with_too_many_headers_costs_itself(codec: int, headers: int) -
 def test_a_batch_with_too_many_records_is_refused_before_it_is_parsed() -> None:
     data = batch([record(0, None)], count=500_001, last=500_000)
     given = reader()
-    given.accept(0, Answer(data, 500_001, 500_001, None))
+    given.accept(0, PartitionData(data, 500_001, 500_001, None))
     assert given.take(9) == []
     assert given.suspect is not None
     assert given.suspect.fault is not None
@@ -347,12 +348,12 @@ def test_the_bounds_are_settings() -> None:
     bounds = Connection("kafka", config, lambda field, value: Path(value)).bounds
     for count, fault in ((3, None), (4, "inflated_size")):
         given = PartitionLog("t", 0, 0, bounds=bounds, low_water=1, treatment=lambda _: "dead_letter")
-        given.accept(0, Answer(batch([many_headers(at, 1_200) for at in range(count)]), count, count, None))
+        given.accept(0, PartitionData(batch([many_headers(at, 1_200) for at in range(count)]), count, count, None))
         found = given.take(9)
         assert (given.suspect.fault.word if given.suspect and given.suspect.fault else None) == fault
         assert [len(message.headers) for *_, message in found] == ([] if fault else [1_200] * 3)
     given = PartitionLog("t", 0, 0, bounds=bounds, low_water=1, treatment=lambda _: "dead_letter")
-    given.accept(0, Answer(batch([many_headers(0, 1_201)]), 1, 1, None))
+    given.accept(0, PartitionData(batch([many_headers(0, 1_201)]), 1, 1, None))
     assert given.take(9) == []
     assert given.suspect is not None and given.suspect.fault is not None  # noqa: PT018 -- the type of both
     assert "1200 headers (`max_headers`)" in given.suspect.fault.detail

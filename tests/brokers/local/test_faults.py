@@ -12,7 +12,7 @@ import pytest
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import database
 from bridge.brokers.local.database import translate
-from bridge.brokers.local.lock import FileLock
+from bridge.brokers.local.lock import HeldFileLock
 from bridge.brokers.local.waker import Wake
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
@@ -226,7 +226,7 @@ async def test_a_consumer_that_is_broken_does_not_look_idle(
     broker = await harness.broker()
     subscription = await broker.subscribe(SubscribeOptions(("orders",), "bridge"), Assignments())
     [group] = (harness.directory / "groups").iterdir()
-    with FileLock.acquire(group / "members" / "0-garbled"):
+    with HeldFileLock.acquire(group / "members" / "0-garbled"):
         (group / "members" / "0-garbled").write_text("no JSON")
         subscription.wake(Wake.MEMBERS)
         with pytest.raises(BrokerUnavailable, match="unexpected JSONDecodeError, see the log"):

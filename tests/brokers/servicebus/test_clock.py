@@ -9,7 +9,7 @@ import pytest
 
 from bridge.app.serve.views.watch import SourceView
 from bridge.brokers.servicebus import clock as clocks
-from bridge.brokers.servicebus.clock import SOONEST, Clock, renew_after
+from bridge.brokers.servicebus.clock import SOONEST, ClockSkewDetector, renew_after
 from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
 from tests.kit.waiting import TIMEOUT
@@ -66,7 +66,7 @@ async def test_a_clock_that_is_a_little_wrong_does_no_harm(
 
 def test_a_blocked_loop_is_no_skew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    clock = Clock()
+    clock = ClockSkewDetector()
     monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60)  # type: ignore[attr-defined]  # the test replaces what the module uses
     clock.expired(5.0)
     assert clock.reset_skew()
@@ -77,7 +77,7 @@ def test_a_blocked_loop_is_no_skew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_of_the_clock_is_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
+    clock = ClockSkewDetector()
     clock.expired(5.0)
     assert not clock.reset_skew()
     wall = time.time()

@@ -17,8 +17,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.app.messages.jsonlines import line_of
-from bridge.brokers.servicebus import copies, decoding, encoding, sdk_internals
-from bridge.brokers.servicebus.messages import outgoing
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import copies, decoding, encoding
+from bridge.brokers.servicebus.amqp.messages import outgoing
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message, Position
 from tests.app.test_jsonlines import MESSAGES, Copier, kafka, local, parsed  # noqa: F401 -- fixtures
@@ -225,7 +226,7 @@ EXAMPLES = (
 @example(EXAMPLES[3])
 @example(EXAMPLES[4])
 def test_a_line_is_the_whole_message(raw: bytes) -> None:
-    assert encoding.extend()
+    assert encoding.extend_encoder()
     read = peeked(raw)
     assume(read.unreadable is None)
     [line] = parsed(line_of(HERE, read))

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.brokers.servicebus import amqp_values, decoding
-from bridge.brokers.servicebus.amqp_values import decimal
+from bridge.brokers.servicebus.amqp import decoding
+from bridge.brokers.servicebus.amqp import values as amqp_values
+from bridge.brokers.servicebus.amqp.values import decimal
 from tests.brokers.servicebus import poison
 from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.amqp.encoder import NULL, described, mapping, sequence, string
 from tests.servicebus.server.message import APPLICATION_PROPERTIES, DATA, PROPERTIES, VALUE, Message
 
-assert amqp_values.extend()
+assert amqp_values.extend_decoders()
 
 NUMBERS = [Decimal(text) for text in ("0", "12.5", "-0.01", "1234567")]
 PRECISE = Decimal("-9007199254740993.123456789012345678")

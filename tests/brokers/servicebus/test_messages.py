@@ -14,9 +14,9 @@ from azure.servicebus.amqp import AmqpMessageProperties
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.brokers.servicebus.amqp.messages import outgoing, received, runs
 from bridge.brokers.servicebus.dead_letters import LIMIT, describe, unfold
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.messages import outgoing, received, runs
 from bridge.codecs import registry
 from bridge.core import provenance
 from bridge.core.bytetext import text_of

@@ -10,7 +10,7 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, sdk_internals
-from bridge.brokers.servicebus.messages import outgoing
+from bridge.brokers.servicebus.amqp.messages import outgoing
 from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take

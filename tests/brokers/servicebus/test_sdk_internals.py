@@ -16,14 +16,9 @@ from azure.servicebus import ServiceBusMessage, exceptions
 from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import (
-    ServiceBusBroker,
-    amqp_values,
-    decoding,
-    encoding,
-    messages,
-    sdk_internals,
-)
+from bridge.brokers.servicebus import ServiceBusBroker, sdk_internals
+from bridge.brokers.servicebus.amqp import decoding, encoding, messages
+from bridge.brokers.servicebus.amqp import values as amqp_values
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message
@@ -171,7 +166,7 @@ class Public:
 
 async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBusClient) -> None:
     """Links are guarded, credit is requested, and connection and link can be opened separately."""
-    assert amqp_values.extend()
+    assert amqp_values.extend_decoders()
     assert sdk_internals.install(client)
     assert sdk_internals.is_installed(client)
     assert not sdk_internals.install(client)  # the place is taken
@@ -199,10 +194,10 @@ async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBu
 
 
 def test_a_table_of_decoders_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert amqp_values.extend()
-    assert amqp_values.extend()  # repeatable
+    assert amqp_values.extend_decoders()
+    assert amqp_values.extend_decoders()  # repeatable
     monkeypatch.setattr(sdk_internals._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)  # type: ignore[attr-defined]  # the test replaces what the module uses
-    assert not amqp_values.extend()
+    assert not amqp_values.extend_decoders()
 
 
 @pytest.mark.parametrize("lost", ["transport", "apart"])
@@ -238,7 +233,7 @@ async def test_without_the_transport_an_encoded_form_is_refused(
     server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sdk_internals._encode, "_ENCODE_MAP", {})  # type: ignore[attr-defined]  # the test replaces what the module uses
-    assert not encoding.extend()
+    assert not encoding.extend_encoder()
     settings = {"type": "servicebus", "connection_string": server.connection_string}
     broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
     await broker.start()
@@ -271,7 +266,7 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def test_timestamps_and_binary_are_marked() -> None:
-    assert amqp_values.extend()
+    assert amqp_values.extend_decoders()
     assert isinstance(amqp_values.value_of(memoryview(b"\x83" + bytes(8))), amqp_values.Timestamp)
     assert isinstance(amqp_values.value_of(memoryview(b"\xa0\x01x")), amqp_values.Binary)
     assert isinstance(amqp_values.value_of(memoryview(b"\xb0\x00\x00\x00\x01x")), amqp_values.Binary)

@@ -15,9 +15,8 @@ from google.protobuf import descriptor_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.codecs.confluent import AvroFormat, Format, ProtobufFormat, Registry, RegistryCodec, Writing
+from bridge.codecs.confluent import AVRO, PROTOBUF, Registry, RegistryCodec, SchemaChooser, SchemaFormat, schema_cache
 from bridge.codecs.confluent import registry as module
-from bridge.codecs.confluent import schemas as schemas_module
 from bridge.codecs.confluent.wire import write
 from bridge.config.model.registries import RegistryConfig
 from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
@@ -51,13 +50,13 @@ def hostile(first: Answer, others: Answer = b"") -> Iterator[HostileRegistry]:
         server.close()
 
 
-async def outcome(server: HostileRegistry, form: Format = AvroFormat, body: bytes = BODY, **config: Any) -> str:
+async def outcome(server: HostileRegistry, form: SchemaFormat = AVRO, body: bytes = BODY, **config: Any) -> str:
     """Return the result of one message, and of one event written with the latest schema of a subject."""
     settings_ = {"url": server.url, "timeout": "2s"} | config
     registry = Registry("main", RegistryConfig.model_validate(settings_), lambda field, value: None)
     try:
         reading = RegistryCodec("reading", form, registry)
-        writing = RegistryCodec("writing", form, registry, writing=Writing(registry, form, topic="t"))
+        writing = RegistryCodec("writing", form, registry, chooser=SchemaChooser(registry, form, topic="t"))
         with suppress(MessageError, RegistryUnavailable):
             await writing.prepare_encode(event({"sku": "a"}))
             writing.encode(event({"sku": "a"}))
@@ -195,14 +194,14 @@ def protobuf_file(*imports: str, name: str = "a.proto") -> str:
 )  # fmt: skip
 async def test_files_of_protobuf_that_cannot_be_used(first: Answer, others: Answer) -> None:
     with hostile(first, others) as server:
-        assert (await outcome(server, ProtobufFormat)).startswith("refused")
+        assert (await outcome(server, PROTOBUF)).startswith("refused")
 
 
 async def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemas_module, "BYTES", 3_000)
+    monkeypatch.setattr(schema_cache, "BYTES", 3_000)
     with hostile(schema(LINE + " " * 900)) as server:
         registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)
-        codec = RegistryCodec("avro", AvroFormat, registry)
+        codec = RegistryCodec("avro", AVRO, registry)
         for number in range(10):
             await codec.prepare_decode([Message(write(number, None) + BODY)])
         assert list(codec._schemas._known) == [7, 8, 9]
@@ -220,7 +219,7 @@ async def test_defaults_that_double_are_refused() -> None:
         kind = {"type": "record", "name": f"R{at}", "fields": fields}
     with hostile(schema(json.dumps(kind))) as server:
         registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)
-        codec = RegistryCodec("avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="t"))
+        codec = RegistryCodec("avro", AVRO, registry, chooser=SchemaChooser(registry, AVRO, topic="t"))
         await codec.prepare_encode(event({}))
         with pytest.raises(DecodeError, match="default"):
             codec.encode(event({}))
@@ -282,7 +281,7 @@ def answers(draw: st.DrawFn, protobuf: bool) -> bytes:
 
 async def _tried(first: bytes, others: bytes, protobuf: bool, body: bytes) -> None:
     with hostile(first, others) as server:
-        found = await outcome(server, ProtobufFormat if protobuf else AvroFormat, body)
+        found = await outcome(server, PROTOBUF if protobuf else AVRO, body)
     assert found == "read" or found.startswith(("refused: ", "away: "))
 
 
@@ -306,7 +305,7 @@ def test_any_answer_for_long(found: tuple[bytes, bytes, bool, bytes]) -> None:
 
 
 def test_the_samples_are_read() -> None:
-    for form, text, kind in ((AvroFormat, LINE, "AVRO"), (ProtobufFormat, proto_text(), "PROTOBUF")):
+    for form, text, kind in ((AVRO, LINE, "AVRO"), (PROTOBUF, proto_text(), "PROTOBUF")):
         with hostile(schema(text, schemaType=kind)) as server:
             assert asyncio.run(outcome(server, form, BODY if kind == "AVRO" else b"")) == "read"
 
@@ -316,11 +315,11 @@ CREDENTIALS = [{"username": "u", "password": "secret"}, {"token": "secret", "log
 
 @pytest.mark.parametrize("credentials", CREDENTIALS, ids=["password", "token"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize(("form", "body"), [(AvroFormat, BODY), (ProtobufFormat, b"")], ids=["avro", "protobuf"])
+@pytest.mark.parametrize(("form", "body"), [(AVRO, BODY), (PROTOBUF, b"")], ids=["avro", "protobuf"])
 async def test_no_redirect_is_followed_to_another_host(
-    credentials: dict[str, str], status: int, form: Format, body: bytes
+    credentials: dict[str, str], status: int, form: SchemaFormat, body: bytes
 ) -> None:
-    good = schema(LINE) if form is AvroFormat else schema(proto_text(), schemaType="PROTOBUF")
+    good = schema(LINE) if form is AVRO else schema(proto_text(), schemaType="PROTOBUF")
     with hostile(good, good) as second:
         elsewhere = response(b"{}", status, f"Location: {second.url}/schemas/ids/7", "Refresh: 0; url=" + second.url)
         with hostile(elsewhere, elsewhere) as first:
@@ -355,7 +354,7 @@ async def test_an_id_keeps_its_first_meaning_while_it_is_cached() -> None:
     server = HostileRegistry(lambda _: schema(texts.pop(0)))
     registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)
     try:
-        codec = RegistryCodec("avro", AvroFormat, registry)
+        codec = RegistryCodec("avro", AVRO, registry)
         message = Message(write(7, None) + BODY)
         for _ in range(2):
             await codec.prepare_decode([message])

@@ -18,7 +18,7 @@ from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, Proto
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pool, json_format, message_factory, timestamp_pb2
 
-from bridge.codecs.confluent import AvroFormat, ProtobufFormat, Registry, RegistryCodec, Writing
+from bridge.codecs.confluent import AVRO, PROTOBUF, Registry, RegistryCodec, SchemaChooser
 from bridge.core.message import Message
 from tests.codecs.confluent.samples import ORDER, ORDER_DATA, POSITION, PROTO_DATA, event, proto, proto_set
 from tests.registry import RegistryServer
@@ -46,7 +46,7 @@ async def test_their_avro_is_read(server: RegistryServer, registry: Registry, pl
     body = serializer(native, context(headers))
     message = Message(body, headers=tuple(headers.items()))
     assert bool(headers) == (place == "header")
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    codec = RegistryCodec("avro", AVRO, registry)
     await codec.prepare_decode([message])
     assert codec.decode(message, POSITION).data == ORDER_DATA
 
@@ -56,10 +56,10 @@ async def test_avro_of_ours_is_read_by_theirs(
     server: RegistryServer, registry: Registry, tmp_path: Path, place: Any
 ) -> None:
     (tmp_path / "order.avsc").write_text(json.dumps(json.loads(ORDER), indent=2))
-    writing = Writing(
-        registry, AvroFormat, topic="orders", own=tmp_path / "order.avsc", auto_register=True, place=place
+    chooser = SchemaChooser(
+        registry, AVRO, topic="orders", own=tmp_path / "order.avsc", auto_register=True, place=place
     )
-    codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
+    codec = RegistryCodec("avro", AVRO, registry, chooser=chooser)
     await codec.prepare_encode(event(ORDER_DATA))
     message = codec.encode(event(ORDER_DATA))
     client = SchemaRegistryClient({"url": server.url})
@@ -79,7 +79,7 @@ async def test_their_protobuf_is_read(server: RegistryServer, registry: Registry
     headers: dict[str, bytes] = {}
     body = serializer(json_format.ParseDict(PROTO_DATA, kind()), context(headers))
     message = Message(body, headers=tuple(headers.items()))
-    codec = RegistryCodec("protobuf", ProtobufFormat, registry)
+    codec = RegistryCodec("protobuf", PROTOBUF, registry)
     await codec.prepare_decode([message])
     assert codec.decode(message, POSITION).data == PROTO_DATA
 
@@ -89,11 +89,11 @@ async def test_protobuf_of_ours_is_read_by_theirs(
     server: RegistryServer, registry: Registry, tmp_path: Path, place: Any
 ) -> None:
     (tmp_path / "order.desc").write_bytes(proto_set())
-    writing = Writing(
-        registry, ProtobufFormat, topic="orders", own=tmp_path / "order.desc", message="shop.Order",
+    chooser = SchemaChooser(
+        registry, PROTOBUF, topic="orders", own=tmp_path / "order.desc", message="shop.Order",
         auto_register=True, place=place,
     )  # fmt: skip
-    codec = RegistryCodec("protobuf", ProtobufFormat, registry, writing=writing)
+    codec = RegistryCodec("protobuf", PROTOBUF, registry, chooser=chooser)
     await codec.prepare_encode(event(ORDER_DATA))
     message = codec.encode(event(PROTO_DATA))
     kind = order_class()

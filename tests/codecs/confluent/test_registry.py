@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.codecs.confluent import AvroFormat, ProtobufFormat, Registry, RegistryCodec, Writing
+from bridge.codecs.confluent import AVRO, PROTOBUF, Registry, RegistryCodec, SchemaChooser, schema_cache
 from bridge.codecs.confluent import registry as module
-from bridge.codecs.confluent import schemas as schemas_module
 from bridge.codecs.confluent.wire import write
 from bridge.core.errors import DecodeError, RegistryUnavailable, SchemaError
 from bridge.core.message import Message
@@ -30,14 +29,14 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def read(registry: Registry, *messages: Message) -> list[object]:
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    codec = RegistryCodec("avro", AVRO, registry)
     await codec.prepare_decode(messages)
     return [codec.decode(message, POSITION).data for message in messages]
 
 
 async def test_a_schema_is_asked_for_once(server: RegistryServer, registry: Registry) -> None:
     number = server.register("orders-value", LINE)
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    codec = RegistryCodec("avro", AVRO, registry)
     message = Message(write(number, None) + LINE_DATA, headers=(("h", b"1"),))
     for _ in range(3):
         await codec.prepare_decode([message] * 50)
@@ -55,7 +54,7 @@ async def test_by_guid(server: RegistryServer, registry: Registry) -> None:
 
 async def test_attributes_of_cloudevents_are_headers(server: RegistryServer, registry: Registry) -> None:
     number = server.register("orders-value", LINE)
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    codec = RegistryCodec("avro", AVRO, registry)
     attributes = {"specversion": "1.0", "id": "e-1", "source": "/s", "type": "line.added", "tenant": "t"}
     headers = tuple((f"ce_{name}", value.encode()) for name, value in attributes.items())
     message = Message(write(number, None) + LINE_DATA, headers=headers)
@@ -81,7 +80,7 @@ async def test_references_are_fetched_with_what_they_refer_to(server: RegistrySe
 
 async def test_an_unknown_id_is_asked_for_again_and_then_judged(server: RegistryServer, registry: Registry) -> None:
     """A follower of the registry's leader may learn of a new schema late."""
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    codec = RegistryCodec("avro", AVRO, registry)
     message = Message(write(7, None) + LINE_DATA)
     await codec.prepare_decode([message])
     assert server.asked == ["GET /schemas/ids/7"] * 3
@@ -95,8 +94,8 @@ async def test_an_unknown_id_is_asked_for_again_and_then_judged(server: Registry
 async def test_what_was_unknown_may_be_registered_later(
     server: RegistryServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schemas_module, "_FORGET", 0.0)
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    monkeypatch.setattr(schema_cache, "_FORGET", 0.0)
+    codec = RegistryCodec("avro", AVRO, registry)
     message = Message(write(1, None) + LINE_DATA)
     await codec.prepare_decode([message])
     server.register("orders-value", LINE)
@@ -107,8 +106,8 @@ async def test_what_was_unknown_may_be_registered_later(
 async def test_what_is_kept_is_bounded(
     server: RegistryServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schemas_module, "CAPACITY", 3)
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    monkeypatch.setattr(schema_cache, "CAPACITY", 3)
+    codec = RegistryCodec("avro", AVRO, registry)
     for number in range(1, 7):
         server.register("s", f'{{"type": "fixed", "name": "F", "size": {number}}}')
         await codec.prepare_decode([Message(write(number, None)), Message(write(number + 100, None))])
@@ -174,8 +173,8 @@ async def test_tls(tmp_path: Path, connect: MakeRegistry) -> None:
         server.close()
 
 
-async def write_one(writing: Writing, registry: Registry) -> Message:
-    codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
+async def write_one(chooser: SchemaChooser, registry: Registry) -> Message:
+    codec = RegistryCodec("avro", AVRO, registry, chooser=chooser)
     await codec.prepare_encode(event(ORDER_DATA))
     return codec.encode(event(ORDER_DATA))
 
@@ -187,14 +186,14 @@ def file(tmp_path: Path) -> Path:
 
 
 async def test_a_schema_of_our_own_must_be_registered(server: RegistryServer, registry: Registry, file: Path) -> None:
-    def writing(**more: object) -> Writing:
-        return Writing(registry, AvroFormat, topic="orders", own=file, **more)  # type: ignore[arg-type]
+    def chooser(**more: object) -> SchemaChooser:
+        return SchemaChooser(registry, AVRO, topic="orders", own=file, **more)  # type: ignore[arg-type]
 
     with pytest.raises(SchemaError, match=r"under the subject orders-value; register it, or set `auto_register: true`"):
-        await write_one(writing(), registry)
-    first = await write_one(writing(auto_register=True), registry)
+        await write_one(chooser(), registry)
+    first = await write_one(chooser(auto_register=True), registry)
     asked = len(server.asked)
-    once = writing()
+    once = chooser()
     assert (await write_one(once, registry)).body == first.body
     assert (await write_one(once, registry)).body == first.body
     assert server.asked[asked:] == ["POST /subjects/orders-value"]
@@ -202,38 +201,38 @@ async def test_a_schema_of_our_own_must_be_registered(server: RegistryServer, re
 
 async def test_subjects_by_record(server: RegistryServer, registry: Registry, file: Path) -> None:
     for pattern, subject in (("{record}", "shop.Order"), ("{topic}-{record}", "orders-shop.Order")):
-        writing = Writing(
-            registry, AvroFormat, topic="orders", own=file, subject=pattern, auto_register=True
+        chooser = SchemaChooser(
+            registry, AVRO, topic="orders", own=file, subject=pattern, auto_register=True
         )  # fmt: skip
-        await write_one(writing, registry)
+        await write_one(chooser, registry)
         assert server.asked[-1] == f"POST /subjects/{subject}/versions"
 
 
 async def test_an_incompatible_schema_is_refused(server: RegistryServer, registry: Registry, file: Path) -> None:
     server.incompatible = True
     with pytest.raises(SchemaError, match="not compatible with earlier ones"):
-        await write_one(Writing(registry, AvroFormat, topic="orders", own=file, auto_register=True), registry)
+        await write_one(SchemaChooser(registry, AVRO, topic="orders", own=file, auto_register=True), registry)
 
 
 async def test_the_latest_of_the_subject(server: RegistryServer, registry: Registry) -> None:
     registry.latest_for = 0.0
-    writing = Writing(registry, AvroFormat, topic="orders")
+    chooser = SchemaChooser(registry, AVRO, topic="orders")
     with pytest.raises(SchemaError, match="register one, or give the target a `schema`"):
-        await write_one(writing, registry)
+        await write_one(chooser, registry)
     first = server.register("orders-value", ORDER)
-    assert (await write_one(writing, registry)).body[:5] == write(first, None)
+    assert (await write_one(chooser, registry)).body[:5] == write(first, None)
     newer = json.loads(ORDER)
     newer["doc"] = "newer"
     second = server.register("orders-value", json.dumps(newer))
-    assert (await write_one(writing, registry)).body[:5] == write(second, None)
+    assert (await write_one(chooser, registry)).body[:5] == write(second, None)
     server.stop()
     with pytest.raises(RegistryUnavailable):
-        await write_one(writing, registry)
+        await write_one(chooser, registry)
 
 
 async def test_a_tombstone_is_written_without_a_schema_id(registry: Registry, file: Path) -> None:
     codec = RegistryCodec(
-        "avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="o", own=file, auto_register=True)
+        "avro", AVRO, registry, chooser=SchemaChooser(registry, AVRO, topic="o", own=file, auto_register=True)
     )
     await codec.prepare_encode(event(ORDER_DATA))
     assert codec.encode(event(None)).body is None
@@ -242,10 +241,10 @@ async def test_a_tombstone_is_written_without_a_schema_id(registry: Registry, fi
 @pytest.mark.parametrize(
     ("content", "form", "what"),
     [
-        (b"{", AvroFormat, "no Avro schema"),
-        (b"\xff", AvroFormat, "is not UTF-8"),
-        (b"\xff\xff", ProtobufFormat, "is no descriptor set; make one: protoc"),
-        (None, AvroFormat, "cannot be read: No such file"),
+        (b"{", AVRO, "no Avro schema"),
+        (b"\xff", AVRO, "is not UTF-8"),
+        (b"\xff\xff", PROTOBUF, "is no descriptor set; make one: protoc"),
+        (None, AVRO, "cannot be read: No such file"),
     ],
 )
 def test_files_that_cannot_be_used(
@@ -255,7 +254,7 @@ def test_files_that_cannot_be_used(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DecodeError, match=what):
-        Writing(registry, form, topic="orders", own=path)  # type: ignore[arg-type]  # a format
+        SchemaChooser(registry, form, topic="orders", own=path)  # type: ignore[arg-type]  # a format
 
 
 def test_a_descriptor_set_that_imports_others_is_told(tmp_path: Path, registry: Registry) -> None:
@@ -265,13 +264,13 @@ def test_a_descriptor_set_that_imports_others_is_told(tmp_path: Path, registry: 
     files.file[0].dependency.append("shared/money.proto")
     (tmp_path / "order.desc").write_bytes(files.SerializeToString())
     with pytest.raises(DecodeError, match=r"imports shared/money\.proto"):
-        Writing(registry, ProtobufFormat, topic="orders", own=tmp_path / "order.desc")
+        SchemaChooser(registry, PROTOBUF, topic="orders", own=tmp_path / "order.desc")
 
 
 async def test_the_latest_protobuf_names_its_message(server: RegistryServer, registry: Registry) -> None:
     server.register("orders-value", proto_text(), "PROTOBUF")
-    writing = Writing(registry, ProtobufFormat, topic="orders", message="shop.Order")
-    codec = RegistryCodec("protobuf", ProtobufFormat, registry, writing=writing)
+    chooser = SchemaChooser(registry, PROTOBUF, topic="orders", message="shop.Order")
+    codec = RegistryCodec("protobuf", PROTOBUF, registry, chooser=chooser)
     await codec.prepare_encode(event(ORDER_DATA))
     assert codec.encode(event({"id": "a"})).body == b"\0\0\0\0\1\2\2" + b"\x0a\x01a"
 
@@ -285,7 +284,7 @@ BOTH = json.dumps([
 async def test_record_name_and_schema_id_are_extensions(server: RegistryServer, registry: Registry) -> None:
     number = server.register("orders-value", BOTH)
     guid = server.guid(number)
-    codec = RegistryCodec("avro", AvroFormat, registry)
+    codec = RegistryCodec("avro", AVRO, registry)
     plain = Message(write(number, None) + b"\x02\x02a")
     lying = tuple((f"ce_{name}", value) for name, value in (
         ("specversion", b"1.0"), ("id", b"1"), ("source", b"/s"), ("type", b"t"), ("recordname", b"shop.Placed"),
@@ -301,7 +300,7 @@ async def test_record_name_and_schema_id_are_extensions(server: RegistryServer, 
 async def test_an_event_chooses_its_record_and_schema(server: RegistryServer, registry: Registry) -> None:
     older = server.register("orders-value", BOTH)
     newest = server.register("orders-value", ORDER)
-    codec = RegistryCodec("avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="orders"))
+    codec = RegistryCodec("avro", AVRO, registry, chooser=SchemaChooser(registry, AVRO, topic="orders"))
 
     async def write_with(data: object, **extensions: str) -> Message:
         made = event(data, extensions=extensions)
@@ -328,9 +327,7 @@ async def test_an_event_chooses_its_record_and_schema(server: RegistryServer, re
 
 async def test_an_event_chooses_its_protobuf_message(server: RegistryServer, registry: Registry) -> None:
     server.register("orders-value", proto_text(), "PROTOBUF")
-    codec = RegistryCodec(
-        "protobuf", ProtobufFormat, registry, writing=Writing(registry, ProtobufFormat, topic="orders")
-    )
+    codec = RegistryCodec("protobuf", PROTOBUF, registry, chooser=SchemaChooser(registry, PROTOBUF, topic="orders"))
     made = event({"sku": "a"}, extensions={"recordname": "shop.Order.Line"})
     await codec.prepare_encode(made)
     message = codec.encode(made)
@@ -341,8 +338,8 @@ async def test_an_event_chooses_its_protobuf_message(server: RegistryServer, reg
 
 async def test_a_header_takes_the_guid_of_the_event(server: RegistryServer, registry: Registry) -> None:
     number = server.register("orders-value", LINE)
-    writing = Writing(registry, AvroFormat, topic="orders", place="header")
-    codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
+    chooser = SchemaChooser(registry, AVRO, topic="orders", place="header")
+    codec = RegistryCodec("avro", AVRO, registry, chooser=chooser)
     made = event({"sku": "a"}, extensions={"schemaid": str(server.guid(number))})
     await codec.prepare_encode(made)
     assert dict(codec.encode(made).headers)["__value_schema_id"] == write(server.guid(number), None)

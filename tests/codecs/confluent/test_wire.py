@@ -19,8 +19,10 @@ indexes = st.lists(st.integers(0, 5000), min_size=1, max_size=6).map(tuple)
 @given(ids, indexes)
 def test_what_is_written_is_read_here_and_by_confluent_s_client(schema: int | UUID, places: tuple[int, ...]) -> None:
     prefix = wire.write(schema, places)
-    assert wire.read(Message(prefix + b"data"), indexed=True) == wire.Frame(schema, places, len(prefix))
-    assert wire.read(Message(b"data", headers=((wire.HEADER, prefix),)), indexed=True) == wire.Frame(schema, places, 0)
+    assert wire.read(Message(prefix + b"data"), indexed=True) == wire.SchemaPrefix(schema, places, len(prefix))
+    assert wire.read(Message(b"data", headers=((wire.HEADER, prefix),)), indexed=True) == wire.SchemaPrefix(
+        schema, places, 0
+    )
     theirs = SchemaId("PROTOBUF")
     rest = theirs.from_bytes(io.BytesIO(prefix + b"data"))
     assert (rest.read(), theirs.message_indexes) == (b"data", list(places))
@@ -30,7 +32,7 @@ def test_what_is_written_is_read_here_and_by_confluent_s_client(schema: int | UU
 @given(ids)
 def test_avro_has_no_indexes(schema: int | UUID) -> None:
     prefix = wire.write(schema, None)
-    assert wire.read(Message(prefix), indexed=False) == wire.Frame(schema, (), len(prefix))
+    assert wire.read(Message(prefix), indexed=False) == wire.SchemaPrefix(schema, (), len(prefix))
 
 
 @given(st.binary(max_size=40), st.booleans())

@@ -56,6 +56,7 @@ def start(tmp_path: Path) -> Start:
     @asynccontextmanager
     async def started(number: int = 2, **settings: Any) -> AsyncIterator[ProcessFixture]:
         worker, trace_endpoint = settings.pop("worker", {}), settings.pop("trace_endpoint", None)
+        threads = worker.get("threads", 16)
         config = EmbeddedEngineConfig.model_validate(
             {"type": "embedded", "worker": {"processes": number, **worker}, **settings}
         )
@@ -64,7 +65,9 @@ def start(tmp_path: Path) -> Start:
         names = user_workflows(load(MODULES, ROOT))
         processes = engine.worker_processes(
             number,
-            ProcessSettings("default", MODULES, str(ROOT), trace_endpoint=trace_endpoint, trace_sample=1.0),
+            ProcessSettings(
+                "default", MODULES, str(ROOT), threads=threads, trace_endpoint=trace_endpoint, trace_sample=1.0
+            ),
             names,
             default_command(MODULE),
         )

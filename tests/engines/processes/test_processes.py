@@ -75,6 +75,19 @@ async def test_large_work_and_results_pass(start: Start) -> None:
             assert await harness.output(each) == large
 
 
+async def test_a_slow_activity_does_not_hold_up_those_behind_it(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with start(worker={"threads": 1}) as harness:
+        slow = await harness.start("calls", ["waits", str(gate)])
+        await eventually(lambda: Path(f"{gate}.began").exists(), "one process is busy")
+        busy = int(Path(f"{gate}.began").read_text())
+        quick = [await harness.start("calls", ["pid", None]) for _ in range(20)]
+        assert {await harness.output(each) for each in quick} == {*harness.pids()} - {busy}
+        gate.touch()
+        assert await harness.output(slow) == "done"
+        assert harness.processes.ends == {}
+
+
 async def test_a_late_turn_of_a_former_instance_does_not_disturb_its_successor(start: Start, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with start(1) as harness:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
-from bridge.dead_letters.state_machine import DeadLetterState, Mark
+from bridge.dead_letters.state_machine import DeadLetterMark, DeadLetterState
 from bridge.dead_letters.store import DeadLetterStates
 from bridge.dead_letters.topic_states import DeadLetterRef
 from bridge.engines.base import Engine
-from bridge.jobs.kind import ItemResult, Job, JobKind, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobKind
 from bridge.jobs.store import JobStore
 
 DROP_KIND = "drop"
 RESTORE_KIND = "restore"
 
-_SUCCEEDED = ItemResult(Result.SUCCEEDED)
+_SUCCEEDED = ItemResult(ItemOutcome.SUCCEEDED)
 
 
 class DropKind:
@@ -41,12 +41,12 @@ class DropKind:
         return {item: _dropped(job.id, marks.get(ref)) for item, ref in refs.items()}
 
 
-def _dropped(job: str, mark: Mark | None) -> ItemResult:
+def _dropped(job: str, mark: DeadLetterMark | None) -> ItemResult:
     if mark is None:
-        return ItemResult(Result.FAILED, "the engine has not stored its state")
+        return ItemResult(ItemOutcome.FAILED, "the engine has not stored its state")
     if (mark.state, mark.job) == (DeadLetterState.DROPPED, job):
         return _SUCCEEDED
-    return ItemResult(Result.SKIPPED, _is(mark))
+    return ItemResult(ItemOutcome.SKIPPED, _is(mark))
 
 
 class RestoreKind:
@@ -77,12 +77,12 @@ class RestoreKind:
             mark = before.get(ref)
             if mark is None:
                 is_done = item in repeated
-                results[item] = _SUCCEEDED if is_done else ItemResult(Result.SKIPPED, "it is open already")
+                results[item] = _SUCCEEDED if is_done else ItemResult(ItemOutcome.SKIPPED, "it is open already")
             elif mark.state not in states or mark.job in active:
-                results[item] = ItemResult(Result.SKIPPED, _is(mark))
+                results[item] = ItemResult(ItemOutcome.SKIPPED, _is(mark))
             else:
                 now = after.get(ref)
-                results[item] = _SUCCEEDED if now is None else ItemResult(Result.SKIPPED, _is(now))
+                results[item] = _SUCCEEDED if now is None else ItemResult(ItemOutcome.SKIPPED, _is(now))
         return results
 
     async def _active(self, jobs: set[str]) -> set[str]:
@@ -97,7 +97,7 @@ def _refs(job: Job, items: Sequence[str]) -> dict[str, DeadLetterRef]:
     return {item: DeadLetterRef.parse(arguments["broker"], item, arguments.get("written")) for item in items}
 
 
-def _is(mark: Mark) -> str:
+def _is(mark: DeadLetterMark) -> str:
     return f"it is {mark.state}" + (f" by job {mark.job}" if mark.job else "")
 
 

@@ -10,7 +10,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import FailureDetails, TaskFailedError
 
 from bridge.core.errors import EngineError
-from bridge.core.user_code.frames import Frame, frames, own_frame
+from bridge.core.user_code.frames import StackFrame, frames, own_frame
 from bridge.engines.client import EngineClient
 from bridge.sqlite_engine.model.instance import last_failed
 
@@ -30,7 +30,7 @@ class FailureCause:
     document: dict[str, Any]
 
     @property
-    def frames(self) -> Sequence[Frame]:
+    def frames(self) -> Sequence[StackFrame]:
         """Frames of its stack trace, the innermost last; empty for the trace of another language."""
         return frames(self.document["stack_trace"])
 

@@ -31,7 +31,7 @@ from bridge.engines.errors import details_of
 from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
-from bridge.sqlite_engine.storage.listing import Listed, ListPart, Wanted
+from bridge.sqlite_engine.storage.listing import Listed, ListFilter, ListPart
 from bridge.system.clock import stamp
 
 _CURSORS = "instances"
@@ -202,7 +202,7 @@ class InstanceOperations:
         first, end = (
             None if each is None else int(each.timestamp() * 1e6) for each in (filter_.created_from, filter_.created_to)
         )
-        wanted = Wanted(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end, status_text)
+        wanted = ListFilter(statuses, filter_.prefix or "", filter_.name, filter_.outcomes, first, end, status_text)
         return await self._engine.newest_instances(wanted, limit, before)
 
     async def _tagged(self, filter_: InstanceFilter) -> set[str]:

@@ -15,13 +15,13 @@ from bridge.core.errors import EngineError, EngineOutage, InstanceFinished, Inst
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.commands.instance_reader import InstanceReader
-from bridge.jobs.kind import ItemResult, Job, JobKind, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobKind
 
 SPACE = "instances"
 """Item space of these kinds: an instance belongs to one unfinished job at a time."""
 
 _AT_ONCE = 16
-_SUCCEEDED = ItemResult(Result.SUCCEEDED)
+_SUCCEEDED = ItemResult(ItemOutcome.SUCCEEDED)
 
 
 def _terminate(instances: InstanceOperations, job: Job, id_: str) -> Awaitable[object]:
@@ -129,12 +129,12 @@ class InstanceKind:
             except InstanceFinished:
                 return _skipped("the instance has finished")
             except EngineError as error:
-                return ItemResult(Result.FAILED, str(error))
+                return ItemResult(ItemOutcome.FAILED, str(error))
             return _SUCCEEDED
 
 
 def _skipped(why: str) -> ItemResult:
-    return ItemResult(Result.SKIPPED, why)
+    return ItemResult(ItemOutcome.SKIPPED, why)
 
 
 def instance_kinds(engine: Engine) -> list[JobKind]:

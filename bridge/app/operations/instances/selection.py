@@ -15,7 +15,7 @@ from bridge.core.system_names import PREFIX, SAGA
 from bridge.engines.base import Engine, instance_counts
 from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.cel.expression import Compiler, Expression
-from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.scope import ExpressionScope
 from bridge.system.clock import stamp
 
 FACTS = frozenset({"id", "name", "status", "created", "updated", "tags", "custom_status"})
@@ -174,7 +174,7 @@ class InstanceSelection:
             return False
 
 
-class InstanceScope(Scope):
+class InstanceScope(ExpressionScope):
     """Variables of a condition on one instance. Times are RFC 3339 in UTC, payloads are JSON values."""
 
     __slots__ = ("created", "custom_status", "id", "input", "name", "output", "status", "tags", "updated")

@@ -15,7 +15,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, InstanceNotFound, MessageError
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
-from bridge.routing import Condition, Explanation, Router, command_names, condition_results, explain
+from bridge.routing import ConditionResult, Explanation, Router, command_names, condition_results, explain
 
 MOST_MESSAGES = 10
 """Most positions that are explained for one id: a message can come several times, and to several sources."""
@@ -46,7 +46,7 @@ class RuleResult:
     verdict: str
     command: str
     at: str
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ConditionResult, ...]
     error: str | None = None
 
 

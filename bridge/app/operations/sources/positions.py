@@ -19,7 +19,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BrokerError, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.engines.entities.source_seeks import Seeks, SourceSeeks
-from bridge.ops.audit import Change, audited_async, user
+from bridge.ops.audit import AuditedChange, audited_async, user
 from bridge.routing.identifier import parse_time
 from bridge.system.clock import time_of
 
@@ -326,7 +326,7 @@ async def seek_directly(loaded: Loaded, source: str, positions: Mapping[str, int
     Raises: GroupActive, LookupError, InvalidCommand, BrokerError, BrokerUnavailable.
     """
     trail = state.trail(loaded, engine_name(loaded, source))
-    change = Change(user(), "sources.seek", source, {"positions": positions, "directly": True}, reason)
+    change = AuditedChange(user(), "sources.seek", source, {"positions": positions, "directly": True}, reason)
     async with audited_async(trail, change):
         moves = await _moves(loaded, source, positions, {})
         broker = build_broker(loaded, loaded.config.sources[source].broker)

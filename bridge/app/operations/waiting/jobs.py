@@ -18,11 +18,11 @@ from bridge.app.operations.operation import NEW, JobParameters, Operation, Param
 from bridge.core.errors import EngineError, EngineOutage, InstanceNotFound, InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
-from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result
+from bridge.jobs.kind import ItemOutcome, ItemResult, Job, JobKind, JobRequest
 from bridge.jobs.store import JobStore
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
-from bridge.waiting.operations import Change, WaitingMessage
+from bridge.waiting.operations import WaitingChange, WaitingMessage
 
 _AT_ONCE = 16
 _PARTS = ("prefix", "source", "routes", "causes", "since", "until")
@@ -135,21 +135,21 @@ class WaitingKind(ABC):
             except EngineOutage:
                 raise
             except InstanceNotFound:
-                return ItemResult(Result.SUCCEEDED if again else Result.SKIPPED, "it waits no longer")
+                return ItemResult(ItemOutcome.SUCCEEDED if again else ItemOutcome.SKIPPED, "it waits no longer")
             except EngineError as error:
-                return ItemResult(Result.FAILED, str(error))
+                return ItemResult(ItemOutcome.FAILED, str(error))
         if self._action == "drop" and change.before == change.after and not again:
-            return ItemResult(Result.SKIPPED, "it waits no longer")
+            return ItemResult(ItemOutcome.SKIPPED, "it waits no longer")
         if self.name == "early.release" and change.after:
-            return ItemResult(Result.SKIPPED, f"the instance has not started; {change.after:,} still wait")
-        return ItemResult(Result.SUCCEEDED)
+            return ItemResult(ItemOutcome.SKIPPED, f"the instance has not started; {change.after:,} still wait")
+        return ItemResult(ItemOutcome.SUCCEEDED)
 
     @abstractmethod
-    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> Change: ...
+    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> WaitingChange: ...
 
 
 class EarlyKind(WaitingKind):
-    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> Change:
+    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> WaitingChange:
         early = EarlyMessageOperations(self._engine)
         if self._action == "release":
             return await early.release(item)
@@ -167,7 +167,7 @@ class QuarantineKind(WaitingKind):
             for key, entity in (await quarantine.entity_keys(source)).items()
         }
 
-    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> Change:
+    async def _change(self, item: str, forget: bool, entities: Mapping[tuple[str, str], str]) -> WaitingChange:
         quarantine = QuarantineOperations(self._engine)
         source, _, key = item.partition(" ")
         mark = ""

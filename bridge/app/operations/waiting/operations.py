@@ -16,7 +16,7 @@ from bridge.core.errors import InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
-from bridge.waiting.operations import Change, WaitingMessage, WaitingPlace
+from bridge.waiting.operations import WaitingChange, WaitingMessage, WaitingPlace
 
 
 class ReleaseQuarantined(Parameters):
@@ -139,11 +139,11 @@ WAITING_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("early.list", "reader", "early", ListEarly, _early, list[WaitingMessage] | WaitingPart),
     Operation("early.unprocessed", "reader", "early:unprocessed", Parameters, _unprocessed_early, Unprocessed),
     Operation(
-        "early.release", "operator", "early/{instance_id}:release", OneInstance, _release_early, Change,
+        "early.release", "operator", "early/{instance_id}:release", OneInstance, _release_early, WaitingChange,
         instance_target,
     ),
     Operation(
-        "early.drop", "admin", "early/{instance_id}:drop", DropEarly, _drop_early, Change, instance_target,
+        "early.drop", "admin", "early/{instance_id}:drop", DropEarly, _drop_early, WaitingChange, instance_target,
         lambda given: {"ids": given.ids, "forget": given.forget},
     ),
     Operation(
@@ -154,11 +154,11 @@ WAITING_OPERATIONS: tuple[Operation[Any], ...] = (
         Unprocessed,
     ),
     Operation(
-        "quarantine.release", "operator", "quarantine:release", ReleaseQuarantined, _release_quarantined, list[Change],
-        lambda given: given.target,
+        "quarantine.release", "operator", "quarantine:release", ReleaseQuarantined, _release_quarantined,
+        list[WaitingChange], lambda given: given.target,
     ),
     Operation(
-        "quarantine.drop", "admin", "quarantine:drop", DropQuarantined, _drop_quarantined, Change,
+        "quarantine.drop", "admin", "quarantine:drop", DropQuarantined, _drop_quarantined, WaitingChange,
         lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
     ),
 )  # fmt: skip

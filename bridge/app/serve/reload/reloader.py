@@ -28,7 +28,7 @@ from bridge.app.serve.topics import check_topics
 from bridge.app.serve.views.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, Problem, wire_name
-from bridge.ops.status import Document
+from bridge.ops.status import StatusDocument
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.publishing import PublishTarget
 from bridge.pipeline.rule_set import RuleSet
@@ -104,7 +104,7 @@ class Reloader:
         self._stopping = False
         self._schemas: Mapping[Path, bytes] = _schema_digests(daemon.loaded)
 
-    async def plan(self) -> Document:
+    async def plan(self) -> StatusDocument:
         """Answer of a reload without the reload. Raises nothing but bugs."""
         async with self._lock:
             try:
@@ -116,7 +116,7 @@ class Reloader:
                 answer = self._answer(result, plan.changes, to=plan.loaded.version)
             return answer | {"dry_run": True}
 
-    async def reload(self, by: str) -> Document:
+    async def reload(self, by: str) -> StatusDocument:
         """Reload the configuration. by: name of the person or of the signal, for the log. Raises nothing but bugs."""
         async with self._lock:
             daemon, before = self._daemon, self._daemon.loaded.version
@@ -347,7 +347,7 @@ class Reloader:
         problems: Sequence[str] = (),
         starting: Collection[str] = (),
         dead_letters: Mapping[str, int] = MappingProxyType({}),
-    ) -> Document:
+    ) -> StatusDocument:
         """Answer as JSON types. before, to: versions; None for the one in use. dead_letters: see `Daemon.use`."""
         daemon = self._daemon
         version = daemon.loaded.version

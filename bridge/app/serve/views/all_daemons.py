@@ -21,7 +21,7 @@ from bridge.app.serve.views.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.ops.api import PREFIX, STATUS
 from bridge.ops.control import DIRECTORY, near, sockets
-from bridge.ops.status import LATE, MISSED, Document, merge
+from bridge.ops.status import LATE, MISSED, StatusDocument, merge
 from bridge.system.processes import is_stopped
 
 PAGE_SECONDS = 0.1
@@ -40,7 +40,7 @@ class TokenRefused(ValueError):
     """A daemon does not accept the token of a request for its status."""
 
 
-Asked = tuple[str, str, "Document | Exception"]
+Asked = tuple[str, str, "StatusDocument | Exception"]
 """Name of a daemon, next command, and its answer or the reason for none."""
 
 
@@ -58,7 +58,7 @@ def socket_of(loaded: Loaded, daemon: str) -> Path | None:
     return next((path for path in found if _id_of(path) == daemon), None)
 
 
-def _asked(path: Path, answer: Document | Exception, waited: float = FIND_SECONDS) -> Asked | None:
+def _asked(path: Path, answer: StatusDocument | Exception, waited: float = FIND_SECONDS) -> Asked | None:
     """Answer of the daemon behind a socket; None for a socket that a killed daemon has left. waited: seconds."""
     if isinstance(answer, ConnectionRefusedError):
         return None
@@ -102,18 +102,18 @@ class OtherDaemons:
         self._own = own
         self._registered = registered
         self._client = client
-        self._asking: dict[Path | Peer, asyncio.Task[Document | Exception]] = {}
-        self._known: dict[Path | Peer, tuple[float, Document | Exception]] = {}
+        self._asking: dict[Path | Peer, asyncio.Task[StatusDocument | Exception]] = {}
+        self._known: dict[Path | Peer, tuple[float, StatusDocument | Exception]] = {}
         """Answers with the monotonic times of their arrival."""
 
-    async def status(self, loaded: Loaded, own: Document) -> Document:
+    async def status(self, loaded: Loaded, own: StatusDocument) -> StatusDocument:
         """Status of all daemons, for a page: of a daemon that does not answer at once, the last known one.
 
         own: status of this daemon.
         """
         return await self._status(loaded, own, PAGE_SECONDS, _KEPT)
 
-    async def new_status(self, loaded: Loaded, own: Document) -> Document:
+    async def new_status(self, loaded: Loaded, own: StatusDocument) -> StatusDocument:
         """Status of all daemons, which are asked now. own: status of this daemon."""
         return await self._status(loaded, own, FIND_SECONDS + 1.0, 0.0)
 
@@ -137,7 +137,7 @@ class OtherDaemons:
         )
         return [answer for answer in answers if not isinstance(answer, BaseException)], silent
 
-    async def _status(self, loaded: Loaded, own: Document, seconds: float, kept: float) -> Document:
+    async def _status(self, loaded: Loaded, own: StatusDocument, seconds: float, kept: float) -> StatusDocument:
         """Status of all daemons. seconds: longest wait for answers. kept: age up to which an answer is not renewed."""
         paths, registered = self._sockets(loaded), self._registered()
         here = {_id_of(path) for path in paths}
@@ -170,7 +170,7 @@ class OtherDaemons:
             return None
         return Peer(registered["id"], registered["url"])
 
-    def _ask(self, place: Path | Peer, kept: float) -> asyncio.Task[Document | Exception] | None:
+    def _ask(self, place: Path | Peer, kept: float) -> asyncio.Task[StatusDocument | Exception] | None:
         """Request to a daemon that is under way; None while its last answer is not older than `kept` seconds."""
         task = self._asking.get(place)
         if task is not None and not task.done():
@@ -184,7 +184,7 @@ class OtherDaemons:
         task.add_done_callback(lambda done: self._keep(place, done))
         return task
 
-    async def _ask_peer(self, peer: Peer) -> Document | Exception:
+    async def _ask_peer(self, peer: Peer) -> StatusDocument | Exception:
         assert self._client is not None
         try:
             async with asyncio.timeout(FIND_SECONDS):
@@ -194,21 +194,21 @@ class OtherDaemons:
             merge([found])  # fails where a member is missing or of another type
         except _FAILURES as error:
             return _failure(error, "set `ops.http.peers.tls.ca`, or `server_name`")
-        status: Document = found
+        status: StatusDocument = found
         return status
 
-    def _keep(self, place: Path | Peer, done: asyncio.Task[Document | Exception]) -> None:
+    def _keep(self, place: Path | Peer, done: asyncio.Task[StatusDocument | Exception]) -> None:
         del self._asking[place]
         if not done.cancelled():
             self._known[place] = time.monotonic(), done.result()
 
-    def _answer(self, place: Path | Peer) -> Document | Exception:
+    def _answer(self, place: Path | Peer) -> StatusDocument | Exception:
         if isinstance(place, Path) and is_stopped(pid_of(place)):
             return TimeoutError()
         at, answer = self._known.get(place, (-math.inf, TimeoutError()))
         return answer if time.monotonic() - at < FIND_SECONDS + _KEPT else ValueError("it has not answered yet")
 
-    def _of_registered(self, each: Mapping[str, Any], answer: Document | Exception | None) -> Asked | None:
+    def _of_registered(self, each: Mapping[str, Any], answer: StatusDocument | Exception | None) -> Asked | None:
         """Answer of a registered daemon; None for one that has ended. answer: None where it was not asked."""
         name, url = each["id"], each["url"]
         if answer is not None and not isinstance(answer, Exception):
@@ -233,7 +233,7 @@ def _has_ended(registered: Mapping[str, Any], answer: Exception | None) -> bool:
     return registered["missed"] >= MISSED and not isinstance(answer, TimeoutError)
 
 
-def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:
+def merged(asked: Iterable[tuple[str, str, StatusDocument | Exception]]) -> StatusDocument:
     """Merge answers. asked: name, next command, and answer or error, of each daemon."""
     documents, silent = [], []
     for name, command, answer in asked:
@@ -244,7 +244,7 @@ def merged(asked: Iterable[tuple[str, str, Document | Exception]]) -> Document:
     return merge(documents, silent)
 
 
-async def ask(place: DaemonAddress | Path, *, of_all: bool = False) -> Document | Exception:
+async def ask(place: DaemonAddress | Path, *, of_all: bool = False) -> StatusDocument | Exception:
     """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine.
 
     of_all: the daemon answers for all daemons that it knows, and waits for one that is frozen.
@@ -273,7 +273,7 @@ def _failure(error: Exception, *remedy: str) -> Exception:
             return ValueError("the answer is not a status of this version")
 
 
-async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str) -> Document:
+async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str], query: str) -> StatusDocument:
     """Raises: OSError, ClientError; TokenRefused; ValueError for an answer that is no status."""
     async with (
         aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,

@@ -19,8 +19,8 @@ from typing import Any
 from bridge.app.serve.views.tap import Taps
 from bridge.core.errors import InvalidCommand
 from bridge.ops.access import Caller
-from bridge.ops.api import LAST, Event
-from bridge.ops.status import Document
+from bridge.ops.api import LAST, ServerSentEvent
+from bridge.ops.status import StatusDocument
 from bridge.system.tasks import cancelled
 
 TICK_SECONDS = 2.0
@@ -55,7 +55,7 @@ class LiveStream:
 
     def __init__(
         self,
-        status: Callable[[], Awaitable[Document]],
+        status: Callable[[], Awaitable[StatusDocument]],
         taps: Taps,
         tick: float = TICK_SECONDS,
         beat: float = BEAT_SECONDS,
@@ -71,7 +71,7 @@ class LiveStream:
         """Parts of the status without ages."""
         self._parts: dict[str, bytes] = {}
         """Parts of the status as JSON."""
-        self._ring: deque[Event] = deque(maxlen=MOST_CHANGES)
+        self._ring: deque[ServerSentEvent] = deque(maxlen=MOST_CHANGES)
         self._changed = asyncio.Event()
         """Set at the next change; another one then follows it."""
         self._known = asyncio.Event()
@@ -79,7 +79,7 @@ class LiveStream:
         self._readers = 0
         self._watching: asyncio.Task[None] | None = None
 
-    async def events(self, given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[Event, None]:
+    async def events(self, given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[ServerSentEvent, None]:
         """Events for one reader: `state` or the changes that it has missed, then `change`, `beat` and `tap`.
 
         given: `tap` has options of a tap, for settled messages too. Raises: InvalidCommand, Denied.
@@ -91,7 +91,7 @@ class LiveStream:
             if "tap" in given:
                 async with aclosing(self._taps.events({"options": given["tap"]}, caller)) as tapped:
                     async for data in tapped:  # at least its counts each second
-                        yield Event(data, "tap")
+                        yield ServerSentEvent(data, "tap")
                         for event in self._news(place):
                             yield event
                 return
@@ -100,7 +100,7 @@ class LiveStream:
                 for event in self._news(place):
                     yield event
                 if not await self._next(place):
-                    yield Event(b"{}", "beat")
+                    yield ServerSentEvent(b"{}", "beat")
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
@@ -122,7 +122,7 @@ class LiveStream:
         epoch, _, number = id_.partition("-")
         return int(number) if epoch == self._epoch and number.isascii() and number.isdigit() else None
 
-    def _news(self, place: _Place) -> Iterator[Event]:
+    def _news(self, place: _Place) -> Iterator[ServerSentEvent]:
         """Events that a reader has not received yet."""
         if not self._known.is_set() or place.number == self._number:
             return
@@ -156,7 +156,7 @@ class LiveStream:
                 reported = True
             await asyncio.sleep(self._tick)
 
-    def _take(self, document: Document) -> None:
+    def _take(self, document: StatusDocument) -> None:
         """Compare a status with the one before it, and publish what has changed."""
         changed = {}
         for name, part in document.items():
@@ -174,9 +174,9 @@ class LiveStream:
             woken.set()
         self._known.set()
 
-    def _event(self, name: str, parts: Mapping[str, bytes]) -> Event:
+    def _event(self, name: str, parts: Mapping[str, bytes]) -> ServerSentEvent:
         members = b", ".join(json.dumps(part).encode() + b": " + text for part, text in parts.items())
-        return Event(b"{" + members + b"}", name, f"{self._epoch}-{self._number}")
+        return ServerSentEvent(b"{" + members + b"}", name, f"{self._epoch}-{self._number}")
 
 
 def _without_ages(value: Any) -> Any:

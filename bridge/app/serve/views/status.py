@@ -22,7 +22,7 @@ from bridge.core.errors import EngineError, EngineOutage
 from bridge.core.states import EngineState, ProcessState
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
 from bridge.ops.health import Check
-from bridge.ops.status import OVERDUE_SECONDS, Document, merge
+from bridge.ops.status import OVERDUE_SECONDS, StatusDocument, merge
 from bridge.pipeline.breaker import Breaker
 from bridge.system.clock import time_of
 from bridge.waiting.totals import WaitingCount, WaitingTotals
@@ -48,7 +48,7 @@ class DaemonStatus:
         command: str,
         dead_letters: DeadLetterCounter | None,
         reloads: Reloads,
-        limits: Callable[[], list[Document]],
+        limits: Callable[[], list[StatusDocument]],
     ) -> None:
         """Create the status of this process.
 
@@ -73,7 +73,7 @@ class DaemonStatus:
         self._id = daemon_id(os.getpid())
         self._started = time.time()
         self._counts: dict[str, InstanceCounts | None] = {}
-        self._making: asyncio.Task[Document] | None = None
+        self._making: asyncio.Task[StatusDocument] | None = None
         self._made = -math.inf
         self._refreshing: dict[str, asyncio.Task[None]] = {}
 
@@ -86,11 +86,11 @@ class DaemonStatus:
         """Show the other daemons that an engine knows. peers: as `bridge.app.serve.reload.daemons.Peers.others`."""
         self._peers = peers
 
-    def peers(self) -> list[Document]:
+    def peers(self) -> list[StatusDocument]:
         """Other daemons that an engine knows, as JSON types."""
         return [{**each, "at": time_of(each["at"])} for each in self._peers()]
 
-    async def document(self) -> Document:
+    async def document(self) -> StatusDocument:
         """Status of this process as JSON types."""
         making = self._making
         behind = self._dead_letters is not None and self._dead_letters.is_behind
@@ -98,7 +98,7 @@ class DaemonStatus:
             making = self._making = asyncio.create_task(self._make())
         return await asyncio.shield(making)
 
-    async def _make(self) -> Document:
+    async def _make(self) -> StatusDocument:
         up = [check.name for check in self._watch.health().checks if check.state == EngineState.UP]
         counting = () if self._dead_letters is None else (self._dead_letters.refresh(),)
         await asyncio.gather(*counting, *(self._ask(name) for name in self._engines if name in up))
@@ -129,7 +129,7 @@ class DaemonStatus:
             },
             "peers": self.peers(),
         }
-        made: Document = {
+        made: StatusDocument = {
             "time": time_of(now),
             "daemons": [daemon],
             "engines": engines,
@@ -141,7 +141,7 @@ class DaemonStatus:
         self._made = time.monotonic()
         return merge([made])
 
-    def _open(self, source: str) -> Document:
+    def _open(self, source: str) -> StatusDocument:
         counter = self._dead_letters
         if counter is None or counter.counted is None:
             return {"dead_letters_open": None, "dead_letters_counted": None}
@@ -167,7 +167,7 @@ class DaemonStatus:
         except EngineError:
             return  # the last known facts remain
 
-    def _part(self, check: Check, now: float) -> Document:
+    def _part(self, check: Check, now: float) -> StatusDocument:
         since = self._watch.since(check)
         return {
             "name": check.name,
@@ -178,7 +178,7 @@ class DaemonStatus:
             "daemons": [{"daemon": self._id, "state": str(check.state), "detail": check.detail}],
         }
 
-    def _engine(self, name: str, part: Document, now: float) -> Document:
+    def _engine(self, name: str, part: StatusDocument, now: float) -> StatusDocument:
         engine = self._engines[name]
         if part["state"] == EngineState.UP:
             part["detail"] = part["daemons"][0]["detail"] = ""  # its place
@@ -221,7 +221,7 @@ def daemon_id(pid: int) -> str:
     return f"{socket.gethostname()}/{pid}"
 
 
-def waiting_document(count: WaitingCount, now: float) -> Document:
+def waiting_document(count: WaitingCount, now: float) -> StatusDocument:
     """Early and quarantined messages of an engine as JSON types; null before the first count."""
     if not count.at:
         return {"counted": None, "early": None, "quarantined": None}
@@ -243,7 +243,7 @@ def waiting_document(count: WaitingCount, now: float) -> Document:
     }
 
 
-def counts_document(counts: InstanceCounts | None) -> Document | None:
+def counts_document(counts: InstanceCounts | None) -> StatusDocument | None:
     """Instances of an engine as JSON types; None when it does not count them."""
     if counts is None:
         return None

@@ -33,11 +33,11 @@ from bridge.engines.worker.compatibility import CompatibilityMonitor, Incompatib
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import DeadLetterStats, EventStats, ReloadStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
-from bridge.ops.status import Document, NamedRates, Rates
+from bridge.ops.status import NamedRates, Rates, StatusDocument
 from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.flow_control import PERSON
-from bridge.pipeline.per_value import Shares
+from bridge.pipeline.per_value import ValueShares
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.source import SourcePipeline
@@ -146,7 +146,7 @@ class SourceView:
         return 0 if stage is None else stage.key_count
 
     @property
-    def shares(self) -> Shares | None:
+    def shares(self) -> ValueShares | None:
         return self._source.shares
 
     @property
@@ -422,7 +422,7 @@ class Watch:
         """Sources of this process."""
         return self._sources
 
-    def targets(self) -> Document:
+    def targets(self) -> StatusDocument:
         """Publications by target: accepted, and their rate."""
         return self._published.document(time.monotonic(), "published", self._publishing.published.copy())
 

@@ -9,6 +9,6 @@ argument bypasses the SDK's interceptors.
 """
 
 from bridge.engines.embedded.inprocess.aio import AioChannel
-from bridge.engines.embedded.inprocess.channel import Channel
+from bridge.engines.embedded.inprocess.channel import InProcessChannel
 
-__all__ = ["AioChannel", "Channel"]
+__all__ = ["AioChannel", "InProcessChannel"]

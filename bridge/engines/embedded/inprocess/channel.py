@@ -27,7 +27,7 @@ from bridge.engines.embedded.inprocess.call import (
 _END = object()
 
 
-class Stream:
+class StreamingCall:
     """Result of a streaming call: an iterator that another thread can cancel, which always wakes the reader."""
 
     def __init__(self, name: str, context: CallContext) -> None:
@@ -103,7 +103,7 @@ class Stream:
         return self._status[2] if self._status is not None else ()
 
 
-def pump_generator(stream: Stream, handler: Callable[..., Any], request: Any) -> None:
+def pump_generator(stream: StreamingCall, handler: Callable[..., Any], request: Any) -> None:
     """Run a servicer's generator on this thread until it ends or the stream is cancelled."""
     error: Exception | None = None
     try:
@@ -118,7 +118,7 @@ def pump_generator(stream: Stream, handler: Callable[..., Any], request: Any) ->
     stream.end(error)
 
 
-def pump_on_loop(stream: Stream, items: AsyncGenerator[Any, None], loop: asyncio.AbstractEventLoop) -> None:
+def pump_on_loop(stream: StreamingCall, items: AsyncGenerator[Any, None], loop: asyncio.AbstractEventLoop) -> None:
     """Run a servicer's asynchronous generator on its loop until it ends or the stream is cancelled."""
 
     async def pump() -> None:
@@ -137,7 +137,7 @@ def pump_on_loop(stream: Stream, items: AsyncGenerator[Any, None], loop: asyncio
     stream.add_callback(future.cancel)
 
 
-class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type information
+class InProcessChannel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type information
     """Channel that calls a servicer from any thread.
 
     servicer: plain functions and generators run on the calling thread and on one thread per stream; coroutine functions
@@ -161,26 +161,26 @@ class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type infor
         self.timeout = timeout
         self.loop = loop
         self.closed = False
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[StreamingCall] = weakref.WeakSet()
 
     def unary_unary(self, method: str, *_: Any, **__: Any) -> UnaryUnary:
         return UnaryUnary(self, method.rpartition("/")[2])
 
-    def unary_stream(self, method: str, *_: Any, **__: Any) -> Callable[..., Stream]:
+    def unary_stream(self, method: str, *_: Any, **__: Any) -> Callable[..., StreamingCall]:
         name = method.rpartition("/")[2]
         handler = getattr(self.servicer, name)
 
-        def call(request: Any, timeout: float | None = None, **_: Any) -> Stream:
+        def call(request: Any, timeout: float | None = None, **_: Any) -> StreamingCall:
             if self.closed:
                 raise InProcessRpcError(closed())
             deadline = None if timeout is None else time.monotonic() + timeout
             if inspect.isasyncgenfunction(handler):
                 context: CallContext = AioCallContext(self.metadata, deadline)
-                stream = Stream(name, context)
+                stream = StreamingCall(name, context)
                 pump_on_loop(stream, handler(request, context), self.servicer_loop(name))
             else:
                 context = CallContext(self.metadata, deadline)
-                stream = Stream(name, context)
+                stream = StreamingCall(name, context)
                 threading.Thread(
                     target=pump_generator, args=(stream, handler, request), name=f"bridge-{name}", daemon=True
                 ).start()
@@ -219,7 +219,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type infor
         for stream in list(self._streams):
             stream.cancel()
 
-    def __enter__(self) -> Channel:
+    def __enter__(self) -> InProcessChannel:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,7 +229,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type infor
 class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]  # grpcio ships no type information
     """Callable for one method of the servicer."""
 
-    def __init__(self, channel: Channel, name: str) -> None:
+    def __init__(self, channel: InProcessChannel, name: str) -> None:
         self._channel = channel
         self._name = name
         self._handler = getattr(channel.servicer, name)

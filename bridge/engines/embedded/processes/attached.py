@@ -13,7 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineUnavailable
-from bridge.engines.embedded.address import Address
+from bridge.engines.embedded.address import EngineSocket
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import FIRST_BYTE, Greeting
@@ -42,7 +42,7 @@ class AttachedWorker:
 
     def __init__(
         self,
-        address: Callable[[], Address],
+        address: Callable[[], EngineSocket],
         make: Callable[[SlotRecord, Outbox, WorkerStats], ProcessWorker],
         request: pb.GetWorkItemsRequest,
         greeting: Greeting,
@@ -190,10 +190,7 @@ class AttachedWorker:
         """Queue what the engine sends. A worker that leaves returns it."""
         while items is not None:
             for kind, body in items:
-                if kind == Kind.FORGET:
-                    worker.sessions.drop(body.decode())
-                else:
-                    worker.take_item(kind, body)
+                worker.take_item(kind, body)
             items = channel.receive()
 
     def _refuse(self, reason: str) -> None:

@@ -114,9 +114,7 @@ def _run(
     waiting: list[Item] | None = items[1:]
     while waiting is not None:
         for kind, body in waiting:
-            if kind == Kind.FORGET:
-                worker.sessions.drop(body.decode())
-            elif kind == Kind.STOP:
+            if kind == Kind.STOP:
                 if stopping.ident is None:
                     stopping.start()
             else:  # also while it stops: the worker returns the item

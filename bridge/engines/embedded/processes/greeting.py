@@ -24,11 +24,13 @@ class Greeting:
 
     sessions: number and bytes of the orchestrations that it keeps in memory. most_bytes: bytes of the work that it
     holds. names: orchestrations, activities and entities that it or another worker runs; None when unknown.
+    recalls: it returns activities that have not begun when it is asked to. Earlier versions did not.
     """
 
     sessions: tuple[int, int]
     most_bytes: int
     names: tuple[frozenset[str], frozenset[str], frozenset[str]] | None
+    recalls: bool = True
 
     def document(self) -> dict[str, Any]:
         """Greeting as JSON types."""
@@ -38,6 +40,7 @@ class Greeting:
             "sessions": list(self.sessions),
             "most_bytes": self.most_bytes,
             "names": None if self.names is None else [sorted(each) for each in self.names],
+            "recalls": self.recalls,
         }
 
     @classmethod
@@ -48,7 +51,7 @@ class Greeting:
         if names is not None:
             orchestrations, activities, entities = (frozenset(map(str, each)) for each in names)
             names = (orchestrations, activities, entities)
-        return cls((int(number), int(size)), int(document["most_bytes"]), names)
+        return cls((int(number), int(size)), int(document["most_bytes"]), names, bool(document.get("recalls")))
 
     @property
     def knows(self) -> Callable[[int, str], bool] | None:

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from bridge import __version__
 from bridge.engines.base import JoinedProcess
-from bridge.engines.embedded.address import Address
+from bridge.engines.embedded.address import EngineSocket
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import CHANNEL, FIRST_BYTE, Greeting
@@ -53,7 +53,7 @@ _CREDENTIALS = struct.Struct("3i")
 class WorkerSocket:
     """Listener for workers of other processes."""
 
-    def __init__(self, database: Database, address: Address) -> None:
+    def __init__(self, database: Database, address: EngineSocket) -> None:
         self._database = database
         self._address = address
         self._lock = threading.Lock()
@@ -266,6 +266,7 @@ class _Connection:
             sessions=greeting.sessions,
             most_bytes=greeting.most_bytes,
             knows=greeting.knows,
+            recalls=greeting.recalls,
         )
         self.process = stream.process = self._identity(self)
         channel.send([(Kind.READY, b"")])

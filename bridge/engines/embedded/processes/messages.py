@@ -50,6 +50,10 @@ class Kind(IntEnum):
     """From such a process: its GetWorkItemsRequest."""
     LEAVING = 16
     """From such a process: it takes no more work, and sends the results of what runs."""
+    RECALL = 17
+    """To the process: return the activities that have not begun, and go on. For processes that know it."""
+    RECALLED = 18
+    """From the process: their tokens, with line breaks between them."""
 
 
 _TURN = struct.Struct("<BII")

@@ -193,7 +193,13 @@ class ProcessWorker(PooledWorker):
         self._put((Kind.RETURNED, token.encode()))
 
     def take_item(self, kind: int, body: bytes) -> None:
-        """Queue an item of work. Raises: DecodeError."""
+        """Carry out an item from the daemon: queue work, or do what the item asks for. Raises: DecodeError."""
+        if kind == Kind.FORGET:
+            self.sessions.drop(body.decode())
+            return
+        if kind == Kind.RECALL:
+            self._put((Kind.RECALLED, "\n".join(self.take_unbegun_activities()).encode()))
+            return
         after, body = split_work(body) if kind == Kind.TURN else ("", body)
         token, message = split_work(body)
         if kind == Kind.ACTIVITY:

@@ -14,7 +14,7 @@ from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
 from bridge.engines.embedded.processes.messages import Kind, parse_turn_done, turn_body, work_body
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.hub.leases import WorkerStream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 
@@ -34,12 +34,13 @@ class _Kept:
     size: int
 
 
-class ProcessStream(Stream):
+class ProcessStream(WorkerStream):
     """Stream to one worker process.
 
     The engine's writer sends and flushes; one other thread reads the results.
 
     owners: table of the engine with the worker of each orchestration that is in memory.
+    recalls: the process returns activities that have not begun when it is asked to.
     inspect: called with each turn and its response, in the reading thread; None where the process itself does that.
     """
 
@@ -48,10 +49,11 @@ class ProcessStream(Stream):
         channel: Channel,
         request: pb.GetWorkItemsRequest,
         *,
-        owners: dict[str, Stream],
+        owners: dict[str, WorkerStream],
         sessions: tuple[int, int],
         most_bytes: int,
         knows: Callable[[int, str], bool] | None,
+        recalls: bool,
         inspect: Inspector | None = None,
     ) -> None:
         super().__init__(
@@ -67,6 +69,9 @@ class ProcessStream(Stream):
         self._owners = owners
         self._most, self._most_kept_bytes = sessions
         self._inspect = inspect
+        self._recalls = recalls
+        self._has_unbegun = False
+        """True when activities were sent since the last recall."""
         self._out: list[Item] = []
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_bytes = 0
@@ -90,6 +95,7 @@ class ProcessStream(Stream):
             kind, body = Kind.TURN, self._turn(item)
         elif isinstance(item, ActivityItem):
             kind, body = Kind.ACTIVITY, work_body(item.completionToken, item.activityRequest)
+            self._has_unbegun = True
         else:
             kind, body = Kind.ENTITY, work_body(item.completionToken, item.entityRequestV2)
         self._out.append((kind, body))
@@ -101,6 +107,13 @@ class ProcessStream(Stream):
         if self._out:
             out, self._out = self._out, []
             self._channel.send(out)
+
+    def recall(self) -> bool:
+        if not (self._recalls and self._has_unbegun):
+            return False
+        self._has_unbegun = False
+        self._out.append((Kind.RECALL, b""))
+        return True
 
     def _turn(self, request: TurnRequest) -> bytes:
         """Body of a turn; keeps account of what the process has in memory."""
@@ -196,3 +209,5 @@ def take_results(database: Database, stream: ProcessStream, items: Sequence[Item
             if kind == Kind.RETURNED:
                 request = pb.AbandonActivityTaskRequest(completionToken=body.decode())
                 database.call("AbandonTaskActivityWorkItem", request, _NO_REPLY)
+            elif kind == Kind.RECALLED:
+                database.take_back(body.decode().splitlines())

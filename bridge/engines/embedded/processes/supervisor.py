@@ -417,6 +417,7 @@ class _Process:
             sessions=workers.limits.sessions,
             most_bytes=workers.limits.most_bytes,
             knows=workers.knows,
+            recalls=True,
             inspect=workers.inspect,
         )
         self._reported = time.monotonic()

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Set
 
-from bridge.codecs.confluent.format import Compiled, Format
+from bridge.codecs.confluent.format import CompiledSchema, SchemaFormat
 from bridge.codecs.confluent.registry import Registry
 from bridge.codecs.confluent.wire import SchemaId
 from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
@@ -20,16 +20,16 @@ _FORGET = 30.0
 """Seconds after which an unusable schema is fetched again: it may have been registered since."""
 
 
-class Schemas:
+class SchemaCache:
     """Schema cache of one registry and format."""
 
-    def __init__(self, registry: Registry, format: Format) -> None:  # noqa: A002 -- the noun
+    def __init__(self, registry: Registry, format: SchemaFormat) -> None:  # noqa: A002 -- the noun
         self._registry = registry
         self._format = format
-        self._known: OrderedDict[SchemaId, tuple[Compiled, int]] = OrderedDict()
+        self._known: OrderedDict[SchemaId, tuple[CompiledSchema, int]] = OrderedDict()
         self._unusable: OrderedDict[SchemaId, tuple[float, str]] = OrderedDict()
 
-    def get(self, key: SchemaId) -> Compiled:
+    def get(self, key: SchemaId) -> CompiledSchema:
         """A schema that was passed to `fetch`. Raises: DecodeError when it cannot be used."""
         found = self._known.get(key)
         if found is not None:

@@ -1,9 +1,9 @@
 """Values of AMQP: their extent in encoded form, and decoders of types that the SDK lacks or loses. Pure.
 
 The SDK's decoder has no `char` and no `decimal32`, takes a wrong value for other decimals, turns timestamps into
-integers, and strings and binary alike into bytes. `extend` enters decoders for them into its table, and a limit for
-arrays of values without bytes. Where the table is not the known one, messages with such values are unreadable, the
-`time` of a CloudEvent is recognized by its name, and binary by not being UTF-8.
+integers, and strings and binary alike into bytes. `extend_decoders` enters decoders for them into its table, and a
+limit for arrays of values without bytes. Where the table is not the known one, messages with such values are
+unreadable, the `time` of a CloudEvent is recognized by its name, and binary by not being UTF-8.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EMPTY_ELEMENTS = 16
 
 _EMPTY_CODES = range(0x40, 0x46)
 
-_TIMESTAMP, _BINARY = 0x83, (0xA0, 0xB0)
+_CHAR, _TIMESTAMP, _BINARY = 0x73, 0x83, (0xA0, 0xB0)
 _PROPERTIES_LIMIT = 65_536
 """Most bytes of a property; longer binary is a body, which needs no mark."""
 
@@ -155,6 +155,9 @@ def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[m
     return decoder
 
 
+_char_decoder = _fixed(4, char)
+
+
 def _bounded(original: Callable[..., Any], number: struct.Struct) -> Callable[..., Any]:
     """Wrap the SDK's decoder of an array with a limit for elements without bytes.
 
@@ -189,14 +192,14 @@ def _binary(value: bytes) -> bytes:
     return Binary(value) if len(value) <= _PROPERTIES_LIMIT else value
 
 
-def extend() -> bool:
+def extend_decoders() -> bool:
     """Enter the decoders into the SDK's table; False when the table has an unknown form. Repeatable."""
     table: Any = sdk_internals.decoders()
     if table is None:
         return False
-    if hasattr(table[_TIMESTAMP], "marks"):
+    if table[_CHAR] is _char_decoder:
         return True
-    table[0x73] = _fixed(4, char)
+    table[_CHAR] = _char_decoder
     # The SDK's own decoder of decimal128 takes the coefficient for decimal digits
     table[0x74], table[0x84], table[0x94] = _fixed(4, decimal), _fixed(8, decimal), _fixed(16, decimal)
     for code, number in ((0xE0, struct.Struct(">B")), (0xF0, struct.Struct(">I"))):
@@ -204,8 +207,7 @@ def extend() -> bool:
     for code in _BINARY:
         table[code] = _marked(table[code], _binary)
     table[_TIMESTAMP] = _marked(table[_TIMESTAMP], Timestamp)
-    table[_TIMESTAMP].marks = Timestamp
     return True
 
 
-extend()
+extend_decoders()

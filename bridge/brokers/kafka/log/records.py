@@ -24,7 +24,7 @@ SMALL = 1 << 20
 LOG_APPEND_TIME = 0x08
 """Attribute of a batch whose records all have its highest timestamp."""
 
-Found = tuple[int, int, Message]
+LogMessage = tuple[int, int, Message]
 """A message with the first and last offset that it stands for. The two differ for damaged data only."""
 
 
@@ -103,7 +103,7 @@ def too_many_headers(most: int) -> Damaged:
     return Damaged("headers", f"the record has more than {most} headers (`max_headers`)")
 
 
-def around_damage(data: bytes, base: int, end: int, first: int, bounds: Bounds) -> Iterator[Found]:
+def around_damage(data: bytes, base: int, end: int, first: int, bounds: Bounds) -> Iterator[LogMessage]:
     """Records of a batch of magic 2 from offset `first` on, with damaged ones as unreadable messages.
 
     data: the batch with its records decompressed.
@@ -144,7 +144,7 @@ def around_damage(data: bytes, base: int, end: int, first: int, bounds: Bounds) 
         yield from _run(data[lost[0] :], max(expected, first), end, lost[1])
 
 
-def _run(raw: bytes, first: int, last: int, damage: Damaged) -> Iterator[Found]:
+def _run(raw: bytes, first: int, last: int, damage: Damaged) -> Iterator[LogMessage]:
     """One unreadable message for a run of offsets, unless the run is empty."""
     if first <= last:
         yield first, last, Message(raw, unreadable=Unreadable(damage.word, damage.detail, last=last))

@@ -12,7 +12,7 @@ from typing import Literal
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError as ProtobufError
 
-from bridge.codecs.confluent.format import Compiled, Format
+from bridge.codecs.confluent.format import CompiledSchema, SchemaFormat
 from bridge.codecs.confluent.registry import RegisteredSchema, Registry, SchemaIds, UnknownSchema
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.core.errors import DecodeError, SchemaError
@@ -20,14 +20,14 @@ from bridge.system.files import read_file
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenSchema:
     """Schema to write with, and its ids."""
 
     ids: SchemaIds
-    schema: Compiled
+    schema: CompiledSchema
 
 
-class Writing:
+class SchemaChooser:
     """Choice of the schema of one target.
 
     A schema from a file stays the same; it is looked up (or registered) once. The latest schema of a subject is looked
@@ -37,7 +37,7 @@ class Writing:
     def __init__(
         self,
         registry: Registry,
-        format: Format,  # noqa: A002 -- the noun
+        format: SchemaFormat,  # noqa: A002 -- the noun
         *,
         topic: str,
         subject: str = "{topic}-value",
@@ -46,11 +46,10 @@ class Writing:
         auto_register: bool = False,
         place: Literal["prefix", "header"] = "prefix",
     ) -> None:
-        """Create a writing.
+        """Prepare the choice of one target.
 
         subject: subject name, in which `{topic}` and `{record}` stand for the topic and the full name of the
         record.
-
         own: file of the schema; None: latest schema of the subject.
         message: name of the Protobuf message; None: the first.
         place: where the id is written.
@@ -65,12 +64,12 @@ class Writing:
         self._compiled = format.compile(self._own, message) if self._own is not None else None
         record = self._compiled.record if self._compiled is not None else ""
         self.subject = subject.replace("{topic}", topic).replace("{record}", record)
-        self._chosen: Choice | None = None
+        self._chosen: ChosenSchema | None = None
         self._until = 0.0
         self._turn = asyncio.Lock()
 
     @property
-    def chosen(self) -> Choice:
+    def chosen(self) -> ChosenSchema:
         """Schema that `choose` found."""
         assert self._chosen is not None, "nothing was chosen yet"
         return self._chosen
@@ -88,10 +87,12 @@ class Writing:
                 except UnknownSchema as error:
                     raise SchemaError(f"{error}; register one, or give the target a `schema`") from None
                 if self._chosen is None or self._chosen.ids != ids:
-                    self._chosen = Choice(ids, await asyncio.to_thread(self._format.compile, schema, self._message))
+                    self._chosen = ChosenSchema(
+                        ids, await asyncio.to_thread(self._format.compile, schema, self._message)
+                    )
                 self._until = time.monotonic() + self._registry.latest_for
                 return
-            self._chosen = Choice(await self._ids(self._own.text), self._compiled)
+            self._chosen = ChosenSchema(await self._ids(self._own.text), self._compiled)
             self._until = float("inf")
 
     async def _ids(self, text: str) -> SchemaIds:

@@ -14,8 +14,9 @@ import orjson
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, AmqpMessageProperties
 
-from bridge.brokers.servicebus import dead_letters, decoding
-from bridge.brokers.servicebus.amqp_values import Binary, Timestamp
+from bridge.brokers.servicebus import dead_letters
+from bridge.brokers.servicebus.amqp import decoding
+from bridge.brokers.servicebus.amqp.values import Binary, Timestamp
 from bridge.core.bytetext import MARK, amqp_binary, amqp_timestamp, bytes_of, is_cloudevents_attribute, text_of
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message, Unreadable

@@ -9,26 +9,25 @@ from typing import Any
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-from bridge.brokers.servicebus import decoding, encoding, messages, sdk_internals
-from bridge.brokers.servicebus.amqp_values import value_of
-from bridge.brokers.servicebus.encoding import FIELDS, Parts, Raw
-from bridge.brokers.servicebus.messages import CONTENT_TYPE, PREFIX, PROPERTIES, TOMBSTONE
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding, encoding, messages
+from bridge.brokers.servicebus.amqp.encoding import FIELDS, Parts, Raw
+from bridge.brokers.servicebus.amqp.messages import CONTENT_TYPE, PREFIX, PROPERTIES, TOMBSTONE
+from bridge.brokers.servicebus.amqp.values import value_of
 from bridge.core.errors import PublishFailed
-from bridge.core.message import Message
+from bridge.core.message import Headers, Message
 
 _PARTITION_KEY = b"x-opt-partition-key"
 _MESSAGE_ID = FIELDS.index("message_id")
 _SHOWN = {"content_type": CONTENT_TYPE} | {field: PREFIX + name for name, field in PROPERTIES.items()}
 """Fields that become headers, with the names of these headers."""
 
-Header = tuple[str, bytes | None]
-
 
 def read(raw: ServiceBusReceivedMessage) -> Message:
     """A peeked message. The encoded form is included where publishing the message without it would lose parts."""
     message = messages.received(raw)
     payload = decoding.encoded(raw)
-    if payload is None or message.unreadable is not None or not encoding.extend():
+    if payload is None or message.unreadable is not None or not encoding.extend_encoder():
         return message
     try:
         own = encoding.parse(payload)
@@ -83,16 +82,14 @@ def _plain(sent: ServiceBusMessage) -> Parts:
     return encoding.parse(sdk_internals.encode(sdk_internals.to_amqp(sent.raw_amqp_message)))
 
 
-def _unchanged(
-    own: Parts, source: Message, message: Message
-) -> tuple[list[Raw | None], dict[Any, Raw], tuple[Header, ...]]:
+def _unchanged(own: Parts, source: Message, message: Message) -> tuple[list[Raw | None], dict[Any, Raw], Headers]:
     """Fields and application properties that the message still has unchanged, and the remaining headers.
 
     source: the message as it was read. Parts that it did not show are kept.
     """
     shown, left = Counter(source.headers), Counter(message.headers)
 
-    def stays(header: Header) -> bool:
+    def stays(header: tuple[str, bytes | None]) -> bool:
         if not shown[header]:
             return header[0] != TOMBSTONE or source.body == message.body
         shown[header] -= 1

@@ -15,8 +15,8 @@ from typing import Any
 from azure.servicebus import ServiceBusReceivedMessage
 
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.amqp_values import CUT, Malformed, elements, skip, value_of
-from bridge.brokers.servicebus.sdk_internals import Header, Message, Properties
+from bridge.brokers.servicebus.amqp.values import CUT, Malformed, elements, skip, value_of
+from bridge.brokers.servicebus.sdk_internals import AmqpMessage, Header, Properties
 
 HEADER, DELIVERY_ANNOTATIONS, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES = range(0x70, 0x75)
 DATA, SEQUENCE, VALUE, FOOTER = range(0x75, 0x79)
@@ -68,7 +68,7 @@ _GROUP_ID = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class DecodingFault:
     """Part of a message that cannot be decoded.
 
     raw: the whole message as received.
@@ -81,20 +81,30 @@ class Fault:
     raw: bytes
 
 
-class Received(Message):
+class DecodedAmqpMessage(AmqpMessage):
     """A message of the SDK with further facts that the bridge needs."""
 
-    fault: Fault | None
+    fault: DecodingFault | None
     size: int
     """Encoded size in bytes."""
-    encoded: bytes | None = None
-    """The message as received; kept for peeked messages and for messages that contain a list or map."""
+    encoded: bytes | None
+    """The message as received, where it was kept."""
+
+    @classmethod
+    def of(
+        cls, sections: dict[str, Any], *, size: int, fault: DecodingFault | None, encoded: bytes | None
+    ) -> DecodedAmqpMessage:
+        """Message with these sections, by their names in the SDK."""
+        self = cls(**sections)
+        self.size, self.fault, self.encoded = size, fault, encoded
+        return self
 
 
-def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> Received:
+def decode(payload: bytes | bytearray | memoryview, *, named: bool = False, keep: bool = False) -> DecodedAmqpMessage:
     """Decode all that can be decoded. Never raises.
 
     named: the lock token came beside the message; delivery annotations are skipped.
+    keep: keep the encoded form, which is always kept of messages that contain a list or map.
     """
     buffer = memoryview(payload)
     found: dict[str, Any] = {}
@@ -111,15 +121,12 @@ def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> R
     except Malformed as error:
         troubles.append(str(error))
         key_known = key_known and "properties" in found
-    message = Received(**found)
-    message.size = len(buffer)
-    message.fault = None
-    if _structured(found):
-        message.encoded = buffer.tobytes()
+    fault = None
     if troubles:
         detail = f"the AMQP message cannot be decoded; {'; '.join(troubles)}"
-        message.fault = Fault("amqp_value", detail, key_known, buffer.tobytes())
-    return message
+        fault = DecodingFault("amqp_value", detail, key_known, buffer.tobytes())
+    encoded = buffer.tobytes() if keep or _structured(found) else None
+    return DecodedAmqpMessage.of(found, size=len(buffer), fault=fault, encoded=encoded)
 
 
 def _structured(found: dict[str, Any]) -> bool:
@@ -289,7 +296,7 @@ def _long(buffer: memoryview) -> int | None:
     return _SYMBOLS.get(code) if isinstance(code, bytes) else code if isinstance(code, int) else None
 
 
-def has_token(tag: Any, message: Message) -> bool:
+def has_token(tag: Any, message: AmqpMessage) -> bool:
     """Return whether a delivery has a lock token."""
     if isinstance(tag, bytes) and len(tag) == 16:
         return True
@@ -299,9 +306,9 @@ def has_token(tag: Any, message: Message) -> bool:
 # -- facts about a message of the SDK
 
 
-def fault(raw: ServiceBusReceivedMessage) -> Fault | None:
+def fault(raw: ServiceBusReceivedMessage) -> DecodingFault | None:
     """Fault of a message that could not be decoded completely; None for any other."""
-    found: Fault | None = getattr(sdk_internals.received(raw), "fault", None)
+    found: DecodingFault | None = getattr(sdk_internals.received(raw), "fault", None)
     return found
 
 

@@ -5,12 +5,13 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from bridge.brokers.servicebus import decoding, sdk_internals
-from bridge.brokers.servicebus.amqp_values import Malformed, elements, value_of
-from bridge.brokers.servicebus.sdk_internals import TYPE, VALUE, Header, Message, Properties, Section
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp import decoding
+from bridge.brokers.servicebus.amqp.values import Malformed, elements, value_of
+from bridge.brokers.servicebus.sdk_internals import TYPE, VALUE, AmqpMessage, EncodedSection, Header, Properties
 
 NULL = b"\x40"
 FIELDS: tuple[str, ...] = Properties._fields
@@ -45,50 +46,56 @@ class Parts:
     follows from `ttl`, and the service computes it from the time of arrival.
     """
 
-    ttl: Raw | None = None
-    annotations: dict[Any, Raw] = field(default_factory=dict)
-    fields: list[Raw | None] = field(default_factory=lambda: [None] * len(FIELDS))
-    application: dict[Any, Raw] = field(default_factory=dict)
-    body: list[tuple[int, bytes]] = field(default_factory=list)
-    footer: dict[Any, Raw] = field(default_factory=dict)
+    ttl: Raw | None
+    annotations: dict[Any, Raw]
+    fields: list[Raw | None]
+    application: dict[Any, Raw]
+    body: list[tuple[int, bytes]]
+    footer: dict[Any, Raw]
 
 
 def parse(payload: bytes) -> Parts:
     """Split a message into its parts. Raises: ValueError when the payload is not a message."""
-    parts = Parts()
+    ttl: Raw | None = None
+    fields: list[Raw | None] = [None] * len(FIELDS)
+    named: dict[int, dict[Any, Raw]] = {}
+    body: list[tuple[int, bytes]] = []
     for code, value in decoding.sections(memoryview(payload)):
         match code:
             case decoding.HEADER:
-                parts.ttl = _fields(value, len(Header._fields))[_TTL]
-            case decoding.ANNOTATIONS:
-                named = _named(value)
-                parts.annotations = {name: content for name, content in named.items() if name not in _OF_THE_SERVICE}
+                ttl = _fields(value, len(Header._fields))[_TTL]
             case decoding.PROPERTIES:
-                parts.fields = _fields(value, len(FIELDS))
-                parts.fields[_EXPIRY] = None
-            case decoding.APPLICATION_PROPERTIES:
-                parts.application = _named(value)
+                fields = _fields(value, len(FIELDS))
+                fields[_EXPIRY] = None
+            case decoding.ANNOTATIONS | decoding.APPLICATION_PROPERTIES | decoding.FOOTER:
+                named[code] = _named(value)
             case decoding.DATA:
                 content = value_of(value)
                 if not isinstance(content, bytes):
                     raise Malformed("a data section that is not binary")
-                parts.body.append((code, bytes(content)))
+                body.append((code, bytes(content)))
             case decoding.SEQUENCE | decoding.VALUE:
-                parts.body.append((code, Raw(value)))
-            case decoding.FOOTER:
-                parts.footer = _named(value)
-    return parts
+                body.append((code, Raw(value)))
+    annotations = named.get(decoding.ANNOTATIONS, {})
+    return Parts(
+        ttl=ttl,
+        annotations={name: content for name, content in annotations.items() if name not in _OF_THE_SERVICE},
+        fields=fields,
+        application=named.get(decoding.APPLICATION_PROPERTIES, {}),
+        body=body,
+        footer=named.get(decoding.FOOTER, {}),
+    )
 
 
-def outgoing(parts: Parts) -> Message:
-    """A message that the SDK encodes to these parts, once `extend` has been called."""
+def outgoing(parts: Parts) -> AmqpMessage:
+    """A message that the SDK encodes to these parts, once `extend_encoder` has been called."""
 
     def of(code: int) -> list[Any]:
         return [content for kind, content in parts.body if kind == code]
 
-    header: Any = None if parts.ttl is None else Section(Header, {_TTL: parts.ttl})
-    fields: Any = Section(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
-    return Message(
+    header: Any = None if parts.ttl is None else EncodedSection(Header, {_TTL: parts.ttl})
+    fields: Any = EncodedSection(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
+    return AmqpMessage(
         header=header,
         message_annotations=_values(parts.annotations),
         properties=fields,
@@ -100,25 +107,27 @@ def outgoing(parts: Parts) -> Message:
     )
 
 
-def extend() -> bool:
+def extend_encoder() -> bool:
     """Extend the SDK's encoder to write encoded values unchanged; False where its table is not the known one."""
     table: Any = sdk_internals.encoders()
     if table is None:
         return False
-    if not hasattr(table[None], "extended"):
-        table[None] = _raw_too(table[None])
-        table[None].extended = True
+    if not isinstance(table[None], _ExtendedEncoder):
+        table[None] = _ExtendedEncoder(table[None])
     return True
 
 
-def _raw_too(original: Callable[..., None]) -> Callable[..., None]:
-    def encoder(output: bytearray, value: Any, **given: Any) -> None:
+class _ExtendedEncoder:
+    """Encoder that writes encoded values unchanged, and all others as the SDK's own."""
+
+    def __init__(self, original: Callable[..., None]) -> None:
+        self._original = original
+
+    def __call__(self, output: bytearray, value: Any, **given: Any) -> None:
         if isinstance(value, Raw):
             output.extend(value)
         else:
-            original(output, value, **given)
-
-    return encoder
+            self._original(output, value, **given)
 
 
 def _values(named: dict[Any, Raw]) -> Any:

@@ -1,0 +1,1 @@
+"""Reading of the log of one partition: batches, records, damage, and the next offset to fetch. Pure."""
