@@ -23,7 +23,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.client import EngineClient
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
-from bridge.lint import lint
+from bridge.lint import examine
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput
 
 BATCH = 60
@@ -117,7 +117,7 @@ def lint_seconds() -> float:
             text = "".join(flow.replace("{n}", str(n)) for n in range(LINES // 100))
             (Path(directory) / f"flows{number}.py").write_text("from durabletask import task\n" + text)
         started = time.perf_counter()
-        assert lint([Path(directory)]) == []
+        assert examine([Path(directory)]).findings == []
         return time.perf_counter() - started
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.kit import logs
-from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of
+from tests.kit.examples import FEW
+from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of, is_left_out, is_long
 
 # Collection makes millions of objects that live to the end: without their garbage collections it takes 40 % less time.
 gc.disable()
@@ -20,7 +23,7 @@ gc.disable()
 # `make search` looks for new examples, with fresh seeds.
 # Neither measures time: how long an example takes says more of the machine's load than of the change.
 UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("repeat", derandomize=True, database=None, **UNTIMED)
+settings.register_profile("repeat", max_examples=FEW, derandomize=True, database=None, **UNTIMED)
 settings.register_profile("search", print_blob=True, **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
@@ -73,14 +76,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    compile_part(session.config.rootpath, session.config.args)
+    config = session.config
+    compile_part(config.rootpath, config.args, config.option.markexpr)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
     return Schedule(config, log, SPREAD)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files of which no test is in the run: each process would import them."""
+    is_given = collection_path in {config.rootpath / file_of(each) for each in config.args}
+    if is_given or not collection_path.name.startswith("test_"):
+        return None
+    return is_left_out(collection_path, config.option.markexpr) or None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for file, of_file in itertools.groupby(items, lambda item: item.path):
+        if {is_long(file)} != {each.get_closest_marker("long") is not None for each in of_file}:
+            raise pytest.UsageError(f"{file}: the mark `long` belongs to the whole file, as `pytestmark`")
     items.sort(key=lambda item: COSTS.get(file_of(item.nodeid), 0.0))
 
 

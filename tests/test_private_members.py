@@ -1,6 +1,6 @@
 """Private members of SDKs are touched in files named `sdk_internals.py` only.
 
-Brokers have further files for that, which tests/brokers/servicebus/test_sdk_internals.py lists.
+Brokers have the same rule, with the names of their client libraries: tests/brokers/test_structure.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.kit.source import parse, walk
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("bridge/brokers/",)
@@ -39,10 +41,10 @@ def is_internal(module: str) -> bool:
     return any(is_private(part) or part == "internal" for part in parts)
 
 
-def own_names(tree: ast.AST) -> set[str]:
+def own_names(nodes: list[ast.AST]) -> set[str]:
     """Private names that a file defines: variables, functions, attributes, slots."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 found.add(name)
@@ -55,9 +57,9 @@ def own_names(tree: ast.AST) -> set[str]:
 
 def touches(text: str) -> Iterator[tuple[int, str]]:
     """Line and text of each touch of a private member that the file itself does not define."""
-    tree = ast.parse(text)
-    own = own_names(tree)
-    for node in ast.walk(tree):
+    nodes = list(walk(parse(text)))
+    own = own_names(nodes)
+    for node in nodes:
         match node:
             case ast.ImportFrom(module=str(module), level=0, names=names):
                 if is_internal(module) and {each.name for each in names} != {"orchestrator_service_pb2"}:
@@ -88,7 +90,7 @@ def private_members(kind: type[Any]) -> frozenset[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError):
         return frozenset(name for name in vars(kind) if is_private(name))
-    return frozenset(name for name in own_names(tree) if is_private(name))
+    return frozenset(name for name in own_names([*walk(tree)]) if is_private(name))
 
 
 def subclasses_of_sdks() -> Iterator[tuple[type[Any], frozenset[str]]]:

@@ -12,6 +12,7 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.base import Codec
 from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import TargetSchemaConfig
+from bridge.config.model.codecs import SCHEMA_CODECS
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, DecodeError
 from bridge.core.problems.codes import coded
@@ -19,8 +20,6 @@ from bridge.system.package import install_extra
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
-
-SCHEMA_CODECS = ("avro", "protobuf")
 
 
 def build_registries(loaded: Loaded) -> dict[str, Registry]:

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from bridge.engines.workflows import Workflows
     from bridge.ops.access import OpsAccess
     from bridge.ops.sessions import BrowserSessions
-    from bridge.pipeline.action_budget import ActionBudget, BudgetShare
-    from bridge.pipeline.dead_letter_limit import PaceStore
     from bridge.pipeline.decisions import DecisionListeners
     from bridge.pipeline.lanes import OrderingDomain
     from bridge.pipeline.ledger import Ledger
+    from bridge.pipeline.limits.action_budget import ActionBudget, BudgetShare
+    from bridge.pipeline.limits.dead_letter_limit import PaceStore
+    from bridge.pipeline.limits.route_limits import RouteLimit
     from bridge.pipeline.publishing import PublishTarget
-    from bridge.pipeline.route_limits import RouteLimit
     from bridge.pipeline.rule_set import RuleChooser, RuleSet
     from bridge.pipeline.settings import EnginePort, RecordDeadLetter
     from bridge.pipeline.source import SourcePipeline
@@ -587,7 +587,7 @@ def shares_of(
     loaded: Loaded, source: str, budgets: Mapping[str, ActionBudget], costs: Mapping[str, int]
 ) -> dict[str, BudgetShare]:
     """Shares of the routes of a source in the budgets of their engines. costs: actions of each route."""
-    from bridge.pipeline.action_budget import BudgetShare
+    from bridge.pipeline.limits.action_budget import BudgetShare
 
     return {
         route.name: BudgetShare(budgets[route.engine], costs.get(route.name, 1))

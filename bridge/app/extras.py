@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bridge.app.codecs import SCHEMA_CODECS
 from bridge.brokers import factory
 from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.codecs import SCHEMA_CODECS
 from bridge.system.package import install_extra
 
 _MODULES = {

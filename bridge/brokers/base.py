@@ -17,39 +17,23 @@ from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
 
+OUTAGE = 86_400.0
+"""Outage in seconds that messages should outlast: a day. `bridge doctor` warns below it."""
+
 Positions = Sequence[Position | None] | None
 """Positions of published messages, in order; None where the broker does not return them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Capabilities of a broker. The contract test suite relies on exactly these.
+    """Capabilities of a broker.
 
-    durable: messages survive a crash of the broker's process.
     groups: several processes share a subscription by partition.
-    commits: settlement is a contiguous prefix (otherwise each message is settled alone).
-    dead_letter_topics: dead letters go to a topic that accepts subscriptions like any other.
-    tombstones: a body may be absent.
-    bytes_keys: a key may be any bytes (otherwise text).
-    repeated_headers: a header name may occur more than once.
-    timestamps: a publisher may set the time.
-    ordered: an abandoned message comes again in its old place.
     keyless_tombstones: a message may have neither body nor key.
-    max_message: size of the largest message in bytes.
     """
 
-    name: str
-    durable: bool
     groups: bool
-    commits: bool
-    dead_letter_topics: bool
-    tombstones: bool
-    bytes_keys: bool = True
-    repeated_headers: bool = True
-    timestamps: bool = True
-    ordered: bool = True
     keyless_tombstones: bool = True
-    max_message: int = 4 * 1024 * 1024
 
 
 class Partition(Protocol):
@@ -461,7 +445,7 @@ class ReadOptions:
 
 @runtime_checkable
 class ReadableBroker(Protocol):
-    """A broker whose topics can be read without consuming them."""
+    """A broker whose topics can be read without consuming them. Every broker with sources is one."""
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """Messages with their positions, in order within a partition. Close the iterator when leaving it early.

@@ -13,7 +13,7 @@ from bridge.core.errors import DecodeError, PublishFailed
 from bridge.core.message import Event, Message
 from bridge.system import private
 
-Put = Callable[[str, bytes], str]
+StorePayload = Callable[[str, bytes], str]
 """Function that stores a payload under a name and returns its reference. It may overwrite. Raises: BridgeError."""
 
 _STRUCTURED = "application/cloudevents+json"
@@ -28,7 +28,7 @@ class PublishedClaims:
     """
 
     target: str
-    put: Put
+    put: StorePayload
     above: int
     attribute: str
     header: str
@@ -64,7 +64,7 @@ def _text(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def files_store(directory: Path) -> Put:
+def files_store(directory: Path) -> StorePayload:
     """Store of files in a directory, for readers of the same user; references are `file:///...`."""
 
     def put(name: str, payload: bytes) -> str:

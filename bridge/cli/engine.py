@@ -79,6 +79,12 @@ if TYPE_CHECKING:
 @click.option("--behind-tls-proxy", is_flag=True, help="Another process ends TLS before this one.")
 @click.option("--max-message", type=SIZE, metavar="SIZE", help="Largest request.  [default: 64MiB]")
 @click.option(
+    "--max-payload",
+    type=SIZE,
+    metavar="SIZE",
+    help="Largest payload that clients with `payloads: {store: {type: engine}}` store here.  [default: 64MiB]",
+)
+@click.option(
     "--max-connections", type=click.IntRange(1), metavar="N", help="Maximum number of connections.  [default: 256]"
 )
 @click.option(
@@ -110,6 +116,7 @@ def command(
     retention: float | None,
     strict: bool,
     max_hubs: int | None,
+    max_payload: int | None,
     ready_file: Path | None,
     log_level: tuple[tuple[str, str], ...],
     **guard: Any,
@@ -123,7 +130,7 @@ def command(
     The commands apply to the file of a configured engine, or to any file by its path.
     """
     if context.invoked_subcommand is not None:
-        given = (listen, path, retention, ready_file, max_hubs, *log_level, *guard.values())
+        given = (listen, path, retention, ready_file, max_hubs, max_payload, *log_level, *guard.values())
         if strict or any(value not in (None, False) for value in given):
             raise click.UsageError(
                 f"options before {context.invoked_subcommand!r} are for serving; write them after the command", context
@@ -142,6 +149,7 @@ def command(
         retention=retention,
         strict=strict,
         max_hubs=max_hubs,
+        max_payload=max_payload,
         ready_file=ready_file,
         log_levels=log_levels(log_level),
     )

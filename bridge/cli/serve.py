@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import PATH, config_options, log_level_option, log_levels
+from bridge.system.hang_up import EarlyHangUp
 
 ready_file_option = click.option(
     "--ready-file",
@@ -58,10 +59,12 @@ def run(
     worker: bool,
 ) -> int:
     """Run a daemon, or with `intake=False` a worker; return the exit code."""
+    hang_up = EarlyHangUp()  # before the imports, which take time
     from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.process import serve
     from bridge.app.serve.reload.reloader import Files
 
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
-    return serve(loaded, Files(config, overlay), intake=intake, worker=worker, ready_file=ready_file, log_levels=levels)
+    files = Files(config, overlay)
+    return serve(loaded, files, intake=intake, worker=worker, hang_up=hang_up, ready_file=ready_file, log_levels=levels)

@@ -1,4 +1,4 @@
-"""Parsing of untrusted JSON: limited in depth, exact in integers, strict in encoding."""
+"""Limits of untrusted bodies, and parsing of JSON: limited in depth, exact in integers, strict in encoding."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ class Budget:
             raise DecodedTooLarge(
                 f"the payload has more than the {self.limits.max_decoded} bytes that limits.max_decoded allows"
             )
+
+
+class MisfitValue(Exception):
+    """A value in a body that contradicts its schema. what: predicate, such as `is cut off`. path: place in the data."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.path = ""
+
+    def prefix(self, step: str) -> None:
+        """Put a step in front of the path."""
+        self.path = step + self.path
 
 
 def too_many_values(limits: LimitsConfig) -> TooManyValues:

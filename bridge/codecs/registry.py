@@ -14,7 +14,7 @@ from bridge.config.model.sources import LimitsConfig
 CodecFactory = Callable[[LimitsConfig], Codec]
 """Callback that creates a codec with the given limits: only the codec knows which of its parts are recursive."""
 
-_factories: dict[str, CodecFactory] = {
+CODECS: dict[str, CodecFactory] = {
     "cloudevents": CloudEventsCodec,
     "cloudevents-binary": CloudEventsBinaryCodec,
     "json": JsonCodec,
@@ -25,12 +25,7 @@ _factories: dict[str, CodecFactory] = {
 
 def get(name: str, limits: LimitsConfig = DEFAULT_LIMITS) -> Codec:
     """The codec of this name. Raises: LookupError, listing the known names."""
-    factory = _factories.get(name)
+    factory = CODECS.get(name)
     if factory is None:
-        raise LookupError(f"there is no codec named {name}; known are {', '.join(names())}")
+        raise LookupError(f"there is no codec named {name}; known are {', '.join(sorted(CODECS))}")
     return factory(limits)
-
-
-def names() -> tuple[str, ...]:
-    """Every registered name, sorted."""
-    return tuple(sorted(_factories))

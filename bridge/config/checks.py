@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bridge.config.model.brokers import BrokerConfig, TargetConfig
+from bridge.config.model.codecs import SCHEMA_CODECS
 from bridge.config.model.routes import EngineMoveConfig, RouteConfig, WaitMissing
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
@@ -198,7 +199,7 @@ class Checks:
         known = self.partial.names["registries"]
         if not self.partial.is_given((*path, "codec")):
             return
-        if entry.codec not in ("avro", "protobuf"):
+        if entry.codec not in SCHEMA_CODECS:
             if self.partial.has(entry, path, key):
                 what = "a registry" if key == "registry" else key
                 yield self.clash((*path, key), f"only the codecs avro and protobuf have {what}")
@@ -295,7 +296,7 @@ class Checks:
                 if source.quarantine is not None:
                     yield self.clash((*path, "quarantine"), f"the source {what}")
         for index, route in enumerate(self.partial.config.routes if nowhere else ()):
-            missing = getattr(getattr(route, route.command), "on_missing", None)
+            missing = getattr(route.command_settings, "on_missing", None)
             for name in route.from_ if isinstance(missing, WaitMissing) else ():
                 if name in nowhere:
                     where = ("routes", index, route.command, "on_missing")

@@ -53,8 +53,8 @@ def schema() -> dict[str, Any]:
         "properties": defaults,
         "additionalProperties": False,
     }
-    _untitled(properties)
-    _untitled(definitions)
+    remove_titles(properties)
+    remove_titles(definitions)
     return {
         "$schema": DIALECT,
         "$id": ID,
@@ -130,7 +130,7 @@ def _partial(section: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _untitled(node: Any) -> None:
+def remove_titles(node: Any) -> None:
     """Remove titles, because they only repeat the keys."""
     waiting = [node]
     while waiting:

@@ -171,86 +171,77 @@ check:
 """
 """One example per section. Together they form a configuration."""
 
-_MODELS: dict[str, tuple[type[BaseModel], ...]] = {
-    "engines": (
-        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
-        engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
-        payloads.FilePayloadsConfig, payloads.FilesStoreConfig, payloads.RemotePayloadsConfig,
-        payloads.EngineStoreConfig, payloads.BlobStoreConfig,
-    ),
-    "workflows": (engines.WorkflowsConfig,),
-    "brokers": (
-        brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
-        servicebus.ServiceBusBrokerConfig, servicebus.ServiceBusSasConfig, servicebus.ServiceBusTlsConfig,
-        webhook.WebhookBrokerConfig, webhook.WebhookRetryConfig, webhook.WebhookTlsConfig,
-    ),
-    "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
-    "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig,
-        claims.TargetClaimConfig, claims.TargetFilesConfig, claims.TargetBlobConfig,
-    ),
-    "sources": (
-        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.SourcePerConfig,
-        sources.QuarantineConfig, sources.UpcastConfig, claims.ClaimCheckConfig,
-        sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
-    ),
-    "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
-    "routes": (
-        routes.RouteConfig, routes.EngineMoveConfig, routes.RouteLimitsConfig, routes.RoutePerConfig,
-        routes.ScheduleConfig, routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig,
-        routes.CancelConfig, routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig,
-        routes.SignalEntityConfig, routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
-    ),
-    "ops": (
-        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,
-        access.OidcLoginConfig, access.BrowserSessionsConfig, model.PeersConfig,
-        model.ControlConfig, model.ReloadConfig,
-        model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
-        model.DeadLettersConfig, model.JobsConfig,
-    ),
-    "events": (model.EventsConfig,),
-    "rules": (model.RulesConfig, model.FallbackConfig),
-    "check": (check.CheckConfig, check.IgnoreWarningConfig),
+_MODELS: dict[str, dict[type[BaseModel], str | None]] = {
+    "engines": {
+        engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
+        tls.ClientTlsConfig: "tls", engines.WorkerConfig: "worker", engines.EarlyMessagesConfig: "early_messages",
+        engines.AnswersConfig: "answers", encryption.EncryptionConfig: "encryption",
+        encryption.EncryptionKeyConfig: "encryption.keys", payloads.FilePayloadsConfig: "payloads of type: embedded",
+        payloads.FilesStoreConfig: "payloads.store of type: files",
+        payloads.RemotePayloadsConfig: "payloads of type: scheduler",
+        payloads.EngineStoreConfig: "payloads.store of type: engine",
+        payloads.BlobStoreConfig: "payloads.store of type: blob",
+    },
+    "workflows": {
+        engines.WorkflowsConfig: "",
+    },
+    "brokers": {
+        brokers.LocalBrokerConfig: "type: local", brokers.KafkaBrokerConfig: "type: kafka",
+        brokers.KafkaTlsConfig: "tls", brokers.KafkaSaslConfig: "sasl",
+        servicebus.ServiceBusBrokerConfig: "type: servicebus", servicebus.ServiceBusSasConfig: "sas",
+        servicebus.ServiceBusTlsConfig: "tls of servicebus", webhook.WebhookBrokerConfig: "type: webhook",
+        webhook.WebhookRetryConfig: "retry of webhook", webhook.WebhookTlsConfig: "tls of webhook",
+    },
+    "registries": {
+        registries.RegistryConfig: "", registries.RegistryTlsConfig: "tls",
+    },
+    "targets": {
+        brokers.TargetConfig: "", brokers.TargetSchemaConfig: "schemas",
+        servicebus.ServiceBusTargetConfig: "servicebus of a target",
+        claims.TargetClaimConfig: "claim_check of a target",
+        claims.TargetFilesConfig: "claim_check.store of type: files",
+        claims.TargetBlobConfig: "claim_check.store of type: blob",
+    },
+    "sources": {
+        sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
+        sources.SourcePerConfig: "limits.per", sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
+        claims.ClaimCheckConfig: "claim_check", sources.KafkaSourceConfig: "kafka",
+        servicebus.SessionsConfig: "sessions", servicebus.ServiceBusSourceConfig: "servicebus of a source",
+    },
+    "sagas": {
+        sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
+        sagas.AttemptsConfig: "retry",
+    },
+    "routes": {
+        routes.RouteConfig: "", routes.EngineMoveConfig: "engine: {start: ..., find: ...}",
+        routes.RouteLimitsConfig: "limits", routes.RoutePerConfig: "limits.per", routes.ScheduleConfig: None,
+        routes.RaiseEventConfig: None, routes.StartOrRaiseConfig: None, routes.ReplyConfig: None,
+        routes.CancelConfig: None, routes.TerminateConfig: None, routes.SuspendConfig: None, routes.ResumeConfig: None,
+        routes.SignalEntityConfig: None, routes.IgnoreConfig: None, routes.WaitMissing: "on_missing: {wait: ...}",
+        routes.StartMissing: "on_missing: {start: ...}",
+    },
+    "ops": {
+        model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", access.AccessConfig: "http.access",
+        access.OidcConfig: "http.access.oidc", access.OidcLoginConfig: "http.access.oidc.login",
+        access.BrowserSessionsConfig: "http.access.sessions", model.PeersConfig: "http.peers",
+        model.ControlConfig: "control", model.ReloadConfig: "reload", model.LogConfig: "log",
+        model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
+        model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters", model.JobsConfig: "jobs",
+    },
+    "events": {
+        model.EventsConfig: "",
+    },
+    "rules": {
+        model.RulesConfig: "", model.FallbackConfig: "fallback",
+    },
+    "check": {
+        check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
+    },
 }  # fmt: skip
+"""Models of each section, in order, with their headings.
 
-_HEADINGS = {
-    engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
-    engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
-    brokers.TargetConfig: "", brokers.TargetSchemaConfig: "schemas", registries.RegistryConfig: "",
-    registries.RegistryTlsConfig: "tls",
-    sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
-    sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
-    brokers.KafkaSaslConfig: "sasl", servicebus.ServiceBusBrokerConfig: "type: servicebus",
-    servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
-    webhook.WebhookBrokerConfig: "type: webhook", webhook.WebhookRetryConfig: "retry of webhook",
-    webhook.WebhookTlsConfig: "tls of webhook",
-    servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
-    servicebus.ServiceBusSourceConfig: "servicebus of a source",
-    routes.EngineMoveConfig: "engine: {start: ..., find: ...}",
-    routes.WaitMissing: "on_missing: {wait: ...}", routes.StartMissing: "on_missing: {start: ...}",
-    engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
-    encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
-    claims.ClaimCheckConfig: "claim_check", claims.TargetClaimConfig: "claim_check of a target",
-    claims.TargetFilesConfig: "claim_check.store of type: files",
-    payloads.FilePayloadsConfig: "payloads of type: embedded",
-    payloads.RemotePayloadsConfig: "payloads of type: scheduler",
-    claims.TargetBlobConfig: "claim_check.store of type: blob",
-    payloads.FilesStoreConfig: "payloads.store of type: files",
-    payloads.BlobStoreConfig: "payloads.store of type: blob",
-    payloads.EngineStoreConfig: "payloads.store of type: engine",
-    sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
-    sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
-    sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
-    sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
-    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
-    access.AccessConfig: "http.access", access.OidcConfig: "http.access.oidc",
-    access.BrowserSessionsConfig: "http.access.sessions", access.OidcLoginConfig: "http.access.oidc.login",
-    model.PeersConfig: "http.peers",
-    model.ControlConfig: "control", model.ReloadConfig: "reload",
-    model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
-    model.EventsConfig: "", model.RulesConfig: "", model.FallbackConfig: "fallback",
-    check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
-    model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters", model.JobsConfig: "jobs",
-}  # fmt: skip
+The table of a model with an empty heading stands under that of its section. None: the key of the command in a route.
+"""
 
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
@@ -270,7 +261,7 @@ def reference() -> str:
     for example in EXAMPLES.rstrip().split("\n\n"):
         name = example.partition(":")[0]
         parts.append(f"## `{name}`\n\n{model.BridgeConfig.model_fields[name].description}\n\n```yaml\n{example}\n```\n")
-        parts += ["\n".join(_table(part)) + "\n" for part in _MODELS.get(name, ())]
+        parts += ["\n".join(_table(*each)) + "\n" for each in _MODELS.get(name, {}).items()]
     return "\n".join(parts)
 
 
@@ -281,11 +272,10 @@ def _overview() -> Iterator[str]:
     yield "- `defaults`: Keys per kind that apply to every entry that leaves them out."
 
 
-def _table(part: type[BaseModel]) -> Iterator[str]:
-    names = {field.annotation: name for name, field in routes.RouteConfig.model_fields.items()}
-    heading = _HEADINGS.get(part)
+def _table(part: type[BaseModel], heading: str | None) -> Iterator[str]:
     if heading is None:
-        heading = next(name for annotation, name in names.items() if part in members(annotation))
+        keys = routes.RouteConfig.model_fields.items()
+        heading = next(name for name, field in keys if part in members(field.annotation))
     if heading:
         yield f"### `{heading}`\n"
     yield f"{(part.__doc__ or '').strip()}\n"

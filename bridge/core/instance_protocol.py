@@ -179,8 +179,8 @@ def _call(known: InstanceFacts) -> NextStep:
             return NextStep.CALL
 
 
-def restart_of(origin: MessageOrigin) -> MessageOrigin:
-    """Origin of the start that runs a finished instance again for a late event. The event has its own key."""
+def origin_of_start(origin: MessageOrigin) -> MessageOrigin:
+    """Origin of a start that a command makes necessary. The command has another key: an inbox takes both."""
     return replace(origin, part=-1 - origin.part)
 
 

@@ -179,8 +179,7 @@ class TopicReader:
             last[partition, block_of(offset)] = message
         wrong |= anchors.keys()
         for (partition, first), message in last.items():
-            rows = known[partition][1][first]
-            rows.anchor = (rows.last, digest_of(message))
+            known[partition][1][first].set_anchor(digest_of(message))
         for partition, (_, end) in ranges.offsets.items():
             if partition in wrong:
                 continue
@@ -190,8 +189,7 @@ class TopicReader:
             for rows, following in itertools.zip_longest(ordered, ordered[1:]):
                 # Between two blocks there is nothing
                 until = end if following is None else following.first
-                if rows.end != until:
-                    rows.end = until
+                if rows.read_up_to(until):
                     touched.add(rows.first)
             found.partitions[partition] = ordered
             fresh = ordered if not generation else [rows for rows in ordered if rows.first in touched]

@@ -114,6 +114,15 @@ class Rows:
         """Offset of the last dead letter. Only with the columns."""
         return self.first + self._offsets[-1]
 
+    def set_anchor(self, digest: str) -> None:
+        """Record the digest of the last dead letter. Only with the columns."""
+        self.anchor = (self.last, digest)
+
+    def read_up_to(self, end: int) -> bool:
+        """Record the end of the range that was read; return whether it has changed."""
+        before, self.end = self.end, end
+        return before != end
+
     @property
     def is_loaded(self) -> bool:
         """False without the columns: only the sums are known."""
@@ -204,12 +213,12 @@ class Rows:
         """Same block without the dead letters below an offset, which retention has removed."""
         if begin <= self.first:
             return self
-        kept = Rows(self.first, max(self.begin, begin), self.end)
+        anchor = None if self.anchor is None or self.anchor[0] < begin else self.anchor
+        kept = Rows(self.first, max(self.begin, begin), self.end, anchor)
         details = self._texts()
         for row, (offset, time, facts) in enumerate(self.rows()):
             if offset >= begin:
                 kept.add(offset, time, facts, details[row])
-        kept.anchor = self.anchor if len(kept) else None
         return kept
 
     def to_bytes(self) -> bytes:

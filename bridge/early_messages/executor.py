@@ -1,4 +1,4 @@
-"""Early-message stage of an engine: commands for instances that may not exist yet."""
+"""Executor of commands for instances that may not exist yet: keeps their order with early messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bridge.core.commands import (
     StartOrRaise,
 )
 from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlreadyExists, InstanceNotFound
-from bridge.core.instance_protocol import InstanceState
+from bridge.core.instance_protocol import InstanceState, origin_of_start
 from bridge.core.origin import MessageOrigin
 from bridge.early_messages.state_machine import InstanceCommand, origin_key, waiting_command
 from bridge.early_messages.store import EarlyMessages, EarlyMessageStore
@@ -35,18 +35,24 @@ class Executor(Protocol):
 class MovingExecutor(Executor, Protocol):
     """Executor whose instances may be on several engines, see `bridge.engines.commands.moving.InstanceEngine`."""
 
-    def look(self, command: Command) -> Awaitable[InstanceState]: ...
+    def look(self, command: Command) -> Awaitable[InstanceState]:
+        """Read the state of the command's instance on this engine. Raises: EngineError."""
+        ...
 
-    def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]: ...
+    def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]:
+        """Execute a command for an instance that is on this engine, and start nothing. Raises: EngineError."""
+        ...
 
-    def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> Awaitable[None]: ...
+    def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> Awaitable[None]:
+        """Start an instance in place of a run that has finished on another engine. Raises: EngineError."""
+        ...
 
 
 _Execute = Callable[[Command, MessageOrigin | None], Awaitable[None]]
 
 
 class EarlyMessageExecutor:
-    """Stage in front of an engine's executor, for rules with `wait` or `start` on a missing instance.
+    """Executor in front of that of an engine, for rules with `wait` or `start` on a missing instance.
 
     Before a command reaches an instance for which a rule may store early messages, the instance's entity is read: a
     command must not overtake waiting messages. The entity is notified after a start, unless the engine notifies it.
@@ -55,7 +61,7 @@ class EarlyMessageExecutor:
     def __init__(
         self, store: EarlyMessageStore, executor: MovingExecutor, prefixes: tuple[str, ...], *, engine_notifies: bool
     ) -> None:
-        """Create the stage.
+        """Create the executor.
 
         prefixes: instance id prefixes for which a rule may store early messages; other commands are not checked.
         engine_notifies: the engine notifies the entities of starts (`Engine.notifies_instance_started`).
@@ -139,12 +145,8 @@ class EarlyMessageExecutor:
     async def _start_first(
         self, command: InstanceCommand, first: StartFirst, origin: MessageOrigin | None, execute: _Execute
     ) -> None:
-        """Start the instance and execute the command.
-
-        The start has a part number of its own in its origin, because the command that follows is another message to an
-        inbox.
-        """
-        started = None if origin is None else replace(origin, part=-1 - origin.part)
+        """Start the instance and execute the command."""
+        started = None if origin is None else origin_of_start(origin)
         with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message started it first, with the same result
             start = ScheduleOrchestration(first.orchestration, command.instance_id, first.input, tags=first.tags)
             await self._notifying(command.instance_id, execute(start, started))

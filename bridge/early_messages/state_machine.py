@@ -42,7 +42,7 @@ DEDUPLICATION_WINDOW = 300.0
 REMEMBERED = 100
 """Number of delivered messages that a queue remembers: the latest ones."""
 
-EXPIRED, FULL, DROPPED = REASONS = ("early_expired", "early_full", "early_dropped")
+EXPIRED, FULL, DROPPED = ("early_expired", "early_full", "early_dropped")
 """Reasons for dead-lettering an early message, beside the failures of its delivery."""
 
 _ERROR = "InstanceNotFound"

@@ -283,28 +283,13 @@ class EngineClient(EntityClient):
         self, statuses: Sequence[OrchestrationStatus], prefix: str, page_size: int, *, what: str
     ) -> Sequence[tuple[str, OrchestrationStatus, Mapping[str, str]]]:
         """Id, status and tags of the instances with a prefix. The SDK's own query leaves out the tags."""
-
-        async def read() -> list[tuple[str, OrchestrationStatus, Mapping[str, str]]]:
-            token: StringValue | None = None
-            found: list[tuple[str, OrchestrationStatus, Mapping[str, str]]] = []
-            while True:
-                query = pb.InstanceQuery(
-                    runtimeStatus=[status.value for status in statuses],
-                    instanceIdPrefix=StringValue(value=prefix),
-                    maxInstanceCount=page_size,
-                    continuationToken=token,
-                )
-                page = await stub_of(self._sdk).QueryInstances(pb.QueryInstancesRequest(query=query))
-                found += [
-                    (each.instanceId, OrchestrationStatus(each.orchestrationStatus), dict(each.tags))
-                    for each in page.orchestrationState
-                ]
-                if not has_more(page.continuationToken, token):
-                    return found
-                token = page.continuationToken
-
         with one_response():
-            return await self._call("list", read(), what)
+            pages = self.instance_pages(statuses, prefix, page_size=page_size, what=what)
+            return [
+                (each.instanceId, OrchestrationStatus(each.orchestrationStatus), dict(each.tags))
+                async for page in pages
+                for each in page
+            ]
 
     async def instance_pages(
         self,
@@ -314,11 +299,13 @@ class EngineClient(EntityClient):
         created_to: datetime | None = None,
         *,
         payloads: bool = False,
+        page_size: int | None = None,
         what: str = "select instances",
     ) -> AsyncIterator[Sequence[pb.OrchestrationState]]:
         """States of instances with their tags, page by page: a filter may select more than fit into memory.
 
         payloads: include inputs and outputs.
+        page_size: largest number of instances of a page; None: as many as suit the payloads.
         """
         token: StringValue | None = None
         while True:
@@ -327,7 +314,7 @@ class EngineClient(EntityClient):
                 instanceIdPrefix=StringValue(value=prefix) if prefix else None,
                 createdTimeFrom=None if created_from is None else to_timestamp(created_from),
                 createdTimeTo=None if created_to is None else to_timestamp(created_to),
-                maxInstanceCount=_PAYLOAD_PAGE if payloads else _ID_PAGE,
+                maxInstanceCount=page_size or (_PAYLOAD_PAGE if payloads else _ID_PAGE),
                 fetchInputsAndOutputs=payloads,
                 continuationToken=token,
             )

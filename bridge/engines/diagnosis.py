@@ -104,52 +104,93 @@ async def scheduler(
     engine: not started.
     refused: rules that it cannot keep, by the capabilities that it lacks.
     """
-    subject = f"engine {name}"
-    where = f"engines.{name}"
-    denied: list[str] = []
-    host = config.endpoint.partition("://")[2] or config.endpoint
-    resource = host.partition(".")[0].partition(":")[0]
-    grant = (
-        f'az role assignment create --role "{ROLE}" --assignee PRINCIPAL_ID --scope /subscriptions/SUBSCRIPTION/'
-        f"resourceGroups/GROUP/providers/Microsoft.DurableTask/schedulers/{resource}/taskHubs/{config.task_hub}"
-    )
-    create = (
-        f"az durabletask taskhub create --resource-group GROUP --scheduler-name {resource} --name {config.task_hub}"
-        f"\nor correct `{where}.task_hub`"
-    )
-    hub = ok(f"task hub {config.task_hub}")
+    try:
+        await _SchedulerChecks(name, config, engine, refused).run(f"engine {name}", examiner)
+    finally:
+        await engine.stop()
 
-    async def reachable() -> CheckAnswer:
-        nonlocal hub
+
+class _SchedulerChecks:
+    """Checks of one scheduler. See `scheduler`."""
+
+    def __init__(
+        self,
+        name: str,
+        config: SchedulerEngineConfig,
+        engine: Engine,
+        refused: Callable[[Collection[Capability]], Sequence[str]],
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._refused = refused
+        self._setting = f"engines.{name}"
+        self._denied: str | None = None
+        """Refusal of the first read; None when it was allowed."""
+        self._hub = ok(f"task hub {config.task_hub}")
+
+    async def run(self, subject: str, examiner: Examiner) -> None:
+        """Make the checks in order. A failed one leaves out those that need it."""
+        checks = {"role": self._role, "capabilities": self._capabilities, "clock": self._clock}
+        found = await examiner.check(subject, "reachable", self._reachable)
+        if found.verdict is not CheckVerdict.OK:
+            for check in ("task hub", *checks):
+                examiner.record(subject, check, not_checked("the engine cannot be reached"))
+            return
+        examiner.record(
+            subject, "task hub", self._hub if self._denied is None else not_checked(f"the role {ROLE} is missing")
+        )
+        for check, run in checks.items():
+            if self._hub.verdict is CheckVerdict.OK:
+                await examiner.check(subject, check, run)
+            else:
+                examiner.record(subject, check, not_checked(self._hub.detail))
+
+    @property
+    def _resource(self) -> str:
+        """Name of the scheduler in Azure."""
+        host = self._config.endpoint.partition("://")[2] or self._config.endpoint
+        return host.partition(".")[0].partition(":")[0]
+
+    async def _reachable(self) -> CheckAnswer:
+        config = self._config
         try:
-            await engine.start()
-            await engine.probe()
+            await self._engine.start()
+            await self._engine.probe()
         except EngineDenied as error:
-            denied.append(str(error))
+            self._denied = str(error)
         except EngineMisconfigured as error:
             if "task hub" not in str(error):
-                return problem(str(error), f"correct `{where}`")
-            hub = problem(f"no task hub {config.task_hub}", create)
+                return problem(str(error), f"correct `{self._setting}`")
+            create = (
+                "az durabletask taskhub create --resource-group GROUP "
+                f"--scheduler-name {self._resource} --name {config.task_hub}\nor correct `{self._setting}.task_hub`"
+            )
+            self._hub = problem(f"no task hub {config.task_hub}", create)
         except EngineError as error:
             emulator = "    # or start the emulator" if config.endpoint.startswith("http://") else ""
-            return problem(str(error), f"correct `{where}.endpoint`, or the network{emulator}")
-        return ok(engine.description)
+            return problem(str(error), f"correct `{self._setting}.endpoint`, or the network{emulator}")
+        return ok(self._engine.description)
 
-    async def may_write() -> CheckAnswer:
-        if denied:
-            return problem(f"{denied[0]}: the role {ROLE} is missing", grant)
+    async def _role(self) -> CheckAnswer:
+        grant = (
+            f'az role assignment create --role "{ROLE}" --assignee PRINCIPAL_ID --scope /subscriptions/SUBSCRIPTION/'
+            f"resourceGroups/GROUP/providers/Microsoft.DurableTask/schedulers/{self._resource}/"
+            f"taskHubs/{self._config.task_hub}"
+        )
+        if self._denied is not None:
+            return problem(f"{self._denied}: the role {ROLE} is missing", grant)
         try:
             # Purging an instance that cannot exist needs the right to write, and changes nothing
-            await engine.client.purge_orchestration(PROBE_ID, recursive=False)
+            await self._engine.client.purge_orchestration(PROBE_ID, recursive=False)
         except InstanceNotFound:
             pass
         except EngineDenied as error:
             return problem(f"reading is allowed, writing is not ({error}): the role {ROLE} is missing", grant)
         return ok("reading and writing are allowed")
 
-    async def capabilities() -> CheckAnswer:
-        lacking = engine.client.lacking
-        if problems := refused(lacking):
+    async def _capabilities(self) -> CheckAnswer:
+        lacking = self._engine.client.lacking
+        if problems := self._refused(lacking):
             return problem("; ".join(problems), "change these rules, or name another engine in them")
         if lacking:
             return warning(
@@ -158,9 +199,9 @@ async def scheduler(
             )
         return ok(", ".join(Capability))
 
-    async def clock() -> CheckAnswer:
+    async def _clock(self) -> CheckAnswer:
         sent = time.time()
-        there = await engine.client.server_time()
+        there = await self._engine.client.server_time()
         if there is None:
             return not_checked("the engine does not tell its time")
         # The date has whole seconds, and was written between request and answer
@@ -171,24 +212,3 @@ async def scheduler(
             f"this clock and the engine's differ by {ahead:.0f} s: delays and expiries are wrong by as much",
             "chronyc makestep    # or correct the clock with the NTP client of this machine",
         )
-
-    names = ("task hub", "role", "capabilities", "clock")
-    try:
-        first = await examiner.check(subject, "reachable", reachable)
-        if first.verdict is not CheckVerdict.OK:
-            for check in names:
-                examiner.record(subject, check, not_checked("the engine cannot be reached"))
-            return
-        if denied:
-            examiner.record(subject, "task hub", not_checked(f"the role {ROLE} is missing"))
-        else:
-            examiner.record(subject, "task hub", hub)
-        if hub.verdict is not CheckVerdict.OK:
-            for check in names[1:]:
-                examiner.record(subject, check, not_checked(hub.detail))
-            return
-        await examiner.check(subject, "role", may_write)
-        await examiner.check(subject, "capabilities", capabilities)
-        await examiner.check(subject, "clock", clock)
-    finally:
-        await engine.stop()

@@ -162,25 +162,10 @@ class EntityClient(ClientCalls):
 
         The SDK's own method collects all pages before it returns.
         """
-
-        if not self._has_entities():
-            return
-
-        async def read() -> None:
-            token: StringValue | None = None
-            while True:
-                query = pb.EntityQuery(includeState=True, includeTransient=True, continuationToken=token)
-                query.instanceIdStartsWith.value = f"@{name}@"
-                query.pageSize.value = _ENTITY_PAGE
-                page = await stub_of(self._sdk).QueryEntities(pb.QueryEntitiesRequest(query=query))
-                for entity in page.entities:
-                    visit(entity)
-                if not has_more(page.continuationToken, token):
-                    return
-                token = page.continuationToken
-
         with one_response(keeps=False):
-            await self._call("list_entities", read(), what)
+            async for page in self.entity_pages(f"@{name}@", what=what):
+                for entity in page:
+                    visit(entity)
 
     async def entity_pages(self, prefix: str, *, what: str) -> AsyncIterator[Sequence[pb.EntityMetadata]]:
         """Entities whose ids begin with a prefix, with their states, page by page in the order of their ids.

@@ -147,8 +147,7 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     elif code is Code.UNKNOWN and "already exists" in lowered:
         kind, code = InstanceAlreadyExists, Code.ALREADY_EXISTS  # servers in Go
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
-        kind = EngineMisconfigured
-        return kind(f"{what}: the engine does not know the task hub")
+        return EngineMisconfigured(f"{what}: the engine does not know the task hub")
     detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _WITH_DETAILS or is_bound_refusal(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request exceeds the limit of the engine{detail}")

@@ -1,6 +1,6 @@
 """Orchestration of one job: it runs one activity again and again, and waits in between when there is nothing to do.
 
-The input is the place of the job; the activity returns the next one. After some rounds the orchestration continues as
+The input is the cursor of the job; the activity returns the next one. After some rounds the orchestration continues as
 new: its history stays short, however many items the job has.
 """
 
@@ -31,18 +31,18 @@ _RETRY = task.RetryPolicy(
 def job_orchestrator() -> Callable[..., Any]:
     """Create the orchestrator. Its output is the state of the job at its end."""
 
-    def job(ctx: task.OrchestrationContext, place: Any) -> Generator[Any, Any, Any]:
+    def job(ctx: task.OrchestrationContext, cursor: Any) -> Generator[Any, Any, Any]:
         control: task.Task[Any] | None = None
         for _ in range(ROUNDS):
-            answer = yield ctx.call_activity(JOB_STEP, input=place, retry_policy=_RETRY)
+            answer = yield ctx.call_activity(JOB_STEP, input=cursor, retry_policy=_RETRY)
             if answer["end"] is not None:
                 return answer["end"]
-            place = answer["place"]
+            cursor = answer["place"]
             if answer["seconds"]:
                 if control is None or control.is_complete:
                     control = ctx.wait_for_external_event(CONTROL_EVENT)
                 yield task.when_any([control, ctx.create_timer(timedelta(seconds=answer["seconds"]))])
-        ctx.continue_as_new(place, save_events=True)
+        ctx.continue_as_new(cursor, save_events=True)
         return None
 
     job.__name__ = JOB

@@ -1,4 +1,4 @@
-"""Activity of jobs: works on one job for some seconds, and returns the place where the next step continues."""
+"""Activity of jobs: works on one job for some seconds, and returns the cursor where the next step continues."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _TRIAL = 10
 
 @dataclass(frozen=True, slots=True)
 class JobCursor:
-    """Place of a job's work: the input of a step.
+    """Position of a job's work: the input of a step.
 
     phase: `select` (until the selection is complete), `compare` (with the items of other jobs), `work`, `end`.
     page, index: first item that was not handed to the kind.
@@ -69,7 +69,7 @@ class JobCursor:
 
     @property
     def handed(self) -> int:
-        """Number of items before the place."""
+        """Number of items before the cursor."""
         return self.page * ITEMS_PER_PAGE + self.index
 
 
@@ -137,8 +137,8 @@ class JobSteps:
     def activity(self) -> Callable[..., Any]:
         """Activity to register under the name JOB_STEP."""
 
-        def step(_: task.ActivityContext, place: dict[str, Any]) -> dict[str, Any]:
-            return asyncio.run_coroutine_threadsafe(self.step(place), self._loop).result()
+        def step(_: task.ActivityContext, cursor: dict[str, Any]) -> dict[str, Any]:
+            return asyncio.run_coroutine_threadsafe(self.step(cursor), self._loop).result()
 
         step.__name__ = JOB_STEP
         return step
@@ -146,40 +146,10 @@ class JobSteps:
     async def step(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Work for some seconds.
 
-        Returns `place` of the next step, `seconds` until then, and `end`, the state of a job that has ended.
+        Returns `place` (the cursor of the next step), `seconds` until then, and `end`, the state of an ended job.
         """
         run = _Run(JobStore(self._engine), self._kinds, JobCursor.of(stored), self._now, self._retention)
-        end = time.monotonic() + STEP_SECONDS
-        while True:
-            try:
-                await run.go_on()
-                run.place = replace(run.place, wait=0.0)
-            except _Moved as moved:
-                run.place = replace(run.place, phase=moved.phase, wait=0.0)
-            except _Superseded:
-                log.warning(f"job {run.place.job}: another process went on", action="job", job=run.place.job)
-                return {"place": asdict(run.place), "seconds": _SHORT_WAIT, "end": None}
-            except _Ended as ended:
-                return {"place": None, "seconds": 0, "end": ended.result}
-            except _Pause as pause:
-                seconds = pause.seconds
-                if seconds is None:
-                    seconds = min(pause.longest, max(_FIRST_WAIT, run.place.wait * 1.5))
-                    run.place = replace(run.place, wait=seconds)
-                if seconds > _SHORT_WAIT or time.monotonic() + seconds > end:
-                    return {"place": asdict(run.place), "seconds": round(seconds, 3), "end": None}
-                await asyncio.sleep(seconds)
-            except (EngineOutage, BrokerUnavailable) as error:
-                log.warning(
-                    f"job {run.place.job} waits for the end of an outage", action="job", job=run.place.job,
-                    detail=str(error),
-                )  # fmt: skip
-                seconds = min(_PROGRESS_SECONDS, max(1.0, run.place.wait * 2))
-                run.place = replace(run.place, wait=seconds)
-                return {"place": asdict(run.place), "seconds": seconds, "end": None}
-            if self._is_stopping or time.monotonic() >= end:
-                break
-        return {"place": asdict(run.place), "seconds": 1 if self._is_stopping else 0, "end": None}
+        return await run.step(lambda: self._is_stopping)
 
 
 class _Run:
@@ -189,14 +159,14 @@ class _Run:
         self,
         store: JobStore,
         kinds: Mapping[str, JobKind],
-        place: JobCursor,
+        cursor: JobCursor,
         now: Callable[[], float],
         retention: JobRetention,
     ) -> None:
         self._store = store
         self._retention = retention
         self._kinds = kinds
-        self.place = place
+        self.cursor = cursor
         self._now = now
         self._token = secrets.token_hex(8)
         self._number: int | None = None
@@ -204,25 +174,63 @@ class _Run:
         self._offered: set[str] = set()
         """Items that this step has given to the kind."""
         self._page: JobPage | None = None
-        """Page of the place, as this step knows it."""
+        """Page of the cursor, as this step knows it."""
         self._ended_step: int | None = None
         """End of the last step of the ramp of which all items are known to have ended."""
 
-    async def go_on(self) -> None:
+    async def step(self, is_stopping: Callable[[], bool]) -> dict[str, Any]:
+        """See `JobSteps.step`. is_stopping: True when the step is to end soon."""
+        end = time.monotonic() + STEP_SECONDS
+        while True:
+            try:
+                await self._go_on()
+                self._wait(0.0)
+            except _Moved as moved:
+                self.cursor = replace(self.cursor, phase=moved.phase, wait=0.0)
+            except _Superseded:
+                job = self.cursor.job
+                log.warning(f"job {job}: another process went on", action="job", job=job)
+                return self._continued(_SHORT_WAIT)
+            except _Ended as ended:
+                return {"place": None, "seconds": 0, "end": ended.result}
+            except _Pause as pause:
+                seconds = pause.seconds
+                if seconds is None:
+                    seconds = self._wait(min(pause.longest, max(_FIRST_WAIT, self.cursor.wait * 1.5)))
+                if seconds > _SHORT_WAIT or time.monotonic() + seconds > end:
+                    return self._continued(round(seconds, 3))
+                await asyncio.sleep(seconds)
+            except (EngineOutage, BrokerUnavailable) as error:
+                job = self.cursor.job
+                log.warning(f"job {job} waits for the end of an outage", action="job", job=job, detail=str(error))
+                return self._continued(self._wait(min(_PROGRESS_SECONDS, max(1.0, self.cursor.wait * 2))))
+            if is_stopping() or time.monotonic() >= end:
+                return self._continued(1 if is_stopping() else 0)
+
+    def _wait(self, seconds: float) -> float:
+        """Keep the length of a wait without progress, and return it."""
+        self.cursor = replace(self.cursor, wait=seconds)
+        return seconds
+
+    def _continued(self, seconds: float) -> dict[str, Any]:
+        """Result of a step that another one continues after some seconds."""
+        return {"place": asdict(self.cursor), "seconds": seconds, "end": None}
+
+    async def _go_on(self) -> None:
         """Do the next part of the work.
 
         Raises: _Pause, _Moved, _Ended; EngineOutage, BrokerUnavailable.
         """
-        record, pending = await self._store.find(self.place.job)
+        record, pending = await self._store.find(self.cursor.job)
         if record is None:
             # An engine may not count the creation while a worker processes it: look again for more than a minute
-            if pending or (self.place.phase == "select" and self.place.wait < _PROGRESS_SECONDS):
+            if pending or (self.cursor.phase == "select" and self.cursor.wait < _PROGRESS_SECONDS):
                 raise _Pause
             raise _Ended("removed")
         if self._number is not None and record.claim["recent"][-1] != self._token:
             raise _Superseded
         phase = {"select": self._select, "compare": self._compare, "work": self._work, "end": self._end}
-        await phase[self.place.phase](record)
+        await phase[self.cursor.phase](record)
 
     # Selection and comparison
 
@@ -288,7 +296,7 @@ class _Run:
             raise _Moved("end")
         if record.state is not JobState.RUNNING:
             raise _Pause(_CONTROL_SECONDS)
-        if self.place.page >= record.pages:
+        if self.cursor.page >= record.pages:
             raise _Moved("end")
         kind = self._kinds.get(record.request.kind)
         if kind is None:
@@ -299,7 +307,7 @@ class _Run:
         request = record.request
         plain = request.rate is None and not request.ramp and request.stop_after_failures is None
         try:
-            if plain and not kind.keeps_order and not self.place.index:
+            if plain and not kind.keeps_order and not self.cursor.index:
                 await self._work_pages(record, kind, job)
             else:
                 await self._work_items(record, kind, job)
@@ -322,11 +330,11 @@ class _Run:
 
     async def _work_pages(self, record: JobRecord, kind: JobKind, job: Job) -> None:
         """Work on several whole pages at once."""
-        first = self.place.page
+        first = self.cursor.page
         numbers = range(first, min(first + PAGES_AT_ONCE, record.pages))
         results = await asyncio.gather(*(self._whole_page(n, kind, job) for n in numbers), return_exceptions=True)
         done = next((at for at, result in enumerate(results) if result is not None), len(results))
-        self.place = replace(self.place, page=first + done)
+        self.cursor = replace(self.cursor, page=first + done)
         errors = [result for result in results if result is not None]
         # A cause that needs a person comes before one that passes
         errors.sort(key=lambda error: (not isinstance(error, _Superseded), isinstance(error, _PASSING)))
@@ -340,28 +348,28 @@ class _Run:
             await self._call(number, kind, job, ids)
 
     async def _work_items(self, record: JobRecord, kind: JobKind, job: Job) -> None:
-        """Work on the next items of the page of the place."""
+        """Work on the next items of the page of the cursor."""
         count = await self._allowed(record)
-        page = self._page or await self._store.page(job.id, self.place.page)
+        page = self._page or await self._store.page(job.id, self.cursor.page)
         self._page = page
-        ids = [id_ for id_, *_ in page.items[self.place.index : self.place.index + count]]
+        ids = [id_ for id_, *_ in page.items[self.cursor.index : self.cursor.index + count]]
         held = set(page.unfinished)
         if wanted := [id_ for id_ in ids if id_ in held]:
-            page = self._page = await self._call(self.place.page, kind, job, wanted)
-        rate, due = record.request.rate, self.place.due
+            page = self._page = await self._call(self.cursor.page, kind, job, wanted)
+        rate, due = record.request.rate, self.cursor.due
         if rate is not None:
             due = max(self._now(), due) + len(wanted) / rate
-        self.place = replace(self.place, index=self.place.index + len(ids), due=due)
-        if self.place.index >= len(page.items):
+        self.cursor = replace(self.cursor, index=self.cursor.index + len(ids), due=due)
+        if self.cursor.index >= len(page.items):
             self._page = None
-            self.place = replace(self.place, page=self.place.page + 1, index=0)
+            self.cursor = replace(self.cursor, page=self.cursor.page + 1, index=0)
 
     async def _allowed(self, record: JobRecord) -> int:
         """Number of items that may begin now. Raises: _Pause when it is none."""
-        request, handed = record.request, self.place.handed
+        request, handed = record.request, self.cursor.handed
         count = ITEMS_PER_PAGE
         if request.rate is not None:
-            if (early := self.place.due - self._now()) > 0:
+            if (early := self.cursor.due - self._now()) > 0:
                 raise _Pause(early)
             count = max(1, min(count, int(request.rate / 2)))
         if handed and handed in _ends(request.ramp) and self._ended_step != handed:
@@ -442,13 +450,13 @@ class _Run:
         kind = self._kinds.get(record.request.kind)
         if kind is None:
             return
-        job, number, untouched = Job(record.id, record.request), self.place.page, 0
+        job, number, untouched = Job(record.id, record.request), self.cursor.page, 0
         step = await self._claim(job.id)
         while number < record.pages and untouched < PAGES_AT_ONCE:
             # The begin of an interrupted step may be on its way: the page shows it when it has processed this one
             await self._store.signal_page(job.id, number, "begin", {"step": step, "ids": []})
             page = await self._store.page(job.id, number, lambda page: page.step >= step)
-            first = self.place.index if number == self.place.page else 0
+            first = self.cursor.index if number == self.cursor.page else 0
             begun = [id_ for id_, status, _ in page.items[first:] if status == IN_PROGRESS]
             if begun:
                 await self._last_call(page, number, kind, job, begun)

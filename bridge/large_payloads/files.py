@@ -70,8 +70,8 @@ class PayloadFiles:
         path = self.path_of(name)
         if not path.parent.exists():
             private.directory(path.parent)
-            _flush(self.directory)
-            _flush(self.directory.parent)
+            private.flush_directory(self.directory)
+            private.flush_directory(self.directory.parent)
         return IncomingFile(path)
 
     def content(self, name: str) -> BinaryIO:
@@ -189,7 +189,7 @@ class PayloadFiles:
             except FileNotFoundError:
                 missing.append(name)
         for room in (*rooms, *([other.directory] if rooms else [])):
-            _flush(room)
+            private.flush_directory(room)
         return missing
 
 
@@ -227,7 +227,7 @@ class IncomingFile:
         self._partial.replace(self._path)
         self._file.close()
         self._file = None
-        _flush(self._path.parent)
+        private.flush_directory(self._path.parent)
 
     def discard(self) -> None:
         """Remove the file, unless it is finished. Idempotent."""
@@ -282,16 +282,6 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
             return list(found)
     except OSError:
         return []
-
-
-def _flush(directory: Path) -> None:
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cause(error: OSError) -> str:

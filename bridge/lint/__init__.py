@@ -3,7 +3,7 @@
 No analysed code runs.
 """
 
-from bridge.lint.analysis import Examined, Names, examine, known_names, lint, published, unknown
+from bridge.lint.analysis import Examined, Names, examine, known_names, published, unknown
 from bridge.lint.code_hosts import github, sarif
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.names import KnownNames
@@ -19,7 +19,6 @@ __all__ = [
     "examine",
     "github",
     "known_names",
-    "lint",
     "published",
     "sarif",
     "unknown",

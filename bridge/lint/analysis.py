@@ -51,17 +51,11 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def lint(paths: Sequence[Path]) -> list[Finding]:
-    """Findings in the files at and below the paths, sorted by file and place. No analysed code runs.
-
-    Raises: LookupError for a path that does not exist.
-    """
-    return examine(paths).findings
-
-
 @_collector_paused()
 def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
     """Analyse the files at and below the paths, and the helpers that their orchestrators call, in any file.
+
+    The findings are sorted by file and place. No analysed code runs.
 
     names: targets and external names of a configuration, used to check constant names too; None skips that check.
     Raises: LookupError for a path that does not exist.

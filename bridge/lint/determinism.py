@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from bridge.lint.finding import Finding
 from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, ZONE, forbidden_call, forbidden_function, forbidden_name
 from bridge.lint.module import Module, is_named, local_names, text_of
-from bridge.lint.project import Project, Reached, found
+from bridge.lint.project import Project, Reached, finding_at
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
@@ -51,7 +51,7 @@ def _call(
     elif rest and base in module.objects and base not in local:
         name = f"{module.objects[base]}.{rest}"
     if _is_path_access(module, node.func, local, paths):
-        yield found(reached, node, "files", "a Path accesses the disk in an orchestrator", ACTIVITY)
+        yield finding_at(reached, node, "files", "a Path accesses the disk in an orchestrator", ACTIVITY)
         return
     if name is None:
         return
@@ -61,12 +61,12 @@ def _call(
     if first in local and first not in module.names:
         return
     if name == "random.Random" and not node.args:
-        yield found(reached, node, "random", "Random() seeds itself from the clock", "pass a seed from the input")
+        yield finding_at(reached, node, "random", "Random() seeds itself from the clock", "pass a seed from the input")
         return
     forbidden = forbidden_call(name, len(node.args))
     if forbidden is not None:
         rule, remedy = forbidden
-        yield found(reached, node, rule, f"{name}() in an orchestrator", remedy)
+        yield finding_at(reached, node, rule, f"{name}() in an orchestrator", remedy)
 
 
 def _method_called(module: Module, node: ast.Call) -> str | None:
@@ -94,7 +94,7 @@ def _handed_on(
             continue
         forbidden = forbidden_function(name)
         if forbidden is not None:
-            yield found(reached, value, forbidden[0], f"{name} is passed on in an orchestrator", forbidden[1])
+            yield finding_at(reached, value, forbidden[0], f"{name} is passed on in an orchestrator", forbidden[1])
 
 
 def _tables(project: Project, reached: Reached) -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def _tables(project: Project, reached: Reached) -> Iterator[Finding]:
             name = home.resolve(value) if isinstance(value, ast.Name | ast.Attribute) else None
             forbidden = None if name is None or "." not in name else forbidden_function(name)
             if forbidden is not None:
-                yield found(
+                yield finding_at(
                     reached, call, forbidden[0], f"{name} of a table is called in an orchestrator", forbidden[1]
                 )
 
@@ -119,12 +119,14 @@ def _zones(module: Module, node: ast.Call, reached: Reached) -> Iterator[Finding
     given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg in ("tz", None))]
     zones = [one for one in given if not (isinstance(one, ast.Constant) and one.value is None)]
     if node.func.attr == "astimezone" and not zones:
-        yield found(reached, node, ZONE[0], "astimezone() uses the machine's time zone", ZONE[1])
+        yield finding_at(reached, node, ZONE[0], "astimezone() uses the machine's time zone", ZONE[1])
     elif module.resolve(node.func) == "datetime.datetime.fromtimestamp" and len(zones) < 2:
-        yield found(reached, node, ZONE[0], "fromtimestamp() uses the machine's time zone", ZONE[1])
+        yield finding_at(reached, node, ZONE[0], "fromtimestamp() uses the machine's time zone", ZONE[1])
     elif node.func.attr == "timestamp" and not given and _is_context_time(node.func.value, reached):
         what = "timestamp() reads the context's time, which has no zone, in the machine's zone"
-        yield found(reached, node, ZONE[0], what, "call it on ctx.current_utc_datetime.replace(tzinfo=timezone.utc)")
+        yield finding_at(
+            reached, node, ZONE[0], what, "call it on ctx.current_utc_datetime.replace(tzinfo=timezone.utc)"
+        )
 
 
 def _is_context_time(node: ast.expr, reached: Reached) -> bool:
@@ -148,7 +150,7 @@ def _factories(module: Module, node: ast.Call, local: frozenset[str], reached: R
             forbidden = None if name is None else forbidden_function(name)
             if forbidden is not None:
                 what = f"{name} fills a field of {node.func.id} in an orchestrator"
-                yield found(reached, node, forbidden[0], what, forbidden[1])
+                yield finding_at(reached, node, forbidden[0], what, forbidden[1])
 
 
 def _is_path_access(module: Module, called: ast.expr, local: frozenset[str], paths: frozenset[str]) -> bool:
@@ -186,4 +188,4 @@ def _name(
     name = module.resolve(node)
     forbidden = None if name is None else forbidden_name(name)
     if forbidden is not None:
-        yield found(reached, node, forbidden[0], f"{name} in an orchestrator", forbidden[1])
+        yield finding_at(reached, node, forbidden[0], f"{name} in an orchestrator", forbidden[1])

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function
-from bridge.lint.project import Project, Reached, found
+from bridge.lint.project import Project, Reached, finding_at
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
@@ -41,7 +41,7 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
         if any(_guarded(name, call, function, parents) for name in _feeders(argument, function)):
             continue
         what = "the list may be empty, and then this wait never completes"
-        yield found(reached, call, RULES[group], what, "wait only `if tasks:`")
+        yield finding_at(reached, call, RULES[group], what, "wait only `if tasks:`")
 
 
 def _is_given(argument: ast.expr, reached: Reached, kept: Kept) -> bool:

@@ -6,7 +6,7 @@ import ast
 import builtins
 import io
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -113,18 +113,23 @@ class Module:
     def _known(self) -> set[str]:
         return {name.partition(".")[0] for name in self.names.values()} | self.functions.keys()
 
-    def method(self, class_: str, name: str) -> Function | None:
-        """Method of a class of this module, including methods inherited from classes of this module; None if absent."""
-        waiting, seen = [class_], set()
+    def _with_bases(self, class_: str) -> Iterator[str]:
+        """Names of a class and of its ancestors, as far as they are classes of this module; each once."""
+        waiting, seen = [class_], set[str]()
         while waiting:
             current = waiting.pop(0)
             if current in seen or current not in self.classes:
                 continue
             seen.add(current)
+            yield current
+            waiting += [base.id for base in self.classes[current].bases if isinstance(base, ast.Name)]
+
+    def method(self, class_: str, name: str) -> Function | None:
+        """Method of a class of this module, including methods inherited from classes of this module; None if absent."""
+        for current in self._with_bases(class_):
             for node in self.classes[current].body:
                 if isinstance(node, Function) and node.name == name:
                     return node
-            waiting += [base.id for base in self.classes[current].bases if isinstance(base, ast.Name)]
         return None
 
     def constructor(self, class_: str) -> Function | None:
@@ -310,16 +315,10 @@ class Module:
 
     def holder(self, class_: str, attribute: str) -> str:
         """Class of this module whose body defines an attribute of the given class; the given class if none does."""
-        waiting, seen = [class_], set[str]()
-        while waiting:
-            current = waiting.pop(0)
-            if current in seen or current not in self.classes:
-                continue
-            seen.add(current)
+        for current in self._with_bases(class_):
             for node in self.classes[current].body:
                 if any(isinstance(target, ast.Name) and target.id == attribute for target in _targets(node)):
                     return current
-            waiting += [base.id for base in self.classes[current].bases if isinstance(base, ast.Name)]
         return class_
 
     def is_shared_by_instances(self, class_: str, attribute: str) -> bool:

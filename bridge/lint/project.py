@@ -484,7 +484,7 @@ def _literals(node: ast.expr, function: Function) -> list[ast.expr]:
     return []
 
 
-def found(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) -> Finding:
+def finding_at(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) -> Finding:
     """Create a finding at a node. For a helper, its text names the orchestrator that runs the helper."""
     if not reached.is_orchestrator:
         what = f"{what} (in {reached.function.name}, which orchestrator {reached.orchestrator} runs)"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from bridge.lint.contexts import WAITING_CALLS
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, changed, local_names
-from bridge.lint.project import Project, Reached, found
+from bridge.lint.project import Project, Reached, finding_at
 from bridge.lint.tree import children, nodes
 from bridge.lint.tree import parents as parents_in
 
@@ -31,7 +31,7 @@ def replaying(project: Project, reached: Reached) -> Iterator[Finding]:
     for node in nodes(reached.function):
         place = decisions.decision(node)
         if place is not None:
-            yield found(reached, place, RULE, "a replay takes another path than the first run", REMEDY)
+            yield finding_at(reached, place, RULE, "a replay takes another path than the first run", REMEDY)
 
 
 class _Decisions:

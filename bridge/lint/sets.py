@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, constants
-from bridge.lint.project import Project, Reached, found
+from bridge.lint.project import Project, Reached, finding_at
 from bridge.lint.tree import nodes
 from bridge.lint.tree import parents as parents_in
 
@@ -32,7 +32,7 @@ def unordered(project: Project, reached: Reached) -> Iterator[Finding]:
         what = _ordered(node, sets, parents)
         if what is not None:
             place = node.iter if isinstance(node, ast.For | ast.comprehension) else node
-            yield found(reached, place, "unordered", what, REMEDY)
+            yield finding_at(reached, place, "unordered", what, REMEDY)
 
 
 def _ordered(node: ast.AST, sets: _Sets, parents: dict[ast.AST, ast.AST]) -> str | None:

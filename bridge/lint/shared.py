@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Module, SharedNames, changed, changed_value, local_names
-from bridge.lint.project import Project, Reached, found
+from bridge.lint.project import Project, Reached, finding_at
 from bridge.lint.tree import nodes
 
 REMEDY = "keep it in the input, or in an entity"
@@ -22,17 +22,19 @@ def shared(project: Project, reached: Reached) -> Iterator[Finding]:
     names = SharedNames(module, function)
     for node in nodes(function):
         if isinstance(node, ast.Global):
-            yield found(reached, node, "globals", f"{', '.join(node.names)} of the module is assigned", REMEDY)
+            yield finding_at(reached, node, "globals", f"{', '.join(node.names)} of the module is assigned", REMEDY)
         elif isinstance(node, ast.Attribute) and (name := names.of(node)) is not None and "." in name:
             if name in module.changing_globals:
                 done = "changes while the program runs" if isinstance(node.ctx, ast.Load) else "is assigned"
-                yield found(reached, node, "globals", f"{name} of the class {done}", REMEDY)
+                yield finding_at(reached, node, "globals", f"{name} of the class {done}", REMEDY)
         elif _sets_attribute(node) and (name := names.changed(node)) is not None and "." in name:
-            yield found(reached, node, "globals", f"{name} of the class is assigned", REMEDY)
+            yield finding_at(reached, node, "globals", f"{name} of the class is assigned", REMEDY)
         elif (given := _given(reached, node)) is not None:
-            yield found(reached, node, "globals", f"{given} of the module, which is passed here, is changed", REMEDY)
+            yield finding_at(
+                reached, node, "globals", f"{given} of the module, which is passed here, is changed", REMEDY
+            )
         elif (foreign := _changed_elsewhere(project, module, node, local)) is not None:
-            yield found(reached, node, "globals", f"{foreign} is changed", REMEDY)
+            yield finding_at(reached, node, "globals", f"{foreign} is changed", REMEDY)
         elif isinstance(node, ast.Name | ast.Attribute):
             yield from _read(project, reached, node, local)
     yield from _defaults(reached)
@@ -82,11 +84,11 @@ def _read(
         return
     if name in home.changing_globals:
         what = f"{name} of the module changes while the program runs"
-        yield found(reached, node, "globals", what, REMEDY)
+        yield finding_at(reached, node, "globals", what, REMEDY)
     if name in home.loaded:
         rule, made = home.loaded[name]
         what = f"{name} of the module holds the result of {made} from the start of the program"
-        yield found(reached, node, rule, what, REMEDY)
+        yield finding_at(reached, node, rule, what, REMEDY)
 
 
 def _home(project: Project, module: Module, node: ast.Name | ast.Attribute) -> tuple[Module | None, str]:
@@ -106,4 +108,4 @@ def _defaults(reached: Reached) -> Iterator[Finding]:
     mutable = {one.arg for one, value in pairs if isinstance(value, ast.List | ast.Dict | ast.Set)}
     changes = {name: node for node in nodes(reached.function) if (name := changed(node)) in mutable}
     for name, node in changes.items():
-        yield found(reached, node, "globals", f"{name} is shared by all runs that use the default", REMEDY)
+        yield finding_at(reached, node, "globals", f"{name} is shared by all runs that use the default", REMEDY)

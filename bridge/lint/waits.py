@@ -10,7 +10,7 @@ from bridge.lint.contexts import WAITING_CALLS, is_generator
 from bridge.lint.finding import Finding
 from bridge.lint.lists import empty_groups
 from bridge.lint.module import Function, Module
-from bridge.lint.project import Project, Reached, found
+from bridge.lint.project import Project, Reached, finding_at
 from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
@@ -54,7 +54,7 @@ def waits(project: Project, functions: Sequence[Reached], helpers: Collection[in
             for wait in lost_waits(reached.module, function, events, repeated=repeated):
                 what = "this wait may lose against another task and is never cancelled"
                 remedy = "call cancel() on it when another task wins"
-                yield found(reached, wait, "losing-wait", what, remedy)
+                yield finding_at(reached, wait, "losing-wait", what, remedy)
 
 
 def callbacks(module: Module) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ def _missing_yields(
             what = f"there is no wait for the result of {name}()"
         else:
             continue
-        yield found(reached, call, "missing-yield", what, f"write `{word} {name}(...)`")
+        yield finding_at(reached, call, "missing-yield", what, f"write `{word} {name}(...)`")
 
 
 class _Uses:
@@ -268,4 +268,4 @@ def _continued(reached: Reached, contexts: set[str], *, awaited: bool) -> Iterat
             and not any(keyword.arg in ("save_events", None) for keyword in call.keywords)
         ):
             what = "unread events are lost here"
-            yield found(reached, call, "continue-as-new", what, "pass save_events=True, or False to lose them")
+            yield finding_at(reached, call, "continue-as-new", what, "pass save_events=True, or False to lose them")

@@ -55,7 +55,7 @@ class Actor:
 
 @dataclass(slots=True)
 class AuditedChange:
-    """One change, from its beginning. A body may `fail` it where no exception reports a failure.
+    """One change, from its beginning. `fail` and `deny` report a failure without an exception.
 
     action: like `instances.terminate`.
     target: the changed thing.
@@ -70,9 +70,13 @@ class AuditedChange:
     result: Literal["done", "denied", "failed"] = "done"
     error: str | None = None
 
-    def fail(self, error: str, result: Literal["denied", "failed"] = "failed") -> None:
-        """Report a failure that no exception reports. error: its reason."""
-        self.result, self.error = result, error
+    def fail(self, error: str) -> None:
+        """Note that the change has failed. error: a word, never a text: that may quote anything."""
+        self.result, self.error = "failed", error
+
+    def deny(self) -> None:
+        """Note that the caller had no permission."""
+        self.result, self.error = "denied", Denied.reason
 
     def describe(self, *, target: str | None = None, filter_: Mapping[str, Any] | None = None) -> None:
         """Name what is known only now. None keeps a member."""
@@ -173,9 +177,10 @@ def user(uid: int | None = None, via: Literal["cli", "socket"] = "cli") -> Actor
 
 
 def _failed(change: AuditedChange, error: BaseException) -> None:
-    change.result = "denied" if isinstance(error, Denied) else "failed"
-    # Only the word: the text may quote anything
-    change.error = error.reason if isinstance(error, BridgeError) else type(error).__name__
+    if isinstance(error, Denied):
+        change.deny()
+    else:
+        change.fail(error.reason if isinstance(error, BridgeError) else type(error).__name__)
 
 
 def _short(value: Any) -> Any:

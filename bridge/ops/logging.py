@@ -46,19 +46,10 @@ def configure(
     Uncaught exceptions, those of threads included, are logged with their traceback. May be called again.
     """
     stream = sys.stderr if stream is None else stream
-    human = format == "human" or (format == "auto" and stream.isatty())
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        _add_context,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        _add_time,
-    ]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared[:4],
+            *_common(),
             _add_time,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -67,32 +58,13 @@ def configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET if levels else level),
         cache_logger_on_first_use=False,
     )
-    render: list[Processor] = (
-        [
-            _shorten_time,
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(),
-                timestamp_key="ts",
-                pad_event_to=0,
-                # structlog's default shows local variables, which contain payload
-                exception_formatter=_write_exception,
-            ),
-        ]
-        if human
-        else [_add_exception, _order, structlog.processors.JSONRenderer(serializer=_to_json)]
-    )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-        )
-    )
     tops = {"bridge", *own}
     numbers = logging.getLevelNamesMapping()
     least = max(numbers[each.upper()] for each in (level, libraries))
     single = {name: numbers[each.upper()] for name, each in (levels or {}).items()}
     quiet = {name: max(number, logging.INFO) for name, number in single.items() if is_library(name, tops)}
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(format == "human" or (format == "auto" and stream.isatty()), stream.isatty()))
     handler.addFilter(_Libraries(tops, max(least, logging.INFO), quiet))
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -100,16 +72,47 @@ def configure(
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(least)
-    for name in tops:
-        logging.getLogger(name).setLevel(level.upper())
-    for name in _single - single.keys() - tops:
+    _set_levels(dict.fromkeys(tops, numbers[level.upper()]), single | quiet)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _common() -> list[Processor]:
+    """Processors of all records."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        _add_context,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+    ]
+
+
+def _formatter(human: bool, colors: bool) -> structlog.stdlib.ProcessorFormatter:
+    """Formatter of records of structlog and of the standard library: text for people, or JSON lines."""
+    render: list[Processor] = [_add_exception, _order, structlog.processors.JSONRenderer(serializer=_to_json)]
+    if human:
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors,
+            timestamp_key="ts",
+            pad_event_to=0,
+            # structlog's default shows local variables, which contain payload
+            exception_formatter=_write_exception,
+        )
+        render = [_shorten_time, console]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*_common(), structlog.stdlib.ExtraAdder(), _add_time],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+    )
+
+
+def _set_levels(tops: Mapping[str, int], single: Mapping[str, int]) -> None:
+    """Set the levels of loggers. single: of those that have one of their own; others lose an earlier one."""
+    for name in _single - single.keys() - tops.keys():
         logging.getLogger(name).setLevel(logging.NOTSET)
-    for name, number in (single | quiet).items():
+    for name, number in (*tops.items(), *single.items()):
         logging.getLogger(name).setLevel(number)
     _single.clear()
     _single.update(single)
-    sys.excepthook = _log_uncaught
-    threading.excepthook = _log_uncaught_in_thread
 
 
 _single: set[str] = set()

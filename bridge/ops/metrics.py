@@ -408,7 +408,7 @@ class Metrics:
         publishing: None where no workflow runs.
         repeats: duplicates that workflows have dropped, by the part that dropped them.
         limits: limits of the routes that have some.
-        late_letters: dead letters of early and quarantined messages, by source and reason.
+        late_dead_letters: dead letters of early and quarantined messages, by source and reason.
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.

@@ -15,7 +15,7 @@ import structlog
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-from bridge.ops.tracing import OtlpClient, ReceiverAway, SpansRefused
+from bridge.ops.tracing import OtlpClient, ReceiverAway, SpansRefused, is_sdk_disabled
 from bridge.system.spans import SCOPE
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ _SENT_WITHIN = 10.0
 
 def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
     """True when the environment asks for metrics by OTLP."""
-    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    return not disabled and environment.get("OTEL_METRICS_EXPORTER", "").strip() == "otlp"
+    return not is_sdk_disabled(environment) and environment.get("OTEL_METRICS_EXPORTER", "").strip() == "otlp"
 
 
 def interval(environment: Mapping[str, str] = os.environ) -> float:

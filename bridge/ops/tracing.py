@@ -374,8 +374,12 @@ def url_of(signal: str, endpoint: str | None, environment: Mapping[str, str] = o
 
 def is_disabled(environment: Mapping[str, str] = os.environ) -> bool:
     """True when the environment turns traces off, or names an exporter other than OTLP."""
-    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    return disabled or environment.get("OTEL_TRACES_EXPORTER", "").strip() not in ("otlp", "")
+    return is_sdk_disabled(environment) or environment.get("OTEL_TRACES_EXPORTER", "").strip() not in ("otlp", "")
+
+
+def is_sdk_disabled(environment: Mapping[str, str]) -> bool:
+    """True when the environment turns all of OpenTelemetry off."""
+    return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 def build_receiver(signal: str, url: str, environment: Mapping[str, str] = os.environ) -> OtlpClient:

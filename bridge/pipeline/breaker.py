@@ -40,7 +40,6 @@ class Breaker:
         self.name = name
         self.error: EngineOutage | None = None
         """Outage that keeps the breaker open; None while it is closed."""
-        self.openings = 0
         self._probe = probe
         self._first_delay = first_delay
         self._failures = 0
@@ -50,10 +49,6 @@ class Breaker:
         self._answered_at = 0.0
         self._check_timer: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
-
-    @property
-    def open(self) -> bool:
-        return self.error is not None
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` each time the breaker opens or closes."""
@@ -68,7 +63,6 @@ class Breaker:
         if self.error is not None:
             return
         self.error = error
-        self.openings += 1
         self._task = asyncio.get_running_loop().create_task(self._recover(), name=f"breaker:{self.name}")
         self._notify()
 

@@ -84,11 +84,6 @@ class CanaryRules(CurrentRules):
         self._present = current
         super().replace(current if self._link is None else self._link(current))
 
-    @property
-    def active(self) -> bool:
-        """True while the candidate decides about its share of the keys."""
-        return self._active
-
     def activate(self, active: bool) -> None:
         """Start or end the use of the candidate. Keys with messages in flight change when these have left."""
         if active is not self._active:

@@ -18,7 +18,7 @@ from bridge.pipeline.flow_control import REGISTRY, FlowControl
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain, domain_key
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import ValueShares
+from bridge.pipeline.limits.per_value import ValueShares
 from bridge.pipeline.rule_set import RuleChooser, RuleSet, refers
 from bridge.pipeline.settings import SLICE, Prepare, SourceSettings
 from bridge.routing.per import SHARED

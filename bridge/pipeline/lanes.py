@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from enum import Enum
 
 from bridge.config.model.sources import LimitsConfig
@@ -19,7 +19,10 @@ _CHANCES = 3
 
 
 class LaneState(Enum):
-    """State of a lane. READY: for a worker. RUNNING: a worker has its head. WAITING: for a time. HELD: for a call."""
+    """State of a lane. READY: for a worker. RUNNING: a worker has its head. WAITING: for a time.
+
+    HELD: for a call, at the end of an outage, with a slot of the running orchestrations, or after others of its value.
+    """
 
     READY = 1
     RUNNING = 2
@@ -37,6 +40,20 @@ class Lane:
         self.items: deque[InFlightDelivery] = deque((item,))
         self.state = LaneState.READY
         self.timer: asyncio.TimerHandle | None = None
+
+    def enter(self, state: LaneState, timer: asyncio.TimerHandle | None = None) -> None:
+        """Change the state. timer: of WAITING."""
+        self.state, self.timer = state, timer
+
+    def cancel_timer(self) -> None:
+        """End the wait for a time."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def remove(self, gone: Container[InFlightDelivery]) -> None:
+        """Remove items."""
+        self.items = deque(item for item in self.items if item not in gone)
 
     @property
     def backlog(self) -> int:
@@ -64,9 +81,6 @@ class Lanes:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._waking = 0
 
-    def __len__(self) -> int:
-        return len(self._keyed) + len(self._unkeyed)
-
     def __iter__(self) -> Iterator[Lane]:
         yield from list(self._keyed.values())
         yield from list(self._unkeyed)
@@ -74,14 +88,6 @@ class Lanes:
     def has(self, key: Hashable) -> bool:
         """True while the lane of a key has items."""
         return key in self._keyed
-
-    @property
-    def held(self) -> int:
-        """Number of held lanes.
-
-        A held lane waits for the end of an outage, a slot of the running orchestrations, or others of its value.
-        """
-        return len(self._held)
 
     def is_crowded(self, lane: Lane) -> bool:
         """True when too many items wait behind a head that has had its attempts."""
@@ -130,7 +136,7 @@ class Lanes:
                 raise
             self._waking -= 1
         lane = self._ready.popleft()
-        lane.state = LaneState.RUNNING
+        lane.enter(LaneState.RUNNING)
         if self._ready and self._idle:
             # A woken worker wakes two: all work soon where work suspends, and none wakes in vain where it does not
             self._wake(2)
@@ -146,8 +152,7 @@ class Lanes:
 
     def wait(self, lane: Lane, delay: float) -> None:
         """Make the head of a RUNNING lane ready again after `delay` seconds."""
-        lane.state = LaneState.WAITING
-        lane.timer = asyncio.get_running_loop().call_later(delay, self._offer, lane)
+        lane.enter(LaneState.WAITING, asyncio.get_running_loop().call_later(delay, self._offer, lane))
 
     def hurry(self, lane: Lane) -> None:
         """Make a WAITING lane ready now."""
@@ -156,7 +161,7 @@ class Lanes:
 
     def hold(self, lane: Lane) -> None:
         """Make the head of a lane wait until `release` or `free` is called."""
-        lane.state = LaneState.HELD
+        lane.enter(LaneState.HELD)
         self._held.add(lane)
 
     def free(self, lane: Lane) -> None:
@@ -184,7 +189,7 @@ class Lanes:
             if not dropped:
                 continue
             removed += dropped
-            lane.items = deque(item for item in lane.items if item is at_work or not gone(item))
+            lane.remove(set(dropped))
             if at_work is not None:
                 continue
             if not lane.items:
@@ -196,11 +201,10 @@ class Lanes:
         return removed, running
 
     def _offer(self, lane: Lane) -> None:
-        lane.timer = None
         if self._waits is not None and self._waits(lane):
             self.hold(lane)
             return
-        lane.state = LaneState.READY
+        lane.enter(LaneState.READY)
         self._ready.append(lane)
         self._wake()
 
@@ -212,9 +216,7 @@ class Lanes:
                 self._waking += 1
 
     def _unlink(self, lane: Lane) -> None:
-        if lane.timer is not None:
-            lane.timer.cancel()
-            lane.timer = None
+        lane.cancel_timer()
         self._held.discard(lane)
         if lane.state is LaneState.READY:
             self._ready.remove(lane)

@@ -88,10 +88,6 @@ class Ledger:
         self._leave(item)
         self.abandoned[reason] += 1
 
-    def balanced(self) -> bool:
-        """True when every received delivery is accounted for."""
-        return self.received == sum(self.outcomes.values()) + sum(self.abandoned.values()) + self.in_flight
-
     def _leave(self, item: InFlightDelivery) -> None:
         self.in_flight -= 1
         self.in_flight_bytes -= item.size

@@ -41,6 +41,18 @@ def refers(rules: RuleSet, message: Message) -> bool:
     return rules.claims is not None and rules.claims.refers(message)
 
 
+async def payload_of(rules: RuleSet, message: Message) -> Message:
+    """Message with its payload, which the rule set can decode.
+
+    Raises: MessageError, ClaimStoreUnavailable, RegistryUnavailable.
+    """
+    if rules.claims is not None and rules.claims.refers(message):
+        message = await rules.claims.resolve(message)
+    if rules.prepare is not None and message.unreadable is None:
+        await rules.prepare([message])
+    return message
+
+
 class RuleChooser(Protocol):
     """Protocol of the choice between the rule sets of a source, which have the same ordering.
 

@@ -26,13 +26,13 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, Hold, Keep, Retry, Settlement, WriteDeadLetter, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
-from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.limits.action_budget import BudgetShare
+from bridge.pipeline.limits.route_limits import RouteLimit, Throttled
 from bridge.pipeline.moving import MovingStep
-from bridge.pipeline.route_limits import RouteLimit, Throttled
-from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.rule_set import RuleSet, payload_of
 from bridge.pipeline.settings import SLICE, Routes, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import SourceTracing
@@ -180,11 +180,7 @@ class DeliveryRunner:
     async def _reroute(self, item: InFlightDelivery, envelope: Envelope, rules: RuleSet) -> tuple[Envelope, Decision]:
         """Bind a delivery to another rule set; decode it again, if this decodes otherwise, and route it."""
         if rules.decode is not item.rules.decode:
-            message = item.delivery.message
-            if rules.claims is not None and rules.claims.refers(message):
-                message = await rules.claims.resolve(message)
-            if rules.prepare is not None:
-                await rules.prepare([message])
+            message = await payload_of(rules, item.delivery.message)
             envelope = rules.decode(message, item.delivery.position)
             item.decoded(envelope, None)
         item.bind(rules)

@@ -14,15 +14,15 @@ from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
 from bridge.core.settlement import Complete, Hold, Keep, Release, Retry, Settlement, WriteDeadLetter
 from bridge.core.states import Outcome
-from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import ValueShares
-from bridge.pipeline.route_limits import Throttled
+from bridge.pipeline.limits.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
+from bridge.pipeline.limits.per_value import ValueShares
+from bridge.pipeline.limits.route_limits import Throttled
 from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import ABANDONED, SourceTracing

@@ -21,8 +21,6 @@ from bridge.core.errors import (
     kept,
 )
 from bridge.core.message import Message
-from bridge.pipeline.action_budget import BudgetShare
-from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import PERSON, EngineQueue, FlowControl, Outages
@@ -30,9 +28,11 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.per_value import ValueShares
-from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.rule_set import RuleChooser, RuleSet
+from bridge.pipeline.limits.action_budget import BudgetShare
+from bridge.pipeline.limits.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.limits.per_value import ValueShares
+from bridge.pipeline.limits.route_limits import RouteLimit
+from bridge.pipeline.rule_set import RuleChooser, RuleSet, payload_of
 from bridge.pipeline.runner import DeliveryRunner
 from bridge.pipeline.settings import SLICE, RecordDeadLetter, SourceSettings
 from bridge.pipeline.settler import Settler
@@ -452,11 +452,7 @@ class SourcePipeline:
             if self.unloading.unloaded(item):
                 await self.unloading.load(item)
             self.unloading.leave(item)
-            message = item.delivery.message
-            if item.rules.claims is not None and item.rules.claims.refers(message):
-                message = await item.rules.claims.resolve(message)
-            if item.rules.prepare is not None and message.unreadable is None:
-                await item.rules.prepare([message])
+            message = await payload_of(item.rules, item.delivery.message)
         except MessageError as failure:
             item.decoded(None, kept(failure))
             return True

@@ -12,7 +12,7 @@ from bridge.core.stored_message import REMEMBERED_REFUSALS, OperationResult, Rep
 from bridge.core.words import plural
 from bridge.waiting.claim import Claim
 
-FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
+FULL, DROPPED = ("quarantine_full", "quarantine_dropped")
 """Reasons for dead-lettering a message of a quarantined key."""
 
 ADDS = frozenset({"hold", "follow"})
@@ -56,11 +56,6 @@ class KeyQuarantine:
             "size": self.size,
             **({"refused": self.refused} if self.refused else {}),
         }
-
-    @property
-    def owner(self) -> str | None:
-        """Process that works on the messages."""
-        return self._claim.owner
 
     def hold(self, value: dict[str, Any]) -> OperationResult:
         """Quarantine a failed message of the key. value: `source`, `key`, `item`, `cause`, `until`."""

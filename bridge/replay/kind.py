@@ -59,7 +59,7 @@ class Edits(Protocol):
 
 
 class DeadLetterReading(Protocol):
-    """Reader of dead letters; see `bridge.replay.reading.LetterReader`."""
+    """Reader of dead letters; see `bridge.replay.reading.DeadLetterReader`."""
 
     async def read(self, broker: str, places: Sequence[Place]) -> Mapping[Place, tuple[Position, Message]]: ...
 

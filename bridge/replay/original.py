@@ -25,7 +25,7 @@ def stored_original(
 
     The `bridge.*` headers stay in the message: its next dead letter needs them. A source that does not trust them
     ignores them. Position, time and identity are those of the original.
-    letter, message: dead letter of the source, and the message that has it.
+    dead_letter, message: dead letter of the source, and the message that has it.
     source, broker: names of the source that executes the message, and of its broker.
     dead_letter_topic: topic of the next dead letter.
     edited: body that replaces that of the dead letter.

@@ -153,10 +153,6 @@ class ReplayQueue:
             self._plan(result, now)
         return result
 
-    def is_claimed(self, now: float) -> bool:
-        """True while a process holds a claim on the queue."""
-        return self._claim.is_held(now)
-
     def _plan(self, result: OperationResult, now: float) -> None:
         """Forget old jobs, and plan the next time for it."""
         held = {item["job"] for item in self.items}

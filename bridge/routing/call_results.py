@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from bridge.routing.cel.tokens import Token, tokens
+from bridge.routing.cel.tokens import Token, bracket_depth, opening_bracket, tokens
 
 _UPPER, _LOWER = string.ascii_uppercase, string.ascii_lowercase
 _ASCII = "".join(map(chr, range(1, 128)))
@@ -112,8 +112,8 @@ class CallExpression:
 def call_of(source: str) -> CallExpression | None:
     """The call that an expression is; None for another expression."""
     found = tokens(source)
-    opening = _opening(found)
-    if opening < 1 or found[opening - 1].kind != "name":
+    opening = opening_bracket(found, len(found) - 1) if found and found[-1].text == ")" else -1
+    if opening < 1 or found[opening].text != "(" or found[opening - 1].kind != "name":
         return None
     argument = source[found[opening].end : found[-1].start].strip()
     if opening == 1:
@@ -154,23 +154,11 @@ def disjoint(texts: Iterable[str], begins: Callable[[str, str], bool]) -> tuple[
     return None
 
 
-def _opening(found: Sequence[Token]) -> int:
-    """Position of the parenthesis that the last token closes; -1 without."""
-    depth = 0
-    for at in range(len(found) - 1, -1, -1):
-        depth += (found[at].text in ")]}") - (found[at].text in "([{")
-        if at == len(found) - 1 and found[at].text != ")":
-            return -1
-        if depth == 0:
-            return at if found[at].text == "(" else -1
-    return -1
-
-
 def _is_primary(found: Sequence[Token]) -> bool:
     """True for members and calls without operators around them."""
     depth = 0
     for at, token in enumerate(found):
-        depth += (token.text in "([{") - (token.text in ")]}")
+        depth += bracket_depth(token)
         optional = token.text == "?" and at > 0 and found[at - 1].text in ".["
         if depth == 0 and token.kind == "mark" and token.text not in ".)]}" and not optional:
             return False

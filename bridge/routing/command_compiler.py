@@ -93,7 +93,7 @@ class CommandCompiler:
 
     def compile(self) -> Build | None:
         """Compile the function that builds the command; None for `ignore`."""
-        config = getattr(self.route, self.route.command)
+        config = self.route.command_settings
         if isinstance(config, IgnoreConfig):
             return None
         make: Callable[[Any], Build] = getattr(self, f"_{self.route.command}")

@@ -17,7 +17,7 @@ from bridge.routing.call_results import Results, Texts, call_of, disjoint, resul
 from bridge.routing.cel.evaluator import Evaluator, MemberPath, Unknown
 from bridge.routing.cel.expression import ROUTE
 from bridge.routing.cel.pattern import required
-from bridge.routing.cel.tokens import Token, readings, tokens
+from bridge.routing.cel.tokens import bracket_depth, closing_bracket, readings, tokens
 from bridge.routing.cel.value import kind_name
 
 RuleFinding = tuple[str, ConfigPath, str]
@@ -317,12 +317,12 @@ class _Judge:
 def split(source: str, sign: str) -> list[str]:
     """Operands of `&&` or `||`; the expression itself if it is no such operation. Outer parentheses are removed."""
     found = tokens(source)
-    while len(found) > 2 and found[0].text == "(" and _closing(found) == len(found) - 1:
+    while len(found) > 2 and found[0].text == "(" and closing_bracket(found, 0) == len(found) - 1:
         source = source[found[0].end : found[-1].start]
         found = tokens(source)
     operands, start, depth = [], 0, 0
     for at, token in enumerate(found[:-1]):
-        depth += (token.text in "([{") - (token.text in ")]}")
+        depth += bracket_depth(token)
         if depth or token.kind != "mark":
             continue
         if token.text == "?" and found[at - 1].text not in (".", "["):
@@ -336,21 +336,12 @@ def split(source: str, sign: str) -> list[str]:
     return [*operands, source[start:].strip()]
 
 
-def _closing(found: Sequence[Token]) -> int:
-    depth = 0
-    for at, token in enumerate(found):
-        depth += (token.text in "([{") - (token.text in ")]}")
-        if depth == 0:
-            return at
-    return -1
-
-
 def _comparison_of(operand: str) -> tuple[str, str, str] | None:
     """Left side, operator and right side of a comparison outside of brackets."""
     found = tokens(operand)
     depth = 0
     for at, token in enumerate(found):
-        depth += (token.text in "([{") - (token.text in ")]}")
+        depth += bracket_depth(token)
         if depth or at == 0:
             continue
         if token.kind == "name" and token.text == "in":

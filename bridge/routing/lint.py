@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.model.routes import RouteConfig, StartMissing
+from bridge.config.model.routes import StartMissing
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import format_duration, format_size
 from bridge.core.errors import ConfigPath, Locate, Problem
@@ -80,7 +80,7 @@ def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPat
     found: list[tuple[str, ConfigPath]] = []
     for position, route in enumerate(config.routes):
         starts = route.schedule or route.start_or_raise
-        missing = getattr(getattr(route, route.command), "on_missing", None)
+        missing = getattr(route.command_settings, "on_missing", None)
         if starts is not None and starts.orchestration is not None:
             found.append((starts.orchestration, ("routes", position, route.command, "orchestration")))
         elif isinstance(missing, StartMissing):
@@ -155,8 +155,7 @@ def _condition(when: str | None) -> str | None:
 def _open_ids(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     found: list[tuple[ConfigPath, str]] = []
     for position, route in enumerate(config.routes):
-        template = getattr(_command(route), "instance_id", None)
-        if template is not None and not constant_prefix(template):
+        if route.instance_id is not None and not constant_prefix(route.instance_id):
             found.append(
                 (
                     ("routes", position, route.command, "instance_id"),
@@ -214,7 +213,7 @@ def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     for position, route in enumerate(config.routes):
         if route.for_each is None:
             continue
-        command = _command(route)
+        command = route.command_settings
         missing = getattr(command, "on_missing", None)
         given = {name: getattr(command, name, None) for name in ("input", "data", "output")}
         if isinstance(missing, StartMissing):
@@ -281,7 +280,3 @@ def _other_versions(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
         what = f"the instance has {given}, and the worker of engine {route.engine} runs {runs} only (worker.versions)"
         found.append((path, f"{what}; it is PENDING until a worker of its version runs"))
     return found
-
-
-def _command(route: RouteConfig) -> Any:
-    return getattr(route, route.command)

@@ -53,5 +53,4 @@ class MovingRoutes:
 
 
 def _prefix(route: RouteConfig) -> str | None:
-    instance_id = getattr(getattr(route, route.command), "instance_id", None)
-    return None if instance_id is None else constant_prefix(instance_id)
+    return None if route.instance_id is None else constant_prefix(route.instance_id)

@@ -11,7 +11,7 @@ from bridge.core.errors import ConfigPath
 from bridge.routing.cel.evaluator import Evaluator, Unknown
 from bridge.routing.cel.expression import ROUTE, Expression
 from bridge.routing.cel.pattern import TOKEN, is_optional
-from bridge.routing.cel.tokens import Token, readings, tokens
+from bridge.routing.cel.tokens import Token, bracket_depth, readings, tokens
 from bridge.routing.conditions import RuleFinding
 
 _LONGEST = 10_000
@@ -73,7 +73,7 @@ def _split(source: str, found: Sequence[Token], opening: int) -> list[str]:
     """Arguments of the call whose parenthesis is the token at `opening`."""
     arguments, depth, start = [], 0, found[opening].end
     for token in found[opening:]:
-        depth += (token.text in "([{") - (token.text in ")]}")
+        depth += bracket_depth(token)
         if depth == 0 or (depth == 1 and token.text == ","):
             arguments.append(source[start : token.start].strip())
             start = token.end

@@ -14,6 +14,7 @@ from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
 from bridge.routing.index import RuleIndex, reader
+from bridge.routing.map_function import LoadFunction, load_map
 from bridge.routing.per import SHARED, value_of
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
@@ -72,13 +73,12 @@ class Router:
         source_name: str,
         config: BridgeConfig,
         locate: Locate,
-        functions: Callable[[str], Callable[[Envelope], Any]] | None = None,
+        functions: LoadFunction | None = None,
         validators: Mapping[str, Validate] | None = None,
     ) -> Router:
         """Compile all routes from one source.
 
-        functions: resolves the `module:function` of `map`. None leaves functions out, and a route with one fails when
-        run. Any exception it raises becomes a problem of the route, with its text.
+        functions: None leaves functions of `map` out, and a route with one fails when run.
         validators: by route name, for routes with a schema. Other routes are not validated.
         Raises: ConfigError with every problem of the source's routes.
         """
@@ -95,12 +95,7 @@ class Router:
                     reader(key)
                 except ValueError as error:
                     compiler.report(("routes", position, "match", key), str(error), "C005")
-            function = None
-            if route.map is not None and functions is not None:
-                try:
-                    function = functions(route.map)
-                except Exception as error:  # imports a module of the user, which may raise anything
-                    compiler.report(("routes", position, "map"), str(error), "C013")
+            function = load_map(functions, route.map, ("routes", position, "map"), compiler)
             validate = (validators or {}).get(route.name)
             rules.append(compile_rule(route, position, compiler, function, validate, sagas, maximum))
         source = config.sources[source_name]

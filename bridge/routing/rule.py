@@ -8,12 +8,12 @@ from typing import Any
 
 from bridge.config.model.routes import RouteConfig
 from bridge.core.commands import Command, RoutedCommand, ScheduleOrchestration, StartOrRaise
-from bridge.core.errors import BridgeError, ConfigPath, ExpressionError, TooManyCommands
-from bridge.core.message import Envelope
+from bridge.core.errors import ConfigPath, ExpressionError, TooManyCommands
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template, constant_prefix
 from bridge.routing.command_compiler import Build, CommandCompiler
+from bridge.routing.map_function import MapFunction, call_map
 from bridge.routing.per import TAG, value_of
 
 
@@ -32,7 +32,7 @@ class Rule:
     when: Expression | None
     for_each: Expression | None
     build: Build | None
-    function: Callable[[Envelope], Any] | None
+    function: MapFunction | None
     validate: Callable[[Any], None] | None
     max_commands: int
     per: Template | None = None
@@ -125,23 +125,14 @@ class Rule:
 
     def _mapped(self, scope: RouteScope) -> RouteScope:
         """Variables with the result of `map` as payload."""
-        name = _map_name(self.config)
-        if self.function is None:
-            raise ExpressionError(f"{name}: the function was not loaded", name)
-        try:
-            return scope.with_payload(self.function(scope.envelope))
-        except BridgeError as error:
-            raise ExpressionError(f"{name}: the function raised {type(error).__name__}", name) from error
-        except Exception as error:
-            # the error's text may quote the payload
-            raise ExpressionError(f"{name}: the function raised {type(error).__name__}", name) from error
+        return scope.with_payload(call_map(self.function, scope.envelope, _map_name(self.config)))
 
 
 def compile_rule(
     config: RouteConfig,
     position: int,
     compiler: Compiler,
-    function: Callable[[Envelope], Any] | None,
+    function: MapFunction | None,
     validate: Callable[[Any], None] | None,
     sagas: Mapping[str, Any],
     max_commands: int,

@@ -15,7 +15,7 @@ from bridge.core.commands import OnExisting
 from bridge.core.errors import ConfigPath
 from bridge.routing.cel.expression import ITEM
 from bridge.routing.cel.scope import EVENT
-from bridge.routing.cel.template import constant_prefix
+from bridge.routing.cel.template import constant_prefix, expressions, literals
 from bridge.routing.cel.tokens import closing_braces, readings
 from bridge.routing.conditions import RuleFinding, topics_of
 
@@ -79,32 +79,9 @@ def with_double_braces(template: str) -> str | None:
     return changed if changed != template else None
 
 
-def literals(template: str) -> list[str]:
-    """Literal parts of a template, outside of its expressions."""
-    parts, position = [], 0
-    while (opening := template.find("{{", position)) >= 0:
-        parts.append(template[position:opening])
-        closing = closing_braces(template, opening + 2)
-        if closing < 0:
-            return parts
-        position = closing + 2
-    return [*parts, template[position:]]
-
-
-def _expressions(template: str) -> list[str]:
-    found, position = [], 0
-    while (opening := template.find("{{", position)) >= 0:
-        closing = closing_braces(template, opening + 2)
-        if closing < 0:
-            break
-        found.append(template[opening + 2 : closing].strip())
-        position = closing + 2
-    return found
-
-
 def _variables(template: str) -> set[str]:
     """Variables that the expressions of a template read."""
-    return {reading.variable for source in _expressions(template) for reading in readings(source, ITEM)}
+    return {reading.variable for source in expressions(template) for reading in readings(source, ITEM)}
 
 
 # -- instance ids
@@ -153,7 +130,7 @@ def _shared_ids(config: BridgeConfig) -> Iterator[RuleFinding]:
         template = command.instance_id
         if not _variables(template) - {"vars"}:
             continue
-        form = "{}".join(literals(template)) if constant_prefix(template) else " ".join(_expressions(template))
+        form = "{}".join(literals(template)) if constant_prefix(template) else " ".join(expressions(template))
         name, earlier = first.setdefault((route.engine, form), (route.name, workflow))
         if earlier != workflow:
             what = (
@@ -189,8 +166,7 @@ def _id_prefix(route: RouteConfig) -> str | None:
     """Constant prefix of the ids of a rule; empty for answers, which name any instance; None without a prefix."""
     if route.command == "reply":
         return ""
-    instance_id = getattr(getattr(route, route.command), "instance_id", None)
-    return (constant_prefix(instance_id) or None) if instance_id is not None else None
+    return (constant_prefix(route.instance_id) or None) if route.instance_id is not None else None
 
 
 def _early_events(config: BridgeConfig) -> Iterator[RuleFinding]:
@@ -203,7 +179,7 @@ def _early_events(config: BridgeConfig) -> Iterator[RuleFinding]:
     for position, route in enumerate(config.routes):
         if route.command not in _WAITING:
             continue
-        command: Any = getattr(route, route.command)
+        command: Any = route.command_settings
         prefix = constant_prefix(command.instance_id)
         if not prefix or "on_missing" in command.model_fields_set or getattr(command, "name", "").startswith(_REPLY):
             continue

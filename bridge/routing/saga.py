@@ -6,7 +6,6 @@ independent of later changes to the configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +14,8 @@ from bridge.config.model.sagas import AttemptsConfig, CommandConfig, SagaConfig,
 from bridge.core.errors import ConfigPath, Locate
 from bridge.core.system_names import SAGA
 from bridge.routing.cel.expression import Compiler
-from bridge.routing.cel.template import compile_template
-from bridge.routing.cel.tokens import closing_braces, readings
+from bridge.routing.cel.template import compile_template, expressions
+from bridge.routing.cel.tokens import readings
 
 SAGA_ORCHESTRATION = SAGA
 """Name of the orchestrator that the bridge's worker registers for declarative sagas."""
@@ -141,7 +140,7 @@ class SagaCompiler:
     ) -> dict[str, Any]:
         """Expressions that are evaluated together, with the variables they read."""
         compiler = self._compiler
-        compiler.members = {"steps": tuple(known), "saga": SAGA_MEMBERS}
+        compiler.know_members({"steps": tuple(known), "saga": SAGA_MEMBERS})
         reads: set[str] = set()
         for kind, fields in parts.items():
             for name, text in fields.items():
@@ -152,7 +151,7 @@ class SagaCompiler:
                     compiler.condition(text, at, where, names)
                 else:
                     compiler.value(text, at, where, names)
-                for source in _expressions(text) if kind == "text" else [text]:
+                for source in expressions(text) if kind == "text" else [text]:
                     reads |= self._reads(source, names)
         return {"where": self._where(path), "names": sorted(names), "reads": sorted(reads), **parts}
 
@@ -173,13 +172,3 @@ class SagaCompiler:
 
 def _attempts(config: AttemptsConfig) -> dict[str, Any]:
     return config.model_dump(mode="python")
-
-
-def _expressions(template: str) -> Iterator[str]:
-    position = 0
-    while (opening := template.find("{{", position)) >= 0:
-        closing = closing_braces(template, opening + 2)
-        if closing < 0:
-            return
-        yield template[opening + 2 : closing]
-        position = closing + 2

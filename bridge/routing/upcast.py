@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.config.model.sources import UpcastConfig
-from bridge.core.errors import ConfigPath, ExpressionError
+from bridge.core.errors import ConfigPath
 from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.index import ValueReader, reader, values
+from bridge.routing.map_function import LoadFunction, MapFunction, call_map, load_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class _Upcast:
     where: str
     match: Sequence[tuple[ValueReader, frozenset[Any]]]
     data: Expression | None
-    function: Callable[[Envelope], Any] | None
+    function: MapFunction | None
     dataschema: str | None
 
     def applies(self, envelope: Envelope) -> bool:
@@ -48,28 +49,19 @@ class Upcasts:
     def _data(self, upcast: _Upcast, envelope: Envelope) -> Any:
         if upcast.data is not None:
             return upcast.data.value(RouteScope(envelope, envelope.data, self._variables, self._allowed))
-        if upcast.function is None:
-            raise ExpressionError(f"{upcast.where}: the function was not loaded", upcast.where)
-        try:
-            return upcast.function(envelope)
-        except Exception as error:
-            # the error's text may quote the payload
-            raise ExpressionError(
-                f"{upcast.where}: the function raised {type(error).__name__}", upcast.where
-            ) from error
+        return call_map(upcast.function, envelope, upcast.where)
 
 
 def compile_upcasts(
     source: str,
     configs: Sequence[UpcastConfig],
     compiler: Compiler,
-    functions: Callable[[str], Callable[[Envelope], Any]] | None,
+    functions: LoadFunction | None,
     allowed: float,
 ) -> Upcasts | None:
     """Compile the upcasts of a source; None without any. Problems are reported to the compiler.
 
-    functions: resolves the `module:function` of `map`. None leaves functions out, and an upcast with one fails when it
-    runs.
+    functions: None leaves functions of `map` out, and an upcast with one fails when it runs.
     allowed: cost that the expressions of one message may have, in nanoseconds.
     """
     found = []
@@ -77,14 +69,9 @@ def compile_upcasts(
         path: ConfigPath = ("sources", source, "upcast", position)
         where = f"source {source}, upcast {position + 1}"
         data = None if config.data is None else compiler.value(config.data, (*path, "data"), where)
-        function = None
         if config.map is not None:
             compiler.name(where, (*path, "map"))
-        if config.map is not None and functions is not None:
-            try:
-                function = functions(config.map)
-            except Exception as error:  # imports a module of the user, which may raise anything
-                compiler.report((*path, "map"), str(error), "C013")
+        function = load_map(functions, config.map, (*path, "map"), compiler)
         match = [(reader(key), frozenset(values(wanted))) for key, wanted in config.match.items()]
         found.append(_Upcast(where, match, data, function, config.dataschema))
     return Upcasts(found, compiler.variables or {}, allowed) if found else None

@@ -82,7 +82,9 @@ class Database:
             self._lock.release()
             raise EngineUnavailable(f"{self.path}: {error.strerror}") from error
         try:
-            self._build()
+            self._make_services(self._open_file())
+            self._make_handlers()
+            self._start_threads()
         except BaseException as error:
             if self._connection is not None:
                 self._connection.close()
@@ -92,7 +94,8 @@ class Database:
             raise
         self._open = True
 
-    def _build(self) -> None:
+    def _open_file(self) -> Store:
+        """Open the file, and bring it to this version."""
         options = self.options
         connection = self._connection = connect(self.path)
         check_keys(connection, self.path, options.keyring)
@@ -103,7 +106,12 @@ class Database:
         payloads = Payloads(options.keyring)
         if not is_counted(connection):
             self._count(connection, payloads)
-        self.hub = TaskHub(Store(connection, payloads), options)
+        return Store(connection, payloads)
+
+    def _make_services(self, store: Store) -> None:
+        """Create the hub with its queued work, and what runs beside it."""
+        options = self.options
+        self.hub = TaskHub(store, options)
         if options.max_lost_workers:
             self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
         recover(self.hub)
@@ -121,8 +129,11 @@ class Database:
         self._retention = RetentionSweep(options.retention, self.hub, self._purges, self.writer.submit)
         period = min(SWEEP_SECONDS, max(1.0, options.payload_age))
         self._sweep = PayloadSweep(self.hub, self.writer.submit, options.payload_age, period)
-        self._reader = QueryThread(self.path, self.path.stem, payloads, options.rules.index)
+        self._reader = QueryThread(self.path, self.path.stem, store.payloads, options.rules.index)
         self._warmup = IndexWarmup(self.path, self.path.stem)
+
+    def _make_handlers(self) -> None:
+        """Map the methods of the protocol to their handlers, by the way in which they are answered."""
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,
             "GetInstance": self._calls.get,
@@ -161,7 +172,10 @@ class Database:
             "AbandonTaskActivityWorkItem": lambda r: self._abandon(r, pb.AbandonActivityTaskResponse()),
             "AbandonTaskEntityWorkItem": lambda r: self._abandon(r, pb.AbandonEntityTaskResponse()),
         }
-        self._workload = None if options.rules.workload is None else f"@{options.rules.workload}@"
+        workload = self.options.rules.workload
+        self._workload = None if workload is None else f"@{workload}@"
+
+    def _start_threads(self) -> None:
         self._reader.start()
         self.writer.start()
         if self.hub.losses is not None and self.running is not None:
@@ -180,8 +194,11 @@ class Database:
             took = time.monotonic() - began
             logger.info("%s: counted %d instances of an earlier version in %.1f s", self.path, number, took)
 
-    def stop(self) -> None:
-        """Finish the accepted operations and close the file. Idempotent."""
+    def stop(self, *, unlocks: bool = True) -> None:
+        """Finish the accepted operations and close the file. Idempotent.
+
+        unlocks: let other processes open the file. False: `unlock` does that.
+        """
         if not self._open:
             return
         self._open = False
@@ -199,6 +216,11 @@ class Database:
             self.running.close()
         if self._connection is not None:
             self._connection.close()
+        if unlocks:
+            self.unlock()
+
+    def unlock(self) -> None:
+        """Let other processes open the stopped file. Idempotent."""
         self._lock.release()
 
     def call(self, method: str, request: Any, reply: Reply, peer: str = "", put: Put | None = None) -> Any:

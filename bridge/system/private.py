@@ -103,6 +103,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
+def flush_directory(path: Path) -> None:
+    """Flush the entries of a directory to disk. Raises: OSError."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _narrow(path: Path, mode: int, descriptor: int | None = None) -> None:
     found = os.lstat(path) if descriptor is None else os.fstat(descriptor)
     _check(

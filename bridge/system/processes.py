@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 
@@ -13,6 +15,21 @@ def is_stopped(pid: str) -> bool:
 def is_running(pid: str) -> bool:
     """True for a process that has not ended. False where the system does not report it."""
     return _state(pid) not in ("", "X", "Z")
+
+
+def has_ended(pid: int) -> bool:
+    """True when the process has ended. False where the system does not report it."""
+    if state := _state(str(pid)):
+        return state in ("X", "Z")
+    if sys.platform == "win32":  # a signal would end it there
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _state(pid: str) -> str:

@@ -20,13 +20,13 @@ from uuid import uuid4
 from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
-from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.composition import load_workflows, require
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.local.broker import LocalBroker
 from bridge.codecs import registry as codecs
 from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.config.model.codecs import SCHEMA_CODECS
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
 from bridge.core.answers import CORRELATION_ID
@@ -115,10 +115,13 @@ class LocalBridge:
 
     def __enter__(self) -> Self:
         directory = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="bridge-test-")))
+        brokers = {
+            name: LocalBrokerConfig(type="local", path=str(directory / name)) for name in self._loaded.config.brokers
+        }
         thread = threading.Thread(target=self._loop.run_forever, name="bridge-test", daemon=True)
         thread.start()
         try:
-            self._run(self._start(_isolated(self._loaded, directory)))
+            self._run(self._start(brokers))
         except BaseException:
             self._end(thread)
             raise
@@ -131,13 +134,10 @@ class LocalBridge:
     ) -> None:
         self._closing.close()
 
-    async def _start(self, loaded: Loaded) -> None:
+    async def _start(self, brokers: Mapping[str, LocalBrokerConfig]) -> None:
+        loaded = _isolated(self._loaded, brokers)
         self._engines = {name: VirtualEngine(name) for name in loaded.config.engines}
-        self._brokers = {
-            name: _CountingBroker(name, Path(config.path), config)
-            for name, config in loaded.config.brokers.items()
-            if isinstance(config, LocalBrokerConfig)
-        }
+        self._brokers = {name: _CountingBroker(name, Path(config.path), config) for name, config in brokers.items()}
         self._daemon = Daemon(
             loaded,
             engines=self._engines,
@@ -347,10 +347,9 @@ class LocalBridge:
         self._published.setdefault(request["target"], []).append(event)
 
 
-def _isolated(loaded: Loaded, directory: Path) -> Loaded:
-    """Configuration with brokers of the test's own, and a free port."""
+def _isolated(loaded: Loaded, brokers: Mapping[str, LocalBrokerConfig]) -> Loaded:
+    """Configuration with these brokers of the test's own, and a free port."""
     config = loaded.config
-    brokers = {name: LocalBrokerConfig(type="local", path=str(directory / name)) for name in config.brokers}
     # A webhook has no topic; the test's log needs one
     targets = {
         name: target if target.address else target.model_copy(update={"topic": name})
@@ -361,7 +360,7 @@ def _isolated(loaded: Loaded, directory: Path) -> Loaded:
         loaded,
         config=config.model_copy(
             update={
-                "brokers": brokers,
+                "brokers": dict(brokers),
                 "targets": targets,
                 "events": None,
                 "ops": config.ops.model_copy(update={"http": http}),

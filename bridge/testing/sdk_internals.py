@@ -54,6 +54,15 @@ def _check(kind: Any, *names: str) -> None:
         )
 
 
+def _executor(functions: Mapping[str, Callable[..., Any]], converter: DataConverter, logger: logging.Logger) -> Any:
+    """Create the SDK's executor of turns. Raises: RuntimeError when the SDK has none."""
+    _check(durabletask.worker, "_Registry", "_OrchestrationExecutor")
+    registry = durabletask.worker._Registry()
+    for name, function in functions.items():
+        registry.add_named_orchestrator(name, function)
+    return durabletask.worker._OrchestrationExecutor(registry, logger, converter)
+
+
 def replay_turn(
     functions: Mapping[str, Callable[..., Any]],
     converter: DataConverter,
@@ -63,12 +72,10 @@ def replay_turn(
     inputs: Sequence[pb.HistoryEvent],
 ) -> Sequence[pb.OrchestratorAction]:
     """Run one turn of an orchestration after its history; return its actions. functions: by registered name."""
-    _check(durabletask.worker, "_Registry", "_OrchestrationExecutor")
-    registry = durabletask.worker._Registry()
-    for name, function in functions.items():
-        registry.add_named_orchestrator(name, function)
-    executor = durabletask.worker._OrchestrationExecutor(registry, logger, converter)
-    return executor.execute(instance_id, before, inputs).actions
+    actions: Sequence[pb.OrchestratorAction] = (
+        _executor(functions, converter, logger).execute(instance_id, before, inputs).actions
+    )
+    return actions
 
 
 @dataclass
@@ -100,13 +107,9 @@ def replay_history(
 
     The SDK compares the actions with those of the history, as it does for a running instance.
     """
-    _check(durabletask.worker, "_Registry", "_OrchestrationExecutor")
-    registry = durabletask.worker._Registry()
     replayed = Replayed()
     watched = _Watched(replayed)
-    for name, function in functions.items():
-        registry.add_named_orchestrator(name, watched.function(function))
-    executor = durabletask.worker._OrchestrationExecutor(registry, logger, converter)
+    executor = _executor({name: watched.function(each) for name, each in functions.items()}, converter, logger)
     started = [event for event in events if event.HasField("orchestratorStarted")]
     replayed.actions = executor.execute(instance_id, events, [started[-1]]).actions
     replayed.ended = watched.context is None or watched.context._is_complete

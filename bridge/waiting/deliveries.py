@@ -16,7 +16,7 @@ from bridge.core.provenance import Cause
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.rule_set import RuleSet, refers
 from bridge.pipeline.settings import SLICE
 from bridge.pipeline.source import SourcePipeline
 
@@ -120,7 +120,10 @@ class DecodedMessage:
 
 
 async def decode(pipeline: SourcePipeline, messages: Sequence[StoredMessage]) -> list[DecodedMessage]:
-    """Decode stored messages with the current rule set. Yields to the event loop when decoding takes long."""
+    """Decode stored messages with the current rule set. Yields to the event loop when decoding takes long.
+
+    A message with a reference to its payload is decoded by a worker, which fetches the payload first.
+    """
     rules = pipeline.rules.current
     await pipeline.prepare(rules, [each.message for each in messages])
     since = time.monotonic()
@@ -129,6 +132,9 @@ async def decode(pipeline: SourcePipeline, messages: Sequence[StoredMessage]) ->
         if time.monotonic() - since > SLICE:
             await asyncio.sleep(0)
             since = time.monotonic()
+        if refers(rules, each.message):
+            found.append(DecodedMessage(rules, None, None))
+            continue
         try:
             found.append(DecodedMessage(rules, each.identified(rules.decode(each.message, each.position)), None))
         except Exception as failure:

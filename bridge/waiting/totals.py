@@ -32,6 +32,14 @@ class QuarantinedCount:
     since: float = math.inf
     manual: list[float] = field(default_factory=list)
 
+    def add(self, messages: int, since: float, *, manual: bool) -> None:
+        """Add a key. since: start of its quarantine. manual: only a person ends it."""
+        self.keys += 1
+        self.messages += messages
+        self.since = min(self.since, since)
+        if manual:
+            self.manual.append(since)
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
@@ -88,11 +96,6 @@ class WaitingTotals:
     def counted(self) -> WaitingCount:
         """Last count."""
         return self._counted
-
-    @property
-    def early(self) -> int:
-        """Number of early messages at the last count."""
-        return self._counted.early
 
     def admit(self, size: int) -> None:
         """Reserve room for one more message. Raises: WaitingFull."""
@@ -175,14 +178,9 @@ class _Count:
         self.backlog += entity.backlogQueueSize
         self.since = min(self.since, since)
         if items and entity.instanceId.startswith(_QUARANTINED):
-            keys = self.sources.setdefault(
-                quarantine_source(entity.instanceId.removeprefix(_QUARANTINED)), QuarantinedCount()
-            )
-            keys.keys += 1
-            keys.messages += len(items)
-            keys.since = min(keys.since, since)
-            if found.get("until") is None:
-                keys.manual.append(since)
+            source = quarantine_source(entity.instanceId.removeprefix(_QUARANTINED))
+            count = self.sources.setdefault(source, QuarantinedCount())
+            count.add(len(items), since, manual=found.get("until") is None)
 
     def _expires_soon(self, item: Mapping[str, Any]) -> bool:
         """Return whether less than a quarter of the wait of an early message is left."""

@@ -28,8 +28,8 @@ DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
     max_retry_interval=timedelta(minutes=1),
 )  # fmt: skip
 
-UNDONE = (StepState.COMPLETED, StepState.UNKNOWN)
-"""States of steps that may have had an effect."""
+TO_COMPENSATE = (StepState.COMPLETED, StepState.UNKNOWN)
+"""States of steps that may have had an effect, and are compensated after a failure."""
 
 WITHOUT_EFFECT = ("refused", "expression")
 """Reasons which show that a step has done nothing and that a retry would not help."""
@@ -100,7 +100,7 @@ class Scope:
         self._group.members.append(group)
         halt = task.CompletableTask[None]()
         runs = [self._branch(branch, group, (*self._halts, halt)) for branch in branches]
-        return self._saga._together(runs, halt)
+        return self._saga._gather(runs, halt)
 
     def _branch(self, branch: Branch, group: StepGroup, halts: tuple[task.CompletableTask[None], ...]) -> Steps:
         own = StepGroup()
@@ -144,14 +144,14 @@ class Saga(Scope):
         "_entries",
         "_failed_compensations",
         "_failure",
-        "_groups",
         "_has_ended",
-        "_heard",
         "_id",
+        "_is_cancelled",
         "_is_past_return",
         "_progress",
         "_publish_outcome",
         "_roll_forward_pause",
+        "_running_groups",
         "name",
     )
 
@@ -177,11 +177,11 @@ class Saga(Scope):
         self._failure: SagaAborted | None = None
         self._is_past_return = False
         self._has_ended = False
-        self._groups = 0  # parallel groups that run
-        self._heard = False  # `cancel` was received before the point of no return
+        self._running_groups = 0
+        self._is_cancelled = False  # the event came before the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, StepGroup(), ())
-        OnComplete(self._cancel, self._hear)
+        OnComplete(self._cancel, self._on_cancel)
 
     def point_of_no_return(self) -> None:
         """Mark the point of no return.
@@ -191,7 +191,7 @@ class Saga(Scope):
         Raises: StepFailed if the saga was cancelled before; ValueError while a parallel group runs, whose other
         branches may still have to be undone.
         """
-        if self._groups:
+        if self._running_groups:
             raise ValueError(f"saga {self.name!r}: point_of_no_return belongs behind the parallel group, not into it")
         self._check_stopped(None, ())
         self._is_past_return = True
@@ -231,7 +231,8 @@ class Saga(Scope):
                 raise bug or failure
         # A body may have continued after a failed step: the step's effect must be undone even if the saga completes
         if failure is not None or len(self._completed) < len(self._entries):
-            yield from progress.shown(self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE))
+            states = (StepState.UNKNOWN,) if failure is None else TO_COMPENSATE
+            yield from progress.shown(self._undo(self._group, states))
         progress.become(self._final_status())
         progress.show()
         outcome = self._outcome(result)
@@ -251,7 +252,7 @@ class Saga(Scope):
             raise ValueError(f"saga {self.name!r} has two steps named {name!r}; names make the step keys")
         if self._has_ended:
             raise ValueError(f"step {name!r}: saga {self.name!r} is over")
-        if self._heard or halts:
+        if self._is_cancelled or halts:
             self._check_stopped(name, halts)
         entry = self._entries[name] = StartedStep(step, f"{self._id}/{name}")
         group.members.append(entry)
@@ -282,16 +283,16 @@ class Saga(Scope):
         self._completed.append(name)
         entry.state = StepState.COMPLETED
         progress.enter(name, StepState.COMPLETED)
-        if self._heard or halts:
+        if self._is_cancelled or halts:
             self._check_stopped(name, halts)
         return entry.result
 
-    def _together(self, runs: Sequence[Steps], halt: task.CompletableTask[None]) -> Steps:
-        self._groups += 1
+    def _gather(self, runs: Sequence[Steps], halt: task.CompletableTask[None]) -> Steps:
+        self._running_groups += 1
         try:
             return (yield from gather(runs, halt))
         finally:
-            self._groups -= 1
+            self._running_groups -= 1
 
     def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
         self._check_stopped(None, halts)
@@ -347,7 +348,7 @@ class Saga(Scope):
         """
         if self._is_past_return:
             return
-        if self._heard:
+        if self._is_cancelled:
             raise StepFailed(step, "cancelled", reason_of(self._cancel.get_result()))
         if halts and any(halt.is_complete for halt in halts):
             raise StepFailed(step, "cancelled", "another branch failed")
@@ -414,9 +415,9 @@ class Saga(Scope):
         entry.state = state
         self._progress.enter(entry.step.name, state)
 
-    def _hear(self) -> None:
+    def _on_cancel(self) -> None:
         if not self._cancel.is_cancelled and not self._is_past_return:
-            self._heard = True
+            self._is_cancelled = True
             self._progress.cancelling()
 
 

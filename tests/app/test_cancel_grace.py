@@ -13,7 +13,7 @@ from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
 from tests.kit.daemon import ENGINES, DaemonFixture, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.long
 
@@ -132,9 +132,11 @@ async def guards(it: DaemonFixture) -> list[Any]:
 
 async def verdicts(it: DaemonFixture) -> list[Any]:
     """Outputs of the cancel-grace orchestrations, once all have completed."""
-    async with asyncio.timeout(TIMEOUT):
-        while not all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it)):
-            await asyncio.sleep(0.02)
+
+    async def reached() -> object:
+        return all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it))
+
+    await eventually(reached)
     return [state.get_output() for state in await guards(it)]
 
 
@@ -148,9 +150,11 @@ async def cancelled(it: DaemonFixture, instance_id: str = "order-1", *, count: i
 
 async def acknowledges(it: DaemonFixture) -> None:
     """Wait until the status of `order-1` acknowledges the cancel."""
-    async with asyncio.timeout(TIMEOUT):
-        while not acknowledged((await it.client.get_orchestration_state("order-1")).get_custom_status()):
-            await asyncio.sleep(0.01)
+
+    async def reached() -> object:
+        return acknowledged((await it.client.get_orchestration_state("order-1")).get_custom_status())
+
+    await eventually(reached)
 
 
 def config(orchestration: str) -> str:

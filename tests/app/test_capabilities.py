@@ -82,7 +82,7 @@ async def test_an_engine_without_entities_queries_and_histories_runs_the_other_r
         # The first event ends the instance: without histories nothing shows if the instance has received it
         assert it.outcomes().keys() == {"executed", "ignored"}
         # Nothing but the finished instance: no worker has got work that another one runs
-        assert not it.daemon.breakers["default"].open
+        assert it.daemon.breakers["default"].error is None
         executor = CommandRunner(it.daemon.engines["default"])
         late = MessageOrigin("m-9", "late")
         with pytest.raises(InstanceFinished):
@@ -168,7 +168,7 @@ async def test_an_engine_that_answers_later_holds_rules_that_it_cannot_keep(tmp_
     config = CONFIG.format(more="", routes="")
     async with running(tmp_path, config, FLOWS, endpoint=sidecar.endpoint) as it:
         breaker = it.daemon.breakers["default"]
-        assert breaker.open
+        assert breaker.error is not None
         sidecar.gate.unimplemented -= {"GetInstance"}
 
         def says_why() -> bool:

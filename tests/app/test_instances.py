@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -24,7 +23,7 @@ from bridge.core.errors import (
     InvalidCommand,
 )
 from tests.app.project import EngineThread, write_project
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 @pytest.fixture
@@ -96,9 +95,11 @@ async def test_suspend_and_resume(instances: InstanceOperations, prefix: str) ->
     await instances.start(StartRequest("waits", None, prefix + "1"))
     await instances.wait(prefix + "1", "start", TIMEOUT)
     await instances.suspend(prefix + "1", "the customer thinks")
-    async with asyncio.timeout(TIMEOUT):
-        while (await instances.show(prefix + "1")).status != "SUSPENDED":
-            await asyncio.sleep(0.01)
+
+    async def reached() -> object:
+        return (await instances.show(prefix + "1")).status == "SUSPENDED"
+
+    await eventually(reached)
     await instances.raise_event(prefix + "1", "go", 1)
     await instances.resume(prefix + "1", None)
     await finish(instances, prefix + "1")

@@ -13,7 +13,7 @@ import pytest
 from bridge.app.operations.lineage.lineage import Arrival, Lineage, SearchScope
 from bridge.app.operations.lineage.trace import EngineTracer, TraceResult
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -181,9 +181,10 @@ async def test_what_is_under_way_is_told_as_that(tmp_path: Path) -> None:
         async def look() -> Lineage:
             return (await tracer.find("order-1", SearchScope())).instances[0]
 
-        async with asyncio.timeout(TIMEOUT):
-            while not (await look()).publications:
-                await asyncio.sleep(0.01)
+        async def reached() -> object:
+            return (await look()).publications
+
+        await eventually(reached)
         assert [out.state for out in (await look()).publications] == ["pending"]
         release.set()
         await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)

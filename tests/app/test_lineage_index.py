@@ -20,7 +20,7 @@ from bridge.app.operations.lineage.trace import TraceResult
 from bridge.core.system_names import LINEAGE_INDEX
 from bridge.engines.lineage_index import LineageIndex
 from tests.app.test_trace import CONFIG, Bridge, short, traced
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 ENDPOINT = os.environ.get("BRIDGE_SCHEDULER_ENDPOINT")
 TASKHUB = os.environ.get("BRIDGE_SCHEDULER_TASKHUB", "default")
@@ -152,9 +152,11 @@ async def test_up_and_down_through_publications(tmp_path: Path) -> None:
         await it.send("created", "c-1", "5")
         await it.send("paid", "p-1", "5", count=2)
         await it.it.client.wait_for_orchestration_completion(one, timeout=TIMEOUT)
-        async with asyncio.timeout(TIMEOUT):
-            while not (await it.find(two)).instances:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return (await it.find(two)).instances
+
+        await eventually(reached)
         await it.it.client.wait_for_orchestration_completion(two, timeout=TIMEOUT)
         await it.it.settled(3)
         down, up = await it.indexed(own("c-1")), await it.indexed(two)

@@ -159,7 +159,7 @@ async def test_while_one_engine_is_away_messages_wait_and_start_nothing(tmp_path
                 await run.publish("said", "1", f"{name}-2", say=name)
                 breaker = run.daemon.breakers[name]
                 await _until_open(breaker, True)
-                assert not run.daemon.breakers[other].open
+                assert run.daemon.breakers[other].error is None
                 assert await run.status(other, f"order-at-{name}") == ""
                 await it.hosts[name].start()
                 await _until_open(breaker, False)
@@ -204,7 +204,7 @@ async def test_a_daemon_that_knows_the_old_engine_only_starts_an_instance_again(
 
 
 async def _until_open(breaker: Breaker, is_open: bool) -> None:
-    await eventually(lambda: breaker.open is is_open, f"{breaker.name} {'away' if is_open else 'back'}")
+    await eventually(lambda: (breaker.error is not None) is is_open, f"{breaker.name} {'away' if is_open else 'back'}")
 
 
 async def _settled(count: int, *runs: Runs) -> None:
@@ -225,7 +225,7 @@ async def _waits(run: Runs, engine: str, wanted: int) -> None:
 
     async def has_it() -> bool:
         await totals.count(run.daemon.engines[engine])
-        return totals.early == wanted
+        return totals.counted.early == wanted
 
     await eventually(has_it, f"{wanted} early messages on {engine}")
 

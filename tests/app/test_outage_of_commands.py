@@ -13,7 +13,7 @@ from durabletask.client import OrchestrationStatus
 from durabletask.entities import EntityInstanceId
 
 from tests.kit.daemon import DaemonFixture, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.long
 
@@ -87,9 +87,11 @@ async def came_to_be(it: DaemonFixture, command: str, moment: str) -> None:
         await it.client.wait_for_orchestration_start("order-1", timeout=TIMEOUT)
         return
     wanted = OrchestrationStatus.SUSPENDED if command == "suspend" else OrchestrationStatus.RUNNING
-    async with asyncio.timeout(TIMEOUT):
-        while (await it.client.get_orchestration_state("order-1")).runtime_status is not wanted:
-            await asyncio.sleep(0.02)
+
+    async def reached() -> object:
+        return (await it.client.get_orchestration_state("order-1")).runtime_status is wanted
+
+    await eventually(reached)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

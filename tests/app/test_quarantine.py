@@ -20,6 +20,7 @@ from bridge.core.message import Message
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.waiting.operations import WaitingMessage
 from tests.kit.listener import NullListener
+from tests.kit.pipeline import is_balanced
 from tests.kit.waiting import TIMEOUT, eventually
 
 FLOWS = """
@@ -73,7 +74,7 @@ class QuarantineFixture:
     async def until(self, condition: Callable[[], Any]) -> None:
         def holds() -> Any:
             found = condition()
-            assert self.source.ledger.balanced()
+            assert is_balanced(self.source.ledger)
             return found
 
         await eventually(holds)

@@ -32,6 +32,7 @@ from bridge.replay.entity import ReplayEntities
 from bridge.replay.feed import ReplayFeed, _QueueHere
 from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.store import QueueState, ReplayStore
+from tests.kit.pipeline import is_balanced
 from tests.kit.processes import sidecar
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -90,7 +91,7 @@ class ReplayFixture:
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(TIMEOUT):
             while not condition():
-                assert self.source.ledger.balanced()
+                assert is_balanced(self.source.ledger)
                 await asyncio.sleep(0.01)
 
     async def settled(self, **outcomes: int) -> None:
@@ -113,6 +114,16 @@ class ReplayFixture:
         assert isinstance(broker, ReadableBroker)
         return [(dead_letter.read(message, at), message) async for at, message in broker.read(ReadOptions(self.place))]
 
+    async def until_dead_letters(self, count: int) -> list[tuple[DeadLetter, Message]]:
+        """Dead letters, once there are so many."""
+
+        async def enough() -> object:
+            found = await self.dead_letters()
+            return found if len(found) >= count else None
+
+        found: list[tuple[DeadLetter, Message]] = await eventually(enough)
+        return found
+
     async def replay(self, ids: Sequence[str], **options: Any) -> str:
         """Submit a job that replays dead letters; return its id."""
 
@@ -128,9 +139,11 @@ class ReplayFixture:
 
     async def ended(self, job: str) -> list[JobItem]:
         """Items of a job after its end."""
-        async with asyncio.timeout(TIMEOUT):
-            while (await self.jobs.record(job)).state is not JobState.DONE:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return (await self.jobs.record(job)).state is JobState.DONE
+
+        await eventually(reached)
         return await self.items(job)
 
     async def items(self, job: str) -> list[JobItem]:
@@ -138,9 +151,11 @@ class ReplayFixture:
 
     async def with_status(self, job: str, status: str, count: int) -> list[JobItem]:
         """Items of a job, once so many have this status."""
-        async with asyncio.timeout(TIMEOUT):
-            while sum(each.status == status for each in await self.items(job)) < count:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return sum(each.status == status for each in await self.items(job)) >= count
+
+        await eventually(reached)
         return await self.items(job)
 
     async def queued(self) -> int:
@@ -190,7 +205,7 @@ async def test_dead_letters_are_executed_in_order_and_new_ones_are_untouched(tmp
         assert it.source.ledger.outcomes["executed"] == 6
         again = await it.ended(await it.replay(by_origin(dead_letters)))
         assert {(each.status, each.detail) for each in again} == {("skipped", f"replayed by job {job}")}
-        assert it.source.ledger.balanced()
+        assert is_balanced(it.source.ledger)
 
 
 async def test_a_message_that_fails_again_is_another_dead_letter(tmp_path: Path) -> None:
@@ -202,9 +217,7 @@ async def test_a_message_that_fails_again_is_another_dead_letter(tmp_path: Path)
         [item] = await it.ended(job)
         assert item.status == "failed"
         assert item.detail.startswith("same cause: instance_not_found: ")
-        async with asyncio.timeout(TIMEOUT):
-            while len(dead_letters := await it.dead_letters()) < 2:
-                await asyncio.sleep(0.02)
+        dead_letters = await it.until_dead_letters(2)
         again, message = max(dead_letters, key=lambda each: each[0].replays)
         assert (again.replays, again.message_id, again.origin) == (1, first.message_id, first.origin)
         assert (again.fingerprint, again.route, message.body) == (first.fingerprint, "tell", original.body)
@@ -221,9 +234,7 @@ async def test_the_guard_stops_loops_unless_a_person_insists(tmp_path: Path) -> 
         await it.settled(dead_lettered=1)
         [(first, _)] = await it.dead_letters()
         await it.ended(await it.replay([first.id]))
-        async with asyncio.timeout(TIMEOUT):
-            while len(dead_letters := await it.dead_letters()) < 2:
-                await asyncio.sleep(0.02)
+        dead_letters = await it.until_dead_letters(2)
         second = max((each for each, _ in dead_letters), key=lambda each: each.replays)
         [item] = await it.ended(await it.replay([second.id]))
         assert (item.status, item.detail) == ("skipped", "1 replay has failed (limits.max_replays 1); use --force")
@@ -334,9 +345,7 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
         await it.start("a", 1)
         await it.pause()
         job = await it.replay(by_origin(await it.dead_letters()))
-        async with asyncio.timeout(TIMEOUT):
-            while not await it.queued():
-                await asyncio.sleep(0.02)
+        await eventually(it.queued)
         assert await it.states() == {"replaying": 1}
         waits = "source orders is paused by a person: bridge sources resume orders"
         assert await why_waiting(it.engine, await it.jobs.record(job)) == waits
@@ -413,9 +422,11 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
         await it.settled(dead_lettered=3)
         await it.pause()
         job = await it.replay(by_origin(await it.dead_letters()))
-        async with asyncio.timeout(TIMEOUT):
-            while await it.queued() < 3:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return await it.queued() >= 3
+
+        await eventually(reached)
         await it.start("a", 3)
     async with setup(tmp_path) as it:
         await SourcePauses(it.engine).resume("orders")
@@ -511,9 +522,11 @@ async def test_waiting_replays_are_encrypted_on_a_remote_engine(tmp_path: Path) 
             await it.settled(dead_lettered=2)
             await it.pause()
             job = await it.replay(by_origin(await it.dead_letters()))
-            async with asyncio.timeout(TIMEOUT):
-                while await it.queued() < 2:
-                    await asyncio.sleep(0.02)
+
+            async def reached() -> object:
+                return await it.queued() >= 2
+
+            await eventually(reached)
             store = ReplayStore(it.engine)
             [key, *_] = await store.list()
             found = await it.client.get_entity(EntityInstanceId(REPLAY, key))
@@ -525,7 +538,5 @@ async def test_waiting_replays_are_encrypted_on_a_remote_engine(tmp_path: Path) 
             items = await it.ended(job)
             assert sorted(each.status for each in items) == ["failed", "succeeded"]
             assert await it.result("a") == [0]
-            async with asyncio.timeout(TIMEOUT):
-                while len(await it.dead_letters()) < 3:
-                    await asyncio.sleep(0.02)
+            await it.until_dead_letters(3)
             assert {message.body for _, message in await it.dead_letters()} == {received(id_, 0).body for id_ in "ab"}

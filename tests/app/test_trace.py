@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -191,9 +190,11 @@ async def test_a_signal_and_a_loop_that_forgets_its_history(tmp_path: Path) -> N
         )  # fmt: skip
         await it.send("looped", "l-1", "1", count=2)
         await it.send("next", "n-1", "1", count=3)
-        async with asyncio.timeout(TIMEOUT):
-            while (await it.answer("n-1")).get("detail") is None:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return (await it.answer("n-1")).get("detail") is not None
+
+        await eventually(reached)
         forgotten = await it.answer("n-1")
         assert (forgotten["outcome"], forgotten["instance_id"]) == ("executed", "loop-1")
         assert "continued as new" in forgotten["detail"]
@@ -297,9 +298,11 @@ async def test_retrying_in_the_process_that_has_it(tmp_path: Path) -> None:
             answer = await it.until(wanted, "retrying")
             assert (answer.reason, answer.route, answer.key) == ("instance_not_found", "pay", "9")
             assert answer.attempt is not None
-        async with asyncio.timeout(TIMEOUT):
-            while (await it.until("p-1", "retrying")).next_try is None:
-                await asyncio.sleep(0.01)
+
+        async def reached() -> object:
+            return (await it.until("p-1", "retrying")).next_try is not None
+
+        await eventually(reached)
         behind = await it.until("p-2", "queued")
         assert behind.detail == "earlier messages of its key come first"
         assert {answer.message_id for answer in (await it.find("9")).answers} == {"/shop p-1", "/shop p-2"}
@@ -344,9 +347,11 @@ async def test_up_and_down_through_publications(tmp_path: Path) -> None:
         await it.send("created", "c-1", "1")
         await it.send("paid", "p-1", "1", count=2)
         await it.it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
-        async with asyncio.timeout(TIMEOUT):
-            while not (await it.find("ship-1")).instances:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return (await it.find("ship-1")).instances
+
+        await eventually(reached)
         await it.it.client.wait_for_orchestration_completion("ship-1", timeout=TIMEOUT)
         down, up = await it.find("c-1"), await it.find("ship-1")
         assert [one.instance_id for one in down.downstream] == ["ship-1"]

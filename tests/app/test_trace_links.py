@@ -94,9 +94,11 @@ async def test_an_instance_with_the_id_of_a_dead_letter_and_of_a_position(tmp_pa
 async def test_family_and_saga_have_their_names_and_states(tmp_path: Path) -> None:
     async with traced(tmp_path, config=FAMILY_CONFIG, flows=FAMILY) as it:
         await it.send("order", "c-1", "1")
-        async with asyncio.timeout(TIMEOUT):
-            while not (await it.find("inner-1")).instances:
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return (await it.find("inner-1")).instances
+
+        await eventually(reached)
         for name in ("parent-1", "inner-1", "ship-1"):
             await it.it.client.wait_for_orchestration_completion(name, timeout=TIMEOUT)
         child, parent, ship = await it.find("child-1"), await it.find("parent-1"), await it.find("ship-1")

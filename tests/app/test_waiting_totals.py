@@ -121,7 +121,7 @@ async def test_messages_near_the_end_of_their_wait_are_counted(tmp_path: Path, m
         assert stores.expiring == 0
         for minutes, expiring in ((44, 0), (46, 2)):
             await stores.totals.count(engine, time.time() + 60 * minutes)
-            assert (stores.totals.early, stores.expiring) == (2, expiring)
+            assert (stores.totals.counted.early, stores.expiring) == (2, expiring)
 
 
 def test_a_total_is_never_less_than_nothing() -> None:

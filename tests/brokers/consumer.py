@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bridge.brokers.base import Broker, Delivery, Features, Partition, SubscribeOptions, Subscription
+from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.core.message import Message
 from bridge.core.provenance import Cause
 from tests.kit.waiting import TIMEOUT
@@ -18,11 +18,31 @@ ORDERS = SubscribeOptions(("orders",), "bridge")
 DEAD = SubscribeOptions(("orders.dlq",), "operators")
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """Differences between brokers that the suites take into account; the defaults are those of a log.
+
+    commits: settlement is a contiguous prefix (otherwise each message is settled alone).
+    bytes_keys: a key may be any bytes (otherwise text).
+    repeated_headers: a header name may occur more than once.
+    timestamps: a publisher may set the time.
+    ordered: an abandoned message comes again in its old place.
+    max_message: size of the largest message in bytes.
+    """
+
+    commits: bool = True
+    bytes_keys: bool = True
+    repeated_headers: bool = True
+    timestamps: bool = True
+    ordered: bool = True
+    max_message: int = 4 * 1024 * 1024
+
+
 class Harness(Protocol):
     """Log (cluster, namespace) for one test, and clients of it."""
 
     @property
-    def features(self) -> Features: ...
+    def capabilities(self) -> Capabilities: ...
 
     async def broker(self) -> Broker:
         """Start another client, stopped at the end of the test.

@@ -46,17 +46,17 @@ class BrokerContract:
     )
     async def test_a_message_comes_back_as_it_was(self, harness: Harness, message: Message) -> None:
         broker = await harness.broker()
-        features = harness.features
-        if not features.bytes_keys and message.key is not None:
+        capabilities = harness.capabilities
+        if not capabilities.bytes_keys and message.key is not None:
             message = replace(message, key=message.key.decode("utf-8", "ignore").strip("\0").encode() or b"k")
-        if not features.repeated_headers:
+        if not capabilities.repeated_headers:
             message = replace(message, headers=tuple(dict(message.headers).items()))
         await broker.publish("orders", [message])
         [delivery] = await take(await broker.subscribe(ORDERS, Assignments()), 1)
         got = delivery.message
         assert (got.body, got.key, got.headers) == (message.body, message.key, message.headers)
         assert got.timestamp is not None
-        if features.timestamps and message.timestamp is not None:
+        if capabilities.timestamps and message.timestamp is not None:
             assert abs(got.timestamp - message.timestamp) < 0.001
         assert delivery.position.topic == "orders"
         assert delivery.position.cluster
@@ -66,7 +66,7 @@ class BrokerContract:
         broker = await harness.broker()
         sent = [Message(b"%d" % n, b"k%d" % (n % 7)) for n in range(40)]
         positions = await broker.publish("orders", sent)
-        assert (positions is not None) == harness.features.commits
+        assert (positions is not None) == harness.capabilities.commits
         if positions is None:
             return
         deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 40)
@@ -75,8 +75,6 @@ class BrokerContract:
         assert await broker.publish("orders", []) == []
 
     async def test_a_tombstone_is_not_an_empty_body(self, harness: Harness) -> None:
-        if not harness.features.tombstones:
-            return
         broker = await harness.broker()
         await broker.publish("orders", [Message(None, b"k"), Message(b"", b"k")])
         deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 2)
@@ -84,7 +82,7 @@ class BrokerContract:
 
     async def test_a_large_message_passes(self, harness: Harness) -> None:
         broker = await harness.broker()
-        body = bytes(range(256)) * (min(1024 * 1024, harness.features.max_message) // 256)
+        body = bytes(range(256)) * (min(1024 * 1024, harness.capabilities.max_message) // 256)
         await broker.publish("orders", [Message(body, b"k"), Message(b"small", b"k"), Message(body[::-1], b"k")])
         deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 3)
         assert [delivery.message.body for delivery in deliveries] == [body, b"small", body[::-1]]
@@ -95,7 +93,7 @@ class BrokerContract:
         await broker.publish("orders", sent)
         subscription = await broker.subscribe(ORDERS, Assignments())
         deliveries = await take(subscription, 40)
-        assert isinstance(subscription, RereadableSubscription) == harness.features.commits
+        assert isinstance(subscription, RereadableSubscription) == harness.capabilities.commits
         if not isinstance(subscription, RereadableSubscription):
             return
         for partition in {delivery.partition for delivery in deliveries}:
@@ -119,7 +117,7 @@ class BrokerContract:
         broker = await harness.broker()
         given = [1_700_000_000.0 + 10 * number for number in range(10)]
         sent = [Message(b"%d" % number, b"k", timestamp=time) for number, time in enumerate(given)]
-        await broker.publish("orders", sent if harness.features.timestamps else numbered(10, key=b"k"))
+        await broker.publish("orders", sent if harness.capabilities.timestamps else numbered(10, key=b"k"))
         subscription = await consume(harness)
         assert isinstance(subscription, AgingSubscription)
 
@@ -135,14 +133,14 @@ class BrokerContract:
         assert oldest() == times[2]
         await deliveries[2].abandon()
         await deliveries[3].complete()
-        if harness.features.ordered:
+        if harness.capabilities.ordered:
             assert oldest() == times[2]
             [again] = await take(subscription, 1)
             await again.complete()
             # The rest waits in the client
             assert times[3] is not None
             assert times[3] <= await eventually(oldest) <= given[4]
-        for delivery in await take(subscription, 6 if harness.features.ordered else 7):
+        for delivery in await take(subscription, 6 if harness.capabilities.ordered else 7):
             assert oldest() is not None
             await delivery.complete()
         assert oldest() is None
@@ -216,8 +214,6 @@ class BrokerContract:
     # Settling
 
     async def test_what_is_not_completed_comes_again_after_a_crash(self, harness: Harness) -> None:
-        if not harness.features.durable:
-            return
         await (await harness.broker()).publish("orders", numbered(50, key=b"k"))
         subscription = await consume(harness)
         deliveries = await take(subscription, 50)
@@ -226,18 +222,16 @@ class BrokerContract:
         await subscription.flush()
         await harness.crash()
         again = numbers(await take(await consume(harness), 30))
-        assert (again if harness.features.ordered else sorted(again)) == list(range(20, 50))
+        assert (again if harness.capabilities.ordered else sorted(again)) == list(range(20, 50))
 
     async def test_flushed_out_of_order_completions_are_not_lost_and_hide_nothing(self, harness: Harness) -> None:
-        if not harness.features.durable:
-            return
         await (await harness.broker()).publish("orders", numbered(50, key=b"k"))
         subscription = await consume(harness)
         deliveries = await take(subscription, 50)
         done = {3, 4, 9, *range(20, 40)}
         for number in sorted(done, reverse=True):
             await deliveries[number].complete()
-        assert deliveries[0].partition.gap == (50 if harness.features.commits else 50 - len(done))
+        assert deliveries[0].partition.gap == (50 if harness.capabilities.commits else 50 - len(done))
         await subscription.flush()
         await harness.crash()
         missing = [number for number in range(50) if number not in done]
@@ -246,14 +240,12 @@ class BrokerContract:
         async with asyncio.timeout(TIMEOUT):
             while not set(missing) <= set(seen):
                 seen += numbers(await again.receive(100))
-        assert seen == sorted(seen) or not harness.features.ordered
+        assert seen == sorted(seen) or not harness.capabilities.ordered
         assert min(seen) == 0
-        if not harness.features.commits:
+        if not harness.capabilities.commits:
             assert not done & set(seen)
 
     async def test_completion_without_flush_never_skips_what_is_open(self, harness: Harness) -> None:
-        if not harness.features.durable:
-            return
         await (await harness.broker()).publish("orders", numbered(10, key=b"k"))
         subscription = await consume(harness)
         deliveries = await take(subscription, 10)
@@ -261,7 +253,7 @@ class BrokerContract:
             await delivery.complete()
         await harness.crash()
         again = numbers(await take(await consume(harness), 5))
-        assert (again if harness.features.ordered else sorted(again)) == list(range(5))
+        assert (again if harness.capabilities.ordered else sorted(again)) == list(range(5))
 
     async def test_close_flushes_what_was_completed_and_gives_back_the_rest(self, harness: Harness) -> None:
         await (await harness.broker()).publish("orders", numbered(10, key=b"k"))
@@ -301,9 +293,7 @@ class BrokerContract:
     # Dead letters
 
     async def test_a_dead_letter_is_the_message_with_its_cause(self, harness: Harness) -> None:
-        if not harness.features.dead_letter_topics:
-            return
-        twice = (("a", b"1"), ("a", b"2")) if harness.features.repeated_headers else (("a", b"1"),)
+        twice = (("a", b"1"), ("a", b"2")) if harness.capabilities.repeated_headers else (("a", b"1"),)
         kept = [*twice, ("latin", b"M\xfcller"), ("null", None)]
         message = Message(b"\xffpoison", b"key", (*kept, ("bridge.reason", b"forged")))
         await (await harness.broker()).publish("orders", [message])
@@ -322,8 +312,6 @@ class BrokerContract:
         assert received[provenance.MESSAGE_ID] == b"m-1"
 
     async def test_a_dead_tombstone_stays_one(self, harness: Harness) -> None:
-        if not (harness.features.dead_letter_topics and harness.features.tombstones):
-            return
         await (await harness.broker()).publish("orders", [Message(None, b"k")])
         [delivery] = await take(await consume(harness), 1)
         await delivery.dead_letter(CAUSE)
@@ -331,8 +319,6 @@ class BrokerContract:
         assert (dead.message.body, dead.message.key) == (None, b"k")
 
     async def test_the_name_of_the_dead_letter_topic_is_the_subscribers_choice(self, harness: Harness) -> None:
-        if not harness.features.dead_letter_topics:
-            return
         await (await harness.broker()).publish("orders", numbered(1))
         subscription = await consume(harness, replace(ORDERS, dead_letter="dead-{topic}-letters"))
         [delivery] = await take(subscription, 1)
@@ -340,8 +326,6 @@ class BrokerContract:
         assert len(await take(await consume(harness, SubscribeOptions(("dead-orders-letters",), "g")), 1)) == 1
 
     async def test_a_dead_letter_is_durable_when_the_call_returns(self, harness: Harness) -> None:
-        if not (harness.features.dead_letter_topics and harness.features.durable):
-            return
         await (await harness.broker()).publish("orders", numbered(20, key=b"k"))
         deliveries = await take(await consume(harness), 20)
         await asyncio.gather(*(delivery.dead_letter(CAUSE) for delivery in deliveries[5:15]))
@@ -355,7 +339,7 @@ class BrokerContract:
     # Flow
 
     async def test_gap_counts_what_a_crash_would_repeat(self, harness: Harness) -> None:
-        if not harness.features.commits:
+        if not harness.capabilities.commits:
             return
         await (await harness.broker()).publish("orders", numbered(10, key=b"k"))
         deliveries = await take(await consume(harness), 10)

@@ -22,7 +22,7 @@ from bridge.brokers.positions import (
 )
 from bridge.core.errors import PartitionRevoked
 from tests.brokers.consumer import ORDERS, Assignments, Harness, consume, nothing_more, numbered, numbers, take
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 PLACE = ("orders", 0)
 STAMP = 1_700_000_000_000
@@ -262,9 +262,7 @@ class PositionContract:
                 found = {**await one.move(moves), **await two.move(moves)}
         seen: list[Delivery] = []
         tasks = [asyncio.create_task(_drain(each, seen)) for each in (one, two)]
-        async with asyncio.timeout(TIMEOUT):
-            while len({*numbers(seen)}) < 20:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len({*numbers(seen)}) >= 20)
         for task in tasks:
             task.cancel()
         assert sorted({*numbers(seen)}) == list(range(20))

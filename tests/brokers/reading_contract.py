@@ -79,7 +79,7 @@ class ReadingContract:
         assert [int(message.body or b"") for _, message in found] == list(range(1_100))
 
     async def test_it_ends_with_what_was_there(self, harness: Harness) -> None:
-        if not harness.features.commits:
+        if not harness.capabilities.commits:
             return
         broker = await harness.broker()
         await broker.publish("orders", numbered(600, 0, b"k"))

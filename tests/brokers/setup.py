@@ -10,7 +10,7 @@ from bridge.app.composition import build_broker, build_engine, build_source, loa
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
-from tests.kit.pipeline import Faults, PipelineFixture
+from tests.kit.pipeline import Faults, PipelineFixture, is_balanced
 
 
 @asynccontextmanager
@@ -37,5 +37,5 @@ async def broker_setup(directory: Path, config: str, name: str) -> AsyncIterator
         await breaker.stop()
         await broker.stop()
         await engine.stop()
-        assert pipeline.ledger.balanced()
+        assert is_balanced(pipeline.ledger)
         assert pipeline.ledger.in_flight == 0

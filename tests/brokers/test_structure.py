@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-BROKERS = Path(__file__).parents[2] / "bridge/brokers"
-MODULES = sorted(BROKERS.rglob("*.py"))
+from tests.kit.source import trees
+
 INTERNALS = "sdk_internals.py"
 TUPLES = {"_fields", "_replace", "_asdict"}
 """Public members of named tuples."""
@@ -39,22 +38,25 @@ def foreign_writes(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(BROKERS).as_posix())
-def test_private_parts_are_used_in_one_module(path: Path) -> None:
-    if path.name != INTERNALS:
-        assert list(private_uses(ast.parse(path.read_text()))) == []
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Yield the modules of the brokers but those for private parts of the SDKs."""
+    for path, tree in trees("bridge/brokers"):
+        if path.name != INTERNALS:
+            yield path.as_posix(), tree
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(BROKERS).as_posix())
-def test_nobody_writes_the_members_of_another_object(path: Path) -> None:
+def test_private_parts_are_used_in_one_module() -> None:
+    assert [(name, use) for name, tree in modules() for use in private_uses(tree)] == []
+
+
+def test_nobody_writes_the_members_of_another_object() -> None:
     """Members that a client library offers for writing are left out."""
-    if path.name == INTERNALS:
-        return
     public = {
         "context.check_hostname", "sent.message_id", "properties.message_id", "sent.raw_amqp_message.properties",
         "amqp.encoded",
     }  # fmt: skip
-    assert set(foreign_writes(ast.parse(path.read_text()))) - public == set()
+    found = [(name, write) for name, tree in modules() for write in foreign_writes(tree) if write not in public]
+    assert found == []
 
 
 @pytest.mark.parametrize(

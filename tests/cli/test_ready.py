@@ -6,6 +6,8 @@ import contextlib
 import json
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,26 @@ def test_a_hang_up_reloads_and_ends_nothing(project: Path, command: str) -> None
             daemon.wait(lambda count=count: actions(daemon.log).count("reload") >= count, "reloaded")  # type: ignore[misc]  # bound now
         assert daemon.get("/readyz")[0] == 200
         daemon.stop()
+
+
+def test_a_hang_up_before_the_daemon_runs_is_not_forgotten(project: Path) -> None:
+    log = project / "early.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-m", "bridge", "serve"], cwd=project, stdout=out, stderr=out)
+    try:
+        eventually_blocking(lambda: is_prepared(process.pid))
+        process.send_signal(signal.SIGHUP)
+        eventually_blocking(lambda: "reload" in actions(log))
+        process.terminate()
+        assert process.wait(TIMEOUT) == 0
+    finally:
+        process.kill()
+
+
+def is_prepared(pid: int) -> bool:
+    """True when SIGHUP does not end the process."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(status["SigCgt"], 16) | int(status["SigIgn"], 16)) >> (signal.SIGHUP - 1) & 1)
 
 
 def test_a_hang_up_drains_an_engine_and_a_second_one_forces_nothing(project: Path) -> None:

@@ -375,6 +375,6 @@ VALUES = st.binary(max_size=20) | st.sampled_from([b"1.0", b"2026-01-31T09:30:00
 @given(BODIES, st.lists(st.tuples(NAMES | st.text(max_size=9), VALUES), max_size=9).map(tuple), st.booleans())
 def test_arbitrary_messages_end_in_decode_error_or_an_envelope(body: bytes | None, found: Headers, whole: bool) -> None:
     message = Message(body, headers=headers(**BINARY) + found if whole else found)
-    for name in registry.names():
+    for name in registry.CODECS:
         with suppress(DecodeError):
             assert registry.get(name).decode(message, POSITION).message_id

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs import registry
+from bridge.config.model.codecs import SCHEMA_CODECS, SourceCodec, TargetCodec
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from bridge.core.message import Event, Message, Position
@@ -115,6 +116,12 @@ def test_an_unknown_codec_lists_the_known() -> None:
         LookupError, match="no codec named avro; known are bytes, cloudevents, cloudevents-binary, json"
     ):
         registry.get("avro")
+
+
+def test_the_configuration_names_exactly_the_codecs() -> None:
+    assert (
+        {*registry.CODECS, *SCHEMA_CODECS} == {*get_args(TargetCodec)} == {*get_args(SourceCodec), "cloudevents-binary"}
+    )
 
 
 BOM = b"\xef\xbb\xbf"

@@ -303,9 +303,11 @@ class EngineContract(CorrelationContract):
     async def test_terminate_reaches_children_or_leaves_them(self, harness: EngineFixture, recursive: bool) -> None:
         child = f"t-{uuid.uuid4().hex}"
         instance_id = await harness.start("waits_for_child", child)
-        async with asyncio.timeout(TIMEOUT):
-            while await harness.engine.client.get_orchestration_state(child) is None:
-                await asyncio.sleep(0.01)
+
+        async def reached() -> object:
+            return await harness.engine.client.get_orchestration_state(child) is not None
+
+        await eventually(reached)
         await harness.running(child)
         await harness.executor.execute(Terminate(instance_id, recursive=recursive))
         assert (await harness.finished(instance_id)).runtime_status is OrchestrationStatus.TERMINATED

@@ -19,7 +19,7 @@ from bridge.core.commands import (
 )
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
 from bridge.core.origin import MessageOrigin
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 FIRST, SECOND, THIRD, FOURTH = (MessageOrigin(f"m-{number}", "r") for number in range(1, 5))
 
@@ -171,9 +171,11 @@ class CorrelationContract:
         for each in (FIRST, SECOND, FIRST, SECOND):
             assert await deliver(harness, SignalEntity("remembering", key, "add", 2), each) == "done"
         await harness.executor.execute(SignalEntity("remembering", key, "add", 1))
-        async with asyncio.timeout(TIMEOUT):
-            while await harness.remembered(key) != 5:
-                await asyncio.sleep(0.01)
+
+        async def reached() -> object:
+            return await harness.remembered(key) == 5
+
+        await eventually(reached)
 
     async def test_many_at_once_are_each_seen_once(self, harness: Any) -> None:
         """Deliver the same messages from several sides, in any order, each more than once."""

@@ -15,7 +15,7 @@ from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.system.log_context import INSTANCE
 from tests.kit.engine_modes import MODES, engine_of
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 TOGETHER = 4
 
@@ -35,9 +35,7 @@ async def test_async_activities_run_in_one_loop_with_the_context_of_their_instan
         met.append(number)
         if len(met) == TOGETHER:
             all_met.set()
-        async with asyncio.timeout(TIMEOUT):
-            while not all_met.is_set():
-                await asyncio.sleep(0.001)
+        await eventually(all_met.is_set)
         return [number, INSTANCE.get(), threading.current_thread().name]
 
     async def fails(ctx: task.ActivityContext, _: Any) -> None:

@@ -22,6 +22,7 @@ from bridge.engines.entity_client import EntityFilter
 from bridge.engines.errors import STATUS
 from bridge.sqlite_engine.protocol.service import SidecarService
 from tests.engines.test_errors import EXPECTED
+from tests.kit.source import trees, walk
 
 BRIDGE = Path(__file__).parents[2] / "bridge"
 ENTITY = EntityInstanceId("counter", "a")
@@ -159,9 +160,9 @@ async def test_a_value_without_a_form_is_rejected(service: SidecarService) -> No
 def test_nothing_else_calls_the_sdk_client() -> None:
     """Only engines construct the SDK's client, to wrap it at once."""
     users = {
-        str(path.relative_to(BRIDGE))
-        for path in BRIDGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        str(path)
+        for path, tree in trees(text="durabletask")
+        for node in walk(tree)
         if isinstance(node, ast.ImportFrom)
         and (node.module or "").startswith("durabletask")
         and any(name.name.endswith("GrpcClient") or name.name.endswith("SchedulerClient") for name in node.names)

@@ -108,7 +108,7 @@ async def test_the_directory_is_made_private(tmp_path: Path) -> None:
 
 async def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineMisconfigured, match="cannot be made ours alone"):
+    with pytest.raises(EngineMisconfigured, match="cannot set mode 0700"):
         await EmbeddedEngine("default", CONFIG, tmp_path / "file", host=True).start()
 
 
@@ -276,9 +276,11 @@ async def test_finished_instances_go_after_their_retention(tmp_path: Path) -> No
     client = engine.client
     await client.schedule_new_orchestration("echo", instance_id="a")
     await client.schedule_new_orchestration("approval", instance_id="b")
-    async with asyncio.timeout(TIMEOUT):
-        while await client.get_orchestration_state("a") is not None:
-            await asyncio.sleep(0.05)
+
+    async def reached() -> object:
+        return await client.get_orchestration_state("a") is None
+
+    await eventually(reached)
     assert await client.get_orchestration_state("b") is not None
     assert await stop_worker(worker, TIMEOUT)
     await engine.stop()

@@ -24,7 +24,7 @@ from bridge.core.commands import (
     Terminate,
 )
 from bridge.core.errors import AlreadyTaken, EngineError, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
-from bridge.core.instance_protocol import InstanceState, restart_of
+from bridge.core.instance_protocol import InstanceState, origin_of_start
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.commands import moving
 from bridge.engines.commands.command_runner import CommandRunner
@@ -199,7 +199,7 @@ async def test_a_restart_that_a_crash_has_cut_in_two_is_completed(pair: Pair) ->
     past = await pair.runners["old"]._reader.search("x", ID, origin, None)
     assert past is not None
     await pair.engines["new"].client.schedule_new_orchestration(
-        "order", input=wrap_payload("input", restart_of(origin), past.inbox), instance_id=ID
+        "order", input=wrap_payload("input", origin_of_start(origin), past.inbox), instance_id=ID
     )
     await pair.execute(command, "m-2")
     assert await pair.finished("new") == ["end"]

@@ -367,14 +367,15 @@ async def test_a_selection_that_stops_is_aborted_and_removed(
     submission = asyncio.create_task(
         jobs.store.submit(JobRequest("test", cut_off=time.time()), endless(), "things", "dead")
     )
-    async with asyncio.timeout(TIMEOUT):
-        while not await jobs.store.records():
-            await asyncio.sleep(0.02)
+
+    await eventually(jobs.store.records)
     record = await jobs.state("dead", JobState.ABORTED)
     assert record.why == "the selection did not finish"
-    async with asyncio.timeout(TIMEOUT):
-        while await jobs.store.page_numbers("dead"):
-            await asyncio.sleep(0.02)
+
+    async def reached() -> object:
+        return not await jobs.store.page_numbers("dead")
+
+    await eventually(reached)
     blocked.set()
     await submission  # too late: nothing begins
     assert (await jobs.store.record("dead")).state is JobState.ABORTED
@@ -407,9 +408,12 @@ async def test_old_jobs_are_removed_when_another_one_starts(tmp_path: Path, kind
         latest = await jobs.submit(named(1))
         await jobs.done(latest)
         await jobs.done(await jobs.submit(named(1)))
-        async with asyncio.timeout(TIMEOUT):
-            while old in {record.id for record in await jobs.store.records()} or await jobs.store.page_numbers(old):
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            jobs_left = {record.id for record in await jobs.store.records()}
+            return old not in jobs_left and not await jobs.store.page_numbers(old)
+
+        await eventually(reached)
         assert latest in {record.id for record in await jobs.store.records()}
 
 
@@ -455,9 +459,11 @@ async def test_instances_are_terminated_by_a_condition(jobs: JobsFixture) -> Non
 async def test_instances_are_suspended_resumed_and_get_an_event(jobs: JobsFixture) -> None:
     await start(jobs, "waits", named(5, "i-"))
     assert (await act(jobs, "suspend", BulkFilter("waits"), reason="lunch")).counts["succeeded"] == 5
-    async with asyncio.timeout(TIMEOUT):
-        while await ids(jobs, "SUSPENDED") != named(5, "i-"):
-            await asyncio.sleep(0.02)
+
+    async def reached() -> object:
+        return await ids(jobs, "SUSPENDED") == named(5, "i-")
+
+    await eventually(reached)
     assert (await act(jobs, "resume", BulkFilter("waits"))).counts["succeeded"] == 5
     record = await act(jobs, "raise", BulkFilter("waits"), arguments={"event": "go", "data": {"paid": True}})
     assert record.counts["succeeded"] == 5
@@ -481,9 +487,11 @@ async def test_failed_instances_are_rewound_or_restarted(jobs: JobsFixture) -> N
 async def test_instances_that_have_changed_since_their_selection_are_skipped(jobs: JobsFixture) -> None:
     await start(jobs, "waits", named(3, "i-"))
     await jobs.instances.terminate("i-1", None, recursive=True)
-    async with asyncio.timeout(TIMEOUT):
-        while await ids(jobs, "TERMINATED") != ["i-1"]:
-            await asyncio.sleep(0.02)
+
+    async def reached() -> object:
+        return await ids(jobs, "TERMINATED") == ["i-1"]
+
+    await eventually(reached)
     request = JobRequest("instances.terminate", cut_off=time.time())
     submitted = await jobs.store.submit(request, each([*named(3, "i-"), "i-gone"]), "instances")
     assert submitted is not None

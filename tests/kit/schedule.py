@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -33,17 +34,36 @@ SHARE = 3
 LEAST = 1.0
 """Least seconds of a file in `costs.json`."""
 
+_LONG = re.compile(r"^pytestmark = .*\bmark\.long\b|^    item\.add_marker\(pytest\.mark\.long\)$", re.MULTILINE)
+"""Mark of a file, or of a room in its `conftest.py`."""
 
-def compile_part(root: Path, given: Collection[str]) -> None:
+
+def is_long(file: Path) -> bool:
+    """True if the tests of a file are long. The mark is read, not imported."""
+    rooms = (room / "conftest.py" for room in file.parents if ROOT in room.parents)
+    return any(_LONG.search(_read(each)) for each in (file, *rooms))
+
+
+def is_left_out(file: Path, marks: str) -> bool:
+    """True if no test of a file can be in a run, by its mark. marks: expression of the run (`-m`)."""
+    terms = set(marks.split(" and "))
+    if "(" in marks or " or " in marks or not terms & {"long", "not long"}:
+        return False
+    return is_long(file) == ("not long" in terms)
+
+
+def compile_part(root: Path, given: Collection[str], marks: str) -> None:
     """Import the part of the test files that is this process's, so that the processes compile each file once.
 
     All of them import all files afterwards, and find the others compiled. given: files and directories of the run.
+    marks: expression of the run (`-m`).
     """
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if count == 1 or sys.dont_write_bytecode:
         return
-    for file in files_of(root, given)[number::count]:
+    files = [file for file in files_of(root, given) if not is_left_out(file, marks)]
+    for file in files[number::count]:
         # The collection reports what fails here
         with contextlib.suppress(Exception, pytest.skip.Exception):
             importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
@@ -131,7 +151,7 @@ def _processor_seconds() -> float:
 
 
 def _read(path: Path) -> str:
-    """Text of a file of a thread or process; empty after its end."""
+    """Text of a file; empty without one, such as that of a thread or process after its end."""
     try:
         return path.read_text()
     except OSError:

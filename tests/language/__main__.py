@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from tests.language.counting import count
+from collections.abc import Iterator
+
+from tests.language.counting import Found, count
+from tests.language.retired import IDENTIFIERS, PROSE
+
+
+def broken(found: Found) -> Iterator[str]:
+    """Yield a line for each place that breaks a rule, with the remedy."""
+    for kind, name, places in found.rules():
+        successor = {"identifiers": IDENTIFIERS.get(name), "prose": PROSE.get(name, (None, None))[1]}.get(kind)
+        remedy = "open with a noun phrase or an imperative verb" if successor is None else f"write {successor}"
+        yield from (f"{file}:{line}: {kind}, {name}: {what}; {remedy}" for file, line, what in places)
 
 
 def main() -> int:
-    found = 0
-    for kind, name, places in count().rules():
-        for file, line, what in places:
-            print(f"{file}:{line}: {kind}, {name}: {what}")
-            found += 1
-    return 1 if found else 0
+    lines = list(broken(count()))
+    print("".join(f"{line}\n" for line in lines), end="")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.kit.source import parse, walk
 from tests.language.retired import IDENTIFIERS, OPENERS, PROSE
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +61,8 @@ def count() -> Found:
 
 
 def _module(found: Found, room: str, name: str, text: str) -> None:
-    tree = ast.parse(text)
-    nodes = list(_nodes(tree))
+    tree = parse(text)
+    nodes = list(walk(tree))
     docstrings = set()
     for part in name.removesuffix(".py").split("/"):
         _identifier(found, name, 1, part)
@@ -79,20 +79,6 @@ def _module(found: Found, room: str, name: str, text: str) -> None:
             _identifier(found, name, getattr(node, "lineno", 1), identifier)
     for comment in _COMMENT.finditer(text):
         _prose(found, name, comment[1], text.count("\n", 0, comment.start(1)) + 1)
-
-
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes of a tree, as `ast.walk` gives them in twice the time. Contexts (load, store) are left out."""
-    found = [tree]
-    while found:
-        node = found.pop()
-        yield node
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if isinstance(value, list):
-                found += [each for each in value if isinstance(each, ast.AST)]
-            elif isinstance(value, ast.AST) and name != "ctx":
-                found.append(value)
 
 
 def docstrings_of(nodes: Iterable[ast.AST]) -> Iterator[ast.Constant]:
@@ -146,8 +132,3 @@ def _prose(found: Found, name: str, text: str, line: int) -> None:
     for word, (pattern, _) in PROSE.items():
         for match in pattern.finditer(text):
             found.prose[word].append((name, line + text.count("\n", 0, match.start()), match[0].strip()))
-
-
-def by_file(places: list[Place]) -> list[tuple[str, int]]:
-    """Files with the most places first."""
-    return Counter(file for file, _, _ in places).most_common()

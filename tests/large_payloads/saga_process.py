@@ -1,4 +1,5 @@
-"""Process that runs a saga with large values: `embedded DIRECTORY GATE`, or `remote ENDPOINT CONNECTION GATE`.
+"""Process that runs a saga with large values: `embedded DIRECTORY GATE`, `remote ENDPOINT CONNECTION GATE`, or
+`port ENDPOINT GATE`. `host DIRECTORY ADDRESS` runs an engine with a port, and no saga.
 
 Its activity `gate` ends when the file GATE exists. For a line on standard input it prints its peak memory in bytes.
 """
@@ -72,6 +73,27 @@ def remote(endpoint: str, connection: str) -> SchedulerEngine:
     return SchedulerEngine("default", config)
 
 
+def host(directory: Path, address: str) -> EmbeddedEngine:
+    """Engine with a port at this address."""
+    config = EmbeddedEngineConfig(type="embedded", payloads=FilePayloadsConfig(max=MAX), listen=address)
+    return EmbeddedEngine("default", config, directory, host=True)
+
+
+def port(endpoint: str) -> SchedulerEngine:
+    """Engine behind a port, which keeps the payloads itself."""
+    payloads = RemotePayloadsConfig.model_validate({"store": {"type": "engine"}, "max": MAX})
+    config = SchedulerEngineConfig(type="scheduler", endpoint=endpoint, payloads=payloads, timeout=TIMEOUT)
+    return SchedulerEngine("default", config)
+
+
+def engine_of(kind: str, given: list[str]) -> Engine:
+    if kind == "host":
+        return host(Path(given[0]), given[1])
+    if kind == "port":
+        return port(given[0])
+    return embedded(Path(given[0]), host=True) if kind == "embedded" else remote(given[0], given[1])
+
+
 def peak() -> int:
     """Peak memory of this process in bytes."""
     line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM"))
@@ -80,10 +102,11 @@ def peak() -> int:
 
 async def main() -> None:
     kind, *given = sys.argv[1:]
-    engine: Engine = embedded(Path(given[0]), host=True) if kind == "embedded" else remote(given[0], given[1])
+    engine = engine_of(kind, given)
     await engine.start()
-    worker = engine.worker(workflows(Path(given[-1])), DataConverter())
-    worker.start()
+    if kind != "host":
+        worker = engine.worker(workflows(Path(given[-1])), DataConverter())
+        worker.start()
     print("ready", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(peak(), flush=True)

@@ -159,6 +159,10 @@ async def test_a_payload_over_the_limit_is_refused_with_the_name_of_the_limit(tm
             assert state is not None
             assert state.failure_details is not None
             assert "`payloads.max` of the engine allows 1000000" in state.failure_details.message
+        await engine.client.schedule_new_orchestration("entity_returns", input=1_100_000, instance_id="entity")
+        message, count, small = await completed(engine, "entity")
+        assert "`payloads.max` of the engine allows 1000000" in message
+        assert (count, small) == (0, "x"), "the state is as before the operation"
     assert number_of(tmp_path) == 0
 
 

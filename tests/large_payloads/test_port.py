@@ -156,6 +156,17 @@ async def test_a_missing_file_fails_the_workflow_that_needs_it(tmp_path: Path) -
             assert state.failure_details is not None or state.runtime_status is OrchestrationStatus.FAILED
 
 
+async def test_an_engine_of_its_own_has_the_limit_of_its_option(tmp_path: Path) -> None:
+    host = EngineHost("127.0.0.1:0", tmp_path, max_payload=1_000_000)
+    await asyncio.to_thread(host.start)
+    try:
+        async with remote(f"http://{host.address}", works=False) as engine:
+            with pytest.raises(LargePayloadRefused, match=r"allows 1000000 \(`--max-payload` of `bridge engine`\)"):
+                await engine.client.schedule_new_orchestration("flow", input=text_of("i", 1_000_000))
+    finally:
+        await asyncio.to_thread(host.stop)
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[EngineHost]:
     found = EngineHost("127.0.0.1:0", tmp_path)

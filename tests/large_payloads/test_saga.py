@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +53,11 @@ async def compensated(engine: Engine, size: int) -> None:
     assert len(state.serialized_input) == size + 2
     history = await engine.client.get_protocol_history("a")
     assert sum(event.ByteSize() > size for event in history) >= 4
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 async def memory_of(process: ModuleProcess) -> int:
@@ -101,6 +108,57 @@ async def test_a_saga_of_50_megabytes_beside_an_embedded_engine(tmp_path: Path) 
     peak = await embedded_saga(tmp_path, 50 * MEGABYTE, 3)
     print(f"peak memory: {peak / MEGABYTE:.0f} MB")
     assert peak < BASE + MEMORY * 50 * MEGABYTE
+    assert (tmp_path / "engine" / "engine.db").stat().st_size < 2 * MEGABYTE
+
+
+async def saga_over_a_port(tmp_path: Path, size: int, kills: int) -> tuple[int, int]:
+    """Run the saga on an engine behind a port, and kill worker and engine. Returns the peak memory of both in bytes."""
+    directory, gate, address = tmp_path / "engine", tmp_path / "gate", free_address()
+    hosts = ("tests.large_payloads.saga_process", "host", directory, address)
+    works = ("tests.large_payloads.saga_process", "port", f"http://{address}", gate)
+    client = saga_process.port(f"http://{address}")
+    await client.start()
+    for attempt in range(kills):
+        # Both end while values are on their way: the next file appears before its commit
+        with ModuleProcess(*hosts) as host:
+            assert await host.line() == "ready"
+            if not attempt:
+                await started(client, size)
+            with ModuleProcess(*works) as worker:
+                assert await worker.line() == "ready"
+                await eventually(partial(has_files, directory, min(attempt + 2, 3)), "another file", within=4 * TIMEOUT)
+                host.signal(signal.SIGKILL)
+    with ModuleProcess(*hosts) as host:
+        assert await host.line() == "ready"
+        with ModuleProcess(*works) as worker:
+            assert await worker.line() == "ready"
+            gate.touch()
+            await compensated(client, size)
+            peaks = await memory_of(worker), await memory_of(host)
+            await client.client.purge_orchestration("a", recursive=True)
+    await client.stop()
+    files = files_of(directory)
+    for name in list(files.names()):
+        os.utime(files.path_of(name), (0, 0))
+    with ModuleProcess(*hosts) as host:
+        assert await host.line() == "ready"
+        await eventually(lambda: number_of(directory) == 0, lambda: f"{number_of(directory)} files")
+    return peaks
+
+
+async def test_a_saga_over_the_port_of_an_engine(tmp_path: Path) -> None:
+    worker, host = await saga_over_a_port(tmp_path, MEGABYTE, 2)
+    assert worker < BASE + MEMORY * MEGABYTE
+    assert host < BASE
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+async def test_a_saga_of_50_megabytes_over_the_port_of_an_engine(tmp_path: Path) -> None:
+    worker, host = await saga_over_a_port(tmp_path, 50 * MEGABYTE, 3)
+    print(f"peak memory: worker {worker / MEGABYTE:.0f} MB, engine {host / MEGABYTE:.0f} MB")
+    assert worker < BASE + MEMORY * 50 * MEGABYTE
+    assert host < BASE, "the engine holds no payload"
     assert (tmp_path / "engine" / "engine.db").stat().st_size < 2 * MEGABYTE
 
 

@@ -43,6 +43,20 @@ def returns(ctx: task.OrchestrationContext, size: int) -> str:
     return "x" * size
 
 
+def entity_returns(ctx: task.OrchestrationContext, size: int) -> Any:
+    """Ask an entity for a text whose store refuses it, and then for its state and a small text."""
+    maker = entities.EntityInstanceId("maker", ctx.instance_id)
+    try:
+        yield ctx.call_entity(maker, "make", size)
+    except task.TaskFailedError as failed:
+        return [
+            str(failed.details.message),
+            (yield ctx.call_entity(maker, "count")),
+            (yield ctx.call_entity(maker, "make", 1)),
+        ]
+    return None
+
+
 def make(ctx: task.ActivityContext, size: int) -> str:
     return "x" * size
 
@@ -54,3 +68,15 @@ class Keeper(entities.DurableEntity):
 
 
 Keeper.__name__ = "keeper"
+
+
+class Maker(entities.DurableEntity):
+    def make(self, size: int) -> str:
+        self.set_state(self.get_state(int, 0) + 1)
+        return "x" * size
+
+    def count(self, _: Any = None) -> int:
+        return self.get_state(int, 0)
+
+
+Maker.__name__ = "maker"

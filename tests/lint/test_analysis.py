@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lint import lint, sarif
+from bridge.lint import examine, sarif
 from bridge.lint.finding import Finding
 
 FLOW = """\
@@ -35,9 +35,9 @@ def package(directory: Path) -> Path:
 def test_helpers_are_followed_through_the_package(tmp_path: Path) -> None:
     pack = package(tmp_path)
     for paths in ([pack], [pack / "flow.py"]):
-        found = [(Path(one.file).name, one.line, one.rule) for one in lint(paths)]
+        found = [(Path(one.file).name, one.line, one.rule) for one in examine(paths).findings]
         assert found == [("deep.py", 3, "clock"), ("more.py", 3, "sleep")]
-    assert "orchestrator flow runs" in lint([pack])[0].what
+    assert "orchestrator flow runs" in examine([pack]).findings[0].what
 
 
 def test_a_suppression_needs_its_rule_and_a_reason(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_suppression_needs_its_rule_and_a_reason(tmp_path: Path) -> None:
         path.write_text(
             f"from durabletask import task\ndef flow(ctx: task.OrchestrationContext, value):\n{body}    yield x\n"
         )
-        return sorted(one.rule for one in lint([path]))
+        return sorted(one.rule for one in examine([path]).findings)
 
     assert rules("") == ["random"]
     assert rules("# bridge: ignore[random] value is a number") == []
@@ -67,16 +67,16 @@ def test_a_suppression_in_a_helper_is_judged_with_its_orchestrators_only(tmp_pat
     deep = pack / "deep.py"
     deep.write_text(deep.read_text().replace("now()", "now()  # bridge: ignore[clock] for a log"))
     for paths in ([pack], [pack / "flow.py"], [deep]):
-        assert "deep.py" not in [Path(one.file).name for one in lint(paths)]
+        assert "deep.py" not in [Path(one.file).name for one in examine(paths).findings]
     deep.write_text("def buried():\n    return 1  # bridge: ignore[clock] no more\n")
-    assert [(one.rule, one.line) for one in lint([pack]) if one.file == str(deep)] == [("suppression", 2)]
-    assert lint([deep]) == []
+    assert [(one.rule, one.line) for one in examine([pack]).findings if one.file == str(deep)] == [("suppression", 2)]
+    assert examine([deep]).findings == []
 
 
 def test_a_file_that_is_no_python_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def x(:\n")
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe")
-    assert [(Path(one.file).name, one.rule) for one in lint([tmp_path])] == [
+    assert [(Path(one.file).name, one.rule) for one in examine([tmp_path]).findings] == [
         ("binary.py", "syntax"),
         ("broken.py", "syntax"),
     ]
@@ -84,11 +84,11 @@ def test_a_file_that_is_no_python_is_a_finding(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_there() -> None:
     with pytest.raises(LookupError, match="nowhere"):
-        lint([Path("nowhere")])
+        examine([Path("nowhere")])
 
 
 def test_the_samples_are_clean() -> None:
-    assert lint([ROOT / "workflows", ROOT / "bridge" / "workflow"]) == []
+    assert examine([ROOT / "workflows", ROOT / "bridge" / "workflow"]).findings == []
 
 
 @pytest.mark.measured
@@ -104,7 +104,7 @@ def test_ten_thousand_lines_in_two_seconds(tmp_path: Path) -> None:
         (tmp_path / f"flows{number}.py").write_text("from durabletask import task\n" + flow)
     lines = sum(path.read_text().count("\n") for path in tmp_path.iterdir())
     started = time.process_time()
-    assert lint([tmp_path]) == []
+    assert examine([tmp_path]).findings == []
     took = time.process_time() - started
     assert lines >= 9_900
     assert took < 2.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lint import lint
+from bridge.lint import examine
 
 HEAD = "from datetime import datetime\nimport functools\nimport time, uuid\nfrom durabletask import task\n"
 CTX = "ctx: task.OrchestrationContext, value"
@@ -160,22 +160,22 @@ def flows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ORCHESTRATORS)
 def test_every_kind_of_orchestrator_is_seen(flows: Path, kind: str) -> None:
     flows.write_text(HEAD + ORCHESTRATORS[kind])
-    assert [one.rule for one in lint([flows])] == ["clock"]
+    assert [one.rule for one in examine([flows]).findings] == ["clock"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_is_followed(flows: Path, way: str) -> None:
     flows.write_text(HEAD + WAYS[way])
-    assert [one.rule for one in lint([flows])] == ["clock"]
+    assert [one.rule for one in examine([flows]).findings] == ["clock"]
 
 
 @pytest.mark.parametrize("case", CORRECT)
 def test_what_is_correct_is_left_alone(flows: Path, case: str) -> None:
     flows.write_text(HEAD + CORRECT[case])
-    assert lint([flows]) == []
+    assert examine([flows]).findings == []
 
 
 def test_a_method_says_where_it_was_found(flows: Path) -> None:
     flows.write_text(HEAD + WAYS["self.method"])
-    (found,) = lint([flows])
+    (found,) = examine([flows]).findings
     assert "in due, which orchestrator flow runs" in found.what

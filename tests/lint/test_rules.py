@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lint import RULES, lint
+from bridge.lint import RULES, examine
 from bridge.lint.waits import GENERATORS, HEARING, TASKS
 from tests.lint.test_corpus import marked
 
@@ -148,7 +148,7 @@ GOOD = [
 def rules_of(directory: Path, body: str, head: str = HEAD) -> list[str]:
     path = directory / "flow.py"
     path.write_text(head + textwrap.indent(body + "\nyield ctx.create_timer(timedelta(seconds=1))", "    ") + "\n")
-    return [finding.rule for finding in lint([path])]
+    return [finding.rule for finding in examine([path]).findings]
 
 
 @pytest.mark.parametrize(("rule", "body"), [(rule, body) for rule, bodies in BAD.items() for body in bodies])
@@ -168,7 +168,7 @@ def test_activities_and_plain_functions_may_do_anything(tmp_path: Path) -> None:
 def test_an_async_orchestrator(tmp_path: Path) -> None:
     path = tmp_path / "flow.py"
     path.write_text("from durabletask import task\nasync def flow(ctx: task.OrchestrationContext, _):\n    pass\n")
-    (finding,) = lint([path])
+    (finding,) = examine([path]).findings
     assert (finding.rule, finding.line) == ("async", 2)
 
 
@@ -180,7 +180,7 @@ def test_a_wait_in_a_callback_of_a_composite_task(tmp_path: Path) -> None:
         "    def on_child_completed(self, child):\n"
         "        self.ctx.wait_for_external_event('x')\n"
     )
-    (finding,) = lint([path])
+    (finding,) = examine([path]).findings
     assert (finding.rule, finding.line) == ("rearmed-wait", 4)
 
 
@@ -195,7 +195,7 @@ def test_a_composite_task_of_composite_tasks_and_what_it_is_made_of(tmp_path: Pa
         "    def on_child_completed(self, child):\n"
         "        self.ctx.create_timer(1)\n"
     )
-    (finding,) = lint([path])
+    (finding,) = examine([path]).findings
     assert (finding.rule, finding.line) == ("rearmed-wait", 7)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lint import lint
+from bridge.lint import examine
 
 HEAD = """
 from durabletask import task
@@ -59,10 +59,10 @@ def flow(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("case", ORDERED)
 def test_an_order_is_found(flow: Path, case: str) -> None:
     flow.write_text(HEAD + textwrap.indent(ORDERED[case], " " * 8) + "\n")
-    assert [one.rule for one in lint([flow])] == ["unordered"]
+    assert [one.rule for one in examine([flow]).findings] == ["unordered"]
 
 
 @pytest.mark.parametrize("case", UNORDERED)
 def test_no_order_is_left_alone(flow: Path, case: str) -> None:
     flow.write_text(HEAD + textwrap.indent(UNORDERED[case], " " * 8) + "\n")
-    assert lint([flow]) == []
+    assert examine([flow]).findings == []

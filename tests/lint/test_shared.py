@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lint import lint
+from bridge.lint import examine
 
 HEAD = """
 import itertools, os, random, time
@@ -58,7 +58,7 @@ def flow(tmp_path: Path) -> Path:
 
 def rules(flow: Path, body: str, given: str = "ctx: task.OrchestrationContext, value") -> list[str]:
     flow.write_text(f"{HEAD}\ndef flow({given}):\n{body}\n    yield ctx.create_timer(value)\n")
-    return [one.rule for one in lint([flow])]
+    return [one.rule for one in examine([flow]).findings]
 
 
 @pytest.mark.parametrize("case", FOUND)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -386,7 +387,7 @@ def _document(case: Case, directory: Path, runbooks: str | None = None) -> dict[
     series = case.series if any(name.startswith("up{") for name in case.series) else case.series | UP
     return {
         "rule_files": [str(_group(case.alert, directory))],
-        "evaluation_interval": "5m" if re.match(r"\d+d|\d\dh", case.at) else "1m",
+        "evaluation_interval": "10m" if "d" in case.at else "5m" if re.match(r"\d\dh|7h", case.at) else "1m",
         "tests": [
             {
                 "interval": "1m",
@@ -411,16 +412,21 @@ def _document(case: Case, directory: Path, runbooks: str | None = None) -> dict[
 
 
 def _run(tool: Path, *arguments: str | Path) -> str:
-    done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    seldom = {**os.environ, "GOGC": "400"}  # its garbage collection takes a quarter of the time otherwise
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=120, check=False, env=seldom)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.name}")
-def test_alert(tool: Path, case: Case, tmp_path: Path) -> None:
-    file = tmp_path / "case.yaml"
-    file.write_text(json.dumps(_document(case, tmp_path)))
-    _run(tool, "test", "rules", file)
+def test_each_case_fires_or_stays_quiet(tool: Path, tmp_path: Path) -> None:
+    """One run of promtool, which names the file and the alert of each case that fails."""
+    files = []
+    for number, case in enumerate(CASES):
+        directory = tmp_path / f"{number} {case.alert} {re.sub(r'[^a-z0-9]+', ' ', case.name.lower())}"
+        directory.mkdir()
+        files.append(directory / "case.yaml")
+        files[-1].write_text(json.dumps(_document(case, directory)))
+    assert _run(tool, "test", "rules", *files).count("SUCCESS") == len(CASES)
 
 
 def test_a_link_leads_to_where_the_team_reads_the_runbooks(tool: Path, tmp_path: Path) -> None:

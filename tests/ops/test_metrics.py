@@ -19,7 +19,7 @@ from bridge.ops.health import Check, Readiness
 from bridge.ops.metric_stats import LineageStats
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.per_value import ValueShares
+from bridge.pipeline.limits.per_value import ValueShares
 from tests.pipeline.deliveries import shares_of
 
 

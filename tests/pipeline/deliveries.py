@@ -8,7 +8,7 @@ from bridge.config.model.sources import LimitsConfig, SourcePerConfig
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.per_value import ValueShares
+from bridge.pipeline.limits.per_value import ValueShares
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ import pytest
 from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration
 from bridge.core.errors import EngineUnavailable
 from bridge.core.states import SourceState
-from bridge.pipeline.action_budget import ActionBudget
+from bridge.pipeline.limits.action_budget import ActionBudget
 from tests.kit.pipeline import START, PipelineFixture, message, running_pipeline
 from tests.kit.processes import DaemonProcess, run_bridge
 
@@ -159,7 +159,7 @@ async def test_an_outage_leaves_waiting_starts_in_their_queue(tmp_path: Path) ->
         assert unloaded > 50
         it.faults.outage = EngineUnavailable("away")
         await it.publish(message("event", "a", "a"))
-        await it.until(lambda: it.breaker.open, "an outage")
+        await it.until(lambda: it.breaker.error is not None, "an outage")
         it.faults.outage = None
         await it.settled(2)
         assert budget.waiting == 100

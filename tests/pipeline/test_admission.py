@@ -13,8 +13,8 @@ from bridge.app.check.configuration import inspect
 from bridge.app.composition import build_router, load_config
 from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable
-from bridge.pipeline.route_limits import RouteLimit, TokenBucket
-from bridge.pipeline.running_instances import RECOUNT, CountRunning, RunningInstances, without_children
+from bridge.pipeline.limits.route_limits import RouteLimit, TokenBucket
+from bridge.pipeline.limits.running_instances import RECOUNT, CountRunning, RunningInstances, without_children
 from tests.kit.pipeline import CONFIG, PipelineFixture, message, running_pipeline
 from tests.kit.waiting import eventually
 

@@ -10,8 +10,8 @@ import pytest
 
 from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
-from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.limits.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from tests.kit.waiting import eventually
 
 
@@ -139,7 +139,7 @@ async def test_only_one_daemon_writes_the_next_dead_letter() -> None:
 
 
 async def test_a_person_ends_the_limit_for_every_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.pipeline.dead_letter_limit.REFRESH_SECONDS", 0.1)
+    monkeypatch.setattr("bridge.pipeline.limits.dead_letter_limit.REFRESH_SECONDS", 0.1)
     store = Store()
     limit = DeadLetterLimit("orders", 0, store)
     running = asyncio.create_task(limit.run())

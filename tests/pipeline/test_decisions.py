@@ -10,7 +10,7 @@ from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
 from bridge.core.states import Outcome
 from bridge.pipeline.decisions import SettledDelivery
-from tests.kit.pipeline import START, message, running_pipeline
+from tests.kit.pipeline import START, held_lanes, message, running_pipeline
 from tests.pipeline.test_recovery import Flaky
 
 RULES = (
@@ -95,7 +95,7 @@ async def test_an_envelope_that_lost_its_data_during_an_outage_of_the_broker_is_
         it.source.decisions.add(seen.append)
         await it.publish(message("unknown", 1, fill="z" * 100 * 1024))
         await it.source.start()
-        await it.until(lambda: it.source.lanes.held, "the dead letter was refused")
+        await it.until(lambda: held_lanes(it.source.lanes), "the dead letter was refused")
         flaky.refuses = False
         await it.settled(1)
         assert [(each.outcome, each.reason, each.envelope) for each in seen] == [("dead_lettered", "no_route", None)]

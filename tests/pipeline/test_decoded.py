@@ -14,7 +14,7 @@ from bridge.core.message import Message
 from bridge.pipeline.decoded import SHARE, SMALL
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.source import SourcePipeline
-from tests.kit.pipeline import message, offsets_by_key, running_pipeline
+from tests.kit.pipeline import held_lanes, message, offsets_by_key, running_pipeline
 from tests.pipeline.test_recovery import Flaky
 
 KIB = 1024
@@ -55,7 +55,7 @@ async def test_a_backlog_is_decoded_in_bounded_portions(tmp_path: Path) -> None:
         blocked = it.faults.before = Blocked()
         await it.publish(*(large(number) for number in range(30)))
         await it.source.start()
-        await it.until(lambda: it.source.ledger.in_flight == 30 and it.source.lanes.held, "all in flight")
+        await it.until(lambda: it.source.ledger.in_flight == 30 and held_lanes(it.source.lanes), "all in flight")
         assert 0 < sum(each.size for each in decoded(it.source)) == it.source.decoded.bytes <= ROOM
         await it.publish(*(message("start", f"s-{number}") for number in range(20)))
         await it.until(lambda: len(it.faults.tried) >= 20, "small messages do not wait for large ones")
@@ -79,7 +79,7 @@ async def test_messages_that_wait_for_an_outage_hold_no_decoded_form(tmp_path: P
         it.faults.outage = EngineUnavailable("away")
         await it.publish(*(large(number, f"k{number % 7}") for number in range(28)), message("start", "s-1", "s"))
         await it.source.start()
-        await it.until(lambda: it.source.lanes.held == 8 and not it.source.at_work, "held")
+        await it.until(lambda: held_lanes(it.source.lanes) == 8 and not it.source.at_work, "held")
         await it.until(lambda: not decoded(it.source), "no decoded form")
         assert [len(lane.items) for lane in it.source.lanes if lane.items[0].envelope is not None] == [1], (
             "the small one"

@@ -22,7 +22,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import OrderingDomain, domain_key
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
-from tests.kit.pipeline import Faults, message
+from tests.kit.pipeline import Faults, held_lanes, is_balanced, message
 from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
@@ -64,8 +64,8 @@ class Pair:
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(TIMEOUT):
             while not condition():
-                assert self.orders.ledger.balanced()
-                assert self.payments.ledger.balanced()
+                assert is_balanced(self.orders.ledger)
+                assert is_balanced(self.payments.ledger)
                 await asyncio.sleep(0.002)
 
     def settled(self) -> int:
@@ -177,7 +177,7 @@ async def test_what_is_given_back_lets_the_next_go(tmp_path: Path) -> None:
         await it.broker.publish("orders", [message("start", "a-1", "a")])
         await it.until(lambda: it.orders.ledger.retries > 0)
         await it.broker.publish("payments", [message("start", "a-2", "a")])
-        await it.until(lambda: it.payments.lanes.held == 1)
+        await it.until(lambda: held_lanes(it.payments.lanes) == 1)
         await it.orders.revoked(list(it.orders.assignment))
         await it.until(lambda: it.taken()["a"] == ["2"])
 
@@ -193,7 +193,7 @@ async def test_nothing_overtakes_what_a_drain_gives_back(tmp_path: Path) -> None
         await it.broker.publish("orders", [message("start", "a-1", "a")])
         await it.until(lambda: it.orders.ledger.retries > 0)
         await it.broker.publish("payments", [message("start", "a-2", "a")])
-        await it.until(lambda: it.payments.lanes.held == 1)
+        await it.until(lambda: held_lanes(it.payments.lanes) == 1)
         await it.orders.drain(5)
         await asyncio.sleep(0.05)
         await it.payments.drain(5)

@@ -31,10 +31,10 @@ async def test_without_a_key_nothing_waits_for_anything() -> None:
     for number in range(3):
         lanes.push(None, item(number))
     taken = [await lanes.take() for _ in range(3)]
-    assert len(lanes) == 3
+    assert len([*lanes]) == 3
     for lane in taken:
         lanes.settled(lane)
-    assert len(lanes) == 0
+    assert not [*lanes]
 
 
 async def test_random_traffic_keeps_order_and_leaves_nothing_behind() -> None:
@@ -74,7 +74,7 @@ async def test_random_traffic_keeps_order_and_leaves_nothing_behind() -> None:
     await asyncio.gather(*workers, return_exceptions=True)
     assert sum(map(len, seen.values())) == total
     assert all(offsets == sorted(offsets) for offsets in seen.values())
-    assert len(lanes) == 0
+    assert not [*lanes]
 
 
 async def test_drop_removes_what_is_gone_and_spares_what_a_worker_has() -> None:
@@ -110,7 +110,7 @@ async def test_a_dropped_lane_is_gone_in_every_state(state: LaneState) -> None:
     lanes.drop(lambda each: True)
     lanes.release()
     await asyncio.sleep(0.01)
-    assert len(lanes) == 0
+    assert not [*lanes]
     taking = asyncio.ensure_future(lanes.take())
     await asyncio.sleep(0)
     assert not taking.done()
@@ -145,7 +145,7 @@ async def test_as_many_workers_wake_as_there_is_work_for(suspends: bool, woken: 
             if suspends:
                 await end.wait()
             lanes.settled(lane)
-            if not len(lanes):
+            if not [*lanes]:
                 return
             lane = await lanes.take()
 
@@ -159,7 +159,7 @@ async def test_as_many_workers_wake_as_there_is_work_for(suspends: bool, woken: 
         assert wakes == woken
     else:
         assert wakes <= woken
-        assert len(lanes) == 0
+        assert not [*lanes]
     end.set()
     for worker in workers:
         worker.cancel()

@@ -18,7 +18,7 @@ from bridge.core.errors import ConfigError, EngineUnavailable
 from bridge.core.message import Message
 from bridge.ops.metrics import Metrics
 from bridge.routing.per import TAG, digest
-from tests.kit.pipeline import CONFIG, START, PipelineFixture, message, running_pipeline
+from tests.kit.pipeline import CONFIG, START, PipelineFixture, held_lanes, message, running_pipeline
 
 pytestmark = pytest.mark.long
 
@@ -255,7 +255,7 @@ async def test_an_outage_and_a_drain_lose_no_count(tmp_path: Path) -> None:
         await it.until(lambda: it.source.gate.pause_reasons, "held")
         it.faults.outage = None
         await it.until(lambda: not it.source.gate.pause_reasons, "goes on")
-        await it.until(lambda: not it.source.lanes.held or shares.records == 28, "they wait again")
+        await it.until(lambda: not held_lanes(it.source.lanes) or shares.records == 28, "they wait again")
         assert held.most["greedy"] == 2
         held.open.set()
         await it.settled(10)

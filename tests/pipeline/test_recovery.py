@@ -13,7 +13,7 @@ from bridge.core.commands import Command
 from bridge.core.errors import BrokerUnavailable, EngineRejected, EngineUnavailable, InstanceNotFound
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.provenance import Cause
-from tests.kit.pipeline import message, running_pipeline
+from tests.kit.pipeline import held_lanes, message, running_pipeline
 from tests.kit.waiting import TIMEOUT
 
 
@@ -83,7 +83,7 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
         assert "broker" in it.source.gate.pause_reasons
         flaky.refuses = True
         reject.set()
-        await it.until(lambda: it.source.lanes.held, "held")
+        await it.until(lambda: held_lanes(it.source.lanes), "held")
         flaky.refuses = flaky.unreadable = False
         await it.settled(2)
         assert it.source.ledger.dead_letters == {"engine_rejected": 1, "no_route": 1}
@@ -121,7 +121,7 @@ async def test_an_outage_does_not_use_up_the_time_of_retries(tmp_path: Path) -> 
         it.faults.before = missing
         await it.publish(message("start", "k-1", "k"))
         await it.source.start()
-        await it.until(lambda: it.source.lanes.held, "held")
+        await it.until(lambda: held_lanes(it.source.lanes), "held")
         await asyncio.sleep(0.4)
         lost_after = len(it.faults.tried)
         it.faults.outage = None

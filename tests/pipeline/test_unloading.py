@@ -11,9 +11,9 @@ import pytest
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected, EngineUnavailable
 from bridge.core.message import Message
-from bridge.pipeline.dead_letter_limit import AT_ONCE
+from bridge.pipeline.limits.dead_letter_limit import AT_ONCE
 from bridge.pipeline.unloading import UNLOADED
-from tests.kit.pipeline import START, PipelineFixture, message, offsets_by_key, running_pipeline
+from tests.kit.pipeline import START, PipelineFixture, is_balanced, message, offsets_by_key, running_pipeline
 
 SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
 REST = START + "  - {name: rest, from: orders, ignore: {}}\n"
@@ -162,7 +162,7 @@ async def test_what_the_log_has_no_more_is_a_dead_letter(tmp_path: Path, monkeyp
         await resumed(it)
         await it.settled(60)
         assert it.source.ledger.dead_letters["unreadable"] > 30
-        assert it.source.ledger.balanced()
+        assert is_balanced(it.source.ledger)
 
 
 async def test_a_drain_gives_them_back(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
-from bridge.pipeline.per_value import KEEP, ValueAccounts, ValueShare
-from bridge.pipeline.route_limits import RouteLimit, TokenBucket
-from bridge.pipeline.running_instances import RunningInstances, RunningValue
+from bridge.pipeline.limits.per_value import KEEP, ValueAccounts, ValueShare
+from bridge.pipeline.limits.route_limits import RouteLimit, TokenBucket
+from bridge.pipeline.limits.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED, digest
 from tests.kit.waiting import TIMEOUT
 from tests.pipeline.deliveries import shares_of
@@ -26,7 +26,6 @@ class Account:
     """Account that reports whether it is in use."""
 
     def __init__(self) -> None:
-        self.used_at = 0.0
         self.used = False
 
     def idle(self, now: float) -> bool:
@@ -154,7 +153,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
         if isinstance(step, tuple):
             one = item(step[1])
             shares.join(step[0], one)
-            of[one] = shares.share_of(one)
+            of[one] = shares.values.of(step[0], time.monotonic())
             there.append(one)
             if not shares.may_go(one):
                 waited.add(one)
@@ -193,6 +192,7 @@ class Reader:
         self.domain = domain
         self.done = done
         self.number = number
+        self.share_of: dict[InFlightDelivery, ValueShare] = {}
         self.at_work: Counter[ValueShare] = Counter()
         self.left = 0
         self.finished = asyncio.Event()
@@ -201,6 +201,7 @@ class Reader:
         self.left += 1
         self.domain.join(key, one)
         self.shares.join(value, one)
+        self.share_of[one] = self.shares.values.of(value, time.monotonic())
         self.lanes.push(key, one)
 
     def drop(self, gone: Sequence[InFlightDelivery]) -> None:
@@ -224,7 +225,7 @@ class Reader:
                 self.lanes.hold(lane)
                 self.domain.wait(one, lambda lane=lane: self.lanes.free(lane))  # type: ignore[misc]  # as above
                 continue
-            share = self.shares.share_of(one)
+            share = self.share_of[one]
             self.at_work[share] += 1
             assert self.at_work[share] <= 2
             position += 1
@@ -289,7 +290,7 @@ def test_lanes_shares_and_domains_never_wait_in_a_circle(
         for ended in by_key.values():
             assert ended == sorted(ended, key=place.__getitem__)
         for reader in readers:
-            assert (reader.shares.records, reader.shares.size, len(reader.lanes)) == (0, 0, 0)
+            assert (reader.shares.records, reader.shares.size, [*reader.lanes]) == (0, 0, [])
             assert reader.shares.values.shared.idle(0.0)
 
     asyncio.run(run())

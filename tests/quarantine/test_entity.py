@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from bridge.engines.workflows import Workflows
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.store import EngineQuarantineStore
 from bridge.workflow import DataConverter
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.waiting.sample import stored
 
 KEY = b"bk"
@@ -57,9 +56,11 @@ class QuarantineFixture:
     async def processed(self, *numbers: int) -> None:
         """Wait until the key holds these messages and no operation is pending."""
         wanted = [([str(number) for number in numbers], False)] if numbers else []
-        async with asyncio.timeout(TIMEOUT):
-            while await self._held() != wanted:
-                await asyncio.sleep(0.01)
+
+        async def reached() -> object:
+            return await self._held() == wanted
+
+        await eventually(reached)
 
     async def _held(self) -> list[tuple[list[str], bool]]:
         return [([one.mark for one in each.messages], each.unsettled) for each in await self.store.load()]

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.core.stored_message import OperationResult, ReplayOf
 from bridge.jobs.kind import ItemOutcome
 from bridge.replay.state_machine import FORGET, JOBS, LEASE, ReplayQueue
+from bridge.waiting.claim import Claim
 from bridge.waiting.replays import ReplayEnd, ends, signals
 from tests.waiting.sample import stored
 
@@ -140,7 +141,7 @@ def test_results_go_to_the_pages_of_jobs_and_to_the_states_of_dead_letters() -> 
 def test_one_process_at_a_time_has_the_queue() -> None:
     it = QueueFixture()
     it.do("claim", "me", it.now)
-    assert not it.queue.is_claimed(it.now), "an empty queue"
+    assert not Claim.of(it.state or {}).is_held(it.now), "an empty queue"
     it.add("a", 0, range(1))
     it.do("claim", "me", it.now)
     it.do("claim", "other", it.now + LEASE - 1)

@@ -9,7 +9,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import Duration, now
+from bridge.sqlite_engine.model.values import Duration
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -130,7 +131,7 @@ def test_restart_begins_anew_under_the_same_or_a_new_id(database: Database) -> N
 def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Database) -> None:
     remote = ProtocolClient(database)
     start(database, "work", "a")
-    remote.turn(remote.take(), activity(1, "good"), activity(2, "waits"), timer(3, now() + 1000))
+    remote.turn(remote.take(), activity(1, "good"), activity(2, "waits"), timer(3, SYSTEM.wall() + 1000))
     tasks = {}
     for _ in range(3):
         item = remote.take()

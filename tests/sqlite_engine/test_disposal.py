@@ -7,8 +7,8 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, signal, start, state, timer
 from tests.sqlite_engine.conftest import Restartable
 
@@ -25,7 +25,7 @@ def test_nothing_is_left_and_workers_go_on(restartable: Restartable, method: str
     database = restartable.again()
     remote = ProtocolClient(database)
     start(database, "work", "waits")
-    remote.turn(remote.take(), activity(1, "x"), timer(2, now() + 60_000_000))
+    remote.turn(remote.take(), activity(1, "x"), timer(2, SYSTEM.wall() + 60_000_000))
     held = remote.take()
     signal(database, "@c@x", "go")
     batch = remote.take()

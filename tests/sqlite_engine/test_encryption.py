@@ -22,10 +22,11 @@ from bridge.sqlite_engine.maintenance.backups import backup, restore
 from bridge.sqlite_engine.maintenance.reencryption import PLAIN, count_values, reencrypt
 from bridge.sqlite_engine.maintenance.upkeep import check, compact, export
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
 from bridge.sqlite_engine.options import DatabaseOptions, HostRules, Record
 from bridge.sqlite_engine.storage.payloads import COLUMNS
 from bridge.sqlite_engine.storage.schema import VERSION
+from bridge.system.clock import SYSTEM
 from tests.kit.processes import ModuleProcess
 from tests.kit.protocol_client import (
     ProtocolClient,
@@ -115,7 +116,7 @@ def fill(database: Database, prefix: str = "") -> None:
     remote.turn(take())
     turned("bad", activity(1, "x", marked("request")))
     remote.result(take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage=marked("activity's failure")))
-    remote.turn(take(), timer(1, now() + HOUR))
+    remote.turn(take(), timer(1, SYSTEM.wall() + HOUR))
     turned("parent", child(1, "work", prefix + "child", marked("child's input")))
     remote.turn(take(), complete(1, marked("child's output")))
     remote.turn(take())
@@ -133,8 +134,10 @@ def fill(database: Database, prefix: str = "") -> None:
     turned("caller", calling(1, f"@c@{prefix}x", "call", "r-1"))
     remote.batch(take(), marked("operation's result"), new_state=marked("state"))
     remote.turn(take())
-    signal(database, f"@c@{prefix}x", "go", marked("late operation"), scheduledTime=timestamp(now() + HOUR))
-    start(database, "work", prefix + "delayed", marked("input"), scheduledStartTimestamp=timestamp(now() + HOUR))
+    signal(database, f"@c@{prefix}x", "go", marked("late operation"), scheduledTime=timestamp(SYSTEM.wall() + HOUR))
+    start(
+        database, "work", prefix + "delayed", marked("input"), scheduledStartTimestamp=timestamp(SYSTEM.wall() + HOUR)
+    )
     signal(database, "@index@records", "record", marked("record"))
     # Work without a worker stays in the tables of waiting items.
     turned("open", activity(1, "y", marked("request")))

@@ -10,7 +10,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, call, complete, kinds, signal, start, state, text
 
 
@@ -154,11 +155,11 @@ def test_locks_are_freed_when_their_owner_ends_however_it_ends(database: Databas
 
 def test_a_delayed_signal_waits_for_its_time(database: Database) -> None:
     remote = ProtocolClient(database)
-    due = now() + 100_000
+    due = SYSTEM.wall() + 100_000
     signal(database, "@c@x", "later", scheduledTime=timestamp(due))
     assert remote.nothing()
     assert operations(remote.take()) == ["later"]
-    assert now() >= due
+    assert SYSTEM.wall() >= due
 
 
 def test_what_an_entity_does_reaches_others(database: Database) -> None:

@@ -21,9 +21,9 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.upkeep import check, export
 from bridge.sqlite_engine.model.failures import MAX_LEVELS
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, begin
 from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.test_fuzz import REQUESTS, messages
@@ -248,7 +248,7 @@ def test_what_is_accepted_can_be_read_and_delivered(
             if each.orchestrationStatus in (pb.ORCHESTRATION_STATUS_PENDING, pb.ORCHESTRATION_STATUS_RUNNING):
                 if (
                     each.HasField("scheduledStartTimestamp")
-                    and each.scheduledStartTimestamp.seconds * 1_000_000 > now()
+                    and each.scheduledStartTimestamp.seconds * 1_000_000 > SYSTEM.wall()
                 ):
                     continue
                 try:

@@ -18,12 +18,12 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub import recovery
 from bridge.sqlite_engine.hub.removal import STEP
 from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.model import work
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -203,7 +203,7 @@ def a_timer(case: Case) -> None:
     case.break_(
         case.database.hub, "deliver", lambda instance, event: instance.id == "poison" and event.HasField("timerFired")
     )
-    due = now() + 50_000
+    due = SYSTEM.wall() + 50_000
     with together(case.database):
         for each in ("before", "poison", "after"):
             case.remote.turn(items[each], timer(1, due))
@@ -274,7 +274,7 @@ def a_recovery(case: Case) -> None:
         case.remote.turn(item, activity(1, each))
         case.remote.take()
     execution = state(case.database, "poison").executionId.value
-    case.break_(recovery, "pauses_of", lambda value: value == execution)
+    case.break_(work, "pauses_of", lambda value: value == execution)
     case.engine.again()
     case.remote = ProtocolClient(case.database)
     found = {item.WhichOneof("request"): item for item in (case.remote.take(), case.remote.take())}
@@ -284,7 +284,7 @@ def a_recovery(case: Case) -> None:
 
 def a_clock(case: Case) -> None:
     items = case.turns("poison", "fine")
-    due = now() + 50_000
+    due = SYSTEM.wall() + 50_000
     case.break_(case.database.hub, "set_timers", lambda: True)
     with together(case.database):
         for each in ("poison", "fine"):

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.wrappers_pb2 import Int32Value
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import Int32Value, now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, signal, start, state, text
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_entity import calling, operations
@@ -216,7 +218,7 @@ def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
     remote = ProtocolClient(database)
     start(database, "work", "a")
     item = remote.take()
-    trace = pb.OrchestrationTraceContext(spanID=text("span"), spanStartTime=timestamp(now()))
+    trace = pb.OrchestrationTraceContext(spanID=text("span"), spanStartTime=timestamp(SYSTEM.wall()))
     for number in (0, 1, 1):
         # The trace comes with the first part, as .NET's worker sends it; the second is sent again.
         first = {"orchestrationTraceContext": trace} if number == 0 else {}

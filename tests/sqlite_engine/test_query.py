@@ -10,7 +10,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, activity, call, complete, fail, signal, start, state, text
 
 
@@ -50,7 +51,7 @@ def test_by_status(filled: Database) -> None:
 def test_by_prefix_literally_and_by_time(filled: Database) -> None:
     assert ask(filled, instanceIdPrefix=text("done-"))[0] == [f"done-{n}" for n in range(5)]
     assert ask(filled, instanceIdPrefix=text("%"))[0] == []
-    later = timestamp(now() + 1_000_000)
+    later = timestamp(SYSTEM.wall() + 1_000_000)
     assert ask(filled, createdTimeFrom=later)[0] == []
     assert len(ask(filled, createdTimeTo=later)[0]) == 17
 

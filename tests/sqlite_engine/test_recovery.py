@@ -8,8 +8,9 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -52,7 +53,7 @@ def test_pending_turns_activities_and_operations_are_handed_out_again(restartabl
 def test_timers_starts_and_signals_that_came_due_meanwhile_fire_at_once(restartable: Restartable) -> None:
     remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "timed")
-    due = now() + 100_000
+    due = SYSTEM.wall() + 100_000
     remote.turn(remote.take(), timer(1, due))
     start(restartable.now, "work", "later", scheduledStartTimestamp=timestamp(due))
     signal(restartable.now, "@c@x", "later", scheduledTime=timestamp(due))

@@ -11,7 +11,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import instance
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, activity, begin, call, child, complete, kinds, start, state, text
 from tests.kit.waiting import TIMEOUT
 
@@ -184,7 +185,7 @@ def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(datab
 
 def test_a_start_in_the_future_waits_for_its_time(database: Database) -> None:
     remote = ProtocolClient(database)
-    due = now() + 150_000
+    due = SYSTEM.wall() + 150_000
     start(database, "work", "later", scheduledStartTimestamp=timestamp(due))
     assert state(database, "later").orchestrationStatus == pb.ORCHESTRATION_STATUS_PENDING
     assert remote.nothing()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.hub import MAX_REQUESTS
 from bridge.sqlite_engine.hub.leases import ACTIVITY
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.model.values import Timestamp, due, now
+from bridge.sqlite_engine.model.values import Timestamp, due
+from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -29,6 +33,7 @@ from tests.kit.protocol_client import (
     text,
     timer,
 )
+from tests.sqlite_engine.conftest import Restartable, SteppedClock
 
 
 def test_an_activity_runs_and_its_result_is_the_next_turns_news(database: Database) -> None:
@@ -72,7 +77,7 @@ def test_turn_times_increase_even_within_a_microsecond_and_across_generations(da
 def test_timers_fire_in_order_and_not_before_their_time(database: Database) -> None:
     remote = ProtocolClient(database)
     start(database, "work", "a")
-    began = now()
+    began = SYSTEM.wall()
     remote.turn(remote.take(), timer(1, began + 120_000), timer(2, began + 40_000))
     fired: list[Any] = []
     while len(fired) < 2:
@@ -80,14 +85,14 @@ def test_timers_fire_in_order_and_not_before_their_time(database: Database) -> N
         fired += [event.timerFired.timerId for event in item.orchestratorRequest.newEvents][1:]
         remote.turn(item)
     assert fired == [2, 1]
-    assert now() >= began + 120_000
+    assert SYSTEM.wall() >= began + 120_000
 
 
 @pytest.mark.parametrize("nanos", [0, 1, 999, 1000, 123_456_789, 999_999_999])
 def test_a_timer_keeps_its_nanoseconds_and_fires_not_before(database: Database, nanos: int) -> None:
     remote = ProtocolClient(database)
     start(database, "work", "a")
-    moment = Timestamp(seconds=now() // 1_000_000 - 1, nanos=nanos)
+    moment = Timestamp(seconds=SYSTEM.wall() // 1_000_000 - 1, nanos=nanos)
     remote.turn(remote.take(), pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
     item = remote.take().orchestratorRequest
     assert item.pastEvents[-1].timerCreated.fireAt == moment
@@ -114,7 +119,7 @@ def test_events_of_a_history_have_the_ids_of_what_they_are_about(database: Datab
     remote.turn(remote.take(), activity(1, "x"))
     remote.result(remote.take())
     remote.turn(remote.take(), again(2, "more"))
-    remote.turn(remote.take(), timer(1, now()))
+    remote.turn(remote.take(), timer(1, SYSTEM.wall()))
     remote.turn(remote.take(), complete(2))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     assert ids(database, "a") == [
@@ -166,10 +171,20 @@ def test_continue_as_new_begins_anew_with_carried_events_before_those_that_came_
     assert dict(request.newEvents[1].executionStarted.tags) == {"k": "v"}
 
 
-def test_what_belongs_to_an_earlier_generation_is_dropped(database: Database) -> None:
+@pytest.fixture
+def stepped(tmp_path: Path) -> Iterator[tuple[Database, SteppedClock]]:
+    """Engine on a clock that the test steps."""
+    clock = SteppedClock()
+    found = Restartable(tmp_path / "stepped.db", DatabaseOptions(clock=clock))
+    yield found.now, clock
+    found.now.stop()
+
+
+def test_what_belongs_to_an_earlier_generation_is_dropped(stepped: tuple[Database, SteppedClock]) -> None:
+    database, clock = stepped
     remote = ProtocolClient(database)
     start(database, "work", "a")
-    soon = now() + 60_000
+    soon = clock.wall() + 3_600_000_000
     remote.turn(remote.take(), activity(1, "slow"), timer(2, soon), child(3, "child", "a:3"))
     got = {}
     for _ in range(2):
@@ -178,11 +193,13 @@ def test_what_belongs_to_an_earlier_generation_is_dropped(database: Database) ->
     raise_event(database, "a", "go")
     remote.turn(remote.take(), again(4, "second"))
     second = remote.take()
-    remote.turn(second, timer(5, soon + 60_000))
+    remote.turn(second, timer(5, soon + 1))
     remote.result(got["activityRequest"], "late")
     remote.turn(got["orchestratorRequest"], complete(1, "late"))
-    assert kinds(remote.take()) == ["timerFired"]
-    assert now() >= soon + 60_000
+    clock.step(7200.0)
+    item = remote.take()
+    assert kinds(item) == ["timerFired"]
+    assert item.orchestratorRequest.newEvents[1].timerFired.timerId == 5
 
 
 def test_a_child_id_that_recurs_replaces_the_finished_child_and_is_refused_while_it_runs(database: Database) -> None:

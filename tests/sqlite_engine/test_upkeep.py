@@ -12,8 +12,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.maintenance.upkeep import check, compact, export
-from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.model.values import timestamp
 from bridge.sqlite_engine.storage.schema import PAGE_BYTES
+from bridge.system.clock import SYSTEM
 from tests.kit.protocol_client import ProtocolClient, activity, call, complete, signal, start, state, timer
 from tests.sqlite_engine.conftest import Restartable
 
@@ -48,8 +49,8 @@ def test_damage_is_named(restartable: Restartable) -> None:
 def test_damage_of_failures_traces_and_timers_is_named(restartable: Restartable) -> None:
     remote = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
-    remote.turn(remote.take(), timer(1, now() + 3_600_000_000))
-    signal(restartable.now, "@c@x", "go", scheduledTime=timestamp(now() + 3_600_000_000))
+    remote.turn(remote.take(), timer(1, SYSTEM.wall() + 3_600_000_000))
+    signal(restartable.now, "@c@x", "go", scheduledTime=timestamp(SYSTEM.wall() + 3_600_000_000))
     restartable.now.stop()
     with sqlite3.connect(restartable.path) as connection:
         connection.execute("UPDATE instances SET failure = x'ff', trace = x'ff'")

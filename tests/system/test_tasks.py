@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from bridge.system import tasks
 from bridge.system.tasks import cancelled
-
-BRIDGE = Path(tasks.__file__).parents[1]
+from tests.kit.source import trees, walk
 
 
 async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +55,10 @@ async def test_failed_and_ended_tasks_are_none_of_its_errors() -> None:
 def test_no_part_of_the_bridge_awaits_a_cancelled_task_without_it() -> None:
     """After `cancel()`, `gather` and `wait` without a timeout would wait forever for a task that has lost it."""
     found = []
-    for path in BRIDGE.rglob("*.py"):
-        for function in ast.walk(ast.parse(path.read_text())):
+    for path, tree in trees(text=".cancel("):
+        for function in walk(tree):
             if isinstance(function, ast.AsyncFunctionDef):
-                calls = [each for each in ast.walk(function) if isinstance(each, ast.Call)]
+                calls = [each for each in walk(function) if isinstance(each, ast.Call)]
                 lines = [
                     each.lineno for each in calls if isinstance(each.func, ast.Attribute) and each.func.attr == "cancel"
                 ]
@@ -75,5 +73,5 @@ def test_no_part_of_the_bridge_awaits_a_cancelled_task_without_it() -> None:
                     )
                 ]  # fmt: skip
                 if lines and any(each.lineno >= min(lines) for each in ends):
-                    found.append(f"{path.relative_to(BRIDGE)}:{function.name}")
+                    found.append(f"{path}:{function.name}")
     assert found == []

@@ -353,11 +353,16 @@ async def kafka() -> dict[str, Any]:
 
     server = ThreadedServer()
     config = KafkaBrokerConfig.model_validate(
-        {"type": "kafka", "bootstrap_servers": server.bootstrap, "create_topics": True, "commit_interval": "50ms"}
+        {
+            "type": "kafka",
+            "bootstrap_servers": server.bootstrap,
+            "create_topics": True,
+            "partitions": 1,
+            "commit_interval": "50ms",
+        }
     )
     broker = KafkaBroker("kafka", config, lambda field, value: Path(value))
     await broker.start()
-    await broker.create_topic("orders", 1)
     await broker.publish("orders", [Message(b"%d" % number, b"k") for number in range(200)])
     subscription = await broker.subscribe(SubscribeOptions(("orders",), "bridge"), Listener())
     deliveries: list[Any] = []

@@ -33,6 +33,7 @@ from bridge.engines.workflows import Workflows
 from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.sqlite_engine.model import event, reply
+from tests.kit.source import ROOT
 from tests.wire import forms, source
 
 CONFIG = """\
@@ -91,7 +92,7 @@ def by_name(found: Iterable[Workflows]) -> dict[str, Callable[..., Any]]:
 
 def samples() -> list[str]:
     """Return the names under which the sample workflows are registered."""
-    return sorted(by_name([load_workflows(["workflows"], source.ROOT)]))
+    return sorted(by_name([load_workflows(["workflows"], ROOT)]))
 
 
 class _Context:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from functools import cache
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.kit.source import trees, walk
 
 _LONGEST = 120
 """Maximum length, in characters, of a literal that can be a name on the wire; longer ones are prose or code."""
@@ -17,10 +16,7 @@ _IDENTIFIERS = frozenset({"TypeVar", "ParamSpec", "NewType", "getattr", "hasattr
 """Functions whose literals are Python names, which only a rename changes."""
 
 
-@cache
-def trees(room: str = "bridge") -> tuple[ast.Module, ...]:
-    """Return the syntax trees of the modules below a folder."""
-    return tuple(ast.parse(path.read_text()) for path in sorted((ROOT / room).rglob("*.py")))
+_trees = cache(lambda room: tuple(tree for _, tree in trees(room)))
 
 
 class Texts(ast.NodeVisitor):
@@ -149,7 +145,7 @@ def literal(node: ast.AST) -> str | None:
 def texts(room: str = "bridge") -> dict[str, set[str]]:
     """Return the literals below a folder, by role."""
     visitor = Texts()
-    for tree in trees(room):
+    for tree in _trees(room):
         visitor.visit(tree)
     return visitor.found
 
@@ -173,7 +169,7 @@ def _name(node: ast.AST | None) -> str:
 @cache
 def _nodes(room: str) -> tuple[ast.AST, ...]:
     kinds = (ast.Call, ast.Attribute, ast.Subscript)
-    return tuple(node for tree in trees(room) for node in ast.walk(tree) if isinstance(node, kinds))
+    return tuple(node for tree in _trees(room) for node in walk(tree) if isinstance(node, kinds))
 
 
 def first_arguments(*called: str) -> set[str]:

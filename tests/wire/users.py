@@ -26,6 +26,7 @@ from bridge.lint import finding
 from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import Metrics
 from bridge.waiting import operations
+from tests.kit.source import ROOT
 from tests.ops.test_metrics import Engine, Limit, Stats
 from tests.wire import source
 
@@ -169,9 +170,9 @@ def environment() -> list[str]:
 def loggers() -> list[str]:
     """Return the names of loggers in log lines; many are module names."""
     found = source.first_arguments("get_logger", "getLogger")
-    for path in (source.ROOT / "bridge").rglob("*.py"):
+    for path in (ROOT / "bridge").rglob("*.py"):
         if "getLogger(__name__)" in path.read_text():
-            module = path.relative_to(source.ROOT).with_suffix("").as_posix().replace("/", ".")
+            module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
             found.add(module.removesuffix(".__init__"))
     return sorted(found)
 

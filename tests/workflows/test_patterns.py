@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.lint import lint
+from bridge.lint import examine
 from bridge.testing import LocalBridge, NotFinished
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,4 +162,4 @@ def test_a_booking_is_cancelled_by_message(bridge: LocalBridge) -> None:
 
 
 def test_the_patterns_pass_the_lint() -> None:
-    assert lint([ROOT / "workflows"]) == []
+    assert examine([ROOT / "workflows"]).findings == []

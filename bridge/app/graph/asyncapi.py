@@ -16,6 +16,7 @@ from bridge.app.graph.flow import publications, saga_commands
 from bridge.app.lifecycle.data import schema
 from bridge.brokers.factory import is_cluster, server_of
 from bridge.config.model.brokers import TargetConfig
+from bridge.config.model.codecs import TargetCodec, content_type
 from bridge.config.model.routes import RouteConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.schema_files import MAX_SCHEMA
@@ -31,16 +32,6 @@ VERSION = "3.1.0"
 AsyncApiDocument = dict[str, Any]
 
 _DRAFT_7 = "http://json-schema.org/draft-07/schema"
-_CONTENT = {
-    "cloudevents": "application/cloudevents+json",
-    "cloudevents-binary": "application/json",
-    "json": "application/json",
-    "text": "text/plain",
-    "bytes": "application/octet-stream",
-    "avro": "avro/binary",
-    "protobuf": "application/x-protobuf",
-}
-"""Content types of codecs."""
 _UNTOUCHED = ("const", "default", "enum", "example", "examples")
 """Members of JSON Schemas that hold values, not schemas."""
 
@@ -247,9 +238,9 @@ class _Builder:
         return found
 
 
-def _message(title: str, codec: str, payload: AsyncApiDocument | None, type_: str) -> AsyncApiDocument:
+def _message(title: str, codec: TargetCodec, payload: AsyncApiDocument | None, type_: str) -> AsyncApiDocument:
     """Message object. payload: schema of the data; a CloudEvent has it as `data`."""
-    message: AsyncApiDocument = {"name": title, "title": title, "contentType": _CONTENT[codec]}
+    message: AsyncApiDocument = {"name": title, "title": title, "contentType": content_type(codec)}
     if codec != "cloudevents":
         return message if payload is None else message | {"payload": payload}
     properties: AsyncApiDocument = {

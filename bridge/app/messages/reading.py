@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.messages import jsonlines
 from bridge.app.messages.jsonlines import LIMITS, LINE_LIMIT
 from bridge.codecs import registry as codecs
 from bridge.codecs.cloudevents.structured import MEDIA
 from bridge.codecs.limits import parse_json, without_mark
+from bridge.config.model.codecs import SCHEMA_CODECS
 from bridge.config.model.types import check_topic
 from bridge.core.errors import DecodeError
 from bridge.core.message import Event, Message

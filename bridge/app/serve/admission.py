@@ -13,10 +13,10 @@ from bridge.app.check.cost import cost
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.pipeline.action_budget import ActionBudget
-from bridge.pipeline.per_value import ValueAccounts
-from bridge.pipeline.route_limits import Admission, RouteLimit, TemporaryRouteLimit, TokenBucket
-from bridge.pipeline.running_instances import CountRunning, RunningInstances
+from bridge.pipeline.limits.action_budget import ActionBudget
+from bridge.pipeline.limits.per_value import ValueAccounts
+from bridge.pipeline.limits.route_limits import Admission, RouteLimit, TemporaryRouteLimit, TokenBucket
+from bridge.pipeline.limits.running_instances import CountRunning, RunningInstances
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.per import SHARED, TAG
 

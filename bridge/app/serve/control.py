@@ -40,7 +40,7 @@ from bridge.engines.base import Engine
 from bridge.engines.workload import Workload
 from bridge.ops.access import Caller
 from bridge.ops.api import PREFIX, STATUS, ApiRoute, EventStream
-from bridge.ops.audit import Actor, Denied, record, user
+from bridge.ops.audit import Actor, record, user
 from bridge.ops.control import DIRECTORY, Control, near, sockets
 from bridge.ops.status import StatusDocument
 from bridge.system.processes import is_stopped
@@ -104,7 +104,7 @@ def routes(
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
             trail, change = begun(operation, given, actor, loaded)
-            change.fail(Denied.reason, "denied")
+            change.deny()
             await asyncio.to_thread(record, trail, change)
 
     found = [

@@ -65,10 +65,10 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.limits.route_limits import Admission, RouteLimit
+from bridge.pipeline.limits.running_instances import RunningInstances
 from bridge.pipeline.publishing import Publishing
-from bridge.pipeline.route_limits import Admission, RouteLimit
 from bridge.pipeline.rule_set import RuleSet
-from bridge.pipeline.running_instances import RunningInstances
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
 from bridge.quarantine.orphaned import OrphanedQuarantine

@@ -18,7 +18,7 @@ from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.ops import logging
 from bridge.ops.logging import Level
-from bridge.sqlite_engine.defaults import MAX_REQUEST
+from bridge.sqlite_engine.defaults import MAX_PAYLOAD, MAX_REQUEST
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
@@ -39,6 +39,7 @@ class EngineHost:
     guard: authentication and limits of callers.
     retention: seconds that finished instances are kept; None: without limit.
     strict: apply the scheduler's limits.
+    max_payload: bytes of the largest payload that clients and workers store here.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class EngineHost:
         retention: float | None = None,
         strict: bool = False,
         max_hubs: int = MAX_HUBS,
+        max_payload: int = MAX_PAYLOAD,
     ) -> None:
         """Create a host; open nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
         self._host = listen.rpartition(":")[0]
         accepted = guard or Guard()
         options = DatabaseOptions(
             max_request=max(MAX_REQUEST, accepted.max_message),
+            max_payload=max_payload,
             strict=strict,
             retention=RetentionPolicy(age=retention),
             rules=BridgeRules(),
@@ -128,6 +131,7 @@ def serve(
     retention: float | None = None,
     strict: bool = False,
     max_hubs: int | None = None,
+    max_payload: int | None = None,
     ready_file: Path | None = None,
     log_levels: Mapping[str, Level] | None = None,
 ) -> int:
@@ -141,7 +145,7 @@ def serve(
     levels = dict(log_levels or {})
     logging.configure(levels.pop("", "info"), levels=levels)
     tune_allocator()
-    host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
+    host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS, max_payload or MAX_PAYLOAD)
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -29,6 +29,7 @@ from bridge.engines.entities.reload_requests import ReloadRequests
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
+from bridge.system.hang_up import EarlyHangUp
 from bridge.system.memory import tune_memory
 from bridge.system.service_manager import ServiceManager
 from bridge.system.tasks import cancelled, closed
@@ -40,6 +41,7 @@ def serve(
     loaded: Loaded,
     files: Files,
     *,
+    hang_up: EarlyHangUp,
     intake: bool = True,
     worker: bool = True,
     ready_file: Path | None = None,
@@ -50,13 +52,12 @@ def serve(
     The daemon reports its readiness, its reloads and its stop to systemd, and answers its watchdog. A second SIGTERM or
     SIGINT ends the process at once.
     files: those that `loaded` was read from.
+    hang_up: from before they were read.
     ready_file: written when the daemon is ready for the first time, with the process id, the address of the ops port
     and the control socket as JSON; removed before that and at the end.
     log_levels: levels of the log by logger, instead of those of the configuration; `""` is the whole log.
     Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
     """
-    if (hang_up := getattr(signal, "SIGHUP", None)) is not None:
-        signal.signal(hang_up, signal.SIG_IGN)  # until a running daemon can reload
     known = signature(loaded, _paths(files)) if loaded.config.ops.reload.watch else ()
     wanted = loaded.config.ops.log
     levels = dict(log_levels or {})
@@ -71,7 +72,7 @@ def serve(
         log.warning(str(warning), action="check")
     tune_memory()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file, known, dict(log_levels or {})))
+        stopped = runner.run(_serve(loaded, files, hang_up, intake, worker, ready_file, known, dict(log_levels or {})))
     if not stopped:
         _end_at_once(0)
     return 0
@@ -91,6 +92,7 @@ def _end_at_once(code: int) -> NoReturn:
 async def _serve(
     loaded: Loaded,
     files: Files,
+    hang_up: EarlyHangUp,
     intake: bool,
     worker: bool,
     ready_file: Path | None,
@@ -104,8 +106,10 @@ async def _serve(
         configurations.keep(loaded)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
-    if (hang_up := getattr(signal, "SIGHUP", None)) is not None:
-        loop.add_signal_handler(hang_up, reload.set)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+    if hang_up.came:
+        reload.set()
     daemon = Daemon(loaded, intake=intake, worker=worker, log_levels=levels)
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()

@@ -107,7 +107,7 @@ class WaitingEntities:
     async def count(self, engine: Engine) -> None:
         """Count the waiting messages again. Raises: EngineError."""
         await self.totals.count(engine)
-        self.waiting = self.totals.early
+        self.waiting = self.totals.counted.early
 
     @property
     def expiring(self) -> int | None:

@@ -9,7 +9,7 @@ from bridge.brokers.base import Features, Listener, LogRanges, Positions, ReadOp
 from bridge.brokers.kafka import group_positions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.ends import Ends
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.brokers.kafka.producer import DeadLetterProducer, Producer
 from bridge.brokers.kafka.reading import ranges, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
@@ -19,26 +19,19 @@ from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.core.message import Message, Position
 
-FEATURES = Features(
-    "kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True, keyless_tombstones=False
-)
-
 
 class KafkaBroker:
     """Implementation of `bridge.brokers.base.Broker` on a Kafka cluster."""
 
-    features = FEATURES
+    features = Features(groups=True, keyless_tombstones=False)
 
     def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create a Kafka broker.
-
-        resolve: from a field below `tls` and its value to a path.
-        """
+        """Create a Kafka broker. resolve: from a field below `tls` and its value to a path."""
         self.name = name
         self._connection = Connection(name, config, resolve)
         self._cluster = Cluster(self._connection)
         self._producer = Producer(self._connection)
-        self._ends = Ends(self._connection)
+        self._lookup = OffsetLookup(self._connection)
         self._subscriptions: set[KafkaSubscription] = set()
 
     async def start(self) -> None:
@@ -50,7 +43,7 @@ class KafkaBroker:
         for subscription in tuple(self._subscriptions):
             await subscription.close()
         await self._producer.stop()
-        await self._ends.stop()
+        await self._lookup.aclose()
         await self._cluster.stop()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
@@ -87,10 +80,6 @@ class KafkaBroker:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
         return await self._cluster.topics()
 
-    async def create_topic(self, name: str, partitions: int) -> None:
-        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
-        await self._cluster.create_topic(name, partitions)
-
     async def start_reading(self) -> None:
         """See `BacklogBroker.start_reading`."""
         await self.start()
@@ -123,7 +112,7 @@ class KafkaBroker:
 
     async def ranges(self, topic: str) -> LogRanges:
         """See `LogBroker.ranges`."""
-        return await ranges(self._connection, self._cluster, self._ends, topic)
+        return await ranges(self._connection, self._cluster, self._lookup, topic)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
         """See `Broker.subscribe`. Returns once the group has assigned partitions.

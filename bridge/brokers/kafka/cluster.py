@@ -92,13 +92,6 @@ class Cluster:
 
         return await self._ask("list the topics", list_)
 
-    async def create_topic(self, name: str, partitions: int) -> None:
-        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
-        await self._create({name}, partitions)
-        existing = (await self.topics()).get(name)
-        if existing is not None and existing != partitions:
-            raise BrokerError(f"topic {name} has {existing} partitions; their number is not changed to {partitions}")
-
     async def ensure(self, names: Collection[str]) -> None:
         """Ensure that the topics exist; create missing ones when `create_topics` is set.
 
@@ -117,7 +110,7 @@ class Cluster:
                 "(a topic that this principal may not describe looks the same)"
             )
         if missing:
-            await self._create(missing, config.partitions)
+            await self._create(missing)
             # Wait until every node knows the topic; a client that asks another node would create it with other settings
             await self._seen(missing)
         self._known |= unknown
@@ -159,8 +152,8 @@ class Cluster:
         found = await self._ask(f"read the positions of group {group}", fetch)
         return {partition: position for partition, position in found.items() if position.offset != _NO_POSITION}
 
-    async def _create(self, names: Iterable[str], partitions: int) -> None:
-        replication = self._connection.config.replication
+    async def _create(self, names: Iterable[str]) -> None:
+        replication, partitions = self._connection.config.replication, self._connection.config.partitions
         if replication is None:
 
             async def nodes() -> int:

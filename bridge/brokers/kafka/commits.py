@@ -17,6 +17,8 @@ from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.core.errors import BrokerError, BrokerUnavailable, PartitionRevoked
 
+_log = logging.getLogger(__name__)
+
 METADATA_LIMIT = 4000
 """Longest text; brokers refuse more than 4096 bytes (`offset.metadata.max.bytes`)."""
 
@@ -79,8 +81,6 @@ def _decoded(text: str) -> tuple[bytes, bytes]:
         return b"", b""
     return bits, unpack.unused_data
 
-
-_log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 10.0
 """Longest duration of one commit in seconds; the client itself would wait forever."""

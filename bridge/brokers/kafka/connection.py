@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetada
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
 from bridge.brokers.kafka.log.records import Bounds
-from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers, starting
+from bridge.brokers.kafka.sdk_internals import abandon, bound_answers, starting
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable
 
@@ -32,7 +32,7 @@ class Connection:
         self.name = name
         self.config = config
         self.bounds = Bounds(config.max_batch, config.max_records, config.max_headers)
-        bound_answers(Answers(config.fetch_bytes + config.max_batch))
+        bound_answers(config.fetch_bytes + config.max_batch)
         self._resolve = resolve
         self._arguments: dict[str, Any] | None = None
 

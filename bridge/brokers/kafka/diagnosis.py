@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, for_code
 from cryptography import x509
 
-from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.operations import (
+from bridge.brokers.base import OUTAGE
+from bridge.brokers.kafka.admin_requests import (
     GroupFacts,
     GroupsRequest,
     Operations,
@@ -30,7 +29,9 @@ from bridge.brokers.kafka.operations import (
     group_facts,
     topic_facts,
 )
-from bridge.brokers.kafka.positions import look_up
+from bridge.brokers.kafka.cluster import Cluster
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.brokers.kafka.sdk_internals import send
 from bridge.config.model.brokers import KafkaBrokerConfig, TargetConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
@@ -43,8 +44,6 @@ _NONE, _UNKNOWN_TOPIC, _TOPIC_DENIED, _GROUP_DENIED, _CLUSTER_DENIED = 0, 3, 29,
 _ELSEWHERE = (14, 15, 16)
 """Error codes of the protocol. _ELSEWHERE: of a node that does not, or does not yet, coordinate the group."""
 
-OUTAGE = 86_400.0
-"""Outage in seconds that a topic should outlast: a day."""
 DEAD_LETTERS = 7 * 86_400.0
 """Seconds that dead letters should be kept: a week."""
 _AHEAD_MS = 2000
@@ -100,7 +99,7 @@ class _Checks:
         self._connection = connection
         self._config = connection.config
         self._cluster = Cluster(connection)
-        self._consumer: Any = None
+        self._lookup = OffsetLookup(connection, "read_uncommitted")
         self._examiner = examiner
         self._sources = sources
         self._targets = targets
@@ -118,8 +117,7 @@ class _Checks:
         self._acls = f"kafka-acls {self._at} --add --allow-principal '{principal}'"
 
     async def stop(self) -> None:
-        if self._consumer is not None:
-            await close(self._consumer)
+        await self._lookup.aclose()
         await self._cluster.stop()
 
     async def run(self) -> dict[str, float]:
@@ -229,7 +227,7 @@ class _Checks:
             return ok(topic)  # reported as a missing permission
         if facts.error == _UNKNOWN_TOPIC:
             return self._missing(topic)
-        if facts.offline or facts.error not in (_NONE,):
+        if facts.offline or facts.error != _NONE:
             what = f"partitions {', '.join(map(str, facts.offline))} have no leader" if facts.offline else ""
             return problem(
                 f"{topic}: {what or for_code(facts.error).__name__}",
@@ -326,11 +324,7 @@ class _Checks:
         partitions = self._partitions(name)
         if not partitions:
             return not_checked("no topic can be described")
-        consumer = await self._opened()
-        try:
-            begin = await look_up(consumer.beginning_offsets, partitions, self._config.request_timeout)
-        except KafkaError as error:
-            raise self._connection.translate(error, "look up offsets") from error
+        begin, _ = await self._lookup.ends(partitions, "look up offsets")
         if source.group not in self._coordinators:
             return not_checked("no node answers for the group")
         committed = await self._cluster.committed(source.group, partitions, self._coordinators[source.group])
@@ -366,33 +360,28 @@ class _Checks:
                         self._settings[topic] = {entry[0]: entry[1] for entry in entries}
                     else:
                         denied.append(topic)
-            judged = [answer for topic, use in self._topics.items() for answer in self._kept(topic, use)]
+            judged = [answer for topic, use in self._topics.items() for answer in self._judged_retention(topic, use)]
             if denied:
                 allow = "\n".join(f"{self._acls} --operation DescribeConfigs --topic {topic}" for topic in denied)
                 judged.append(not_checked(f"DescribeConfigs on {', '.join(denied)} missing", allow))
             return worst(
-                judged, "; ".join(f"{topic}: {_text(_kept(found))}" for topic, found in self._settings.items())
+                judged, "; ".join(f"{topic}: {_text(_retention_of(found))}" for topic, found in self._settings.items())
             )
 
         await self._check("retention", ask)
-        return {
-            name: max(kept)
-            for name in self._sources
-            if (
-                kept := [
-                    _kept(self._settings[topic]) or math.inf for topic in self._read(name) if topic in self._settings
-                ]
-            )
-        }
+        kept = {topic: _retention_of(settings) or math.inf for topic, settings in self._settings.items()}
+        read = {name: [kept[topic] for topic in self._read(name) if topic in kept] for name in self._sources}
+        return {name: max(each) for name, each in read.items() if each}
 
     def _seconds(self, topic: str) -> float | None:
-        return _kept(self._settings[topic]) if topic in self._settings else None
+        return _retention_of(self._settings[topic]) if topic in self._settings else None
 
-    def _kept(self, topic: str, use: _Topic) -> Iterator[CheckAnswer]:
+    def _judged_retention(self, topic: str, use: _Topic) -> Iterator[CheckAnswer]:
         settings = self._settings.get(topic)
         if settings is None:
             return
-        seconds, alter = _kept(settings), f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}"
+        seconds = _retention_of(settings)
+        alter = f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}"
         compacted = "compact" in settings.get("cleanup.policy", "")
         if use.dead_letters_of and compacted:
             yield problem(
@@ -431,12 +420,8 @@ class _Checks:
         partitions = [tp for name in self._sources for tp in self._partitions(name)]
         if not partitions:
             return not_checked("the cluster does not tell its time, and no topic is read")
-        consumer = await self._opened()
         asked = dict.fromkeys(partitions, int(time.time() * 1000) + _AHEAD_MS)
-        try:
-            found = await consumer.offsets_for_times(asked)
-        except KafkaError as error:
-            raise self._connection.translate(error, "look up times") from error
+        found = await self._lookup.at_times(asked, "look up times")
         future = [(tp, at) for tp, at in found.items() if at is not None]
         if not future:
             return ok("no message is from the future (the cluster does not tell its time)")
@@ -498,16 +483,8 @@ class _Checks:
             for number in range(self._facts[topic].partitions)
         ][:_MOST_PARTITIONS]
 
-    async def _opened(self) -> Any:
-        """Client outside any group, for offsets."""
-        if self._consumer is None:
-            consumer = AIOKafkaConsumer(**self._connection.arguments, group_id=None, enable_auto_commit=False)
-            await self._connection.open(consumer.start)
-            self._consumer = consumer
-        return self._consumer
 
-
-def _kept(settings: Mapping[str, str]) -> float | None:
+def _retention_of(settings: Mapping[str, str]) -> float | None:
     """Seconds that a topic keeps messages; None without limit."""
     if "delete" not in settings.get("cleanup.policy", "delete"):
         return None

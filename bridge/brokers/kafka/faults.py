@@ -25,7 +25,7 @@ class Meaning(Enum):
     BUG = 5
 
 
-_MEANINGS: dict[Meaning, tuple[type[BaseException], ...]] = {
+_CLASSES: dict[Meaning, tuple[type[BaseException], ...]] = {
     Meaning.AWAY: (
         errors.KafkaError, errors.NoBrokersAvailable, errors.NodeNotReadyError, errors.KafkaProtocolError,
         errors.CorrelationIdError, errors.Cancelled, errors.TooManyInFlightRequests, errors.StaleMetadata,
@@ -70,15 +70,11 @@ _MEANINGS: dict[Meaning, tuple[type[BaseException], ...]] = {
     ),
     Meaning.BUG: (errors.IllegalArgumentError, errors.IllegalOperation, errors.NoError),
 }  # fmt: skip
-_BY_CLASS = {kind: meaning for meaning, kinds in _MEANINGS.items() for kind in kinds}
+MEANING_OF = {kind: meaning for meaning, kinds in _CLASSES.items() for kind in kinds}
+"""Meaning of each class of errors; an unknown class has that of its nearest base class."""
 
 TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordTooLargeError, errors.RecordListTooLargeError)
 """Errors of a message that exceeds the topic's limit or this producer's limit."""
-
-
-def meaning(kind: type[BaseException]) -> Meaning | None:
-    """Meaning of errors of exactly this class; None for an unknown class."""
-    return _BY_CLASS.get(kind)
 
 
 def translate(error: BaseException, what: str) -> BridgeError | None:
@@ -91,7 +87,7 @@ def translate(error: BaseException, what: str) -> BridgeError | None:
     if isinstance(error, OSError):
         return BrokerUnavailable(f"{what}: {_explain(error)}")
     for kind in type(error).__mro__:
-        found = _BY_CLASS.get(kind)
+        found = MEANING_OF.get(kind)
         if found is None:
             continue
         text = f"{what}: {_explain(error)}"

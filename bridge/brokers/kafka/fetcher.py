@@ -21,17 +21,17 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetch_pace import FetchPace
-from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.log.compression import TakeBudget
 from bridge.brokers.kafka.log.fetch_cursor import PartitionData
 from bridge.brokers.kafka.log.partition_log import LOW_WATER, PartitionLog
 from bridge.brokers.kafka.log.record_batch import (
     RecordBatch,
-    begins_whole,
+    begins_with_whole_batch,
     claimed_next,
     hides_batch,
+    is_whole,
     next_base,
     was_early,
-    whole,
 )
 from bridge.core.errors import BridgeError
 from bridge.core.message import Message
@@ -353,7 +353,7 @@ class Fetcher:
             if code:
                 raise for_code(code)(str(tp))
             log.accept(log.cursor.fetch_offset, answer)
-            records = {first: message for first, _, message in log.take(LOW_WATER, Room())}
+            records = {first: message for first, _, message in log.take(LOW_WATER, TakeBudget())}
             if log.position > offset:
                 return records, log.position
         return {}, offset + 1
@@ -395,14 +395,14 @@ class Fetcher:
             # The log may have lost the beginning of the batch, and the broker would refuse its base offset
             offset = max(batch.base, log.position) if batch.asked is None else batch.asked
             answer = await self._read_again(tp, offset, batch, self._client)
-            if _same(batch, answer) is not None:
+            if _with_same_damage(batch, answer) is not None:
                 async with self._fresh:
                     fresh = await self._open()
                     try:
                         await fresh.set_topics([tp.topic])
                         answer = await self._read_again(tp, offset, batch, fresh)
-                        if (same := _same(batch, answer)) is not None:
-                            await self._believe(tp, log, batch, same, fresh)
+                        if (same := _with_same_damage(batch, answer)) is not None:
+                            await self._accept_damage(tp, log, batch, same, fresh)
                             return
                     finally:
                         await close(fresh)
@@ -417,20 +417,20 @@ class Fetcher:
                 self._wake()
             self._rest([log], _RETRY_SECONDS)
 
-    async def _believe(
+    async def _accept_damage(
         self, tp: TopicPartition, log: PartitionLog, batch: RecordBatch, answer: PartitionData, client: Any
     ) -> None:
         try:
             known = batch.last is not None or batch.ambiguous
             following = None if known else await self._following(tp, batch, answer, client)
-        except _Grown:
+        except _LogGrew:
             self._rest([log], _RETRY_SECONDS)
             return
         if self._logs.get(tp) is not log:
             return
         assert batch.fault is not None
         if batch.last is None and following is None:
-            log.distrust(batch)
+            log.stop_at_damage(batch)
         else:
             log.confirm(batch, following)
         _log.error("%s: offset %d is damaged: %s", log, batch.base, batch.fault.detail)
@@ -445,7 +445,7 @@ class Fetcher:
         agrees: the log ends at the stated offset, or another batch begins there. Raises: _Grown, for another attempt.
         """
         lowest = batch.base if batch.placed else 0
-        if not whole(batch.raw) or await asyncio.to_thread(hides_batch, batch.raw, lowest, answer.end):
+        if not is_whole(batch.raw) or await asyncio.to_thread(hides_batch, batch.raw, lowest, answer.end):
             return None
         bounds = self._connection.bounds
         if len(answer.data) > len(batch.raw):
@@ -463,7 +463,7 @@ class Fetcher:
                 return claimed
         last = await self._read_at(tp, end - 1, client, len(batch.raw))
         if last is not None and last.readable_end != end:
-            raise _Grown
+            raise _LogGrew
         return end if last is not None and (not last.data or last.data.endswith(batch.raw)) else None
 
     async def _read_again(
@@ -495,18 +495,18 @@ class Fetcher:
         raise LeaderNotAvailableError(str(tp))
 
 
-class _Grown(Exception):
+class _LogGrew(Exception):
     """The log grew between two reads that have to agree."""
 
 
-def _same(batch: RecordBatch, answer: PartitionData | None) -> PartitionData | None:
+def _with_same_damage(batch: RecordBatch, answer: PartitionData | None) -> PartitionData | None:
     """Answer from the batch on, where it shows the same damage; None otherwise. An incomplete batch must still be
     incomplete.
     """
     if answer is None or was_early(batch, answer.end):
         return None
-    if not whole(batch.raw):
-        return answer if answer.data.startswith(batch.raw) and not begins_whole(answer.data) else None
+    if not is_whole(batch.raw):
+        return answer if answer.data.startswith(batch.raw) and not begins_with_whole_batch(answer.data) else None
     # Other batches may come first, when the header of one of them states offsets that are too high
     at = answer.data.find(batch.raw)
     return None if at < 0 else replace(answer, data=answer.data[at:])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,11 +13,11 @@ from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaErro
 from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.kafka.admin_requests import GroupFacts, GroupsRequest, group_facts
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import decode_metadata, decode_stamp, encode_metadata
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.operations import GroupFacts, GroupsRequest, group_facts
-from bridge.brokers.kafka.positions import look_up
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.brokers.kafka.reading import scan as scan_partitions
 from bridge.brokers.kafka.sdk_internals import send
 from bridge.brokers.positions import GroupActive, GroupPosition, Move, Place, kept_done
@@ -37,9 +37,8 @@ async def positions(connection: Connection, cluster: Cluster, options: Subscribe
     if not partitions:
         return []
     committed = await cluster.committed(options.group, partitions)
-    async with _client(connection, options.kafka.isolation) as consumer:
-        begin = await _looked_up(connection, consumer.beginning_offsets, partitions)
-        end = await _looked_up(connection, consumer.end_offsets, partitions)
+    async with aclosing(OffsetLookup(connection, options.kafka.isolation)) as lookup:
+        begin, end = await lookup.ends(partitions, "look up the ends of topics")
     facts = await _group(cluster, options.group)
     fresh = end if options.start == "latest" else begin
     found = []
@@ -67,11 +66,8 @@ async def positions(connection: Connection, cluster: Cluster, options: Subscribe
 async def offsets_at(connection: Connection, places: Mapping[Place, GroupPosition], time: float) -> dict[Place, int]:
     """See `PositionedBroker.offsets_at`."""
     wanted = {TopicPartition(*place): max(0, int(time * 1000)) for place in places}
-    async with _client(connection, "read_committed") as consumer:
-        try:
-            found = await asyncio.wait_for(consumer.offsets_for_times(wanted), connection.config.request_timeout)
-        except (KafkaError, TimeoutError) as error:
-            raise connection.translate(error, "look up offsets by time") from error
+    async with aclosing(OffsetLookup(connection)) as lookup:
+        found = await lookup.at_times(wanted, "look up offsets by time")
     result = {}
     for place, position in places.items():
         at = found.get(TopicPartition(*place))
@@ -141,25 +137,3 @@ async def _group(cluster: Cluster, group: str) -> GroupFacts | None:
     except BrokerUnavailable:
         return None  # older servers and missing rights: only the names of members are lacking
     return None if facts.error else facts
-
-
-@asynccontextmanager
-async def _client(connection: Connection, isolation: str) -> AsyncIterator[Any]:
-    """Client outside of any group, which reads nothing. Raises: BrokerUnavailable."""
-    consumer: Any = AIOKafkaConsumer(
-        **connection.arguments, group_id=None, enable_auto_commit=False, isolation_level=isolation
-    )
-    try:
-        await connection.open(consumer.start)
-        yield consumer
-    finally:
-        await close(consumer)
-
-
-async def _looked_up(
-    connection: Connection, question: Any, partitions: Collection[TopicPartition]
-) -> dict[TopicPartition, int]:
-    try:
-        return await look_up(question, partitions, connection.config.request_timeout)
-    except (KafkaError, TimeoutError) as error:
-        raise connection.translate(error, "look up the ends of topics") from error

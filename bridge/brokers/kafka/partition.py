@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from aiokafka import TopicPartition
 
-from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.log.compression import TakeBudget
 from bridge.brokers.kafka.log.partition_log import PartitionLog
 from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.log_partition import AssignedPartition, LogDelivery
@@ -62,8 +62,8 @@ class KafkaPartition(AssignedPartition):
         super().drain()
         self.log.close()
 
-    def take(self, limit: int, into: list[KafkaDelivery], room: Room) -> None:
-        """Hand out returned deliveries, then fetched records, up to `limit` in `into` and the rest of `room`."""
+    def take(self, limit: int, into: list[KafkaDelivery], budget: TakeBudget) -> None:
+        """Hand out returned deliveries, then fetched records, up to `limit` in `into` and the rest of `budget`."""
         if self._paused or self.draining:
             return
         if self._returned:
@@ -71,7 +71,7 @@ class KafkaPartition(AssignedPartition):
         fetched = self._tracker.fetched
         # Repeat while the taken records were already completed: nothing wakes a consumer for records that are here
         # already
-        while len(into) < limit and (found := self.log.take(limit - len(into), room)):
+        while len(into) < limit and (found := self.log.take(limit - len(into), budget)):
             for first, last, message in found:
                 if fetched(first, last, message.timestamp):
                     into.append(KafkaDelivery(message, self, first))

@@ -1,57 +1,28 @@
-"""Lookups of offsets, and positions that the broker no longer has, or does not have yet."""
+"""Positions that the broker no longer has, or does not have yet."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from bridge.brokers.base import seek_command
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaPartition
-
-
-async def look_up(
-    question: Callable[[Collection[TopicPartition]], Awaitable[dict[TopicPartition, Any]]],
-    partitions: Collection[TopicPartition],
-    seconds: float,
-) -> dict[TopicPartition, int]:
-    """Offsets of exactly these partitions. No position of the client moves.
-
-    question: `beginning_offsets` or `end_offsets` of a client. Raises: KafkaError, also where an answer lacks a
-    partition or an offset; TimeoutError.
-    """
-    if not partitions:
-        return {}
-    try:
-        found = await asyncio.wait_for(question(partitions), seconds)
-    except (KafkaError, TimeoutError):
-        raise
-    except Exception as error:  # the client looks into answers without a check
-        raise KafkaError(f"the answer about offsets makes no sense ({type(error).__name__})") from error
-    for tp in partitions:
-        offset = found.get(tp)
-        if not isinstance(offset, int) or offset < 0:
-            raise KafkaError(f"the answer about offsets has none for {tp.topic}/{tp.partition}")
-    return {tp: found[tp] for tp in partitions}
-
 
 _log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 10.0
 
 
-class OutOfRange:
-    """Treatment of such positions by `policy`: the partition stops, or moves and skipped offsets are counted."""
+class OutOfRangePolicy:
+    """Treatment of positions out of range: the partition stops, or moves and skipped offsets are counted."""
 
     def __init__(self, policy: str) -> None:
-        """Create the treatment.
-
-        policy: `stop`, `earliest` or `latest`.
-        """
+        """Create the policy. policy: `stop`, `earliest` or `latest`."""
         self._policy = policy
         self.lost: dict[TopicPartition, int] = {}
         """Partitions that wait for a new position, with their last offset."""

@@ -41,7 +41,6 @@ class Producer:
         """Number of calls in progress whose records may share a batch."""
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self.replaced = 0
 
     async def stop(self) -> None:
         """Flush and disconnect. Idempotent."""
@@ -148,7 +147,6 @@ class Producer:
         if self._current is not producer:
             return
         self._current = None
-        self.replaced += 1
         # Other calls may wait for records that the producer has accepted: stopping gets the time of one publish
         task = asyncio.create_task(close(producer, self._connection.config.publish_timeout))
         self._retired.add(task)

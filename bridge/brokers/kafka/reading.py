@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 
 from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -11,10 +12,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from bridge.brokers.base import LogRanges, ReadOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.ends import Ends
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.log.compression import Inflation, Room
+from bridge.brokers.kafka.log.compression import OpenBatches, TakeBudget
 from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.offset_lookup import OffsetLookup
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 
@@ -41,7 +42,9 @@ async def read(
         raise BrokerError(f"{connection.name}: {topic} has no partition {options.partition}; it has {count}, from 0")
     if options.ranges is None:
         partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
-        starts, ends = await _range(connection, partitions, options)
+        async with aclosing(OffsetLookup(connection)) as lookup:
+            begin, ends = await lookup.ends(partitions, f"read {topic}")
+        starts = {tp: options.first(begin[tp], ends[tp]) for tp in partitions}
     else:
         partitions = [TopicPartition(topic, number) for number in options.ranges if number < count]
         starts = {tp: options.ranges[tp.partition][0] for tp in partitions}
@@ -66,7 +69,7 @@ async def scan(
     isolation: `read_committed` or `read_uncommitted`. what: for an error. Raises: BrokerError, BrokerUnavailable.
     """
     config = connection.config
-    inflation = Inflation(config.max_batch)
+    open_batches = OpenBatches(config.max_batch)
     logs = {
         tp: PartitionLog(
             tp.topic,
@@ -75,7 +78,7 @@ async def scan(
             bounds=connection.bounds,
             low_water=config.fetch_partition_bytes // 2,
             treatment=lambda unreadable: "dead_letter",
-            inflation=inflation,
+            open_batches=open_batches,
         )
         for tp, start in starts.items()
     }
@@ -89,7 +92,7 @@ async def scan(
     await fetcher.start()
     try:
         fetcher.assign(logs)
-        async for position, message in _messages(connection, cluster, fetcher, logs, ends, changed, inflation, what):
+        async for position, message in _messages(connection, cluster, fetcher, logs, ends, changed, open_batches, what):
             yield position, message
     finally:
         await fetcher.stop()
@@ -102,19 +105,19 @@ async def _messages(
     logs: Mapping[TopicPartition, PartitionLog],
     ends: Mapping[TopicPartition, int] | None,
     changed: asyncio.Event,
-    inflation: Inflation,
+    open_batches: OpenBatches,
     what: str,
 ) -> AsyncIterator[tuple[Position, Message]]:
     """Messages up to `ends`, or without an end."""
     while True:
         changed.clear()
         found = False
-        inflation.reset()
+        open_batches.reset()
         for tp, log in logs.items():
             if ends is not None and log.position >= ends[tp]:
                 log.close()
                 continue
-            for first, _, message in log.take(_BATCH, Room()):
+            for first, _, message in log.take(_BATCH, TakeBudget()):
                 if ends is None or first < ends[tp]:
                     found = True
                     yield Position(cluster.id, tp.topic, tp.partition, first), message
@@ -124,7 +127,7 @@ async def _messages(
         if not going:
             break
         fetcher.assign({tp: log for tp, log in logs.items() if log in going})
-        if not found and not inflation.refused:
+        if not found and not open_batches.refused:
             try:
                 # `wait_for` of Python 3.11 loses a cancellation that comes with the event
                 async with asyncio.timeout(_PING_SECONDS):
@@ -138,12 +141,12 @@ async def _messages(
         raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")
 
 
-async def ranges(connection: Connection, cluster: Cluster, ends: Ends, topic: str) -> LogRanges:
+async def ranges(connection: Connection, cluster: Cluster, lookup: OffsetLookup, topic: str) -> LogRanges:
     """See `LogBroker.ranges`. A topic whose settings this principal may not read counts as compacted."""
     count = (await cluster.topics()).get(topic, 0)
     if not count:
         raise BrokerError(f"{connection.name}: there is no topic {topic}")
-    begin, end = await ends.ask([TopicPartition(topic, each) for each in range(count)], f"read {topic}")
+    begin, end = await lookup.ends([TopicPartition(topic, each) for each in range(count)], f"read {topic}")
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic)]
     try:
         answers = await cluster.ask("read the settings of a topic", lambda admin: admin.describe_configs(resources))
@@ -161,22 +164,3 @@ async def ranges(connection: Connection, cluster: Cluster, ends: Ends, topic: st
     ]
     offsets = {tp.partition: (begin[tp], end[tp]) for tp in begin}
     return LogRanges(cluster.id, offsets, whole=bool(policies) and "compact" not in policies[0])
-
-
-async def _range(
-    connection: Connection, partitions: list[TopicPartition], options: ReadOptions
-) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """Offsets of the first record to read, and end offsets, of the partitions. Raises: BrokerUnavailable."""
-    begin, end = await _ends(connection, partitions, f"read {options.topic}")
-    return {tp: options.first(begin[tp], end[tp]) for tp in partitions}, end
-
-
-async def _ends(
-    connection: Connection, partitions: list[TopicPartition], what: str
-) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """First and end offsets of the partitions. what: for an error. Raises: BrokerUnavailable."""
-    ends = Ends(connection)
-    try:
-        return await ends.ask(partitions, what)
-    finally:
-        await ends.stop()

@@ -17,10 +17,10 @@ from bridge.brokers.kafka.commits import Commits, decode_metadata, decode_stamp,
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.detectors import RebalanceStormDetector
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.log.compression import Inflation
+from bridge.brokers.kafka.log.compression import OpenBatches
 from bridge.brokers.kafka.log.partition_log import PartitionLog
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaPartition
-from bridge.brokers.kafka.positions import look_up
 from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.positions import Move, Moved, kept_done
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable
@@ -65,7 +65,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self.rebalances = 0
         self.gaps: Counter[str] = Counter()
         """Passed offsets without a record for a consumer, by kind; see `PartitionLog`."""
-        self.inflation = Inflation(connection.config.max_batch)
+        self.open_batches = OpenBatches(connection.config.max_batch)
         self.storms = RebalanceStormDetector()
 
     def attach(self, consumer: Any) -> None:
@@ -221,7 +221,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                 low_water=config.fetch_partition_bytes // 2,
                 treatment=self._options.unreadable.of,
                 gaps=self.gaps,
-                inflation=self.inflation,
+                open_batches=self.open_batches,
             )
             partitions.append(
                 KafkaPartition(

@@ -10,7 +10,6 @@ import logging
 import struct
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
@@ -43,18 +42,12 @@ _BY_PARTITION = frozenset(
 _SIZE = struct.Struct(">i")
 
 
-@dataclass(slots=True)
-class Answers:
-    """Bounds of answers. records: bytes of one that brings records."""
-
-    records: int
-
-
 class AnswerRefused(ConnectionError):
     """The peer announces an answer that is beyond the bounds, or without a request; the connection ends."""
 
 
-_bounds = Answers(0)
+_most_bytes = 0
+"""Bytes of the largest answer that is read."""
 
 CONNECTION = ("_read", "_reader", "_requests", "_handle_frame")
 """Members of a connection. Without one of them the client reads answers of any size."""
@@ -72,13 +65,14 @@ def has(kind: type, names: Iterable[str]) -> bool:
     return known.issuperset(names)
 
 
-def bound_answers(bounds: Answers) -> None:
-    """Let the clients of this process read no larger answers than the widest of these bounds.
+def bound_answers(size: int) -> None:
+    """Let the clients of this process read answers of at most this number of bytes, or of a larger one given before.
 
-    The client itself holds an answer of any size that its peer announces, before it looks into it. Bounds are those of
+    The client itself holds an answer of any size that its peer announces, before it looks into it. The bound is that of
     the process, since a connection does not know for whom it was made.
     """
-    _bounds.records = max(_bounds.records, bounds.records)
+    global _most_bytes
+    _most_bytes = max(_most_bytes, size)
     AIOKafkaConnection.connect = _connect
     AIOKafkaConnection.send = _send
     ClusterMetadata.update_metadata = _update_metadata
@@ -117,7 +111,7 @@ async def _read(self_ref: Any) -> None:
 
 def _check(size: int, request: Any) -> None:
     """Check the announced size of an answer. request: None for a token. Raises: AnswerRefused."""
-    most = _bounds.records if getattr(request, "API_KEY", None) == _FETCH else min(OTHERS, _bounds.records)
+    most = _most_bytes if getattr(request, "API_KEY", None) == _FETCH else min(OTHERS, _most_bytes)
     if not 0 <= size <= most:
         raise AnswerRefused(f"an answer of {size} bytes was announced; at most {most} are allowed")
 

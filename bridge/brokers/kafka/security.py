@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import Any
 
 from aiokafka.abc import AbstractTokenProvider
 
-from bridge.config.model.brokers import KafkaBrokerConfig, KafkaSaslConfig, KafkaTlsConfig
+from bridge.brokers.tls import context_of
+from bridge.config.model.brokers import KafkaBrokerConfig, KafkaSaslConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
-from bridge.system.files import check_file
 from bridge.system.package import install_extra
-from bridge.system.tls import MAX_FILE
 
 
 def arguments(name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> dict[str, Any]:
@@ -29,7 +27,8 @@ def arguments(name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str]
     """
     given: dict[str, Any] = {}
     if config.tls is not None:
-        given["ssl_context"] = _context(name, config.tls, resolve)
+        given["ssl_context"] = context = context_of(name, config.tls, resolve)
+        context.check_hostname = config.tls.check_hostname
     sasl = config.sasl
     if sasl is not None:
         given["sasl_mechanism"] = sasl.mechanism
@@ -40,22 +39,6 @@ def arguments(name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str]
             given["sasl_plain_password"] = sasl.password.get_secret_value() if sasl.password else ""
     given["security_protocol"] = ("SASL_" if sasl else "") + ("SSL" if config.tls is not None else "PLAINTEXT")
     return given
-
-
-def _context(name: str, tls: KafkaTlsConfig, resolve: Callable[[str, str], Path]) -> ssl.SSLContext:
-    def file(field: str, value: str) -> Path:
-        return check_file(resolve(field, value), MAX_FILE)
-
-    try:
-        context = ssl.create_default_context(cafile=file("ca", tls.ca) if tls.ca else None)
-        if tls.certificate:
-            password = tls.key_password.get_secret_value() if tls.key_password else None
-            key = file("key", tls.key) if tls.key else None
-            context.load_cert_chain(file("certificate", tls.certificate), key, password)
-    except (OSError, ssl.SSLError) as error:
-        raise BrokerError(f"{name}: a certificate or key below `tls` cannot be read: {error}") from error
-    context.check_hostname = tls.check_hostname
-    return context
 
 
 EARLY_SECONDS = 60.0

@@ -18,9 +18,10 @@ from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.log.compression import Room
+from bridge.brokers.kafka.log.compression import TakeBudget
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaDelivery
-from bridge.brokers.kafka.positions import OutOfRange, look_up
+from bridge.brokers.kafka.positions import OutOfRangePolicy
 from bridge.brokers.kafka.producer import DeadLetterProducer
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
@@ -58,10 +59,7 @@ class KafkaSubscription:
         dead_letters: DeadLetterProducer,
         closed: Callable[[], None],
     ) -> None:
-        """Create a Kafka subscription.
-
-        closed: called once, at the end of `close`.
-        """
+        """Create a Kafka subscription. closed: called once, at the end of `close`."""
         self._connection = connection
         self._cluster = cluster
         self._options = options
@@ -75,7 +73,7 @@ class KafkaSubscription:
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
-        self._out_of_range = OutOfRange(self._kafka.on_out_of_range)
+        self._out_of_range = OutOfRangePolicy(self._kafka.on_out_of_range)
         self._fetcher = Fetcher(
             connection,
             isolation=self._kafka.isolation,
@@ -146,11 +144,12 @@ class KafkaSubscription:
             consumer.subscribe(list(options.topics), listener=self._assignment)
         try:
             # The client waits for its first assignment without a limit
-            await asyncio.wait_for(self._connection.open(consumer.start), self._patience)
+            await asyncio.wait_for(self._connection.open(consumer.start), self._longest_rebalance)
         except TimeoutError as error:
             await close(consumer)
             raise BrokerUnavailable(
-                f"{self._connection.name}: group {options.group} gave no assignment within {self._patience:g} s"
+                f"{self._connection.name}: group {options.group} gave no assignment within "
+                f"{self._longest_rebalance:g} s"
             ) from error
         except BaseException:
             await close(consumer)
@@ -184,17 +183,17 @@ class KafkaSubscription:
         taken: list[KafkaDelivery] = []
         if partitions:
             self._turn = (self._turn + 1) % len(partitions)
-            room, inflation = Room(), self._assignment.inflation
+            budget, open_batches = TakeBudget(), self._assignment.open_batches
             again = True
             while again:
-                inflation.reset()
+                open_batches.reset()
                 for partition in partitions[self._turn :] + partitions[: self._turn]:
-                    partition.take(limit, taken, room)
+                    partition.take(limit, taken, budget)
                     self._fetcher.probe(partition.log)
-                    if len(taken) >= limit or room.left <= 0:
+                    if len(taken) >= limit or budget.left <= 0:
                         break
                 # The open batch that blocked a partition may have held nothing more
-                again = inflation.refused and not taken
+                again = open_batches.refused and not taken
         if taken:
             self._read = asyncio.get_running_loop().time()
             self._away = ""
@@ -295,20 +294,20 @@ class KafkaSubscription:
         if self._gone:
             await self._open()
             self._gone = False
-        await self._stay()
+        await self._keep_membership()
         if not self._gone and self._stuck(now):
             await self._ping()
             if self._away:
                 self._opened = self._settled = now  # after an outage the client has time to go on by itself
             else:
-                await self._replace(f"{self._patience:g} s without progress of the group")
+                await self._replace(f"{self._longest_rebalance:g} s without progress of the group")
                 return
         await self._check_stopped()
         if now - self._read > PING_SECONDS:
             await self._ping()
 
     @property
-    def _patience(self) -> float:
+    def _longest_rebalance(self) -> float:
         """Longest duration of a rebalance in seconds, with two attempts of each part."""
         config = self._connection.config
         return 2 * (config.rebalance_timeout + config.request_timeout) + config.session_timeout
@@ -318,8 +317,8 @@ class KafkaSubscription:
         if self._assignment.settled.is_set():
             self._settled = now
         beat = last_heartbeat(self._consumer)
-        lost = beat is not None and now - max(beat, self._opened) > self._patience
-        return lost or now - self._settled > self._patience
+        lost = beat is not None and now - max(beat, self._opened) > self._longest_rebalance
+        return lost or now - self._settled > self._longest_rebalance
 
     async def _replace(self, reason: str) -> None:
         """Close the client. The next check opens another one."""
@@ -328,7 +327,7 @@ class KafkaSubscription:
         self._gone = True
         await self._shut(notify=True)
 
-    async def _stay(self) -> None:
+    async def _keep_membership(self) -> None:
         """Let the client report errors of its own tasks, and show it that the consumer is alive; otherwise it leaves
         the group.
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, LogRanges, ReadOptions, SubscribeOptions
@@ -14,10 +13,11 @@ from bridge.brokers.local import group_positions
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.database import translate
 from bridge.brokers.local.encoding import CommittedPosition
-from bridge.brokers.local.log import Fetch, Log
+from bridge.brokers.local.log import Log
 from bridge.brokers.local.membership import Membership
 from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.partition import LocalPartition
+from bridge.brokers.local.reading import read
 from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
 from bridge.brokers.local.threads import LogReader, LogWriter
 from bridge.brokers.local.waker import Wake, Waker
@@ -40,13 +40,11 @@ POLL_SECONDS = 0.25
 EXPIRE_RECORDS = 500
 """Most records of a partition deleted in one transaction; a small number keeps waits of publishers short."""
 
-FEATURES = Features("local", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
-
 
 class LocalBroker:
     """Implementation of `bridge.brokers.base.Broker` on one directory, shared by processes of this machine."""
 
-    features = FEATURES
+    features = Features(groups=True)
 
     def __init__(
         self, name: str, directory: Path, config: LocalBrokerConfig, *, revoke_timeout: float = REVOKE_SECONDS
@@ -81,7 +79,7 @@ class LocalBroker:
         self._writer.start()
         try:
             # On the writer: a log that cannot be written fails now
-            self._cluster = await self._writer.submit(_begin)
+            self._cluster = await self._writer.submit(Log.cluster)
         except BaseException:
             await self.stop()
             raise
@@ -113,12 +111,6 @@ class LocalBroker:
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
         return await self._reader.query(lambda log: log.topics())
-
-    async def create_topic(self, name: str, partitions: int) -> None:
-        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
-        existing = len(await self._writer.submit(lambda log: log.topic(name, partitions)))
-        if existing != partitions:
-            raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
 
     async def start_reading(self) -> None:
         """See `BacklogBroker.start_reading`. Without a log, no topic has records."""
@@ -219,49 +211,3 @@ class LocalBroker:
             except BrokerUnavailable as error:
                 _log.warning("old records are not deleted yet: %s", error)
             await asyncio.sleep(pause)
-
-
-def _begin(log: Log) -> str:
-    return log.cluster()
-
-
-_RECORDS = 500
-_BYTES = 1024 * 1024
-"""Number of records, and their bytes, that one read takes from each partition."""
-
-_POLL_SECONDS = 0.25
-
-
-async def read(
-    name: str, cluster: str, reader: LogReader, options: ReadOptions
-) -> AsyncIterator[tuple[Position, Message]]:
-    """See `ReadableBroker.read`. name: of the broker."""
-    topic = options.topic
-    ids = await reader.query(lambda log: log.partitions(topic))
-    if not ids:
-        raise BrokerError(f"{name}: there is no topic {topic}")
-    if options.partition is not None and options.partition not in range(len(ids)):
-        raise BrokerError(f"{name}: {topic} has no partition {options.partition}; it has {len(ids)}, from 0")
-    wanted = range(len(ids)) if options.ranges is None else options.ranges
-    numbers = {ids[number]: number for number in wanted if options.partition in (None, number) and number < len(ids)}
-    if options.ranges is None:
-        ends = await reader.query(lambda log: log.ends(list(numbers)))
-        following = {key: options.first(0, end) for key, end in ends.items()}
-    else:
-        following = {key: options.ranges[number][0] for key, number in numbers.items()}
-        ends = {key: options.ranges[number][1] for key, number in numbers.items()}
-    while True:
-        fetches = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
-        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), fetches=fetches))
-        seen = False
-        for key, batch in batches.items():
-            for offset, message in batch.messages():
-                if options.follow or offset < ends[key]:
-                    seen = True
-                    following[key] = offset + 1
-                    yield Position(cluster, topic, numbers[key], offset), message
-        if seen:
-            continue
-        if not options.follow:
-            return
-        await asyncio.sleep(_POLL_SECONDS)

@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from bridge.brokers.base import OUTAGE
 from bridge.brokers.local.database import FILE, SCHEMA_VERSION, readable_address
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
@@ -17,9 +18,6 @@ from bridge.core.diagnosis import CheckAnswer, Examiner, ok, problem, warning
 from bridge.core.words import plural
 from bridge.system import disk
 from bridge.system.threads import in_thread
-
-OUTAGE = 86_400.0
-"""Outage in seconds that messages should outlast: a day."""
 
 
 async def diagnose(

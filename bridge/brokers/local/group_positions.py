@@ -10,13 +10,10 @@ from pathlib import Path
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local.log import Fetch, Log
 from bridge.brokers.local.membership import Membership, assign
+from bridge.brokers.local.reading import READ_BYTES, READ_RECORDS
 from bridge.brokers.local.threads import LogReader, LogWriter
 from bridge.brokers.positions import GroupActive, GroupPosition, Move, Place
 from bridge.core.message import Message
-
-_RECORDS = 500
-_BYTES = 1024 * 1024
-"""Number of records of one read from a partition, and their bytes."""
 
 
 async def positions(reader: LogReader, directory: Path, options: SubscribeOptions) -> list[GroupPosition]:
@@ -65,7 +62,7 @@ async def scan(reader: LogReader, ranges: dict[Place, tuple[int, int]]) -> Async
         key = (await reader.query(partial(Log.partitions, name=place[0])))[place[1]]
         offset = ranges[place][0] if place in ranges else 0
         while place in ranges and offset < ranges[place][1]:
-            fetch = Fetch(key, offset, _RECORDS, _BYTES)
+            fetch = Fetch(key, offset, READ_RECORDS, READ_BYTES)
             _, batches = await reader.query(partial(Log.fetch, partitions=[key], fetches=[fetch]))
             if not (found := list(batches[key].messages()) if key in batches else []):
                 break

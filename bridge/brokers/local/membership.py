@@ -24,7 +24,7 @@ from bridge.system import private
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Member:
+class GroupMember:
     """A live consumer of a group. Ids sort by the time of joining."""
 
     id: str
@@ -36,7 +36,7 @@ class Member:
         return f"{socket.gethostname()}/{self.id.split('-')[1]}"
 
 
-def assign(members: Sequence[Member], partitions: Mapping[str, int]) -> dict[tuple[str, int], str]:
+def assign(members: Sequence[GroupMember], partitions: Mapping[str, int]) -> dict[tuple[str, int], str]:
     """Member id by (topic, partition), as even as the members' topics allow. Pure: every member computes the same.
 
     partitions: number of partitions by topic. Members take their share in the order of joining, each from the members
@@ -75,7 +75,7 @@ class Membership:
         self._group = directory / DIRECTORY / hashlib.sha256(group.encode()).hexdigest()[:32]
         self._members = self._group / "members"
         # Sorts by the time of joining
-        self.member = Member(f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}", topics)
+        self.member = GroupMember(f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}", topics)
         self._presence: HeldFileLock | None = None
         self._owned: dict[int, HeldFileLock] = {}
 
@@ -99,7 +99,7 @@ class Membership:
             self._presence.release()
             self._presence = None
 
-    def members(self) -> list[Member]:
+    def members(self) -> list[GroupMember]:
         """All live members, including this one; files of dead members are removed."""
         found = [self.member]
         for path in self._members.iterdir():
@@ -107,7 +107,7 @@ class Membership:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 if is_held(path):
-                    found.append(Member(path.name, tuple(orjson.loads(path.read_bytes()))))
+                    found.append(GroupMember(path.name, tuple(orjson.loads(path.read_bytes()))))
                 else:
                     path.unlink()
         return found
@@ -117,13 +117,13 @@ class Membership:
         for directory in (self._group.parent, self._group, self._members):
             private.directory(directory)
 
-    def others(self) -> list[Member]:
+    def others(self) -> list[GroupMember]:
         """Live members without this one, which need not have joined. Changes nothing."""
         found = []
         for path in self._members.iterdir() if self._members.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if path.name != self.member.id and is_held(path):
-                    found.append(Member(path.name, tuple(orjson.loads(path.read_bytes()))))
+                    found.append(GroupMember(path.name, tuple(orjson.loads(path.read_bytes()))))
         return found
 
     def is_owned(self, partition: int) -> bool:

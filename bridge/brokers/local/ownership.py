@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bridge.brokers.base import Listener
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.encoding import CommittedPosition
-from bridge.brokers.local.membership import Member, Membership, assign
+from bridge.brokers.local.membership import GroupMember, Membership, assign
 from bridge.brokers.local.partition import LocalPartition
 from bridge.brokers.local.threads import LogReader
 from bridge.brokers.local.waker import Wake, Waker
@@ -80,7 +80,7 @@ class Ownership:
         missing = {key: place for key, place in wanted.items() if key not in self.partitions}
         return bool(missing) and await self._take(missing)
 
-    async def _known(self, members: Sequence[Member]) -> dict[str, int]:
+    async def _known(self, members: Sequence[GroupMember]) -> dict[str, int]:
         """Partition counts of all members' topics. With fewer topics, members would compute different assignments."""
         if any(topic not in self._counts for member in members for topic in member.topics):
             self._counts = await self._reader.query(lambda log: log.topics())

@@ -28,7 +28,7 @@ class LocalPartition(AssignedPartition):
 
     __slots__ = (
         "_at", "_batches", "_row", "_share", "_stopped_at", "buffered", "buffered_bytes", "commits",
-        "dead_letter_topic", "end", "id", "is_end_known", "new_topic_partitions", "next_fetch", "skipped", "stamp",
+        "dead_letter_topic", "end", "id", "is_end_known", "new_topic_partitions", "next_fetch", "stamp",
         "stopped", "treatment",
     )  # fmt: skip
 
@@ -68,7 +68,6 @@ class LocalPartition(AssignedPartition):
         self.buffered_bytes = 0
         self._share = 0
         """Bytes that may be read ahead; a single record may be larger."""
-        self.skipped = 0
         self.treatment = treatment
         self.stopped = ""
         """Reason why nothing more is read, as a sentence for a person; empty while reading continues."""
@@ -125,7 +124,6 @@ class LocalPartition(AssignedPartition):
             return
         first = batch.rows[0][0]
         if first > self.next_fetch:
-            self.skipped += first - self.next_fetch
             _log.warning(
                 "%s/%d: the log no longer has offsets %d to %d (retention); group %s continues at %d",
                 self.topic, self.number, self.next_fetch, first - 1, self.commits.group, first,

@@ -36,10 +36,7 @@ class LogWriter:
     """
 
     def __init__(self, directory: Path, appended: Callable[[], None]) -> None:
-        """Create a writer.
-
-        appended: called on the writer's thread after each commit that appended records.
-        """
+        """Create a writer. appended: called on the writer's thread after each commit that appended records."""
         self._directory = directory
         self._appended = appended
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
 from bridge.brokers.servicebus.amqp import copies
 from bridge.brokers.servicebus.completing import complete
-from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.servicebus.connection import SDK_ERRORS, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.security import NamespaceAccess
@@ -19,11 +19,6 @@ from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
 
-FEATURES = Features(
-    "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=True,
-    bytes_keys=False, repeated_headers=False, timestamps=False, ordered=False, max_message=200 * 1024,
-)  # fmt: skip
-
 
 class ServiceBusBroker:
     """Implementation of `bridge.brokers.base.Broker` on a namespace of Azure Service Bus.
@@ -31,13 +26,10 @@ class ServiceBusBroker:
     A topic is the path of an entity: `queue`, `topic/Subscriptions/name`, either with `/$DeadLetterQueue`.
     """
 
-    features = FEATURES
+    features = Features(groups=False)
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create a Service Bus broker.
-
-        resolve: from a field below `tls` and its value to a path.
-        """
+        """Create a Service Bus broker. resolve: from a field below `tls` and its value to a path."""
         self.name = name
         self._config = config
         self._resolve = resolve
@@ -69,21 +61,18 @@ class ServiceBusBroker:
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""
-        assert self._connection is not None, "the broker is not started"
-        return read(self._connection, options)
+        return read(self._connected(), options)
 
     async def complete(self, topic: str, numbers: Collection[int]) -> int:
         """See `CompletingBroker.complete`."""
-        assert self._connection is not None, "the broker is not started"
-        return await complete(self._connection, topic, numbers)
+        return await complete(self._connected(), topic, numbers)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> ServiceBusSubscription:
         """See `Broker.subscribe`. Raises: BrokerUnavailable when the service is away or refuses the connection."""
-        assert self._connection is not None, "the broker is not started"
-        assert self._senders is not None
+        assert self._senders is not None, "the broker is not started"
         queue = None if options.dead_letter is None else DeadLetterQueue(self._senders.publish, options.dead_letter)
         subscription = ServiceBusSubscription(
-            connection=self._connection,
+            connection=self._connected(),
             options=options,
             listener=listener,
             dead_letter_queue=queue,
@@ -96,6 +85,10 @@ class ServiceBusBroker:
             self._subscriptions.discard(subscription)
             raise
         return subscription
+
+    def _connected(self) -> Connection:
+        assert self._connection is not None, "the broker is not started"
+        return self._connection
 
 
 _AT_ONCE = 250
@@ -115,7 +108,7 @@ async def read(connection: Connection, options: ReadOptions) -> AsyncIterator[tu
         while True:
             try:
                 found = await link.peek_messages(_AT_ONCE, sequence_number=max(following, 1))
-            except FOREIGN as error:
+            except SDK_ERRORS as error:
                 raise connection.translate(error, what) from error
             for raw in found:
                 number = raw.sequence_number or 0

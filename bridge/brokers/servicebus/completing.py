@@ -12,7 +12,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.servicebus.connection import SDK_ERRORS, Connection
 from bridge.brokers.servicebus.entity import EntityPath
 
 _AT_ONCE = 250
@@ -40,7 +40,7 @@ async def complete(connection: Connection, topic: str, numbers: Collection[int])
             if path.sub_queue is not None:
                 return await _through(link, set(numbers))
             return await _front(link, set(numbers))
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             raise connection.translate(error, what) from error
     finally:
         await connection.close(link)
@@ -102,7 +102,7 @@ async def _accepted(link: ServiceBusReceiver, raw: ServiceBusReceivedMessage, ve
         return await sdk_internals.settle(link, raw, verb) is None
     except MessageAlreadySettled:
         return True
-    except FOREIGN:
+    except SDK_ERRORS:
         # The lock has expired, or the connection is lost: the next call tries again
         return False
 

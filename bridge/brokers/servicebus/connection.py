@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
-FOREIGN = (AzureError, OSError, TimeoutError, ValueError, RuntimeError)
+SDK_ERRORS = (AzureError, OSError, TimeoutError, ValueError, RuntimeError)
 """Errors that the SDK raises: its own, those of the system, and ValueError and RuntimeError for links closed
 meanwhile."""
 
@@ -49,7 +49,7 @@ PUBLISHING = 3
 """Number of connections reserved for senders."""
 
 
-class Seated(Protocol):
+class SlotHolder(Protocol):
     """A receiver, as far as its connection is concerned."""
 
     @property
@@ -65,7 +65,7 @@ class Seated(Protocol):
         ...
 
 
-class Seats:
+class ConnectionSlots:
     """Connections of one namespace. most: number of connections; None: no limit.
 
     The first receiver of an entity always has a connection, and so has every receiver without sessions. The other
@@ -74,41 +74,41 @@ class Seats:
 
     def __init__(self, most: int | None) -> None:
         self._most = most
-        self._receivers: list[Seated] = []
-        self._taken: set[Seated] = set()
+        self._receivers: list[SlotHolder] = []
+        self._taken: set[SlotHolder] = set()
         """Spare receivers that have a connection, possibly beyond their share."""
 
-    def join(self, receivers: Sequence[Seated]) -> None:
-        """Add receivers that need connections. Seateds that lose their connections to them are notified."""
+    def join(self, receivers: Sequence[SlotHolder]) -> None:
+        """Add receivers that need connections. Those that lose their connections to them are notified."""
         self._receivers += receivers
         for receiver in self._receivers:
-            if not self.has(receiver):
+            if not self.is_entitled(receiver):
                 receiver.give_way()
 
-    def leave(self, receivers: Sequence[Seated]) -> None:
+    def leave(self, receivers: Sequence[SlotHolder]) -> None:
         """Remove receivers that need no connection any more."""
         self._receivers = [each for each in self._receivers if each not in receivers]
         self._taken.difference_update(receivers)
 
-    def has(self, receiver: Seated) -> bool:
+    def is_entitled(self, receiver: SlotHolder) -> bool:
         """Return whether the receiver is entitled to a connection."""
         if self._most is None or not receiver.spare:
             return True
         spare = sorted((each for each in self._receivers if each.spare), key=lambda each: each.number)
         return receiver in spare[: self._left(self._most)]
 
-    def take(self, receiver: Seated) -> bool:
+    def take(self, receiver: SlotHolder) -> bool:
         """Return whether the receiver may connect now. A spare receiver may have to wait until others have released
         theirs.
         """
         if self._most is None or not receiver.spare or receiver in self._taken:
-            return self.has(receiver)
-        if not self.has(receiver) or len(self._taken) >= self._left(self._most):
+            return self.is_entitled(receiver)
+        if not self.is_entitled(receiver) or len(self._taken) >= self._left(self._most):
             return False
         self._taken.add(receiver)
         return True
 
-    def give_back(self, receiver: Seated) -> None:
+    def give_back(self, receiver: SlotHolder) -> None:
         """Record that the receiver's connection is closed. Idempotent."""
         self._taken.discard(receiver)
 
@@ -123,7 +123,7 @@ class Connection:
         self.name = name
         self.config = config
         self.access = access
-        self.seats = Seats(config.most_connections)
+        self.slots = ConnectionSlots(config.most_connections)
         self._client: ServiceBusClient | None = None
 
     @property
@@ -219,7 +219,7 @@ class Connection:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await sdk_internals.detach(part)
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             _log.debug("%s: release a session: %s: %s", self.name, type(error).__name__, error)
             await self.close(part)
             return False
@@ -232,7 +232,7 @@ class Connection:
         try:
             async with asyncio.timeout(seconds):
                 return await opening
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             await self.close(part)
             path = part.entity_path if isinstance(part, ServiceBusReceiver) else part.entity_name
             doing: Doing = "reading" if isinstance(part, ServiceBusReceiver) else "opening"
@@ -253,7 +253,7 @@ class Connection:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await closing
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             _log.debug("%s: %s: %s: %s", self.name, what, type(error).__name__, error)
 
     def translate(self, error: BaseException, what: str, *, doing: Doing = "reading", path: str = "") -> BrokerError:
@@ -269,10 +269,7 @@ class ReceiverLink:
     """One open receiver of the SDK: its health, and the meaning of its errors."""
 
     def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:
-        """Create a link.
-
-        path: of the entity.
-        """
+        """Create a link. path: of the entity."""
         self.sdk = sdk
         self.timeout = connection.config.request_timeout
         """Deadline of one request in seconds."""

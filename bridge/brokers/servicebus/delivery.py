@@ -150,10 +150,7 @@ class ServiceBusDelivery:
         settlements: Settlements,
         size: int = 0,
     ) -> None:
-        """Create a Service Bus delivery.
-
-        size: encoded bytes of the message.
-        """
+        """Create a Service Bus delivery. size: encoded bytes of the message."""
         self.raw = raw
         self.size = size
         self.message = message

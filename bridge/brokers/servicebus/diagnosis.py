@@ -15,7 +15,8 @@ from typing import Any
 
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 
-from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.base import OUTAGE
+from bridge.brokers.servicebus.connection import SDK_ERRORS, Connection
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.security import NamespaceAccess
 from bridge.config.model.brokers import TargetConfig
@@ -36,8 +37,6 @@ LOCK = 30.0
 """Shortest lock duration in seconds that leaves room for pauses of the process and the network."""
 DELIVERIES = 10
 """Least max delivery count that leaves room for crashes."""
-OUTAGE = 86_400.0
-"""Outage in seconds that messages should outlast: a day."""
 _TOLERANCE = 1.0
 """Difference of the clocks in seconds that is not reported."""
 
@@ -123,7 +122,7 @@ class _Checks:
                     f"remove sources.{name}.sessions, or create the entity again with `--enable-session true`",
                 )
             found = await link.peek_messages(1)
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             raise self._connection.translate(error, f"peek at {path}", path=path) from error
         finally:
             await self._connection.close(link)
@@ -213,7 +212,7 @@ class _Checks:
             if error.status_code in (401, 403):
                 return need
             raise BrokerUnavailable(f"the management answers {error.status_code}") from error
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             return not_checked(f"the management cannot be reached ({type(error).__name__})")
         return worst(list(self._judged(name, source, found, path)), _summary(found))
 

@@ -47,7 +47,7 @@ message.
 """
 
 
-_MEANINGS: dict[type[BaseException], Meaning] = {
+MEANING_OF: dict[type[BaseException], Meaning] = {
     exceptions.ServiceBusError: Meaning.AWAY,
     exceptions.ServiceBusConnectionError: Meaning.AWAY,
     exceptions.ServiceBusCommunicationError: Meaning.AWAY,
@@ -72,7 +72,7 @@ _MEANINGS: dict[type[BaseException], Meaning] = {
 }
 
 
-_CONDITIONS: dict[str, Meaning] = {
+MEANING_OF_CONDITION: dict[str, Meaning] = {
     "amqp:internal-error": Meaning.AWAY,
     "amqp:not-found": Meaning.DENIED,
     "amqp:unauthorized-access": Meaning.DENIED,
@@ -135,19 +135,9 @@ _OF_THE_CLIENT = frozenset({"amqp:client-error", "amqp:unknown-error", "amqp:ven
 _OF_CONNECTIONS = ("amqp:connection:", "amqp:session:", "amqp:link:")
 
 
-def meaning(kind: type[BaseException]) -> Meaning | None:
-    """Meaning of errors of exactly this class; None for an unknown class."""
-    return _MEANINGS.get(kind)
-
-
-def meaning_of_condition(condition: str) -> Meaning | None:
-    """Meaning of a condition in an answer to one message; None for an unknown condition."""
-    return _CONDITIONS.get(condition)
-
-
 def refuses_message(error: BaseException) -> bool:
     """Return whether the service permanently refuses the requested operation for this message."""
-    return _CONDITIONS.get(sdk_internals.condition(error) or "") is Meaning.REFUSED
+    return MEANING_OF_CONDITION.get(sdk_internals.condition(error) or "") is Meaning.REFUSED
 
 
 def is_answer(error: BaseException) -> bool:
@@ -204,10 +194,10 @@ def translate(
 def _meaning(error: BaseException, doing: Doing) -> Meaning | None:
     if doing in ("settling", "publishing") and refuses_message(error):
         return Meaning.REFUSED
-    found = _CONDITIONS.get(sdk_internals.condition(error) or "")
+    found = MEANING_OF_CONDITION.get(sdk_internals.condition(error) or "")
     if found is Meaning.DENIED and type(error) is exceptions.ServiceBusError:  # the SDK has no class for it
         return found
-    return next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), None)
+    return next((MEANING_OF[kind] for kind in type(error).__mro__ if kind in MEANING_OF), None)
 
 
 def refused(error: BaseException) -> bool:

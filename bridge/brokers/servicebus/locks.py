@@ -14,7 +14,7 @@ from azure.servicebus import ServiceBusReceivedMessage
 from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.amqp import decoding
 from bridge.brokers.servicebus.clock import ClockSkewDetector, renew_after
-from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
+from bridge.brokers.servicebus.connection import SDK_ERRORS, ReceiverLink
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, busy, refused, refuses_message
 from bridge.core.errors import BrokerError, LockLost
@@ -181,7 +181,7 @@ class MessageLocks:
         try:
             async with asyncio.timeout(link.timeout):
                 ends = await sdk_internals.renew(link.sdk, [delivery.raw for delivery in deliveries], link.timeout)
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             await self._unrenewed(link, deliveries, error)
         else:
             self.renewals += len(deliveries)

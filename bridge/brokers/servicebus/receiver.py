@@ -15,7 +15,7 @@ from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.amqp import decoding, messages
 from bridge.brokers.servicebus.clock import ClockSkewDetector
-from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection, ReceiverLink
+from bridge.brokers.servicebus.connection import IDLE_READ, SDK_ERRORS, Connection, ReceiverLink
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.entity import EntityPath
@@ -66,7 +66,7 @@ class EntityReceiver:
     """
 
     spare = False
-    """See `connection.Seated`."""
+    """See `connection.SlotHolder`."""
 
     def __init__(
         self,
@@ -79,10 +79,7 @@ class EntityReceiver:
         clock: ClockSkewDetector,
         dead_letter_queue: DeadLetterQueue | None,
     ) -> None:
-        """Create a receiver.
-
-        path: of the entity.
-        """
+        """Create a receiver. path: of the entity."""
         self.path = path
         self.number = number
         self.partition = ServiceBusPartition(path, number, self.wake)
@@ -137,7 +134,7 @@ class EntityReceiver:
         self.wake()
 
     def give_way(self) -> None:
-        """See `connection.Seated`; does nothing in a receiver without sessions."""
+        """See `connection.SlotHolder`; does nothing in a receiver without sessions."""
 
     def trouble(self) -> str | None:
         """Text for a person: why nothing can be read, or which message cannot be settled; None without such a
@@ -335,7 +332,7 @@ class EntityReceiver:
         while True:
             try:
                 found = await link.sdk.receive_messages(TAKEN, max_wait_time=NOTHING)
-            except FOREIGN as error:
+            except SDK_ERRORS as error:
                 raise link.translate(error, "read") from error
             self._hand_out(link, found)
             count += len(found)
@@ -401,7 +398,7 @@ class EntityReceiver:
         if not self._wants_more():
             try:
                 await sdk_internals.authorize(link.sdk)
-            except FOREIGN as error:
+            except SDK_ERRORS as error:
                 raise link.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))
             return
@@ -424,7 +421,7 @@ class EntityReceiver:
             return
         problem = reading.exception()
         if problem is not None:
-            if isinstance(problem, FOREIGN):
+            if isinstance(problem, SDK_ERRORS):
                 raise link.translate(problem, "read") from problem
             raise problem
         self._hand_out(link, reading.result())
@@ -437,7 +434,7 @@ class EntityReceiver:
         first = 1 + self._buffer.last_held(self.path)
         try:
             found = await link.sdk.peek_messages(PEEKED, sequence_number=first, timeout=link.timeout)
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             raise link.translate(error, "ask about") from error
         link.answered()
         waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)

@@ -101,13 +101,13 @@ class EncodedSection(tuple[Any, ...]):
 # -- the transport of a client: assembly of transfers into messages, link credit, decoding, and sending of copies
 
 
-class Decode(Protocol):
+class MessageDecoder(Protocol):
     """Decoder of a message from its encoded form; see `decoding.decode`."""
 
     def __call__(self, payload: bytes | bytearray, *, named: bool = False, keep: bool = False) -> Any: ...
 
 
-def customize(receiver: Any, decode: Decode, credit: Callable[[], int] | None) -> None:
+def customize(receiver: Any, decode: MessageDecoder, credit: Callable[[], int] | None) -> None:
     """Let a receiver of a client with `Transport` decode its messages by `decode`.
 
     credit: returns the number of messages that may come now; None: the number that the SDK chooses.
@@ -122,7 +122,7 @@ class Transfers:
     trace, or the link with it, and the collected frames are taken for the beginning of the next message.
     """
 
-    def __init__(self, link: Any, decode: Decode) -> None:
+    def __init__(self, link: Any, decode: MessageDecoder) -> None:
         self._link = link
         self._decode = decode
         self._first: list[Any] | None = None
@@ -161,7 +161,7 @@ class Transfers:
 class ReceiveClient(ReceiveClientAsync):
     """Client of a receiver link that uses `Transfers` and grants credit by free space."""
 
-    decode: Decode | None = None
+    decode: MessageDecoder | None = None
     credit: Callable[[], int] | None = None
     """See `customize`."""
 
@@ -240,7 +240,7 @@ class Transport(PyamqpTransportAsync):
     @staticmethod
     def parse_received_message(message: Any, message_type: Any, **given: Any) -> list[Any]:
         """Peeked messages, including those that cannot be decoded completely."""
-        decode: Decode | None = getattr(given.get("receiver"), "decode", None)
+        decode: MessageDecoder | None = getattr(given.get("receiver"), "decode", None)
         if decode is None:
             return PyamqpTransportAsync.parse_received_message(message, message_type, **given)
         if not message.value:

@@ -11,7 +11,7 @@ from azure.servicebus.aio import ServiceBusSender
 
 from bridge.brokers.servicebus.amqp.copies import outgoing
 from bridge.brokers.servicebus.amqp.messages import runs
-from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.servicebus.connection import SDK_ERRORS, Connection
 from bridge.brokers.servicebus.faults import is_answer
 from bridge.brokers.servicebus.sdk_internals import VALUE
 from bridge.core.errors import BrokerUnavailable, PublishFailed
@@ -99,7 +99,7 @@ class Senders:
                     await sender.send_messages(message, timeout=limit)
             if batch is not None:
                 await sender.send_messages(batch, timeout=limit)
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             found = self._connection.translate(error, what, doing="publishing", path=entity)
             if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_has_large_properties, messages)):
                 # The service has no condition of its own for this and answers with a temporary one

@@ -13,7 +13,7 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from bridge.brokers.base import Listener
 from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.clock import UNKNOWN_LOCK, ClockSkewDetector, renew_after
-from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
+from bridge.brokers.servicebus.connection import SDK_ERRORS, ReceiverLink
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.receiver import EntityReceiver
 from bridge.config.model.servicebus import SessionsConfig
@@ -71,7 +71,7 @@ class SessionLock:
         try:
             async with asyncio.timeout(link.timeout):
                 until = await link.sdk.session.renew_lock()
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             raise link.translate(error, "renew the lock of a session of") from error
         self.renewals += 1
         self._took = max(time.monotonic() - begun, self._took * 0.9)
@@ -91,14 +91,11 @@ def _remaining(link: ReceiverLink) -> float:
     return UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
 
 
-class Turn:
+class SessionTurn:
     """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
 
     def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
-        """Begin the turn of a session.
-
-        accepting: seconds that the acceptance took.
-        """
+        """Begin the turn of a session. accepting: seconds that the acceptance took."""
         self._end = now + options.turn
         self._busy = now
         self._quiet = self._hurry = options.idle
@@ -133,17 +130,14 @@ class SessionReceiver(EntityReceiver):
     """
 
     def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
-        """Create a session receiver.
-
-        given: see `EntityReceiver`.
-        """
+        """Create a session receiver. given: see `EntityReceiver`."""
         super().__init__(**given)
         self.sessions = 0
         """Number of accepted sessions."""
         self._listener = listener
         self._options = sessions
         self._lock = SessionLock(self._clock)
-        self._turn = Turn(sessions, 0.0, 0.0)
+        self._turn = SessionTurn(sessions, 0.0, 0.0)
         self._handing: asyncio.Task[None] | None = None
         """Task that ends a turn."""
         self._kept: ServiceBusReceiver | None = None
@@ -151,11 +145,11 @@ class SessionReceiver(EntityReceiver):
 
     @property
     def spare(self) -> bool:  # type: ignore[override]  # a constant there
-        """See `connection.Seated`: the first receiver of an entity can serve all its sessions."""
+        """See `connection.SlotHolder`: the first receiver of an entity can serve all its sessions."""
         return self.number > 0
 
     def give_way(self) -> None:
-        """See `connection.Seated`: a held session is kept to its end."""
+        """See `connection.SlotHolder`: a held session is kept to its end."""
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
 
@@ -168,16 +162,16 @@ class SessionReceiver(EntityReceiver):
 
     async def _open(self) -> ReceiverLink | None:
         """See `EntityReceiver._open`: wait for the next session, over the connection of the previous one."""
-        seats = self._connection.seats
+        slots = self._connection.slots
         if self._kept is None:
-            seats.give_back(self)
-        seated = seats.take(self)
-        if not seated:
+            slots.give_back(self)
+        may_connect = slots.take(self)
+        if not may_connect:
             await self._dispose()
             self._is_back()
         if self._buffer.paused:
             self._is_back()
-        if not seated or not self._buffer.room:
+        if not may_connect or not self._buffer.room:
             # Without free space, messages of another session could not be read either
             await self._pause(ROOM_SECONDS)
             return None
@@ -191,7 +185,7 @@ class SessionReceiver(EntityReceiver):
         self.partition = ServiceBusPartition(self.path, self.number, self.wake)
         self.sessions += 1
         now = time.monotonic()
-        self._turn = Turn(self._options, now - begun, now)
+        self._turn = SessionTurn(self._options, now - begun, now)
         self._handing = None
         if not self._lock.begin(link):
             self._kept = None
@@ -232,7 +226,7 @@ class SessionReceiver(EntityReceiver):
         partition = self.partition
         partition.revoke()
         self._buffer.drop(partition)
-        if sound and not self._closing and link.sdk is self._kept and self._connection.seats.has(self):
+        if sound and not self._closing and link.sdk is self._kept and self._connection.slots.is_entitled(self):
             closing = asyncio.create_task(self._part(link.sdk))
         else:
             self._kept = None
@@ -253,7 +247,7 @@ class SessionReceiver(EntityReceiver):
         sdk, self._kept = self._kept, None
         if sdk is not None:
             await self._connection.close(sdk)
-        self._connection.seats.give_back(self)
+        self._connection.slots.give_back(self)
 
     # -- while a session is held
 

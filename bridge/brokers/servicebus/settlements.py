@@ -9,7 +9,7 @@ from collections.abc import Callable
 from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.connection import FOREIGN, ReceiverLink
+from bridge.brokers.servicebus.connection import SDK_ERRORS, ReceiverLink
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import DoubtfulRefusal, ServiceBusDelivery, SettlementRequest
 from bridge.brokers.servicebus.faults import Refused, may_be_the_message
@@ -102,7 +102,7 @@ class SettlementQueue:
                 )
         except MessageAlreadySettled:
             request.succeed()
-        except FOREIGN as error:
+        except SDK_ERRORS as error:
             found = link.translate(error, verb)
             if isinstance(found, LockLost):
                 self._lost(link, request, found)

@@ -47,10 +47,7 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """Create a Service Bus subscription.
-
-        closed: called once, at the end of `close`.
-        """
+        """Create a Service Bus subscription. closed: called once, at the end of `close`."""
         settings, sessions = options.servicebus, options.sessions
         self._connection = connection
         self._listener = listener
@@ -80,11 +77,11 @@ class ServiceBusSubscription:
         """Connect. Raises: BrokerUnavailable when the service is away or refuses the connection."""
         if not self._sessions:
             await self._listener.assigned([receiver.partition for receiver in self._receivers])
-        self._connection.seats.join(self._receivers)
+        self._connection.slots.join(self._receivers)
         self._tasks = [asyncio.create_task(receiver.run()) for receiver in self._receivers]
         self._tasks.append(asyncio.create_task(self._tick()))
         limit = FIRST_SECONDS if self._sessions else self._connection.config.request_timeout
-        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._seated()]
+        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._entitled()]
         try:
             await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not self._sessions:
@@ -93,9 +90,9 @@ class ServiceBusSubscription:
             for each in waiting:
                 each.cancel()
         refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
-        away = [each.away for each in self._seated() if each.away is not None]
+        away = [each.away for each in self._entitled() if each.away is not None]
         skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set during the wait, not ready
-        if refused is not None or (len(away) == len(self._seated()) and not skewed):
+        if refused is not None or (len(away) == len(self._entitled()) and not skewed):
             await self.close()
             raise refused or away[0]
 
@@ -108,16 +105,16 @@ class ServiceBusSubscription:
                 self._wake()
             if taken:
                 return taken
-            seated = self._seated()
-            away = [each.away for each in seated if each.away is not None]
-            if len(away) == len(seated):
+            entitled = self._entitled()
+            away = [each.away for each in entitled if each.away is not None]
+            if len(away) == len(entitled):
                 raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
             await self._buffer.wait()
         return ()
 
-    def _seated(self) -> list[EntityReceiver]:
+    def _entitled(self) -> list[EntityReceiver]:
         """Receivers that may connect: at least one of each entity."""
-        return [each for each in self._receivers if self._connection.seats.has(each)]
+        return [each for each in self._receivers if self._connection.slots.is_entitled(each)]
 
     def pause(self) -> None:
         """See `PausableSubscription.pause`."""
@@ -148,7 +145,7 @@ class ServiceBusSubscription:
             await asyncio.wait(self._tasks)
         for receiver in self._receivers:
             receiver.partition.revoke()
-        self._connection.seats.leave(self._receivers)
+        self._connection.slots.leave(self._receivers)
         self._on_closed()
 
     def _wake(self) -> None:
@@ -183,7 +180,7 @@ class ServiceBusSubscription:
         troubles = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
         found = {part: text for part, text in troubles if text is not None}
         if not self._sessions:  # with sessions, a receiver that waits for one has no answer either
-            attaching = (each for each in self._seated() if not each.ready.is_set())
+            attaching = (each for each in self._entitled() if not each.ready.is_set())
             found |= {f"{each.path}/{each.number}": "the receiver is not attached yet" for each in attaching}
         return found
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 
 from bridge.brokers.base import Features, Listener, Positions, SubscribeOptions, Subscription
+from bridge.brokers.tls import context_of
 from bridge.brokers.webhook.request import content_of, id_of, retry_after, signature_headers
-from bridge.brokers.webhook.security import context_of
 from bridge.config.model.webhook import WebhookBrokerConfig, signing_key
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishRefused
 from bridge.core.message import Message
@@ -27,10 +27,7 @@ _RETRIED = frozenset({408, 429})
 class WebhookBroker:
     """Receiver of events over HTTP. `topic` of a publish is not used: a webhook has one URL."""
 
-    features = Features(
-        "webhook", durable=True, groups=False, commits=False, dead_letter_topics=False, tombstones=False,
-        repeated_headers=False, timestamps=False, ordered=False, max_message=1024 * 1024,
-    )  # fmt: skip
+    features = Features(groups=False)
 
     def __init__(self, name: str, config: WebhookBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
         """Create a broker. resolve: from a field below `tls` and its value to a path."""
@@ -49,7 +46,7 @@ class WebhookBroker:
 
     async def start(self) -> None:
         """See `Broker.start`. Makes no request. Raises: BrokerError when a certificate cannot be read."""
-        tls = await asyncio.to_thread(context_of, self.name, self._config, self._resolve)
+        tls = await asyncio.to_thread(context_of, self.name, self._config.tls, self._resolve)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, limit=self._config.concurrent),
             timeout=aiohttp.ClientTimeout(total=self._config.timeout),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bridge.brokers.webhook.security import context_of
+from bridge.brokers.tls import context_of
 from bridge.config.model.webhook import WebhookBrokerConfig
 from bridge.core.diagnosis import CheckAnswer, Examiner, ok, problem, warning
 
@@ -21,7 +21,7 @@ async def diagnose(
 
     async def reachable() -> CheckAnswer:
         parts = urlsplit(config.url)
-        tls = await asyncio.to_thread(context_of, name, config, resolve) if config.is_https else None
+        tls = await asyncio.to_thread(context_of, name, config.tls, resolve) if config.is_https else None
         port = parts.port or (443 if config.is_https else 80)
         try:
             _, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)

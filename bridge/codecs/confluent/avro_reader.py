@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
-from bridge.codecs.limits import Budget
+from bridge.codecs.limits import Budget, MisfitValue
 from bridge.codecs.numbers import float_to_json, single_to_json
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, PayloadTooDeep
@@ -24,14 +24,6 @@ from bridge.core.errors import DecodeError, PayloadTooDeep
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
 _CUT_OFF = "is cut off"
 _PATH_LIMIT = 200
-
-
-class _Unreadable(Exception):
-    """A value that contradicts its schema, and its place."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.path = ""
 
 
 class _Body(Budget):
@@ -43,6 +35,36 @@ class _Body(Budget):
         super().__init__(limits)
         self.data = data
         self.at = 0
+
+    def read(self, size: int) -> bytes:
+        """Read bytes. Raises: MisfitValue."""
+        start, end = self.at, self.at + size
+        if size < 0:
+            raise MisfitValue("has a negative length")
+        if end > len(self.data):
+            raise MisfitValue(_CUT_OFF)
+        self.at = end
+        return self.data[start:end]
+
+    def read_long(self) -> int:
+        """Read a zigzag varint of at most 64 bits. Raises: MisfitValue."""
+        data, at = self.data, self.at
+        try:
+            byte = data[at]
+            at += 1
+            value = byte & 0x7F
+            shift = 7
+            while byte >= 0x80:
+                byte = data[at]
+                at += 1
+                value |= (byte & 0x7F) << shift
+                shift += 7
+                if shift > 70 or value >> 64:
+                    raise MisfitValue("is an integer beyond 64 bits")
+        except IndexError:
+            raise MisfitValue(_CUT_OFF) from None
+        self.at = at
+        return (value >> 1) ^ -(value & 1)
 
 
 Read = Callable[[_Body, int], Any]
@@ -64,7 +86,7 @@ class AvroReader:
         try:
             body.take(1)
             value = self._read(body, limits.max_depth)
-        except _Unreadable as error:
+        except MisfitValue as error:
             path = error.path if len(error.path) <= _PATH_LIMIT else error.path[:_PATH_LIMIT] + "…"
             raise DecodeError(f"the body cannot be read: data{path} {error.what}") from None
         except RecursionError:
@@ -113,8 +135,8 @@ class AvroReader:
             try:
                 for member, inner in fields:
                     value[member] = inner(body, room - 1)
-            except _Unreadable as error:
-                error.path = f".{member}{error.path}"
+            except MisfitValue as error:
+                error.prefix(f".{member}")
                 raise
             return value
 
@@ -135,81 +157,50 @@ class AvroReader:
             readers.append(inner)
 
         def read(body: _Body, room: int) -> Any:
-            index = read_long(body)
+            index = body.read_long()
             if not 0 <= index < len(readers):
-                raise _Unreadable("is of a branch that its union does not have")
+                raise MisfitValue("is of a branch that its union does not have")
             return readers[index](body, room)
 
         return read
 
 
-def read_long(body: _Body, room: int = 0) -> int:
-    """Read a zigzag varint of at most 64 bits."""
-    data, at = body.data, body.at
-    try:
-        byte = data[at]
-        at += 1
-        value = byte & 0x7F
-        shift = 7
-        while byte >= 0x80:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if shift > 70 or value >> 64:
-                raise _Unreadable("is an integer beyond 64 bits")
-    except IndexError:
-        raise _Unreadable(_CUT_OFF) from None
-    body.at = at
-    return (value >> 1) ^ -(value & 1)
-
-
 def _int(body: _Body, room: int) -> int:
-    value = read_long(body)
+    value = body.read_long()
     if not -(1 << 31) <= value < 1 << 31:
-        raise _Unreadable("is an integer beyond 32 bits")
+        raise MisfitValue("is an integer beyond 32 bits")
     return value
 
 
 def _boolean(body: _Body, room: int) -> bool:
-    byte = _take(body, 1)[0]
+    byte = body.read(1)[0]
     if byte > 1:
-        raise _Unreadable("is a boolean that is neither 0 nor 1")
+        raise MisfitValue("is a boolean that is neither 0 nor 1")
     return byte == 1
 
 
-def _take(body: _Body, size: int) -> bytes:
-    start, end = body.at, body.at + size
-    if size < 0:
-        raise _Unreadable("has a negative length")
-    if end > len(body.data):
-        raise _Unreadable(_CUT_OFF)
-    body.at = end
-    return body.data[start:end]
-
-
 def _bytes(body: _Body, room: int) -> bytes:
-    return _take(body, read_long(body))
+    return body.read(body.read_long())
 
 
 def _string(body: _Body, room: int) -> str:
-    data = _take(body, read_long(body))
+    data = body.read(body.read_long())
     body.take(0, len(data))
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise _Unreadable("is text that is not valid UTF-8") from None
+        raise MisfitValue("is text that is not valid UTF-8") from None
 
 
 def _fixed(size: int) -> Read:
-    return lambda body, room: _take(body, size)
+    return lambda body, room: body.read(size)
 
 
 def _enum(symbols: list[str]) -> Read:
     def read(body: _Body, room: int) -> str:
-        index = read_long(body)
+        index = body.read_long()
         if not 0 <= index < len(symbols):
-            raise _Unreadable("is a symbol that its enum does not have")
+            raise MisfitValue("is a symbol that its enum does not have")
         symbol = symbols[index]
         body.take(0, len(symbol))
         return symbol
@@ -232,7 +223,7 @@ def _logical(logical: Logical, raw: Read) -> Read:
         try:
             text = logical.read(value)
         except (ValueError, OverflowError):
-            raise _Unreadable(f"is a {logical.name} that {logical.beyond}") from None
+            raise MisfitValue(f"is a {logical.name} that {logical.beyond}") from None
         body.take(0, len(text))
         return text
 
@@ -261,14 +252,14 @@ def _array(inner: Read) -> Read:
             raise _too_deep()
         items: list[Any] = []
         try:
-            while count := read_long(body):
+            while count := body.read_long():
                 end = _end_of_block(body, count)
                 body.take(abs(count))
                 for _ in range(abs(count)):
                     items.append(inner(body, room - 1))  # noqa: PERF401 -- the handler names the place
                 _check_end(body, end)
-        except _Unreadable as error:
-            error.path = f"[{len(items)}]{error.path}"
+        except MisfitValue as error:
+            error.prefix(f"[{len(items)}]")
             raise
         return items
 
@@ -281,17 +272,17 @@ def _map(inner: Read) -> Read:
             raise _too_deep()
         members: dict[str, Any] = {}
         try:
-            while count := read_long(body):
+            while count := body.read_long():
                 end = _end_of_block(body, count)
                 body.take(abs(count))
                 for _ in range(abs(count)):
                     key = _string(body, 0)
                     if key in members:
-                        raise _Unreadable("is a second value of its key")
+                        raise MisfitValue("is a second value of its key")
                     members[key] = inner(body, room - 1)
                 _check_end(body, end)
-        except _Unreadable as error:
-            error.path = f".*{error.path}"  # the key is the sender's
+        except MisfitValue as error:
+            error.prefix(".*")  # the key is the sender's
             raise
         return members
 
@@ -302,13 +293,13 @@ def _end_of_block(body: _Body, count: int) -> int | None:
     """End of a block of items that states its size, as announced by a negative count; None for other blocks."""
     if count > 0:
         return None
-    size = read_long(body)
+    size = body.read_long()
     return body.at + size
 
 
 def _check_end(body: _Body, end: int | None) -> None:
     if end is not None and body.at != end:
-        raise _Unreadable("follows a block of another size than it says")
+        raise MisfitValue("follows a block of another size than it says")
 
 
 def _too_deep() -> PayloadTooDeep:
@@ -319,9 +310,9 @@ _PRIMITIVES: dict[str, Read] = {
     "null": lambda body, room: None,
     "boolean": _boolean,
     "int": _int,
-    "long": read_long,
-    "float": lambda body, room: single_to_json(_FLOAT.unpack(_take(body, 4))[0]),
-    "double": lambda body, room: float_to_json(_DOUBLE.unpack(_take(body, 8))[0]),
+    "long": lambda body, room: body.read_long(),
+    "float": lambda body, room: single_to_json(_FLOAT.unpack(body.read(4))[0]),
+    "double": lambda body, room: float_to_json(_DOUBLE.unpack(body.read(8))[0]),
     "bytes": _bytes,
     "string": _string,
 }

@@ -30,10 +30,7 @@ class RegistryCodec:
         limits: LimitsConfig = DEFAULT_LIMITS,
         chooser: SchemaChooser | None = None,
     ) -> None:
-        """Create a registry codec.
-
-        chooser: chooses the schema for `encode`; None: the codec only reads.
-        """
+        """Create a registry codec. chooser: chooses the schema for `encode`; None: the codec only reads."""
         self.name = name
         self._format = format
         self._limits = limits

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from bridge.codecs.limits import Budget
+from bridge.codecs.limits import Budget, MisfitValue
 from bridge.core.errors import DecodeError, PayloadTooDeep
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
@@ -36,12 +36,6 @@ _FITS: dict[int, Callable[[int], bool]] = {
     # A negative value is sent with the sign in all 64 bits
     FieldDescriptor.TYPE_INT32: lambda value: value < 1 << 31 or value >= (1 << 64) - (1 << 31),
 }
-
-
-class _Refused(Exception):
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.path = ""
 
 
 class _Malformed(Exception):
@@ -88,7 +82,7 @@ class Scanner:
         """
         try:
             at = self._message(data, 0, len(data), kind, budget, _NESTING, None)
-        except _Refused as error:
+        except MisfitValue as error:
             raise DecodeError(f"the body cannot be read: data{error.path} {error.what}") from None
         except (_Malformed, RecursionError):
             at = -1
@@ -122,8 +116,8 @@ class Scanner:
                 continue
             try:
                 at = self._field(data, at, end, wire, number, field, budget, room)
-            except _Refused as error:
-                error.path = f".{field.name}{error.path}"
+            except MisfitValue as error:
+                error.prefix(f".{field.name}")
                 raise
         if group is not None:
             raise _Malformed
@@ -133,12 +127,12 @@ class Scanner:
         self, data: bytes, at: int, end: int, wire: int, number: int, field: _Field, budget: Budget, room: int
     ) -> int:
         if wire != field.wire and not (field.packable and wire == _LENGTH):
-            raise _Refused("has another type than its schema says")
+            raise MisfitValue("has another type than its schema says")
         budget.take(*field.cost)
         if wire == _VARINT:
             value, at = _varint(data, at, end)
             if field.fits is not None and not field.fits(value):
-                raise _Refused("is beyond its type")
+                raise MisfitValue("is beyond its type")
             return at
         if wire == _GROUP:
             return self._message(data, at, end, field.message, budget, room - 1, number)
@@ -157,7 +151,7 @@ class Scanner:
                 try:
                     data[start:at].decode()
                 except UnicodeDecodeError:
-                    raise _Refused("is text that is not valid UTF-8") from None
+                    raise MisfitValue("is text that is not valid UTF-8") from None
         return at
 
     def _packed(self, data: bytes, at: int, end: int, field: _Field, budget: Budget) -> None:
@@ -171,7 +165,7 @@ class Scanner:
             budget.take(*field.cost)
             value, at = _varint(data, at, end)
             if field.fits is not None and not field.fits(value):
-                raise _Refused("is beyond its type")
+                raise MisfitValue("is beyond its type")
 
     def _skip(self, data: bytes, at: int, end: int, wire: int, number: int, budget: Budget, room: int) -> int:
         if wire == _VARINT:

@@ -67,10 +67,7 @@ class Registry:
     """Registry client that connects at the first request. Only connections are cached."""
 
     def __init__(self, name: str, config: RegistryConfig, resolve: Callable[[str, str], Path]) -> None:
-        """Create a registry.
-
-        resolve: from a field below `tls` and its value to a path.
-        """
+        """Create a registry. resolve: from a field below `tls` and its value to a path."""
         self.name = name
         self.latest_for = config.latest_for
         self._config = config

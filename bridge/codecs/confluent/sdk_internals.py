@@ -23,8 +23,7 @@ def bound_answers(client: Any, size: int, refusal: Callable[[], Exception]) -> N
     """Let a registry client read at most `size` bytes of an answer, request uncompressed answers and keep no cookies.
 
     The client itself reads an answer of any size, decompresses it, and then parses it. It keeps cookies without limit.
-    When its HTTP session is not
-    found, its answers are not limited.
+    When its HTTP session is not found, its answers are not limited.
     """
     session = getattr(getattr(client, "_rest_client", None), "session", None)
     if session is None:

@@ -16,6 +16,7 @@ from bridge.config.model.sagas import SagaConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Share, Size
+from bridge.core.canary import AFTER
 from bridge.core.lifecycle import EventKind
 from bridge.sqlite_engine.defaults import INDEX_RECORDS
 from bridge.system import log_defaults
@@ -280,7 +281,7 @@ class OpsConfig(Model):
 class FallbackConfig(Model):
     """End of a candidate by itself."""
 
-    after: Integer = Field(50, ge=50, description="Fewest messages of the candidate before it can end.")
+    after: Integer = Field(AFTER, ge=AFTER, description="Fewest messages of the candidate before it can end.")
     failures: Share = Field(
         0.05,
         description="The candidate ends when more than this share of its messages were dead-lettered or quarantined, "

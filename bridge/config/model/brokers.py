@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
 from bridge.config.model.claims import TargetClaimConfig
+from bridge.config.model.codecs import TargetCodec
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusTargetConfig
 from bridge.config.model.tls import ProtectedTlsConfig
 from bridge.config.model.types import Duration, Entity, Integer, Model, Name, Size
@@ -212,7 +213,7 @@ class TargetConfig(Model):
     broker: Name = Field(description="Name of a broker of `brokers`.")
     topic: Entity | None = Field(None, description="Topic to publish to; a webhook has none.")
     queue: Entity | None = Field(None, description="Queue to publish to, on Service Bus.")
-    codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes", "avro", "protobuf"] = Field(
+    codec: TargetCodec = Field(
         "cloudevents", description="Format of published messages; `cloudevents` is the structured form."
     )
     schemas: TargetSchemaConfig | None = Field(None, description="Settings for `avro` and `protobuf`.")

@@ -438,6 +438,16 @@ class RouteConfig(Model):
         return next(command for command in COMMANDS if getattr(self, command) is not None)
 
     @property
+    def command_settings(self) -> Any:
+        """Settings of the route's command."""
+        return getattr(self, self.command)
+
+    @property
+    def instance_id(self) -> str | None:
+        """Template of the instance id; None for a command without one."""
+        return getattr(self.command_settings, "instance_id", None)
+
+    @property
     def engine(self) -> str:
         """Name of the engine where instances start."""
         return self.placement if isinstance(self.placement, str) else self.placement.start

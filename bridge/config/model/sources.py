@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bridge.config.model.claims import ClaimCheckConfig
+from bridge.config.model.codecs import SourceCodec
 from bridge.config.model.routes import FunctionName, MatchKey, MatchValue
 from bridge.config.model.servicebus import ServiceBusSourceConfig, Sessions
 from bridge.config.model.types import (
@@ -290,7 +291,7 @@ class SourceConfig(Model):
     sessions: Sessions = Field(None, description="Sessions of the queue or subscription: `true`, or their settings.")
     group: Topic = Field("bridge", description="Consumer group.")
     start: Literal["earliest", "latest"] = Field("earliest", description="Position of a new group.")
-    codec: Literal["cloudevents", "json", "text", "bytes", "avro", "protobuf"] = Field(
+    codec: SourceCodec = Field(
         "cloudevents", description="Format of the messages; `cloudevents` accepts the structured and the binary form."
     )
     registry: Name | None = Field(

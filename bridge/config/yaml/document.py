@@ -180,6 +180,29 @@ class _Frame:
     merging: bool = False
     merged: list[tuple[FilePosition, Node]] = field(default_factory=list)
 
+    @property
+    def awaits_key(self) -> bool:
+        return self.node is not None and self.key is None
+
+    def begin(self, key: str, mark: FilePosition, *, merging: bool) -> None:
+        """Take the key of the next value. merging: the value is merged into the mapping."""
+        self.key, self.key_mark, self.merging = key, mark, merging
+
+    def add(self, node: Node, size: int, height: int) -> None:
+        """Add a value. size: number of values in it. height: its deepest nesting."""
+        self.size += size
+        self.height = max(self.height, height)
+        if self.node is None:
+            self.items.append(node)
+            return
+        key, mark, self.key = self.key, self.key_mark, None
+        assert key is not None
+        assert mark is not None
+        if self.merging:
+            self.merged.append((mark, node))
+        elif key not in self.node.entries:
+            self.node.entries[key], self.node.keys[key] = node, mark
+
 
 class _Builder:
     """Builder of a tree from the parser's events, without recursion."""
@@ -223,9 +246,8 @@ class _Builder:
         if event.tag is not None and event.tag not in _TEXT_TAGS:
             raise _Broken(mark, f"the tag {event.tag!r} is not supported; write plain values")
         if self._awaits_key():
-            self._key(event.value, mark)
             # A quoted `<<` is an ordinary key
-            self._stack[-1].merging = event.value == _MERGE and event.style in (None, "")
+            self._key(event.value, mark, merging=event.value == _MERGE and event.style in (None, ""))
             return
         value: str | int | float | bool | None = event.value
         is_plain = event.style in (None, "")
@@ -250,7 +272,7 @@ class _Builder:
         if self._awaits_key():
             if not isinstance(node, ScalarNode) or node.value is None:
                 raise _Broken(mark, "a key must be text")
-            self._key(str(node.value), mark)
+            self._key(str(node.value), mark, merging=False)
             return
         self._count(mark, size, height)
         self._add(node, size, height)
@@ -285,11 +307,11 @@ class _Builder:
             raise _Broken(mark, f"holds more than {MAX_NODES:,} values, anchors counted at every use")
 
     def _awaits_key(self) -> bool:
-        return bool(self._stack) and self._stack[-1].node is not None and self._stack[-1].key is None
+        return bool(self._stack) and self._stack[-1].awaits_key
 
-    def _key(self, key: str, mark: FilePosition) -> None:
+    def _key(self, key: str, mark: FilePosition, *, merging: bool) -> None:
         frame = self._stack[-1]
-        frame.key, frame.key_mark = key, mark
+        frame.begin(key, mark, merging=merging)
         if key == "":
             raise _Broken(mark, "a key must not be empty")
         earlier = frame.node.keys.get(key) if frame.node is not None else None
@@ -297,24 +319,10 @@ class _Builder:
             self._problems.append(mark.problem((key,), f"the key occurs twice, first in line {earlier.line}", "C010"))
 
     def _add(self, node: Node, size: int, height: int) -> None:
-        if not self._stack:
+        if self._stack:
+            self._stack[-1].add(node, size, height)
+        else:
             self._root = node
-            return
-        frame = self._stack[-1]
-        frame.size += size
-        frame.height = max(frame.height, height)
-        if frame.node is None:
-            frame.items.append(node)
-            return
-        key, key_mark = frame.key, frame.key_mark
-        assert key is not None
-        assert key_mark is not None
-        frame.key = None
-        if frame.merging:
-            frame.merging = False
-            frame.merged.append((key_mark, node))
-        elif key not in frame.node.entries:
-            frame.node.entries[key], frame.node.keys[key] = node, key_mark
 
     def _merge(self, node: MappingNode, merged: list[tuple[FilePosition, Node]]) -> None:
         """Merge the values of `<<: *anchor`.

@@ -41,7 +41,7 @@ from bridge.core.instance_protocol import (
     InstanceState,
     NextStep,
     next_step,
-    restart_of,
+    origin_of_start,
 )
 from bridge.core.lineage.records import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
@@ -301,7 +301,7 @@ class _Run:
             await self.start(_FINISHED, past.inbox)
             return
         origin = self._origin
-        payload = wrap_payload(past.start.data, None if origin is None else restart_of(origin), past.inbox)
+        payload = wrap_payload(past.start.data, None if origin is None else origin_of_start(origin), past.inbox)
         await self._schedule(past.orchestration, payload, _FINISHED, past.tags, past.version)
 
     async def _schedule(

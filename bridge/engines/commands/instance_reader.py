@@ -11,7 +11,7 @@ from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
 from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
-from bridge.core.instance_protocol import FINISHED, InstanceState, restart_of, started_by
+from bridge.core.instance_protocol import FINISHED, InstanceState, origin_of_start, started_by
 from bridge.core.origin import MessageOrigin, Unwrapped, read_origin, unwrap
 from bridge.engines.base import Engine
 from bridge.engines.errors import leaves_outcome_unknown
@@ -88,7 +88,7 @@ class InstanceReader:
         # The start comes last: a run that replaces this one must remember it, however many messages came later
         messages = [*(read_origin(each.input) for each in raised), start]
         held = started_by(start, origin)
-        restarted = origin is not None and started_by(start, restart_of(origin))
+        restarted = origin is not None and started_by(start, origin_of_start(origin))
         if origin is None and event is not None:
             name, data = event
             held = any(each.name == name and _same(each.input, data) for each in raised)

@@ -24,7 +24,7 @@ def make_private(directory: Path) -> None:
         private.directory(directory)
     except OSError as error:
         raise EngineMisconfigured(
-            f"{directory}: the engine's directory cannot be made ours alone ({error.strerror})"
+            f"{directory}: cannot set mode 0700 of the engine's directory ({error.strerror})"
         ) from error
 
 

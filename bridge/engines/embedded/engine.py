@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +45,18 @@ from bridge.system.processes import is_running, is_stopped
 from bridge.system.tls import TlsFiles
 
 if TYPE_CHECKING:
+    from durabletask.grpc_options import GrpcChannelOptions
     from durabletask.serialization import DataConverter
 
     from bridge.engines.embedded.inprocess import AioChannel, InProcessChannel
+    from bridge.engines.embedded.pools import PooledWorker
     from bridge.engines.embedded.processes.attached import AttachedWorker
     from bridge.engines.embedded.processes.listener import WorkerSocket
     from bridge.engines.embedded.processes.settings import ProcessSettings
     from bridge.engines.embedded.processes.supervisor import WorkerProcesses
     from bridge.engines.worker.compatibility import CompatibilityMonitor
     from bridge.engines.worker.contained_worker import RunningWorker
+    from bridge.engines.worker.setup import MonitoredWorker
     from bridge.engines.workflows import Workflows
     from bridge.sqlite_engine.database import Database
     from bridge.sqlite_engine.hub.kept_spans import KeptSpans
@@ -207,19 +211,14 @@ class EmbeddedEngine:
             await asyncio.to_thread(self._start_host)
             assert self._database is not None
             service = AioSidecarService(self._database)
-            self._channel = AioChannel(
-                service,
-                timeout=self._config.timeout,
-                max_request=self._config.max_request,
-                before=BEFORE if self._tracing is None else BEFORE_TRACING,
+            self._use(
+                AioChannel(
+                    service,
+                    timeout=self._config.timeout,
+                    max_request=self._config.max_request,
+                    before=BEFORE if self._tracing is None else BEFORE_TRACING,
+                )
             )
-            sdk = AsyncTaskHubGrpcClient(
-                channel=self._channel,
-                logger=quiet_logger(f"{self.name}.client"),
-                data_converter=ClientConverter(),
-                emit_trace_spans=False,
-            )
-            self._client = EngineClient(sdk, self._store)
         else:
             self._attach()
 
@@ -258,14 +257,15 @@ class EmbeddedEngine:
         try:
             # Only the holder of the lock gets here, so an existing socket file belongs to a dead host.
             (self._directory / SOCKET).unlink(missing_ok=True)
+            if sys.platform == "linux":
+                # First: a worker that finds the other socket alone takes this daemon for one of an earlier version
+                self._listen_for_workers(database)
             self._address = EngineSocket(self._directory)
             service = AioSidecarService(database)
             local = Server(service, [self._address.target])
             local.start()
             self._servers.append(local)
             private.narrow([self._directory / SOCKET])
-            if sys.platform == "linux":
-                self._listen_for_workers(database)
             if self._config.listen is not None:
                 remote = Server(service, [self._config.listen], self._guard())
                 remote.start()
@@ -297,26 +297,35 @@ class EmbeddedEngine:
         return Guard(token, tls, config.behind_tls_proxy, config.max_message, config.max_connections)
 
     def _stop_host(self) -> None:
-        # Waiting calls end first; otherwise the servers could not stop.
-        if self._database is not None:
-            self._database.stop()
-            self._database = None
-        if self._worker_socket is not None:
-            self._worker_socket.stop()
-            self._worker_socket = None
-        for server in self._servers:
-            server.stop()
-        self._servers.clear()
-        if self._host:
+        database, self._database = self._database, None
+        if database is None:
+            return
+        try:
+            # Waiting calls end first; otherwise the servers could not stop.
+            database.stop(unlocks=False)
+            # Before that of the workers: see `_start_host`
             (self._directory / SOCKET).unlink(missing_ok=True)
+            if self._worker_socket is not None:
+                self._worker_socket.stop()
+                self._worker_socket = None
+            for server in self._servers:
+                server.stop()
+            self._servers.clear()
+        finally:
+            # Last: the sockets of the next host have the same paths
+            database.unlock()
 
     def _attach(self) -> None:
         self._address = EngineSocket(self._directory)
         target = self._address.target
         options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False).to_grpc_options()
-        self._channel = RemoteChannel(lambda: grpc.aio.insecure_channel(target, options), self._config.timeout)
+        self._use(RemoteChannel(lambda: grpc.aio.insecure_channel(target, options), self._config.timeout))
+
+    def _use(self, channel: AioChannel | RemoteChannel) -> None:
+        """Create the client on a channel to the engine."""
+        self._channel = channel
         sdk = AsyncTaskHubGrpcClient(
-            channel=self._channel,
+            channel=channel,
             logger=quiet_logger(f"{self.name}.client"),
             data_converter=ClientConverter(),
             emit_trace_spans=False,
@@ -426,74 +435,69 @@ class EmbeddedEngine:
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
     ) -> RunningWorker:
-        from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+        from bridge.engines.worker.setup import concurrency
 
-        from bridge.engines.embedded.inprocess import InProcessChannel
-        from bridge.engines.embedded.remote.worker import RemoteWorker
-        from bridge.engines.embedded.worker import DirectWorker
-        from bridge.engines.worker.items import EngineGreeting
-        from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
-        from bridge.sqlite_engine.protocol.service import SidecarService
-
+        if self._database is None and self._address is None:
+            raise RuntimeError(f"engine {self.name!r} is not started")
+        if self._database is None and self._joins_by_channel:
+            return self._attached_worker(workflows, data_converter, monitor)
         own = self._config.worker
-        # A dead host breaks the stream at once. Silence only means that there is no work.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
             "concurrency_options": concurrency(own, workflows),
             "data_converter": data_converter,
             "store": self._store,
-            "resiliency_options": GrpcWorkerResiliencyOptions(
-                silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
-            ),
+        }
+        is_direct = self._config.dispatch == "direct"
+        worker = self._direct_worker(workflows, options) if is_direct else self._protocol_worker(options)
+        return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+
+    def _direct_worker(self, workflows: Workflows, options: dict[str, Any]) -> PooledWorker:
+        """Worker with thread pools of its own. options: those of the SDK's worker."""
+        from bridge.engines.embedded.remote.worker import RemoteWorker
+        from bridge.engines.embedded.worker import DirectWorker
+        from bridge.engines.worker.setup import threads
+
+        options |= {
+            "activity_threads": threads(self._config.worker, workflows),
+            "sessions": self._config.sessions,
+            "session_bytes": self._config.session_bytes,
         }
         if self._database is not None:
-            if self._config.dispatch == "direct":
-                del options["resiliency_options"]
-                size = threads(own, workflows)
-                worker = DirectWorker(
-                    self._database,
-                    activity_threads=size,
-                    sessions=self._config.sessions,
-                    session_bytes=self._config.session_bytes,
-                    **options,
-                )
-                return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+            return DirectWorker(self._database, **options)
+        connect = partial(worker_channel, *self._connection())
+        return RemoteWorker(connect, CallHeaders(), backoff_cap=RECONNECT_SECONDS, emit_trace_spans=False, **options)
+
+    def _protocol_worker(self, options: dict[str, Any]) -> MonitoredWorker:
+        """Worker of the SDK, with a stream of the sidecar protocol. options: those of the SDK's worker."""
+        from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+
+        from bridge.engines.embedded.inprocess import InProcessChannel
+        from bridge.engines.worker.items import EngineGreeting
+        from bridge.engines.worker.setup import MonitoredWorker
+        from bridge.sqlite_engine.protocol.service import SidecarService
+
+        if self._database is not None:
             channel = InProcessChannel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            worker_ = MonitoredWorker(
-                channel=channel,
-                running=self._database.running,
-                greeting=EngineGreeting(takes_back=True),
-                emit_trace_spans=False,
-                **options,
-            )
-            return worker_.add_workflows(workflows, monitor, own.stuck_after, own.versions)
-        if self._address is None:
-            raise RuntimeError(f"engine {self.name!r} is not started")
-        if self._joins_by_channel:
-            return self._attached_worker(workflows, data_converter, monitor)
-        target, limits = self._address.target, channel_options(None, RECONNECT_SECONDS, proxy=False)
-        if self._config.dispatch == "protocol":
-            attached = MonitoredWorker(
-                host_address=target,
-                channel_options=limits,
-                greeting=EngineGreeting(takes_back=True),
-                emit_trace_spans=False,
-                **options,
-            )
-            return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
-        del options["resiliency_options"]
-        remote = RemoteWorker(
-            lambda: worker_channel(target, limits),
-            CallHeaders(),
-            backoff_cap=RECONNECT_SECONDS,
-            activity_threads=threads(own, workflows),
-            sessions=self._config.sessions,
-            session_bytes=self._config.session_bytes,
+            options |= {"channel": channel, "running": self._database.running}
+        else:
+            options["host_address"], options["channel_options"] = self._connection()
+        # A dead host breaks the stream at once. Silence only means that there is no work
+        resiliency = GrpcWorkerResiliencyOptions(
+            silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
+        )
+        return MonitoredWorker(
+            resiliency_options=resiliency,
+            greeting=EngineGreeting(takes_back=True),
             emit_trace_spans=False,
             **options,
         )
-        return remote.add_workflows(workflows, monitor, own.stuck_after, own.versions)
+
+    def _connection(self) -> tuple[str, GrpcChannelOptions]:
+        """gRPC target of the engine, and the options of a worker's channel to it."""
+        assert self._address is not None
+        return self._address.target, channel_options(None, RECONNECT_SECONDS, proxy=False)
 
     @property
     def _joins_by_channel(self) -> bool:

@@ -55,6 +55,11 @@ class BridgeRules(HostRules):
     index = LINEAGE
     workload = WORKLOAD
 
+    def __init__(self, files: PayloadFiles | None = None) -> None:
+        """Create the rules. files: large payloads of the engine; None where there are none."""
+        self._sagas: set[str] = set()
+        self._files = files
+
     def companion_of(self, instance_id: str) -> str:
         return target_id(instance_id)
 
@@ -77,11 +82,6 @@ class BridgeRules(HostRules):
     def trace_of(self, event: str) -> str | None:
         origin = self._content(event).origin
         return None if origin is None or origin.trace is None else origin.trace.traceparent
-
-    def __init__(self, files: PayloadFiles | None = None) -> None:
-        """Create the rules. files: large payloads of the engine; None where there are none."""
-        self._sagas: set[str] = set()
-        self._files = files
 
     def _content(self, text: str) -> Unwrapped:
         """Origin and inbox of an input or event. A large one is read whole only where its head has not all of them."""

@@ -49,7 +49,7 @@ def _apply_to_paces(paces: Paces, operation: str, value: dict[str, Any]) -> None
 
 
 class EnginePaces:
-    """Paces of one source: `bridge.pipeline.dead_letter_limit.PaceStore` over an engine's client."""
+    """Paces of one source: `bridge.pipeline.limits.dead_letter_limit.PaceStore` over an engine's client."""
 
     def __init__(self, engine: Engine, source: str) -> None:
         self._engine = engine

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -114,23 +115,17 @@ def _options(
     )
 
 
-def inject_trace_context(request: Any) -> None:
-    """Write the current message's trace context into a CreateInstanceRequest that has none."""
+def inject_trace_context(request: Any, *, names_start: bool = True) -> None:
+    """Write the current message's trace context into a CreateInstanceRequest that has none.
+
+    names_start: name the span of the start, too. A tracing engine makes that span itself.
+    """
     origin = PARENT.get()
     if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
         return
     request.parentTraceContext.traceParent = origin.traceparent
-    request.parentTraceContext.spanID = origin.traceparent[36:52]
-    if origin.tracestate is not None:
-        request.parentTraceContext.traceState.value = origin.tracestate
-
-
-def _leave_start_open(request: Any) -> None:
-    """Write the trace context without the span of the start, which a tracing engine then makes."""
-    origin = PARENT.get()
-    if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
-        return
-    request.parentTraceContext.traceParent = origin.traceparent
+    if names_start:
+        request.parentTraceContext.spanID = origin.traceparent[36:52]
     if origin.tracestate is not None:
         request.parentTraceContext.traceState.value = origin.tracestate
 
@@ -138,5 +133,7 @@ def _leave_start_open(request: Any) -> None:
 BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}
 """Functions that modify a request before it is sent, by method name."""
 
-BEFORE_TRACING: Mapping[str, Callable[[Any], None]] = {"StartInstance": _leave_start_open}
+BEFORE_TRACING: Mapping[str, Callable[[Any], None]] = {
+    "StartInstance": partial(inject_trace_context, names_start=False)
+}
 """BEFORE for an engine that makes spans."""

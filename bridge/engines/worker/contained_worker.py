@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.payload import PayloadStore
+from google.protobuf.message import EncodeError
 
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected
 from bridge.engines.payloads.large_payloads import RestoringConverter, WorkerPayloads
@@ -41,6 +42,9 @@ Such an engine goes on sending work, which nobody else gets meanwhile.
 
 STORE_SECONDS = 1.0
 """Pause before a work item goes back to the engine because the store of large payloads does not answer."""
+
+_UNSENDABLE = (EngineRejected, MemoryError, EncodeError)
+"""Errors of a response that is too large for its store, for the memory of the process, or for a message."""
 
 
 class Load:
@@ -383,6 +387,16 @@ def _failed(error: BaseException) -> pb.OrchestratorAction:
     return failed
 
 
+def _named(error: Exception) -> Exception:
+    """Error of a response that could not be sent, with a text."""
+    if isinstance(error, EngineRejected):
+        return error
+    return MemoryError(
+        f"the result does not fit into a message, or into the memory of the worker's process ({type_name(error)}); "
+        "return a reference to it, or raise `worker.memory_limit`"
+    )
+
+
 def _log_failure(error: BaseException, what: str) -> None:
     logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
 
@@ -403,38 +417,57 @@ class _Answers:
         self._worker.inspect_turn(self._request, response)
         try:
             self._store(of_actions(response.actions), response.instanceId)
-        except EngineRejected as error:
-            response = pb.OrchestratorResponse(
-                instanceId=response.instanceId, actions=[_failed(error)], completionToken=response.completionToken
-            )
+            return self._stub.CompleteOrchestratorTask(response)
         except EngineOutage as error:
             request = pb.AbandonOrchestrationTaskRequest(completionToken=response.completionToken)
             return self._return("AbandonTaskOrchestratorWorkItem", request, error)
-        return self._stub.CompleteOrchestratorTask(response)
+        except _UNSENDABLE as error:
+            failed = pb.OrchestratorResponse(
+                instanceId=response.instanceId,
+                actions=[_failed(_named(error))],
+                completionToken=response.completionToken,
+            )
+            return self._stub.CompleteOrchestratorTask(failed)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
         try:
             self._store([("", response.result)] if response.HasField("result") else (), response.instanceId)
-        except EngineRejected as error:
-            response.ClearField("result")
-            response.failureDetails.CopyFrom(failure_details(error))
+            if response.HasField("failureDetails"):
+                self._worker.inspect_activity(response)
+            return self._stub.CompleteActivityTask(response)
         except EngineOutage as error:
             request = pb.AbandonActivityTaskRequest(completionToken=response.completionToken)
             return self._return("AbandonTaskActivityWorkItem", request, error)
-        if response.HasField("failureDetails"):
+        except _UNSENDABLE as error:
+            response.ClearField("result")
+            response.failureDetails.CopyFrom(failure_details(_named(error)))
             self._worker.inspect_activity(response)
-        return self._stub.CompleteActivityTask(response)
+            return self._stub.CompleteActivityTask(response)
 
     def CompleteEntityTask(self, result: pb.EntityBatchResult) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
         try:
             self._store(of_batch(result), self._request.instanceId)
-        except EngineError as error:
-            # An operation whose result is too large has changed the state already: the batch must not count.
+            return self._stub.CompleteEntityTask(result)
+        except EngineOutage as error:
             request = pb.AbandonEntityTaskRequest(completionToken=result.completionToken)
             return self._return("AbandonTaskEntityWorkItem", request, error)
-        return self._stub.CompleteEntityTask(result)
+        except _UNSENDABLE as error:
+            return self._stub.CompleteEntityTask(self._failed_batch(result, _named(error)))
+
+    def _failed_batch(self, result: pb.EntityBatchResult, error: Exception) -> pb.EntityBatchResult:
+        """Result of a batch of which nothing counts: the state is as before, and every operation fails."""
+        details, now = failure_details(error), datetime.now(UTC)
+        failed = pb.EntityBatchResult(completionToken=result.completionToken, operationInfos=result.operationInfos)
+        if self._request.HasField("entityState"):
+            failed.entityState.CopyFrom(self._request.entityState)
+        for _ in result.results:
+            failure = failed.results.add().failure
+            failure.failureDetails.CopyFrom(details)
+            failure.startTimeUtc.FromDatetime(now)
+            failure.endTimeUtc.FromDatetime(now)
+        return failed
 
     def _store(self, fields: Iterable[tuple[str, Any]], instance_id: str) -> None:
         """Store the large payloads of a response. Raises: EngineRejected, EngineOutage."""

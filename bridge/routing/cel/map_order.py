@@ -12,14 +12,14 @@ from typing import Any
 from cel_expr_python import cel
 
 from bridge.routing.cel.nulls import LOSES_NULLS, recount
-from bridge.routing.cel.tokens import Token, tokens
+from bridge.routing.cel.tokens import Token, opening_bracket, tokens
 
 _MACROS = ("map", "filter")
 """Macros whose result has the order of their range. `all`, `exists` and `exists_one` return the same in any order."""
 
 _BEFORE = "cel.bind(range_, dyn("
 _BEHIND = "), type(range_) == map ? sorted_keys_(range_) : range_)"
-_BRACKETS = {")": "(", "]": "[", "}": "{"}
+_CLOSING = frozenset(")]}")
 
 
 def _sorted_keys(found: dict[Any, Any]) -> list[Any]:
@@ -54,7 +54,7 @@ def _is_macro(found: Sequence[Token], dot: int) -> bool:
 
 def _gives_list(found: Sequence[Token], last: int) -> bool:
     """True if the operand is itself the result of a macro. A chain of macros then nests no deeper."""
-    return found[last].text == ")" and (opening := _opening(found, last)) > 2 and _is_macro(found, opening - 2)
+    return found[last].text == ")" and (opening := opening_bracket(found, last)) > 2 and _is_macro(found, opening - 2)
 
 
 def _start(found: Sequence[Token], last: int) -> int:
@@ -62,8 +62,8 @@ def _start(found: Sequence[Token], last: int) -> int:
     at = last
     while True:
         mark = found[at].text
-        if mark in _BRACKETS:
-            at = _opening(found, at)
+        if mark in _CLOSING:
+            at = opening_bracket(found, at)
             if at > 0 and _ends_operand(found[at - 1]):  # a call or an index: the tokens before it belong to it
                 at -= 1
                 continue
@@ -77,16 +77,7 @@ def _start(found: Sequence[Token], last: int) -> int:
         at = dot - 1
 
 
-def _opening(found: Sequence[Token], closing: int) -> int:
-    depth = 0
-    for at in range(closing, -1, -1):
-        depth += (found[at].text in _BRACKETS) - (found[at].text in _BRACKETS.values())
-        if depth == 0:
-            return at
-    raise ValueError("a bracket that nothing opens")
-
-
 def _ends_operand(token: Token) -> bool:
     if token.kind == "name":
         return token.text != "in"
-    return token.kind in ("string", "number") or token.text in _BRACKETS or token.text == "`"
+    return token.kind in ("string", "number") or token.text in _CLOSING or token.text == "`"

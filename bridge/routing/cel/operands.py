@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bridge.routing.cel.tokens import Token, tokens
+from bridge.routing.cel.tokens import Token, bracket_depth, closing_bracket, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def operands(source: str, start: int = 0) -> Operand:
     if not found:
         return Operand(source, start)
     first, last = 0, len(found)
-    while last - first > 2 and found[first].text == "(" and _closing(found, first) == last - 1:
+    while last - first > 2 and found[first].text == "(" and closing_bracket(found, first) == last - 1:
         first, last = first + 1, last - 1
     inside = found[first:last]
     offset, end = inside[0].start, inside[-1].end
@@ -60,7 +60,7 @@ def _marks(found: Sequence[Token]) -> list[tuple[str, int, int]]:
     for at, token in enumerate(found):
         if token.kind != "mark":
             continue
-        depth += (token.text in "([{") - (token.text in ")]}")
+        depth += bracket_depth(token)
         if depth:
             continue
         following = found[at + 1] if at + 1 < len(found) else None
@@ -80,14 +80,3 @@ def _colon(marks: Sequence[tuple[str, int, int]]) -> tuple[str, int, int] | None
         if mark[0] == ":" and depth == 0:
             return mark
     return None
-
-
-def _closing(found: Sequence[Token], opening: int) -> int:
-    depth = 0
-    for at in range(opening, len(found)):
-        token = found[at]
-        if token.kind == "mark":
-            depth += (token.text in "([{") - (token.text in ")]}")
-        if depth == 0:
-            return at
-    return -1

@@ -51,6 +51,31 @@ def constant_prefix(text: str) -> str:
     return text.partition("{{")[0]
 
 
+def literals(text: str) -> list[str]:
+    """Literal parts of a template's source, outside of its expressions."""
+    return _parts(text)[0]
+
+
+def expressions(text: str) -> list[str]:
+    """Expressions of a template's source."""
+    return _parts(text)[1]
+
+
+def _parts(text: str) -> tuple[list[str], list[str]]:
+    """Literal parts, and the expressions between them. Both end before braces that are not closed."""
+    around: list[str] = []
+    inside: list[str] = []
+    position = 0
+    while (opening := text.find("{{", position)) >= 0:
+        around.append(text[position:opening])
+        closing = closing_braces(text, opening + 2)
+        if closing < 0:
+            return around, inside
+        inside.append(text[opening + 2 : closing].strip())
+        position = closing + 2
+    return [*around, text[position:]], inside
+
+
 def compile_template(
     text: str, path: ConfigPath, where: str, compiler: Compiler, names: frozenset[str] = ROUTE
 ) -> Template | None:

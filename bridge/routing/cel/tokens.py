@@ -51,6 +51,31 @@ def tokens(text: str) -> tuple[Token, ...]:
     )
 
 
+def closing_bracket(found: Sequence[Token], at: int) -> int:
+    """Position of the token that closes the bracket at a position; -1 without."""
+    depth = 0
+    for position in range(at, len(found)):
+        depth += bracket_depth(found[position])
+        if depth == 0:
+            return position
+    return -1
+
+
+def opening_bracket(found: Sequence[Token], at: int) -> int:
+    """Position of the token that opens the bracket closed at a position; -1 without."""
+    depth = 0
+    for position in range(at, -1, -1):
+        depth += bracket_depth(found[position])
+        if depth == 0:
+            return position
+    return -1
+
+
+def bracket_depth(token: Token) -> int:
+    """Change of the depth of brackets by a token: 1, -1 or 0."""
+    return (token.text in "([{") - (token.text in ")]}")
+
+
 def closing_braces(text: str, start: int) -> int:
     """Offset of the `}}` that ends the expression beginning at `start`, or -1.
 

@@ -7,7 +7,7 @@ literal is replaced by one that no zone has, unless it is short and stays in the
 
 from __future__ import annotations
 
-from bridge.routing.cel.tokens import tokens
+from bridge.routing.cel.tokens import closing_bracket, tokens
 
 METHODS = frozenset(
     (
@@ -29,10 +29,7 @@ def checked(text: str) -> str:
     for at in range(1, len(found) - 2):
         if found[at - 1].text != "." or found[at].text not in METHODS or found[at + 1].text != "(":
             continue
-        first, depth, last = at + 2, 1, at + 1
-        while depth:
-            last += 1
-            depth += (found[last].text in "([{") - (found[last].text in ")]}")
+        first, last = at + 2, closing_bracket(found, at + 1)
         if first == last or (last == first + 1 and found[first].kind == "string"):
             continue
         pieces += (found[first].start, _BEFORE), (found[last - 1].end, _BEHIND)

@@ -211,7 +211,7 @@ class Calls:
         _checked(hub.limits.check_event, request.reason.value, "a reason")
         instance = self._existing(request.instanceId)
         if not instance.finished and not instance.suspended:
-            instance.suspended = True
+            instance.suspend()
             hub.touch(instance)
             reason = request.reason if request.HasField("reason") else None
             hub.deliver(instance, events.execution_suspended(hub.now, reason))
@@ -222,8 +222,7 @@ class Calls:
         _checked(hub.limits.check_event, request.reason.value, "a reason")
         instance = self._existing(request.instanceId)
         if instance.suspended and not instance.finished:
-            instance.suspended = False
-            instance.failure = None  # the reason why the engine suspended it
+            instance.resume()
             hub.touch(instance)
             reason = request.reason if request.HasField("reason") else None
             hub.deliver(instance, events.execution_resumed(hub.now, reason))

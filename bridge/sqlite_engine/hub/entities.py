@@ -96,7 +96,7 @@ class HubEntities:
                 self._cache.add(entity)
                 lease = self._working.in_flight.get(entity_id)
                 if lease is not None:
-                    entity.token, entity.batch = lease.token, list(lease.taken)
+                    entity.begin_batch(lease.token, list(lease.taken))
         return entity
 
     def release(self, entity_id: str) -> None:
@@ -165,8 +165,7 @@ class HubEntities:
         entity = self._found(entity_id)
         if entity.owner not in (None, owner.id):
             return
-        entity.section = section
-        entity.owner = owner.id
+        entity.lock(section, owner.id)
         self._working.tx.change_entity(entity)
 
     def answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
@@ -218,8 +217,7 @@ class HubEntities:
             return
         position = request.position
         while True:
-            entity.section = section
-            entity.owner = owner.id
+            entity.lock(section, owner.id)
             self._working.tx.change_entity(entity)
             self.woken[entity.id] = entity
             position += 1
@@ -236,8 +234,7 @@ class HubEntities:
                 return
 
     def unlock(self, entity: StoredEntity) -> None:
-        entity.section = None
-        entity.owner = None
+        entity.unlock()
         self._working.tx.change_entity(entity)
         self.advance(entity)
 

@@ -243,7 +243,7 @@ class TaskHub(WorkingSet):
         """Void the work in flight of the instance."""
         self._void_turn(instance.key)
         self.dispatcher.motion.remove(instance.key)
-        instance.token = None
+        instance.end_turn()
         if not instance.finished:
             self.void_tasks(instance.key)
         self._woken.pop(instance.key, None)
@@ -296,24 +296,17 @@ class TaskHub(WorkingSet):
         A failed instance keeps the events that no turn took, for a rewind. Raised events whose senders get a refusal
         are not kept.
         """
-        instance.status = status
-        instance.suspended = False
-        instance.waiting_start = False
-        instance.output = output
-        instance.failure = failure
-        instance.finished_at = self.now
+        saga = None
         if instance.custom_status is not None or instance.saga is not None:
-            end = self.rules.saga_end(instance.saga, instance.custom_status, status)
-            if end is not None:
-                instance.saga, instance.outcome = end
+            saga = self.rules.saga_end(instance.saga, instance.custom_status, status)
+        instance.finish(status, output, failure, self.now, saga)
         self.touch(instance)
         self.tx.clear(instance, "timers")
         if status == FAILED:
             self.tx.remove("inbox", [each.seq for each in self.deferred.of(instance.key)])
         else:
             self.tx.clear(instance, "inbox")
-        instance.inbox.clear()
-        instance.taken = 0
+        instance.drop_inbox()
         self.entities.release_locks(instance)
         if instance.parent is not None:
             self._report_to_parent(instance)
@@ -417,8 +410,9 @@ class TaskHub(WorkingSet):
         # Filters treat an activity without a version as one of its orchestration's version. The .NET worker sends that
         # version itself, others omit it: a worker of one version accepts both.
         version = request.version.value if request.HasField("version") else instance.version
-        task = Task(self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request)
-        task.pauses = pauses
+        task = Task(
+            self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request, pauses
+        )
         self.tx.add_task(task)
         self._new_tasks.append(task)
 
@@ -469,24 +463,23 @@ class TaskHub(WorkingSet):
     def fire(self, timer: Timer) -> None:
         """Fire a timer that is due."""
         self.tx.remove("timers", [timer.seq])
-        if timer.stored is not None:
-            timer.event = self.store.timer_event(timer)
+        event = timer.event if timer.stored is None else self.store.timer_event(timer)
         if timer.kind == SIGNAL_IS_DUE:
             assert timer.entity is not None
-            assert timer.event is not None
-            self.entities.operate(timer.entity, timer.event)
+            assert event is not None
+            self.entities.operate(timer.entity, event)
             return
         assert timer.key is not None
         instance = self.find_key(timer.key)
         if instance is None or instance.finished:
             return
         if timer.kind == START_IS_DUE:
-            instance.waiting_start = False
+            instance.reach_start()
             self.wake(instance)
         elif timer.kind == TIMER_FIRES:
-            assert timer.event is not None
-            timer.event.timestamp.CopyFrom(timestamp(due(timer.event.timerFired.fireAt)))
-            self.deliver(instance, timer.event)
+            assert event is not None
+            event.timestamp.CopyFrom(timestamp(due(event.timerFired.fireAt)))
+            self.deliver(instance, event)
 
     # After the commit
 
@@ -501,7 +494,7 @@ class TaskHub(WorkingSet):
                 self.dispatcher.add_turn(instance.id, instance.name, instance.version, instance.key, is_new=is_new)
         for task in self._new_tasks:
             if len(ready[ACTIVITY]) >= MAX_REQUESTS:
-                task.request = None
+                task.drop_request()
             ready[ACTIVITY].add(task.name, task.version, task)
         for entity in self.entities.woken.values():
             if entity.token is None and entity.queue:

@@ -37,8 +37,10 @@ class KeptSpans:
         return dict(self._tracing.dropped)
 
     def read(self, after: int, limit: int) -> tuple[int, int, bytes]:
-        """Last position, number of spans, and about `limit` bytes of spans behind a position; the position itself when
-        there are none. Raises: OSError when the engine is closed or cannot be read.
+        """Last position, number of spans, and about `limit` bytes of spans behind a position.
+
+        The last position is the given one when there are none. Raises: OSError when the engine is closed or cannot be
+        read.
         """
         rows = self._reader.query(
             "SELECT seq, number, spans FROM spans WHERE seq > ? ORDER BY seq LIMIT ?", after, _ROWS

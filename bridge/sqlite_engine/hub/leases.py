@@ -160,6 +160,10 @@ class Lease:
     size: int = 0
     """Bytes of the work item, for a stream that limits them."""
 
+    def mark_void(self) -> None:
+        """Let the response count no longer, while the stream still holds the lease."""
+        self.void = True
+
 
 class Leases:
     """Open leases by token."""

@@ -56,6 +56,14 @@ class Loss:
     lost: int = 0
     alone: int = 0
 
+    def count(self, *, alone: bool) -> None:
+        self.lost += 1
+        self.alone += alone
+
+    def revoke(self, *, alone: bool) -> None:
+        self.lost -= 1
+        self.alone -= alone
+
 
 class Losses:
     """Losses of a hub, whose suspected items the dispatcher pauses and runs alone."""
@@ -138,8 +146,7 @@ class Losses:
         self._answered[token] = known
         key, alone = known
         self._journal(key)
-        loss.lost -= 1
-        loss.alone -= alone
+        loss.revoke(alone=alone)
         if loss.lost <= 0:
             self._forget(key)
             return
@@ -165,8 +172,7 @@ class Losses:
     def _count(self, key: Identity, *, alone: bool) -> None:
         self._journal(key)
         loss = self._counts.setdefault(key, Loss())
-        loss.lost += 1
-        loss.alone += alone
+        loss.count(alone=alone)
         logger.warning(
             "A worker ended while it ran %s; lost %d times, %d alone", self._named(key), loss.lost, loss.alone,
             extra={"action": "worker_lost"},
@@ -203,8 +209,7 @@ class Losses:
             if instance is not None and not instance.finished and not instance.suspended:
                 logger.error("Instance %s is suspended: %s", instance.id, why, extra={"action": "worker_lost"})
                 reason = f"A turn is given up: {why}. Then resume the instance"
-                instance.suspended = True
-                instance.failure = events.failure(WORKER_LOST, reason)
+                instance.suspend(events.failure(WORKER_LOST, reason))
                 working.touch(instance)
                 working.deliver(instance, events.execution_suspended(working.now, text(reason)))
         else:

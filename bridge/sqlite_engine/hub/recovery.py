@@ -14,7 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject
-from bridge.sqlite_engine.model.work import Task, Timer, pauses_of
+from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
 
@@ -36,7 +36,7 @@ def recover(hub: TaskHub) -> None:
 
 
 def _queue_task(hub: TaskHub, task: Task) -> None:
-    task.execution, task.pauses = pauses_of(task.execution)
+    task.split_execution()
     hub.dispatcher.ready[ACTIVITY].add(task.name, task.version, task)
 
 

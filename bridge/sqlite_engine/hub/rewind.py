@@ -14,7 +14,7 @@ from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.cut import CannotRewind, Cut, Open, code_changed, cut, open_of, turn_times
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, StoredInstance
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, StoredInstance
 from bridge.sqlite_engine.model.reply import Rejection, precondition
 from bridge.sqlite_engine.model.turn import entity_call, entity_id, lock_request
 from bridge.sqlite_engine.model.values import new_id
@@ -166,12 +166,7 @@ def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
     for instance in survey.instances:
         parts = _cut(hub, instance)
         link = instance.start.executionStarted.parentInstance.orchestrationInstance.executionId.value
-        instance.status = RUNNING
-        instance.suspended = parts.open.suspended
-        instance.finished_at = None
-        instance.output = None
-        instance.failure = None
-        instance.outcome = None
+        instance.reopen(suspended=parts.open.suspended)
         hub.mark_started(instance)
         hub.touch(instance)
         hub.tx.clear(instance, "inbox")
@@ -205,14 +200,14 @@ def take_over(hub: TaskHub, instance: StoredInstance, history: list[pb.HistoryEv
 
 def _go_on(hub: TaskHub, instance: StoredInstance, parts: Cut) -> None:
     """Begin a new execution behind the cut, and create everything that it waits for."""
-    former, instance.execution = instance.execution, new_id()
-    instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
+    former = instance.execution
+    instance.begin_execution(new_id())
     hub.tx.clear(instance, "history", "timers")
     hub.drop_history(instance)
     hub.change_generation(instance)
     hub.tx.flush()
     if parts.kept:
-        instance.history = None  # a tree of instances need not be in memory at once
+        instance.unload_history()  # a tree of instances need not be in memory at once
         hub.append(instance, (_of_execution(event, instance) for event in parts.kept))
     turns = turn_times(parts.kept)
     for timer_id, event in parts.open.timers.items():

@@ -113,6 +113,6 @@ class Tokenless:
         self._turns.clear()
         kept = [lease for lease in leases if lease.kind == ORCHESTRATION and not lease.stream.sends_tokens]
         for lease in kept:
-            lease.void = True
+            lease.mark_void()
             self.mark_void(lease)
         return kept

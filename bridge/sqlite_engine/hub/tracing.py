@@ -347,13 +347,8 @@ def open_work(history: list[pb.HistoryEvent]) -> dict[int, pb.HistoryEvent]:
             found[event.eventId] = event
         elif kind == "timerFired":
             found.pop(event.timerFired.timerId, None)
-        elif kind in (
-            "taskCompleted",
-            "taskFailed",
-            "subOrchestrationInstanceCompleted",
-            "subOrchestrationInstanceFailed",
-        ):
-            found.pop(getattr(event, kind).taskScheduledId, None)
+        elif kind in _COMPLETED or kind in _FAILED:
+            found.pop(getattr(event, str(kind)).taskScheduledId, None)
     return found
 
 

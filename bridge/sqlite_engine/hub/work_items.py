@@ -133,17 +133,14 @@ class WorkItems:
         if self._tokenless.must_wait(instance.id, stream, (instance.name, instance.version, key)):
             return None
         history = working.load_history(instance)
-        instance.turn_at = max(working.now, instance.turn_at + 1)
-        turn = [events.orchestrator_started(instance.turn_at)]
+        turn = [events.orchestrator_started(instance.next_turn_at(working.now))]
         if instance.chunks == 0:
             turn.append(instance.start)
         waiting = [event for _, event in instance.inbox]
         turn.extend(waiting if len(waiting) < 2 else _timers_last(waiting))
-        instance.turn = turn
-        instance.taken = len(waiting)
+        instance.begin_turn(turn, len(waiting), shared=stream.shares)
         trace = instance.trace or pb.OrchestrationTraceContext()
         request = TurnRequest(instance.id, history, turn, trace, token, instance.history_bytes)
-        instance.shared = stream.shares
         if stream.shares:
             item: Any = request
         else:
@@ -151,7 +148,7 @@ class WorkItems:
             if item is None:
                 return None
             item.completionToken = token
-        instance.token = token
+        instance.lease_turn(token)
         lease = Lease(
             token, ORCHESTRATION, key, instance.name, instance.version, stream, instance.id,
             turn=turn, turn_at=instance.turn_at, taken=tuple(instance.inbox),
@@ -168,7 +165,7 @@ class WorkItems:
         size = item.ByteSize() + ENVELOPE
         if size <= self._max_work_item:
             return item
-        instance.turn = None
+        instance.end_turn()
         failure = too_large(f"needs a work item of {size} bytes", self._max_work_item)
         self._run_next(lambda: self._fail(instance, failure), Orchestration(instance.key))
         return None
@@ -215,8 +212,7 @@ class WorkItems:
             failure = too_large(what, self._max_work_item, "Operation")
             self._run_next(lambda: self._entities.refuse(entity_id, seq, failure), Queued(entity_id))
             return None
-        entity.batch = batch
-        entity.token = token
+        entity.begin_batch(token, batch)
         lease = Lease(token, ENTITY, entity_id, entity.name, None, stream, entity_id, taken=batch)
         self._working.mark_in_flight(lease)
         request = pb.EntityRequest(

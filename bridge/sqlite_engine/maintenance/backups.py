@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,10 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
 from bridge.large_payloads.files import PayloadFiles, directory_of
 from bridge.sqlite_engine.maintenance.process_files import DatabaseLock, lock_descriptor, record_of
-from bridge.sqlite_engine.maintenance.upkeep import check
+from bridge.sqlite_engine.maintenance.upkeep import ReportProgress, check
 from bridge.sqlite_engine.storage import references
 from bridge.sqlite_engine.storage.schema import check_keys, connect, recognize
 from bridge.system import private
-
-Progress = Callable[[int, int], None]
-"""Callback that receives the number of copied pages and the total number of pages."""
 
 STEP_PAGES = 256
 """Number of pages that are copied between two progress reports."""
@@ -44,7 +41,7 @@ class Restored:
     problems: list[str] = field(default_factory=list)
 
 
-def backup(path: Path, target: Path, *, force: bool = False, progress: Progress | None = None) -> int:
+def backup(path: Path, target: Path, *, force: bool = False, progress: ReportProgress | None = None) -> int:
     """Copy the engine's file as of one commit, while the engine may run. Returns the size of the copy in bytes.
 
     The large payloads of that commit are copied to the directory beside the copy (`directory_of`).
@@ -52,6 +49,7 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
     The copy gets its name when it is complete, and is readable by its owner only.
 
     force: replace an existing `target`.
+    progress: called with the number of copied pages, and the number of all.
     Raises: BackupRefused, EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer version, not an
     engine's file).
     """
@@ -79,7 +77,12 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
 
 
 def restore(
-    source: Path, path: Path, progress: Progress | None = None, keyring: Keyring | None = None, *, decrypts: bool = True
+    source: Path,
+    path: Path,
+    progress: ReportProgress | None = None,
+    keyring: Keyring | None = None,
+    *,
+    decrypts: bool = True,
 ) -> Restored:
     """Replace the engine's file by a copy of the backup `source`, and keep the old file under another name.
 
@@ -163,7 +166,7 @@ def _literal(text: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in text)
 
 
-def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -> None:
+def _copy(source: sqlite3.Connection, target: Path, progress: ReportProgress | None) -> None:
     """Copy the database to `target` and flush it to disk. Raises: sqlite3.Error."""
     with closing(sqlite3.connect(target, isolation_level=None)) as copy:
         copy.execute("PRAGMA synchronous=FULL")
@@ -201,11 +204,11 @@ def _name(partial: Path, target: Path, force: bool) -> None:
             if target.exists():
                 raise BackupRefused(f"{target}: is there already; --force replaces it") from None
             partial.replace(target)
-    _settle(target.parent)
+    private.flush_directory(target.parent)
 
 
 def _take(
-    source: Path, fresh: Path, path: Path, progress: Progress | None, keyring: Keyring | None, decrypts: bool
+    source: Path, fresh: Path, path: Path, progress: ReportProgress | None, keyring: Keyring | None, decrypts: bool
 ) -> list[str]:
     """Copy the backup beside the engine's file, check the copy, and return its problems.
 
@@ -264,7 +267,7 @@ def _swap(fresh: Path, path: Path) -> Path | None:
     # The record of work that ran when the engine crashed does not apply to another file.
     record_of(path).unlink(missing_ok=True)
     fresh.replace(path)
-    _settle(path.parent)
+    private.flush_directory(path.parent)
     return aside if kept else None
 
 
@@ -296,15 +299,6 @@ def _keep(path: Path, kept: Path) -> None:
         # The file system has no hard links.
         shutil.copyfile(path, kept)
         kept.chmod(0o600)
-
-
-def _settle(directory: Path) -> None:
-    """Flush the directory's entries to disk. Raises: OSError."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -15,7 +15,7 @@ from bridge.encryption import Keyring
 from bridge.sqlite_engine.storage.counts import is_counted
 from bridge.sqlite_engine.storage.listing import ListFilter, ListPart, newest
 from bridge.sqlite_engine.storage.payloads import STATE, Payloads
-from bridge.sqlite_engine.storage.schema import check_keys
+from bridge.sqlite_engine.storage.schema import AFTER_ALL, check_keys
 
 _LOCKS = Path("/proc/locks")
 _STEPS = 10_000
@@ -52,7 +52,7 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def opened(path: Path) -> sqlite3.Connection:
+def _read_only(path: Path) -> sqlite3.Connection:
     """Open the file to read it. Raises: sqlite3.Error.
 
     SQLite would create the files of its write-ahead log beside the file. Without them no process changes it.
@@ -70,7 +70,7 @@ def inspect(path: Path, keyring: Keyring | None, seconds: float) -> list[str] | 
     seconds: time for the check of the structure.
     Raises: EngineMisconfigured (newer version, not an engine's, a key is missing), EngineUnavailable, sqlite3.Error.
     """
-    with closing(opened(path)) as connection:
+    with closing(_read_only(path)) as connection:
         check_keys(connection, path, keyring)
         end = time.monotonic() + seconds
         connection.set_progress_handler(lambda: int(time.monotonic() > end), _STEPS)
@@ -89,11 +89,11 @@ def read_states(path: Path, keyring: Keyring | None, prefix: str) -> dict[str, s
     """
     payloads = Payloads(keyring)
     try:
-        with closing(opened(path)) as connection:
+        with closing(_read_only(path)) as connection:
             check_keys(connection, path, keyring)
             rows = connection.execute(
                 "SELECT id, state FROM entities WHERE id >= ? AND id < ? AND state IS NOT NULL",
-                (prefix, prefix + "\U0010ffff"),
+                (prefix, prefix + AFTER_ALL),
             ).fetchall()
         return {id_: payloads.text(state, STATE, id_) or "" for id_, state in rows}
     except (sqlite3.Error, DecodeError) as error:
@@ -108,7 +108,7 @@ def read_newest(
     Raises: EngineMisconfigured (a key is missing), EngineUnavailable.
     """
     try:
-        with closing(opened(path)) as connection:
+        with closing(_read_only(path)) as connection:
             check_keys(connection, path, keyring)
             if not is_counted(connection):
                 return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import HEAD, Keyring
 from bridge.sqlite_engine.maintenance.process_files import DatabaseLock
-from bridge.sqlite_engine.maintenance.upkeep import opened, vacuum
+from bridge.sqlite_engine.maintenance.upkeep import ReportProgress, opened, vacuum
 from bridge.sqlite_engine.storage.payloads import COLUMNS, Column, Payloads, row_of
 from bridge.sqlite_engine.storage.schema import ENCRYPTED, check_keys, record_key, set_flag
 
@@ -25,9 +25,6 @@ PLAIN = ""
 BATCH_ROWS = 500
 BATCH_BYTES = 4 * 1024 * 1024
 """Bytes of values at which a transaction ends."""
-
-Progress = Callable[[int, int], None]
-"""Callback that receives the number of rewritten values and the total number to rewrite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +49,13 @@ def count_values(path: Path, keyring: Keyring | None = None) -> Mapping[str, int
         return _count(connection, path, keyring)
 
 
-def reencrypt(path: Path, keyring: Keyring, progress: Progress | None = None) -> Reencrypted:
+def reencrypt(path: Path, keyring: Keyring, progress: ReportProgress | None = None) -> Reencrypted:
     """Rewrite the values that are not under the current key; in plain where the keyring is not active.
 
     The engine must not run. After a crash, another call continues where the first stopped. At the end the whole file is
     written again, which leaves nothing of the former values.
+
+    progress: called with the number of rewritten values, and the number of those to rewrite.
     Raises: EngineUnavailable (missing, in use, no room for the copy), EngineMisconfigured (a key is missing).
     """
     if not path.exists():
@@ -72,7 +71,9 @@ def reencrypt(path: Path, keyring: Keyring, progress: Progress | None = None) ->
         raise EngineUnavailable(f"{path}: cannot be rewritten: {error}") from error
 
 
-def _rewrite(connection: sqlite3.Connection, path: Path, keyring: Keyring, progress: Progress | None) -> Reencrypted:
+def _rewrite(
+    connection: sqlite3.Connection, path: Path, keyring: Keyring, progress: ReportProgress | None
+) -> Reencrypted:
     connection.execute("PRAGMA secure_delete=ON")
     payloads = Payloads(keyring)
     wanted = keyring.current.id if keyring.active else PLAIN

@@ -42,6 +42,9 @@ from bridge.sqlite_engine.storage.payloads import (
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS, PAGE_BYTES, check_keys, connect, prepare
 from bridge.sqlite_engine.storage.store import instance_of
 
+ReportProgress = Callable[[int, int], None]
+"""Callback that gets the number of finished parts, and the number of all."""
+
 _ORPHANS = {
     "history": "SELECT count(*) FROM history WHERE key NOT IN (SELECT key FROM instances)",
     "inbox": "SELECT count(*) FROM inbox WHERE key NOT IN (SELECT key FROM instances)",

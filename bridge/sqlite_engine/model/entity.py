@@ -84,6 +84,19 @@ class StoredEntity:
         self.queue = deque(entry for entry in self.queue if entry[0] not in seqs)
         self.queue_bytes -= sum(event.ByteSize() for event in gone)
 
+    def lock(self, section: str, owner: str) -> None:
+        """Give the lock to a critical section of an orchestration."""
+        self.section = section
+        self.owner = owner
+
+    def unlock(self) -> None:
+        self.section = self.owner = None
+
+    def begin_batch(self, token: str, batch: list[tuple[int, pb.HistoryEvent]]) -> None:
+        """Record the batch that is offered to a worker."""
+        self.token = token
+        self.batch = batch
+
     def end_batch(self) -> None:
         """Forget the batch in flight, whose operations stay in the queue."""
         self.token = None

@@ -38,6 +38,9 @@ MAX_STACK = 32 * 1024
 MAX_PROPERTIES = 16 * 1024
 """Bytes of an error's properties."""
 
+MAX_VALUE_NESTING = 8
+"""Depth of lists and structures in one property of an error."""
+
 MARK = "truncated"
 """Name of the property that marks a failure that was cut."""
 
@@ -109,10 +112,10 @@ def _fits(failure: pb.TaskFailureDetails) -> bool:
     return size <= MAX_PROPERTIES
 
 
-def _is_flat(value: Any, levels: int = 8) -> bool:
-    """True when lists and structures are nested no deeper than `levels`."""
+def _is_flat(value: Any) -> bool:
+    """True when lists and structures are nested no deeper than MAX_VALUE_NESTING."""
     nested = [value]
-    for _ in range(levels):
+    for _ in range(MAX_VALUE_NESTING):
         nested = [
             each
             for outer in nested

@@ -129,8 +129,7 @@ class StoredInstance:
     @property
     def counted_as(self) -> CountKey:
         """Count that the instance belongs to."""
-        status = SUSPENDED if self.suspended and self.status not in FINISHED else self.status
-        return self.name, self.saga or "", status, self.outcome or ""
+        return self.name, self.saga or "", self.reported, self.outcome or ""
 
     @property
     def deliverable(self) -> bool:
@@ -142,11 +141,75 @@ class StoredInstance:
             and (self.chunks == 0 or bool(self.inbox))
         )
 
+    def next_turn_at(self, now: int) -> int:
+        """Set and return the time of the next turn, in microseconds: later than that of any turn before."""
+        self.turn_at = max(now, self.turn_at + 1)
+        return self.turn_at
+
+    def begin_turn(self, turn: list[pb.HistoryEvent], taken: int, *, shared: bool) -> None:
+        """Record the turn that is offered to a worker. taken: number of inbox events in it. shared: see `shared`."""
+        self.turn = turn
+        self.taken = taken
+        self.shared = shared
+
+    def lease_turn(self, token: str) -> None:
+        """Record that a worker has the turn. token: of its lease."""
+        self.token = token
+
     def end_turn(self) -> None:
         """Forget the turn in flight. The inbox events that it has taken stay, unless they were removed before."""
         self.token = None
         self.turn = None
         self.taken = 0
+
+    def reach_start(self) -> None:
+        """Record that the scheduled start time has come."""
+        self.waiting_start = False
+
+    def suspend(self, failure: pb.TaskFailureDetails | None = None) -> None:
+        """Suspend the instance. failure: reason of the engine; None: a client asked for it."""
+        self.suspended = True
+        self.failure = failure
+
+    def resume(self) -> None:
+        self.suspended = False
+        self.failure = None
+
+    def finish(
+        self,
+        status: int,
+        output: str | None,
+        failure: pb.TaskFailureDetails | None,
+        now: int,
+        saga: tuple[str, str] | None,
+    ) -> None:
+        """End the instance. saga: own name and outcome of its saga, where one has ended."""
+        self.status = status
+        self.suspended = self.waiting_start = False
+        self.output, self.failure = output, failure
+        self.finished_at = now
+        if saga is not None:
+            self.saga, self.outcome = saga
+
+    def reopen(self, *, suspended: bool) -> None:
+        """Let the finished instance run again, in an execution that has not begun yet."""
+        self.status = RUNNING
+        self.suspended = suspended
+        self.finished_at = self.output = self.failure = self.outcome = None
+
+    def begin_execution(self, execution: str) -> None:
+        """Begin a new generation. The start event names it, too."""
+        self.execution = execution
+        self.start.executionStarted.orchestrationInstance.executionId.value = execution
+
+    def drop_inbox(self) -> None:
+        """Forget the events that no turn has taken."""
+        self.inbox.clear()
+        self.taken = 0
+
+    def unload_history(self) -> None:
+        """Keep the history on disk only."""
+        self.history = None
 
     def count_unread(self, size: int) -> None:
         """Count a raised event of this size."""

@@ -6,14 +6,13 @@ The file stores times in whole microseconds since 1970 UTC.
 from __future__ import annotations
 
 import random
-import time
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.protobuf.wrappers_pb2 import BoolValue, Int32Value, StringValue
+from google.protobuf.wrappers_pb2 import BoolValue, StringValue
 
-__all__ = ["BoolValue", "Duration", "Empty", "Int32Value", "StringValue", "Timestamp"]
+__all__ = ["BoolValue", "Duration", "Empty", "StringValue", "Timestamp"]
 
 _FIRST_SECOND = -62_135_596_800
 _LAST_SECOND = 253_402_300_799
@@ -30,10 +29,6 @@ def new_id() -> str:
 
 def text(value: str | None) -> StringValue | None:
     return None if value is None else StringValue(value=value)
-
-
-def now() -> int:
-    return time.time_ns() // 1000
 
 
 def timestamp(micros: int) -> Timestamp:

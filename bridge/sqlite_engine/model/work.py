@@ -32,6 +32,14 @@ class Task:
     pauses: tuple[int, ...] = ()
     """Pauses before further attempts that the engine makes, in microseconds."""
 
+    def drop_request(self) -> None:
+        """Keep the request on disk only."""
+        self.request = None
+
+    def split_execution(self) -> None:
+        """Split `execution` from its stored form, into execution and pauses. Raises: ValueError."""
+        self.execution, self.pauses = pauses_of(self.execution)
+
 
 @dataclass(slots=True)
 class Timer:

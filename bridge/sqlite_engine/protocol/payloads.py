@@ -105,7 +105,10 @@ class PayloadTransfers:
         database = self._service.database(context)
         most = database.options.max_payload
         if size > most + TAG_BYTES:
-            raise exhausted(f"The payload has {size - TAG_BYTES} bytes; `payloads.max` of the engine allows {most}")
+            raise exhausted(
+                f"The payload has {size - TAG_BYTES} bytes; `payloads.max` of the engine allows {most} "
+                "(`--max-payload` of `bridge engine`)"
+            )
         file = await _in_thread(database.hub.files.incoming, name)
         with file:
             left = size

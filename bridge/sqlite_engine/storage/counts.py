@@ -21,7 +21,6 @@ from bridge.sqlite_engine.model.instance import (
     FAILED,
     FINISHED,
     RUNNING,
-    SUSPENDED,
     CountKey,
     Finish,
     StoredInstance,
@@ -31,6 +30,7 @@ from bridge.sqlite_engine.options import HostRules
 from bridge.sqlite_engine.storage.ends import EndRecorder
 from bridge.sqlite_engine.storage.payloads import CUSTOM_STATUS, START, Payloads
 from bridge.sqlite_engine.storage.statements import Statement
+from bridge.sqlite_engine.storage.store import REPORTED
 
 DAY = 86_400_000_000
 """Microseconds of a day."""
@@ -48,9 +48,9 @@ _STEP = 1000
 
 _COUNTED = -1
 _EXISTING = 0
-_REPORTED = f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END"
 _BY_QUERY = (
-    f"SELECT name, coalesce(saga, ''), {_REPORTED}, coalesce(outcome, ''), count(*) FROM instances GROUP BY 1, 2, 3, 4"  # noqa: S608 -- fixed parts
+    f"SELECT name, coalesce(saga, ''), {REPORTED}, coalesce(outcome, ''), count(*)"  # noqa: S608 -- fixed parts
+    " FROM instances GROUP BY 1, 2, 3, 4"
 )
 _HEAD = "INSERT INTO counts (day, name, saga, status, outcome, number) VALUES"
 _TAIL = "ON CONFLICT (day, name, saga, status, outcome) DO UPDATE SET number = number + excluded.number"
@@ -104,7 +104,7 @@ class Counts:
     def fail_unseen(self, key: int, now: int, failure: pb.TaskFailureDetails) -> bool:
         """Count an instance as failed whose payloads are not read. Returns False when it does not run."""
         row = self._connection.execute(
-            f"SELECT id, execution, name, coalesce(saga, ''), {_REPORTED}, coalesce(outcome, ''), created_at, parent"  # noqa: S608 -- fixed parts
+            f"SELECT id, execution, name, coalesce(saga, ''), {REPORTED}, coalesce(outcome, ''), created_at, parent"  # noqa: S608 -- fixed parts
             " FROM instances WHERE key=? AND finished_at IS NULL",
             (key,),
         ).fetchone()

@@ -10,15 +10,13 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
-from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, StoredInstance
+from bridge.sqlite_engine.model.instance import FINISHED, StoredInstance
 from bridge.sqlite_engine.storage.payloads import Payloads
-from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
-from bridge.sqlite_engine.storage.store import instance_of, unreadable_instance
+from bridge.sqlite_engine.storage.schema import AFTER_ALL, INSTANCE_COLUMNS
+from bridge.sqlite_engine.storage.store import REPORTED, instance_of, unreadable_instance
 
-_REPORTED = f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END"
 _CREATED = "created_at >= ? AND created_at < ?"
 _END_OF_TIME = 1 << 62
-_AFTER_ALL = "\U0010ffff"
 _FEW = 5_000
 """Matches up to which an index on statuses or times is faster than a walk from the newest instance."""
 MOST_LOOKED_AT = 20_000
@@ -126,7 +124,7 @@ def _conditions(wanted: ListFilter, declared: str) -> tuple[list[str], list[Any]
     where: list[str] = []
     values: list[Any] = []
     if wanted.statuses:
-        where.append(f"{_REPORTED} IN ({','.join('?' * len(wanted.statuses))})")
+        where.append(f"{REPORTED} IN ({','.join('?' * len(wanted.statuses))})")
         values += wanted.statuses
     if wanted.outcomes:
         where.append(f"outcome IN ({','.join('?' * len(wanted.outcomes))})")
@@ -136,7 +134,7 @@ def _conditions(wanted: ListFilter, declared: str) -> tuple[list[str], list[Any]
         values += [wanted.name, wanted.name, declared]
     if wanted.prefix:
         where.append("key IN (SELECT key FROM instances WHERE id >= ? AND id < ?)")
-        values += [wanted.prefix, wanted.prefix + _AFTER_ALL]
+        values += [wanted.prefix, wanted.prefix + AFTER_ALL]
     if wanted.created_from is not None or wanted.created_to is not None:
         # The sign keeps SQLite from the index, where it would sort all that it finds
         where.append("+created_at >= ? AND +created_at < ?")

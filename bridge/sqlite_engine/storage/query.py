@@ -21,13 +21,13 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineError
-from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, StoredInstance
+from bridge.sqlite_engine.model.instance import FINISHED, StoredInstance
 from bridge.sqlite_engine.model.reply import Rejection, Reply, internal, invalid_argument, not_found, unavailable
 from bridge.sqlite_engine.model.values import micros, text, timestamp
 from bridge.sqlite_engine.storage.lineage import begin_of, search
 from bridge.sqlite_engine.storage.payloads import STATE, Payloads
-from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS, connect
-from bridge.sqlite_engine.storage.store import instance_of, unreadable_instance
+from bridge.sqlite_engine.storage.schema import AFTER_ALL, INSTANCE_COLUMNS, connect
+from bridge.sqlite_engine.storage.store import REPORTED, instance_of, unreadable_instance
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ PAGE = 100
 MAX_PAGE = 1000
 CHUNK_BYTES = 512 * 1024
 """Size of a history chunk, in bytes, at which the next chunk begins."""
-
-_AFTER_ALL = "\U0010ffff"
-"""Character that sorts after every character of an id."""
 
 _KEY = "@"
 """Prefix of the page keys of `ListInstanceIds`. No instance id begins with it."""
@@ -77,7 +74,7 @@ class Queries:
             values.append(micros(query.createdTimeFrom))
         if prefix:
             where.append("id >= ? AND id < ?")
-            values += [prefix, prefix + _AFTER_ALL]
+            values += [prefix, prefix + AFTER_ALL]
         limit = min(query.maxInstanceCount, MAX_PAGE) if query.maxInstanceCount > 0 else MAX_PAGE
         rows = self._connection.execute(
             f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE {' AND '.join(where)} ORDER BY key LIMIT ?",  # noqa: S608 -- fixed parts
@@ -158,7 +155,7 @@ class Queries:
                 return self._looked_up(key)
             # One lower bound: SQLite takes either of two for the index, and may read all ids before the prefix
             where = ["id > ?" if token >= prefix else "id >= ?", "id < ?"]
-            values = [max(token, prefix), prefix + _AFTER_ALL]
+            values = [max(token, prefix), prefix + AFTER_ALL]
         _between(where, values, "modified_at", query, "lastModifiedFrom", "lastModifiedTo")
         if not query.includeTransient:
             where.append("state IS NOT NULL")
@@ -262,7 +259,7 @@ def _statuses(where: list[str], values: list[Any], statuses: Any) -> None:
     else:
         if not wanted & FINISHED:
             where.append("finished_at IS NULL")
-        where.append(f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END IN ({marks})")
+        where.append(f"{REPORTED} IN ({marks})")
     values += sorted(wanted)
 
 
@@ -341,7 +338,7 @@ class IndexWarmup:
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"engine-{name}-warmth", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}-warmup", daemon=True)
         self.read = 0
         """Number of ids read so far."""
 

@@ -155,6 +155,9 @@ MIGRATIONS: tuple[str, ...] = (
 
 VERSION = len(MIGRATIONS)
 
+AFTER_ALL = "\U0010ffff"
+"""Character that sorts after every character of an id."""
+
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
     " chunks, parent, start, output, custom_status, failure, trace, saga, outcome"

@@ -13,7 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.model.entity import StoredEntity
 from bridge.sqlite_engine.model.event import failure
 from bridge.sqlite_engine.model.failures import read_events
-from bridge.sqlite_engine.model.instance import FINISHED, StoredInstance
+from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, StoredInstance
 from bridge.sqlite_engine.model.work import START_IS_DUE, Task, Timer, pauses_of
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
@@ -28,6 +28,9 @@ from bridge.sqlite_engine.storage.payloads import (
 )
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
 from bridge.sqlite_engine.storage.statements import slices
+
+REPORTED = f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END"
+"""Status that clients see, in SQL."""
 
 
 def instance_of(row: tuple[Any, ...], payloads: Payloads) -> StoredInstance:
@@ -256,9 +259,10 @@ class Store:
         row = self.connection.execute(query, (seq,)).fetchone()
         if row is None:
             return None
-        key, stored, task_id, name, version = row
-        execution, pauses = pauses_of(stored)
-        return Task(seq, key, execution, task_id, name, version, None, pauses=pauses)
+        key, execution, task_id, name, version = row
+        task = Task(seq, key, execution, task_id, name, version, None)
+        task.split_execution()
+        return task
 
     def queued(self, entity_id: str) -> list[int]:
         """Sequence numbers of the operations that the entity has not processed."""

@@ -45,6 +45,12 @@ class FoundDifference:
     instances: list[str] = field(default_factory=list)
     count: int = 0
 
+    def add(self, instance_id: str) -> None:
+        """Count an instance."""
+        self.count += 1
+        if len(self.instances) < _SHOWN:
+            self.instances.append(instance_id)
+
 
 @dataclass
 class Checked:
@@ -76,10 +82,11 @@ class Checked:
         self.changed += not difference.breaks
         # Repetitions of a loop differ in the number of the event only
         key = (difference.breaks, difference.recorded, difference.now, difference.place)
-        found = self.found.setdefault(key, FoundDifference(difference))
-        found.count += 1
-        if len(found.instances) < _SHOWN:
-            found.instances.append(instance_id)
+        self.found.setdefault(key, FoundDifference(difference)).add(instance_id)
+
+    def leave_to_others(self) -> None:
+        """Count an instance of a version that the worker does not run."""
+        self.other_versions += 1
 
     def leave_out(self, reason: str, text: str = "") -> None:
         """Count an instance that was not checked. text: details."""
@@ -162,7 +169,7 @@ async def _check(
     elif len(recording.events) > MAX_EVENTS:
         checked.leave_out(f"the history has more than {MAX_EVENTS:,} events")
     elif versions and not one.name.startswith(PREFIX) and _version(recording) not in versions:
-        checked.other_versions += 1
+        checked.leave_to_others()
     elif one.name not in replayer.orchestrators:
         what = f"the modules have no orchestrator `{one.name}`"
         checked.add(one.instance_id, HistoryDifference(True, 1, "the instance goes on", what, ""))

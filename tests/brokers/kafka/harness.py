@@ -10,9 +10,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
-from bridge.brokers.base import Features
 from bridge.brokers.kafka import KafkaBroker
 from bridge.config.model.brokers import KafkaBrokerConfig
+from tests.brokers.consumer import Capabilities
 
 NEVER = "1d"
 """Commit interval longer than any test: only flush, revoke and close commit."""
@@ -32,7 +32,7 @@ class KafkaHarness:
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
-        self.features: Features = KafkaBroker.features
+        self.capabilities = Capabilities()
         self._brokers: list[KafkaBroker] = []
 
     def config(self, **config: object) -> KafkaBrokerConfig:

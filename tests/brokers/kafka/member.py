@@ -18,6 +18,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
+from tests.kit.pipeline import is_balanced
 
 
 async def run(config: Path, effects: int, name: str = "kafka") -> None:
@@ -45,7 +46,7 @@ async def run(config: Path, effects: int, name: str = "kafka") -> None:
     await breaker.stop()
     await broker.stop()
     await engine.stop()
-    assert source.ledger.balanced()
+    assert is_balanced(source.ledger)
 
 
 if __name__ == "__main__":

@@ -56,12 +56,14 @@ async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
     first, second = two_nodes
     harness = KafkaHarness(f"{first.bootstrap},{second.bootstrap}")
     topic = unique("leader")
-    broker = await harness.broker(commit_interval="200ms", publish_timeout="60s", replication=2)
+    broker = await harness.broker(commit_interval="200ms", publish_timeout="60s", replication=2, partitions=6)
     await eventually(lambda: second.process is not None, "the second node")
-    async with asyncio.timeout(TIMEOUT):
-        while len((await broker._cluster._admin.describe_cluster())["brokers"]) < 2:
-            await asyncio.sleep(0.1)
-    await broker.create_topic(topic, 6)
+
+    async def reached() -> object:
+        return len((await broker._cluster._admin.describe_cluster())["brokers"]) >= 2
+
+    await eventually(reached)
+    await broker.ensure({topic})
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
     seen: list[int] = []
     reading = asyncio.create_task(settle(subscription, seen))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka.log.compression import Inflation, Room, decompress
+from bridge.brokers.kafka.log.compression import OpenBatches, TakeBudget, decompress
 from bridge.brokers.kafka.log.fetch_cursor import PartitionData
 from bridge.brokers.kafka.log.partition_log import PartitionLog
 from bridge.brokers.kafka.log.records import Bounds
@@ -27,7 +27,7 @@ def inflating(codec: int, records: int = RECORDS, size: int = SIZE) -> bytes:
     return batch([record(at, bytes(size)) for at in range(records)], attributes=codec, compress=CODECS[codec])
 
 
-def logs(count: int, codec: int, inflation: Inflation) -> list[PartitionLog]:
+def logs(count: int, codec: int, open_batches: OpenBatches) -> list[PartitionLog]:
     found = []
     for number in range(count):
         log = PartitionLog(
@@ -37,7 +37,7 @@ def logs(count: int, codec: int, inflation: Inflation) -> list[PartitionLog]:
             bounds=Bounds(LIMIT, 500_000, 1_000),
             low_water=LIMIT,
             treatment=lambda _: "dead_letter",
-            inflation=inflation,
+            open_batches=open_batches,
         )
         log.accept(0, PartitionData(inflating(codec), RECORDS, RECORDS, None))
         found.append(log)
@@ -46,8 +46,8 @@ def logs(count: int, codec: int, inflation: Inflation) -> list[PartitionLog]:
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
 def test_partitions_together_hold_little_more_than_one_batch(codec: int) -> None:
-    inflation, rng = Inflation(LIMIT), random.Random(codec)
-    partitions = logs(20, codec, inflation)
+    open_batches, rng = OpenBatches(LIMIT), random.Random(codec)
+    partitions = logs(20, codec, open_batches)
     highest, seen = 0, [0] * len(partitions)
     while any(log.position < RECORDS for log in partitions):
         rng.shuffle(partitions)
@@ -55,22 +55,22 @@ def test_partitions_together_hold_little_more_than_one_batch(codec: int) -> None
             for first, _, message in log.take(rng.randrange(1, 30)):
                 assert (first, len(message.body or b"")) == (seen[log.number], SIZE)
                 seen[log.number] += 1
-            highest = max(highest, inflation.bytes)
+            highest = max(highest, open_batches.bytes)
     assert seen == [RECORDS] * len(partitions)
     assert not any(log.take(1) for log in partitions)
-    assert inflation.bytes == 0
+    assert open_batches.bytes == 0
     assert highest <= 2 * LIMIT
     assert (highest > 0) == (codec != 0)
 
 
 def test_a_partition_that_pauses_is_in_nobodys_way_and_goes_on_where_it_was() -> None:
-    inflation = Inflation(SIZE)
-    first, second = logs(2, 4, inflation)
+    open_batches = OpenBatches(SIZE)
+    first, second = logs(2, 4, open_batches)
     assert [offset for offset, *_ in first.take(3)] == [0, 1, 2]
     assert second.take(3) == []
-    assert inflation.refused
+    assert open_batches.refused
     first.close()
-    assert inflation.bytes == 0
+    assert open_batches.bytes == 0
     assert [offset for offset, *_ in second.take(3)] == [0, 1, 2]
     assert first.take(3) == []
     assert len(second.take(RECORDS)) == RECORDS - 3
@@ -78,23 +78,23 @@ def test_a_partition_that_pauses_is_in_nobodys_way_and_goes_on_where_it_was() ->
 
 
 def test_a_partition_that_is_gone_counts_no_more() -> None:
-    inflation = Inflation(SIZE)
-    first, second = logs(2, 1, inflation)
+    open_batches = OpenBatches(SIZE)
+    first, second = logs(2, 1, open_batches)
     first.take(3)
     assert second.take(3) == []
     first.seek(50)
     assert len(second.take(3)) == 3
     del second
-    assert inflation.bytes == 0
+    assert open_batches.bytes == 0
 
 
 def test_one_call_hands_out_no_more_bytes_than_there_is_room_for() -> None:
-    log = logs(1, 4, Inflation(LIMIT))[0]
-    room = Room(10 * SIZE)
+    log = logs(1, 4, OpenBatches(LIMIT))[0]
+    room = TakeBudget(10 * SIZE)
     assert len(log.take(RECORDS, room)) == 10
     assert room.left <= 0
     assert log.take(RECORDS, room) == []
-    assert len(log.take(RECORDS, Room(1))) == 1
+    assert len(log.take(RECORDS, TakeBudget(1))) == 1
     assert log.position == 11
 
 
@@ -129,7 +129,7 @@ async def test_a_consumer_reads_them_all_in_order(harness: Bytes) -> None:
         for delivery in await take(subscription, 1):
             offsets.setdefault(delivery.position.partition, []).append(delivery.position.offset)
             await delivery.complete()
-        highest = max(highest, subscription._assignment.inflation.bytes)
+        highest = max(highest, subscription._assignment.open_batches.bytes)
     assert offsets == {number: list(range(3 * RECORDS)) for number in range(8)}
     assert 0 < highest <= 2 * LIMIT
     await subscription.close()

@@ -155,9 +155,11 @@ async def test_a_scan_of_a_compacted_topic_ends(tmp_path: Path, harness: KafkaHa
     await asyncio.sleep(0.3)  # the age of a segment, in which only its last record lets the broker begin another one
     await broker.publish(topic, [Message(b"100", b"last")])
     loaded = configured(tmp_path, harness, topic)
-    async with asyncio.timeout(TIMEOUT):
-        while (await plan(loaded, "orders", "end"))["skipped"] != 4:
-            await asyncio.sleep(0.5)
+
+    async def reached() -> object:
+        return (await plan(loaded, "orders", "end"))["skipped"] == 4
+
+    await eventually(reached, poll=0.5)
     [line] = (await plan(loaded, "orders", "end"))["partitions"]
     assert (line["to"], line["exact"]) == (101, True)
     # An offset that compaction has removed is a position like any other

@@ -55,9 +55,11 @@ async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarne
     waiting = asyncio.create_task(subscription.receive(1))  # only a reader sees the end
     await eventually(lambda: sum(subscription.lag().values()) == 0, "lag 0")
     place = TopicPartition(topic, 0)
-    async with asyncio.timeout(TIMEOUT):
-        while (await broker._cluster.committed(topic, [place]))[place].offset != 24:
-            await asyncio.sleep(0.05)
+
+    async def reached() -> object:
+        return (await broker._cluster.committed(topic, [place]))[place].offset == 24
+
+    await eventually(reached)
     await subscription.close()
     assert list(await waiting) == []
 

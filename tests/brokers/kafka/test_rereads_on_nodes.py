@@ -20,7 +20,7 @@ from tests.brokers.kafka.test_unreadable import Entry, entry
 from tests.kafka.batches import Log, acceptable
 from tests.kafka.disk import overwrite, place
 from tests.kafka.node import Node
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
 
@@ -127,9 +127,11 @@ async def test_the_leader_changes_between_the_reads(
     topic = unique("leader")
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
     await admin.start()
-    async with asyncio.timeout(TIMEOUT):
-        while len((await admin.describe_cluster())["brokers"]) < 2:
-            await asyncio.sleep(0.1)
+
+    async def reached() -> object:
+        return len((await admin.describe_cluster())["brokers"]) >= 2
+
+    await eventually(reached)
     await admin.create_topics([NewTopic(topic, -1, -1, {0: [2, 1]})])
     await admin.close()
     sound, rotten = logs()

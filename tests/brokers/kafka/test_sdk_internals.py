@@ -25,7 +25,6 @@ from aiokafka.protocol.produce import ProduceRequest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka import sdk_internals
-from bridge.brokers.kafka.sdk_internals import Answers
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.harness import KafkaHarness, unique
@@ -174,13 +173,13 @@ async def test_the_client_keeps_its_own_method_without_a_member(
 ) -> None:
     kind, name = GROUPS[group]
     monkeypatch.setattr(sdk_internals, group, (*getattr(sdk_internals, group), "_renamed"))
-    sdk_internals.bound_answers(Answers(1 << 20))
+    sdk_internals.bound_answers(1 << 20)
     assert inspect.getattr_static(kind, name) is originals[name]
     await round_trip(server)
 
 
 async def test_with_all_members_every_method_is_replaced(server: Server, originals: dict[str, Any]) -> None:
-    sdk_internals.bound_answers(Answers(1 << 20))
+    sdk_internals.bound_answers(1 << 20)
     assert [name for kind, name in PATCHED if inspect.getattr_static(kind, name) is originals[name]] == []
     await round_trip(server)
 

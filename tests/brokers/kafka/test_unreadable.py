@@ -272,7 +272,7 @@ async def test_a_length_that_leads_nowhere_stops_its_partition_alone(harness: By
     subscription: Any = await (await harness.broker()).subscribe(options(policy), Assignments())
     found = await collect(subscription, 8, rng)
     assert dict(found) == {0: bad.entries[:2], 1: good.entries}
-    await eventually(lambda: subscription.stopped())
+    await eventually(subscription.stopped)
     assert "offset 2 and later ones cannot be read" in subscription.stopped()["orders/0"]
     await subscription.flush()
     assert harness.committed("g", 0) == 2
@@ -288,7 +288,7 @@ async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harnes
     assert partition is not None
     partition.transform = lambda data: b""
     subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
-    await eventually(lambda: subscription.stopped())
+    await eventually(subscription.stopped)
     assert "offset 0 cannot be read: the log ends at 4, and the broker sends" in subscription.stopped()["orders/0"]
     partition.transform = bytes
     assert [entry(each) for each in await take(subscription, 4)] == log.entries

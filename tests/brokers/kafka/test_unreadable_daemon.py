@@ -22,6 +22,7 @@ from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
 from tests.kafka.batches import DAMAGES, Log, batch, record
 from tests.kafka.server.server import Server
+from tests.kit.pipeline import is_balanced
 from tests.kit.waiting import eventually
 
 CONFIG = """
@@ -86,7 +87,7 @@ async def fill(harness: Bytes, *batches: bytes) -> None:
 async def until(daemon: Daemon, condition: Callable[[], Any]) -> None:
     def holds() -> Any:
         found = condition()
-        assert all(source.ledger.balanced() for source in daemon.sources)
+        assert all(is_balanced(source.ledger) for source in daemon.sources)
         return found
 
     await eventually(holds)

@@ -22,7 +22,7 @@ from tests.kafka.node import Node
 from tests.kafka.produce import produce
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -60,9 +60,11 @@ async def done(topic: DamagedTopic) -> bool:
 async def until_done(topic: DamagedTopic, *daemons: DaemonProcess) -> None:
     """Wait until the group is at its final position and the daemons show their stops."""
     try:
-        async with asyncio.timeout(TIMEOUT):
-            while not (await done(topic) and topic.stops_are_shown(*daemons)):
-                await asyncio.sleep(0.1)
+
+        async def reached() -> object:
+            return await done(topic) and topic.stops_are_shown(*daemons)
+
+        await eventually(reached)
     except TimeoutError:
         shown = [daemon.get("/readyz")[1] for daemon in daemons]
         raise AssertionError(f"{await topic.positions()} of {topic.ends()}, {shown}") from None

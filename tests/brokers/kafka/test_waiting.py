@@ -112,9 +112,11 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         await eventually(lambda: sum(source.ledger.outcomes["quarantined"] for source in both) == 2 * len(keys))
         client = first.engines["default"].client
         quarantine = QuarantineOperations(first.engines["default"])
-        async with asyncio.timeout(TIMEOUT):
-            while len(await quarantine.list()) < 2 * len(keys):
-                await asyncio.sleep(0.02)
+
+        async def reached() -> object:
+            return len(await quarantine.list()) >= 2 * len(keys)
+
+        await eventually(reached)
         for key in keys:
             await client.schedule_new_orchestration("order", input=3, instance_id=f"order-{key}")
             await quarantine.release("orders", key)

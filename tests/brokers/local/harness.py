@@ -5,13 +5,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bridge.brokers.base import Features
 from bridge.brokers.local import LocalBroker
+from bridge.brokers.local.database import open_database
+from bridge.brokers.local.log import Log
 from bridge.config.model.brokers import LocalBrokerConfig
-from tests.brokers.consumer import ORDERS, Assignments, take
+from tests.brokers.consumer import ORDERS, Assignments, Capabilities, take
 
 NEVER = "1d"
 """Commit interval longer than any test: only flush, revoke and close commit."""
+
+
+def create_topic(directory: Path, name: str, partitions: int) -> None:
+    """Create a topic in the log of a started broker."""
+    log = Log(open_database(directory))
+    log.begin()
+    log.topic(name, partitions)
+    log.connection.execute("COMMIT")
+    log.close()
 
 
 class LocalHarness:
@@ -19,7 +29,7 @@ class LocalHarness:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "log"
-        self.features: Features = LocalBroker.features
+        self.capabilities = Capabilities()
         self._brokers: list[LocalBroker] = []
         self._crashes = 0
 
@@ -46,7 +56,8 @@ class LocalHarness:
         return [delivery.message.body or b"" for delivery in deliveries]
 
     async def create_topic(self, name: str, partitions: int) -> None:
-        await (await self.broker()).create_topic(name, partitions)
+        await self.broker()
+        create_topic(self.directory, name, partitions)
 
     async def stop(self) -> None:
         for broker in self._brokers:

@@ -20,7 +20,7 @@ from bridge.brokers.local.encoding import decode_offsets
 from bridge.core import provenance
 from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
-from tests.brokers.local.harness import LocalHarness
+from tests.brokers.local.harness import LocalHarness, create_topic
 from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.long
@@ -115,7 +115,7 @@ class DeadLetters:
 async def test_killed_consumers_lose_nothing_and_commit_nothing_undone(harness: LocalHarness, tmp_path: Path) -> None:
     effects_path = tmp_path / "effects"
     broker = await harness.broker()
-    await broker.create_topic("orders", 4)
+    create_topic(harness.directory, "orders", 4)
     dead = DeadLetters(
         harness.directory, await broker.subscribe(SubscribeOptions(("orders.dlq",), "operators"), Assignments())
     )
@@ -162,7 +162,7 @@ async def test_killed_consumers_lose_nothing_and_commit_nothing_undone(harness: 
 
 async def test_partitions_of_a_killed_member_go_to_the_others(harness: LocalHarness, tmp_path: Path) -> None:
     broker = await harness.broker()
-    await broker.create_topic("orders", 4)
+    create_topic(harness.directory, "orders", 4)
     async with nursery(harness.directory, tmp_path / "effects") as forks:
         mine = Assignments()
         subscription = await broker.subscribe(OPTIONS, mine)
@@ -178,7 +178,7 @@ async def test_partitions_of_a_killed_member_go_to_the_others(harness: LocalHarn
 
 async def test_several_processes_publish_at_once(harness: LocalHarness, tmp_path: Path) -> None:
     broker = await harness.broker()
-    await broker.create_topic("orders", 4)
+    create_topic(harness.directory, "orders", 4)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     async with nursery(harness.directory, tmp_path / "effects") as forks:
         for number in range(4):

@@ -11,7 +11,7 @@ from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions, Unreada
 from bridge.brokers.local.encoding import decode_headers
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, take
-from tests.brokers.local.harness import LocalHarness
+from tests.brokers.local.harness import LocalHarness, create_topic
 
 _SPLICE = "data = CAST(substr(data, 1, length(data) - {0}) || x'ff' || substr(data, length(data) - {0} + 2) AS BLOB)"
 
@@ -48,7 +48,7 @@ def bodies(deliveries: list[Delivery]) -> list[bytes | None]:
 @pytest.mark.parametrize("name", sorted(DAMAGES))
 async def test_a_damaged_row_costs_itself(harness: LocalHarness, name: str) -> None:
     broker = await harness.broker()
-    await broker.create_topic("orders", 1)
+    create_topic(harness.directory, "orders", 1)
     await broker.publish("orders", messages())
     damage(harness, name)
     deliveries = await take(await broker.subscribe(options("dead_letter"), Assignments()), 5)
@@ -66,7 +66,7 @@ async def test_a_damaged_row_costs_itself(harness: LocalHarness, name: str) -> N
 @pytest.mark.parametrize("name", sorted(DAMAGES))
 async def test_a_partition_stops_where_the_source_says_so(harness: LocalHarness, name: str) -> None:
     broker = await harness.broker()
-    await broker.create_topic("orders", 1)
+    create_topic(harness.directory, "orders", 1)
     times = [1_700_000_000.0 + number for number in range(5)]
     await broker.publish("orders", [replace(each, timestamp=at) for each, at in zip(messages(), times, strict=True)])
     damage(harness, name)

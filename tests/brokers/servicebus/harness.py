@@ -10,10 +10,9 @@ from typing import Any
 
 from azure.servicebus import ServiceBusReceiveMode
 
-from bridge.brokers.base import Features
 from bridge.brokers.servicebus import ServiceBusBroker
-from bridge.brokers.servicebus.broker import FEATURES
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from tests.brokers.consumer import Capabilities
 from tests.servicebus import namespace
 from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServiceBusServer, emulator
@@ -35,7 +34,10 @@ class ServiceBusHarness:
     def __init__(self, connection_string: str, server: ServiceBusServer | None) -> None:
         self.connection_string = connection_string
         self.server = server
-        self.features: Features = FEATURES
+        self.capabilities = Capabilities(
+            commits=False, bytes_keys=False, repeated_headers=False, timestamps=False, ordered=False,
+            max_message=200 * 1024,
+        )  # fmt: skip
         self._brokers: list[ServiceBusBroker] = []
 
     def config(self, **config: Any) -> ServiceBusBrokerConfig:

@@ -16,7 +16,7 @@ import pytest
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.core.message import Message
 from tests.kit.processes import ModuleProcess
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
@@ -83,9 +83,7 @@ class Members:
     async def check(self) -> None:
         """Assert that all messages are settled, none is dead-lettered, and every start was taken once, in order by
         key."""
-        async with asyncio.timeout(TIMEOUT):
-            while sum(self.server.contents("orders").values()):
-                await asyncio.sleep(0.2)
+        await eventually(lambda: not sum(self.server.contents("orders").values()))
         assert self.server.counters()["dead_letters"] == []
         for key, count in self.sequence.items():
             created = []

@@ -185,7 +185,7 @@ async def test_a_silent_connection_is_asked(
     async with asyncio.timeout(TIMEOUT):
         await eventually(lambda: server.counters.operations["peek-message"] >= 2)
         server.faults.freeze()
-        await eventually(lambda: subscription.stopped())
+        await eventually(subscription.stopped)
         server.faults.thaw()
         await eventually(lambda: not (subscription.stopped()))
 

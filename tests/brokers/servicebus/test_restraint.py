@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker
-from bridge.brokers.servicebus.connection import PUBLISHING, Seats
+from bridge.brokers.servicebus.connection import PUBLISHING, ConnectionSlots
 from bridge.brokers.servicebus.receive_buffer import GROWTH, ReceiveBuffer
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import EngineUnavailable
@@ -171,20 +171,20 @@ class Somebody:
 def test_seats_are_shared_in_turns() -> None:
     first, second = ([Somebody(number, number > 0) for number in range(8)] for _ in range(2))
     plain = [Somebody(number, False) for number in range(2)]
-    seats = Seats(10)
-    seats.join(first)
-    assert [seats.has(each) for each in first] == [True] * (10 - PUBLISHING) + [False]
-    seats.join(plain)
-    seats.join(second)
-    seated = [[each.number for each in those if seats.has(each)] for those in (first, second, plain)]
-    assert seated == [[0, 1, 2], [0, 1], [0, 1]]
+    slots = ConnectionSlots(10)
+    slots.join(first)
+    assert [slots.is_entitled(each) for each in first] == [True] * (10 - PUBLISHING) + [False]
+    slots.join(plain)
+    slots.join(second)
+    entitled = [[each.number for each in those if slots.is_entitled(each)] for those in (first, second, plain)]
+    assert entitled == [[0, 1, 2], [0, 1], [0, 1]]
     assert [each.gave_way for each in first] == [False] * 3 + [True] * 5
-    assert not any(seats.take(each) for each in first[3:])
-    assert all(seats.take(each) for each in first[:3])
-    assert all(seats.take(each) for each in second[:2])
-    seats.leave(second)
-    assert sum(seats.has(each) for each in first) == 5
-    assert all(Seats(None).has(each) for each in first)
+    assert not any(slots.take(each) for each in first[3:])
+    assert all(slots.take(each) for each in first[:3])
+    assert all(slots.take(each) for each in second[:2])
+    slots.leave(second)
+    assert sum(slots.is_entitled(each) for each in first) == 5
+    assert all(ConnectionSlots(None).is_entitled(each) for each in first)
 
 
 async def test_two_sources_and_publishing_within_ten_connections(

@@ -23,11 +23,10 @@ from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfi
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments
+from tests.kit.source import trees, walk
 from tests.kit.waiting import TIMEOUT
 from tests.servicebus.sdk import Client, send
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
-
-BRIDGE = Path(__file__).parents[3] / "bridge"
 
 
 @pytest.fixture
@@ -251,9 +250,9 @@ def _unsettled(message: object) -> object:
 def test_only_its_room_knows_the_sdk() -> None:
     elsewhere = [
         str(path)
-        for path in BRIDGE.rglob("*.py")
+        for path, tree in trees(text="azure.servicebus")
         if "brokers/servicebus" not in path.as_posix()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in walk(tree)
         if any(name.startswith("azure.servicebus") for name in _imported(node))
     ]
     assert elsewhere == []

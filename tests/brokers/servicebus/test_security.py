@@ -17,7 +17,7 @@ from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbers, take
 from tests.kafka.certificates import Authority
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve, serve
 from tests.servicebus.issuer import RECEIVER, SENDER, TokenIssuer
 from tests.servicebus.server import LISTEN, SEND, AccessKey, QueueConfig, ServerConfig, ServiceBusServer
@@ -181,9 +181,7 @@ async def test_a_new_token_is_shown_while_nothing_is_read(
     subscription = await broker.subscribe(options, Assignments())
     deliveries = await take(subscription, 1)
     claims = server.counters.claims
-    async with asyncio.timeout(TIMEOUT):
-        while server.counters.claims < claims + 2:
-            await asyncio.sleep(0.1)
+    await eventually(lambda: server.counters.claims >= claims + 2)
     assert (subscription.reconnects, subscription.stopped()) == (0, {})
     await deliveries[0].complete()
     assert server.counters.outcome("orders", "complete") == 1

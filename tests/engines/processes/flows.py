@@ -45,6 +45,19 @@ def pid(ctx: task.ActivityContext, _) -> int:
     return os.getpid()
 
 
+def makes(ctx: task.ActivityContext, size: int) -> str:
+    return "x" * size
+
+
+def forks(ctx: task.ActivityContext, _) -> int:
+    """Start a process that has everything open that this one has, and lives longer."""
+    child = os.fork()
+    if not child:
+        time.sleep(600)
+        os._exit(0)
+    return child
+
+
 def noted(ctx: task.ActivityContext, given: list[str]) -> str:
     note(*given)
     return given[1]
@@ -109,12 +122,20 @@ def orchestrator_ends(ctx: task.OrchestrationContext, how: str):
     return end(how)
 
 
+def entity_makes(ctx: task.OrchestrationContext, size: int):
+    return (yield ctx.call_entity(entities.EntityInstanceId("maker", "one"), "make", size))
+
+
 def entity_ends(ctx: task.OrchestrationContext, how: str):
     return (yield ctx.call_entity(entities.EntityInstanceId("fragile", "one"), "end", how))
 
 
 def fragile(ctx: entities.EntityContext, how: str) -> str:
     return end(how)
+
+
+def maker(ctx: entities.EntityContext, size: int) -> str:
+    return "x" * size
 
 
 def calls(ctx: task.OrchestrationContext, given: list[Any]):
@@ -138,6 +159,13 @@ def chain(ctx: task.OrchestrationContext, value: int):
     for _ in range(4):
         value = yield ctx.call_activity(echo, input=value + 1)
     return value
+
+
+def accumulates(ctx: task.OrchestrationContext, given: list[int]):
+    """Call activities with large results."""
+    number, size = given
+    for _ in range(number):
+        yield ctx.call_activity(makes, input=size)
 
 
 def homes(ctx: task.OrchestrationContext, _):

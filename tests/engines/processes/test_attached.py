@@ -101,6 +101,26 @@ async def test_a_killed_worker_loses_what_ran_and_nothing_else(host: HostFixture
         assert await host.output(await host.start("chain", 1)) == 5
 
 
+async def test_a_killed_worker_is_missed_although_a_process_that_it_forked_lives(
+    host: HostFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "CHECK_SECONDS", 0.05)
+    gate = tmp_path / "gate"
+    began = Path(f"{gate}.began")
+    with ExitStack() as children:
+        first = children.enter_context(child(tmp_path / "engine"))
+        forked = await host.output(await host.start("calls", ["forks", None]))
+        children.callback(os.kill, forked, signal.SIGKILL)
+        running = await host.start("calls", ["waits", str(gate)])
+        await eventually(began.exists, "the activity runs")
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: host.joined == [], lambda: str(host.joined))
+        assert host.losses == 1
+        gate.touch()
+        children.enter_context(child(tmp_path / "engine"))
+        assert await host.output(running) == "done"
+
+
 async def test_the_work_of_a_frozen_worker_goes_on_elsewhere_and_is_no_loss(
     host: HostFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,20 @@ async def test_a_frozen_process_is_replaced_and_its_work_is_no_loss(
         assert frozen not in harness.pids()
 
 
+async def test_a_process_that_is_frozen_before_it_is_ready_is_replaced(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FROZEN_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
+    async with start(1) as harness:
+        (first,) = harness.pids()
+        harness.processes.command = ["/bin/sh", "-c", 'kill -STOP $$; exec "$0" "$@"', *harness.processes.command]
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: harness.processes.ends["frozen"] >= 1, lambda: str(harness.views()))
+        harness.processes.command = harness.processes.command[3:]
+        await harness.all_run()
+
+
 async def test_a_killed_process_is_no_concern_of_the_others(start: Start, tmp_path: Path) -> None:
     async with start() as harness:
         gate = tmp_path / "gate"

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.engines.embedded.processes.framing import MAX_FRAME, BrokenFrame, FrameReader, Item, frame
+from bridge.engines.embedded.processes.framing import (
+    HEAD,
+    LARGE,
+    MAX_FRAME,
+    BrokenFrame,
+    FrameReader,
+    Item,
+    frame,
+    pieces,
+)
 
 ITEMS = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=300)), max_size=8)
 
@@ -48,3 +57,29 @@ def test_other_bytes_are_refused_or_waited_for_and_raise_nothing_else(
 def test_lengths_that_contradict_each_other_are_refused(data: bytes) -> None:
     with pytest.raises(BrokenFrame):
         FrameReader().feed(data)
+
+
+LARGE_ITEMS: list[list[Item]] = [
+    [],
+    [(1, b"")],
+    [(1, b"a"), (2, b"b" * LARGE), (3, b"c")],
+    [(1, b"a" * LARGE), (2, b"b" * (LARGE + 1))],
+    [(1, b"a" * (LARGE - 1)), (2, b"b")],
+]
+
+
+@pytest.mark.parametrize("items", LARGE_ITEMS, ids=range(len(LARGE_ITEMS)))
+def test_the_pieces_of_a_frame_are_the_frame(items: list[Item]) -> None:
+    assert b"".join(pieces(items)) == frame(items)
+
+
+@pytest.mark.parametrize("items", LARGE_ITEMS, ids=range(len(LARGE_ITEMS)))
+def test_a_large_item_is_known_before_its_end(items: list[Item]) -> None:
+    reader, data, arriving, read = FrameReader(), frame(items), [], list[Item]()
+    for at in range(0, len(data), 100_000):
+        read += reader.feed(data[at : at + 100_000])
+        if (item := reader.arriving) is not None and item not in arriving:
+            arriving.append(item)
+    assert read == items
+    assert reader.arriving is None
+    assert arriving == [(kind, body[:HEAD]) for kind, body in items if len(body) >= LARGE]

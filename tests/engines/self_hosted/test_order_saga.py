@@ -136,9 +136,9 @@ async def test_the_saga_survives_a_crash_of_the_server(engine: Server, tmp_path:
         breaker = it.daemon.breakers["default"]
         engine.kill()
         await shop.place("2")
-        await eventually(lambda: breaker.open, "the daemon knows that the server is away")
+        await eventually(lambda: breaker.error is not None, "the daemon knows that the server is away")
         engine.start()
-        await eventually(lambda: not breaker.open, "the daemon knows that the server is back")
+        await eventually(lambda: breaker.error is None, "the daemon knows that the server is back")
         await shop.pay("1")
         assert await shop.ends("1") == "completed"
         await shop.pay("2")

@@ -19,7 +19,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
 from bridge.engines.entities.temporary_limits import TemporaryLimit, TemporaryLimits
-from bridge.pipeline.route_limits import TemporaryRouteLimit
+from bridge.pipeline.limits.route_limits import TemporaryRouteLimit
 from bridge.system.clock import time_of
 
 log = structlog.get_logger("bridge.admission")

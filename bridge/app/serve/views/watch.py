@@ -34,12 +34,12 @@ from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReadi
 from bridge.ops.metric_stats import DeadLetterStats, EventStats, ReloadStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import NamedRates, Rates, StatusDocument
-from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.flow_control import PERSON
-from bridge.pipeline.per_value import ValueShares
+from bridge.pipeline.limits.action_budget import ActionBudget
+from bridge.pipeline.limits.per_value import ValueShares
+from bridge.pipeline.limits.route_limits import RouteLimit
 from bridge.pipeline.publishing import Publishing
-from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.source import SourcePipeline
 from bridge.system.clock import SYSTEM
 from bridge.workflow.messages import REPEATS
@@ -478,7 +478,7 @@ class Watch:
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
             monitor = self._monitors[name]
-            up = not self._breakers[name].open
+            up = self._breakers[name].error is None
             stuck = 0 if self._stuck is None else len(self._stuck(name))
             usage = _usage(engine)
             figures = self._figures

@@ -12,8 +12,6 @@ from weakref import WeakKeyDictionary
 
 import cramjam
 
-GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
-
 _XERIAL = b"\x82SNAPPY\0"
 _XERIAL_HEADER = 16
 _NO_ROOM = "failed to write whole buffer"
@@ -128,7 +126,7 @@ TAKE_BYTES = 8 << 20
 """Bytes of messages after which one call hands out no more."""
 
 
-class Room:
+class TakeBudget:
     """Bytes that one call may still hand out."""
 
     __slots__ = ("left",)
@@ -141,7 +139,7 @@ class Room:
         self.left -= size
 
 
-class Inflation:
+class OpenBatches:
     """Decompressed batches that are being handed out, by reader.
 
     A reader may open a batch while all open batches together are below the limit. The total therefore never exceeds the

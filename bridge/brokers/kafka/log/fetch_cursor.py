@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bridge.brokers.kafka.log.record_batch import RecordBatch, base_at, begins_whole, is_cut
+from bridge.brokers.kafka.log.record_batch import RecordBatch, base_at, begins_with_whole_batch, is_cut
 from bridge.brokers.kafka.log.splitting import OffsetCheck, check_offsets, split
 
 REMEDY = "restore the partition from a replica, or move the source past the damage with `bridge sources seek`"
@@ -184,7 +184,7 @@ class FetchCursor:
         if not self._passed or (at := data.find(self._passed)) < 0:
             return data
         data = data[at + len(self._passed) :]
-        return data if begins_whole(data) else b""  # cut by the size of the answer
+        return data if begins_with_whole_batch(data) else b""  # cut by the size of the answer
 
     def _note_silence(self, offset: int, readable_end: int, start: int) -> None:
         """Count an answer without records that exist: a broker skips a batch whose offsets are too low."""

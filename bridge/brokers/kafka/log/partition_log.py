@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from bridge.brokers.base import stop_reason
-from bridge.brokers.kafka.log.compression import Inflation, Room
+from bridge.brokers.kafka.log.compression import OpenBatches, TakeBudget
 from bridge.brokers.kafka.log.fetch_cursor import REMEDY, FetchCursor, PartitionData
 from bridge.brokers.kafka.log.record_batch import RecordBatch
 from bridge.brokers.kafka.log.records import Bounds, LogMessage
@@ -42,7 +42,7 @@ class PartitionLog:
         low_water: int,
         treatment: Treatment,
         gaps: Counter[str] | None = None,
-        inflation: Inflation | None = None,
+        open_batches: OpenBatches | None = None,
     ) -> None:
         """Start reading at `start`.
 
@@ -51,7 +51,7 @@ class PartitionLog:
         treatment: of messages that cannot be parsed.
         gaps: counter of offsets without a record for a consumer, by kind: `control`, `aborted`, `compacted`, and
         `deleted` for those before the start of the log.
-        inflation: decompressed bytes of all partitions of the consumer; None: of this partition alone.
+        open_batches: decompressed bytes of all partitions of the consumer; None: of this partition alone.
         """
         self.topic = topic
         self.number = number
@@ -65,7 +65,7 @@ class PartitionLog:
         self._low_water = low_water
         self._treatment = treatment
         self._gaps: Counter[str] = Counter() if gaps is None else gaps
-        self._inflation = inflation or Inflation(bounds.size)
+        self._open_batches = open_batches or OpenBatches(bounds.size)
         self._batches: deque[RecordBatch] = deque()
         self._count = self._bytes = 0
         self._blocked = False
@@ -122,16 +122,16 @@ class PartitionLog:
             self._bytes += len(batch.raw)
             self._blocked = batch.fault is not None
 
-    def take(self, limit: int, room: Room | None = None) -> list[LogMessage]:
+    def take(self, limit: int, budget: TakeBudget | None = None) -> list[LogMessage]:
         """Return at most `limit` messages from the position on, in order. Gaps are passed and counted.
 
-        room: bytes that may be handed out; the message that exceeds them is the last. None: no limit.
+        budget: bytes that may be handed out; the message that exceeds them is the last. None: no limit.
         """
         found: list[LogMessage] = []
-        room = room or Room(sys.maxsize)
-        while self._batches and len(found) < limit and room.left > 0:
+        budget = budget or TakeBudget(sys.maxsize)
+        while self._batches and len(found) < limit and budget.left > 0:
             batch = self._batches[0]
-            if batch.compressed and not self._inflation.admits(self):
+            if batch.compressed and not self._open_batches.admits(self):
                 break
             if batch.kind != "records":
                 assert batch.last is not None
@@ -150,10 +150,10 @@ class PartitionLog:
                     self._pass(first)
                 self.position = last + 1
                 found.append(entry)
-                room.spend(message.size)
-                if len(found) == limit or room.left <= 0:
+                budget.spend(message.size)
+                if len(found) == limit or budget.left <= 0:
                     self._taken_time = message.timestamp
-                    self._inflation.note(self, batch.inflated)
+                    self._open_batches.note(self, batch.inflated)
                     return found
             if batch.fault is not None and not batch.confirmed:
                 break
@@ -196,7 +196,7 @@ class PartitionLog:
         """Fetch nothing more until the next seek. reason: a sentence. Fetched records are still handed out."""
         self.stopped = reason
 
-    def distrust(self, batch: RecordBatch) -> None:
+    def stop_at_damage(self, batch: RecordBatch) -> None:
         """Stop reading because the end of the damaged batch cannot be determined."""
         if self._batches and self._batches[0] is batch:
             fault = batch.fault
@@ -222,18 +222,18 @@ class PartitionLog:
         """Release decompressed data for a pause; the batch at the position is decompressed again afterwards."""
         if self._batches:
             self._batches[0].close()
-            self._inflation.note(self, 0)
+            self._open_batches.note(self, 0)
 
     def _leave(self, batch: RecordBatch) -> None:
         self._taken_time = None
-        self._inflation.note(self, 0)
+        self._open_batches.note(self, 0)
         self._batches.popleft()
         self._count -= batch.count
         self._bytes -= len(batch.raw)
 
     def _forget(self) -> None:
         self._taken_time = None
-        self._inflation.note(self, 0)
+        self._open_batches.note(self, 0)
         self._batches.clear()
         self._count = self._bytes = 0
         self._blocked = False

@@ -27,7 +27,7 @@ from bridge.brokers.kafka.log.records import (
     LogMessage,
     around_damage,
     as_message,
-    sparing,
+    check_headers_first,
     too_many_headers,
 )
 from bridge.core.message import Message, Unreadable
@@ -250,7 +250,7 @@ class RecordBatch:
         plain = _inflated(self.raw, bounds.size)
         self.inflated = len(plain) if plain is not self.raw else 0
         records = DefaultRecordBatch(plain)
-        return cast(Iterable[Any], records) if len(plain) <= SMALL else sparing(plain, records, bounds)
+        return cast(Iterable[Any], records) if len(plain) <= SMALL else check_headers_first(plain, records, bounds)
 
 
 def base_at(data: bytes, at: int) -> int | None:
@@ -329,7 +329,7 @@ def was_early(batch: RecordBatch, end: int) -> bool:
     return batch.fault is not None and batch.fault.beyond and claimed is not None and claimed <= end
 
 
-def whole(raw: bytes) -> bool:
+def is_whole(raw: bytes) -> bool:
     """Return whether the data has the size that its own length field states."""
     return size_at(raw, 0) == len(raw)
 
@@ -342,7 +342,7 @@ def is_cut(data: bytes) -> bool:
     return at < len(data)
 
 
-def begins_whole(data: bytes) -> bool:
+def begins_with_whole_batch(data: bytes) -> bool:
     """Return whether the first batch is complete according to its length field."""
     return size_at(data, 0) is not None
 

@@ -42,7 +42,7 @@ class Bounds:
     headers: int
 
     @property
-    def crowded(self) -> int:
+    def safe_record_size(self) -> int:
         """Bytes of the largest record that cannot have too many headers."""
         return 2 * self.headers
 
@@ -69,7 +69,7 @@ class Damaged(Exception):
         self.detail = detail
 
 
-def sparing(data: bytes, records: Iterable[Any], bounds: Bounds) -> Iterator[Any]:
+def check_headers_first(data: bytes, records: Iterable[Any], bounds: Bounds) -> Iterator[Any]:
     """Check the number of a record's headers before they are created. Raises: Damaged."""
     at, remaining = HEADER.size, iter(records)
     while True:
@@ -78,7 +78,7 @@ def sparing(data: bytes, records: Iterable[Any], bounds: Bounds) -> Iterator[Any
             if data[at] >= 0x80:
                 size, begin = _varint(data, at, len(data))
             at = begin + size
-            if size > bounds.crowded:
+            if size > bounds.safe_record_size:
                 _check_headers(data, begin, min(at, len(data)), bounds.headers)
         try:
             record = next(remaining)

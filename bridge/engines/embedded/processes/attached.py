@@ -191,7 +191,8 @@ class AttachedWorker:
         while items is not None:
             for kind, body in items:
                 worker.take_item(kind, body)
-            items = channel.receive()
+            worker.end_expected()
+            items = channel.receive(worker.expect)
 
     def _refuse(self, reason: str) -> None:
         if reason != self._refusal:

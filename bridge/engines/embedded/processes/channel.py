@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import SimpleQueue
 
-from bridge.engines.embedded.processes.framing import FrameReader, Item, frame
+from bridge.engines.embedded.processes.framing import FrameReader, Item, frame, pieces
 
 READ_SIZE = 256 * 1024
 """Bytes of one read."""
@@ -63,10 +63,15 @@ class Channel:
 
     def send_all(self, items: Iterable[Item]) -> None:
         """Send a frame, and wait until the socket has taken it. For one sending thread. Raises: OSError."""
-        self._socket.sendall(frame(items))
+        for part in pieces(items):
+            self._socket.sendall(part)
 
-    def receive(self) -> list[Item] | None:
-        """Wait for items. None when the peer has closed the channel. Raises: BrokenFrame."""
+    def receive(self, on_large: Callable[[Item], object] | None = None) -> list[Item] | None:
+        """Wait for items. None when the peer has closed the channel.
+
+        on_large: called with the beginning of each large item, before the rest is read. Raises: BrokenFrame.
+        """
+        is_told = on_large is None
         while True:
             try:
                 size = self._socket.recv_into(self._buffer)
@@ -77,6 +82,10 @@ class Channel:
             items = self._reader.feed(self._buffer[:size])
             if items:
                 return items
+            if not is_told and (item := self._reader.arriving) is not None:
+                assert on_large is not None
+                on_large(item)
+                is_told = True
 
     def end_sending(self) -> None:
         """Let the peer know that nothing follows. Idempotent."""

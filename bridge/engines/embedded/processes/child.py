@@ -119,4 +119,5 @@ def _run(
                     stopping.start()
             else:  # also while it stops: the worker returns the item
                 worker.take_item(kind, body)
-        waiting = channel.receive()
+        worker.end_expected()
+        waiting = channel.receive(worker.expect)

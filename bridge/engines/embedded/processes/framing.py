@@ -12,6 +12,12 @@ from collections.abc import Iterable
 MAX_FRAME = 1 << 30
 """Bytes of the largest frame that a reader accepts. A larger length means that the peer does not write frames."""
 
+LARGE = 1 << 20
+"""Bytes of a body from which on a reader is told before the body arrives, and a writer makes no copy."""
+
+HEAD = 512
+"""Bytes of the beginning of a body that a reader is told: it has the tokens of an item."""
+
 Item = tuple[int, bytes]
 """Kind and body."""
 
@@ -33,6 +39,25 @@ def frame(items: Iterable[Item]) -> bytes:
     return b"".join(parts)
 
 
+def pieces(items: Iterable[Item]) -> list[bytes]:
+    """Parts of the frame of these items: one, or more where large items are not copied into it."""
+    parts: list[bytes] = []
+    small = [b""]
+    for kind, body in items:
+        small.append(_ITEM.pack(kind, len(body)))
+        if len(body) < LARGE:
+            small.append(body)
+        else:
+            parts += (b"".join(small), body)
+            small = []
+    if not parts:
+        small[0] = _LENGTH.pack(sum(map(len, small)))
+        return [b"".join(small)]
+    parts.append(b"".join(small))
+    parts[0] = _LENGTH.pack(sum(map(len, parts))) + parts[0]
+    return parts
+
+
 class FrameReader:
     """Reader that splits a stream of bytes into items."""
 
@@ -40,6 +65,20 @@ class FrameReader:
         self._buffer = bytearray()
         self._needed = _LENGTH.size
         """Bytes from which on the buffer may contain a whole frame."""
+
+    @property
+    def arriving(self) -> Item | None:
+        """Kind and beginning of a large item of which the rest has not arrived; None without one."""
+        if self._needed < LARGE:
+            return None
+        buffer, at = self._buffer, _LENGTH.size
+        while at + _ITEM.size + HEAD <= len(buffer):
+            kind, length = _ITEM.unpack_from(buffer, at)
+            at += _ITEM.size
+            if length >= LARGE and at + length > len(buffer):
+                return kind, bytes(buffer[at : at + HEAD])
+            at += length
+        return None
 
     def feed(self, data: bytes | memoryview) -> list[Item]:
         """Add bytes, and return the items of all frames that are complete now. Raises: BrokenFrame."""

@@ -31,7 +31,7 @@ from bridge.engines.embedded.processes.settings import HEADER, SLOT
 from bridge.engines.embedded.processes.stream import ProcessStream, take_results
 from bridge.sqlite_engine.database import Database
 from bridge.system import private, slots
-from bridge.system.processes import is_stopped
+from bridge.system.processes import has_ended, is_stopped
 
 logger = logging.getLogger("bridge.engines.embedded.processes")
 
@@ -45,7 +45,7 @@ FROZEN_SECONDS = 10.0
 """Seconds after which a worker that a signal has frozen loses its connection, and its work goes on elsewhere."""
 
 CHECK_SECONDS = 2.0
-"""Seconds between two checks for frozen workers."""
+"""Seconds between two checks for frozen workers, and for those that have ended with their connection open."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -77,7 +77,7 @@ class WorkerSocket:
             listener.close()
             raise
         self._listener = listener
-        for run, name in ((self._accept, "worker-socket"), (self._watch_frozen, "worker-socket-watch")):
+        for run, name in ((self._accept, "worker-socket"), (self._watch, "worker-socket-watch")):
             thread = threading.Thread(target=run, args=(listener,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -153,18 +153,21 @@ class WorkerSocket:
             if is_last and connection.lost_by and not self._stopped.is_set():
                 self.ends[connection.lost_by] += 1
 
-    def _watch_frozen(self, _: socket.socket) -> None:
+    def _watch(self, _: socket.socket) -> None:
+        """End the connections of frozen workers, and of dead ones whose end a process that they forked still holds."""
         since: dict[int, float] = {}
         while not self._stopped.wait(CHECK_SECONDS):
             now = time.monotonic()
-            frozen = {pid for pid in self.process_ids if pid and is_stopped(str(pid))}
-            since = {pid: since.get(pid, now) for pid in frozen}
-            late = {pid for pid, began in since.items() if now - began >= FROZEN_SECONDS}
-            if late:
-                with self._lock:
-                    found = [each for each in self._connections if each.pid in late]
-                for connection in found:
-                    connection.drop_frozen()
+            with self._lock:
+                connections = [each for each in self._connections if each.pid]
+            pids = {each.pid for each in connections}
+            since = {pid: since.get(pid, now) for pid in pids if is_stopped(str(pid))}
+            frozen = {pid for pid, began in since.items() if now - began >= FROZEN_SECONDS}
+            for each in connections:
+                if each.pid in frozen:
+                    each.drop_frozen()
+                elif has_ended(each.pid):
+                    each.close()
 
 
 class _Connection:

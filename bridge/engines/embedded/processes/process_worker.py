@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import sys
 import threading
@@ -20,9 +21,12 @@ from bridge.engines.embedded.processes.messages import Kind, split_work, turn_do
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.session import Session
 from bridge.engines.payloads.large_payloads import FilePayloadStore
+from bridge.engines.worker.failures import type_name
 from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest, TurnResponse
 from bridge.system.slots import ThreadSlots
+
+logger = logging.getLogger("bridge.engines.embedded.processes")
 
 MAX_BATCH = 512 * 1024
 """Bytes of results from which on a frame takes no more."""
@@ -99,7 +103,9 @@ class Outbox:
             if items:
                 try:
                     self._channel.send_all(items)
-                except OSError:
+                except Exception as error:  # also MemoryError: what this process holds must go on elsewhere
+                    if not isinstance(error, OSError):
+                        logger.error("Results cannot be sent: %s", type_name(error))
                     self._on_lost()
                     return
             if item is None:
@@ -191,6 +197,18 @@ class ProcessWorker(PooledWorker):
         """Return work whose executor raised unexpectedly."""
         self.report_failure(error)
         self._put((Kind.RETURNED, token.encode()))
+
+    def expect(self, item: Item) -> None:
+        """Record that this thread takes a large item: the process may end for lack of memory before a thread runs it.
+
+        item: its kind and the beginning of its body. `end_expected` ends the record.
+        """
+        kind, body = item
+        self._begin(split_work(split_work(body)[1] if kind == Kind.TURN else body)[0])
+
+    def end_expected(self) -> None:
+        """Record that this thread has queued what it has received."""
+        self._end()
 
     def take_item(self, kind: int, body: bytes) -> None:
         """Carry out an item from the daemon: queue work, or do what the item asks for. Raises: DecodeError."""

@@ -273,7 +273,7 @@ class _Process:
     def kill_frozen(self) -> None:
         """Kill a process that a signal has frozen; its work goes on elsewhere, and does not count as lost."""
         child = self._child
-        if child is None or self._state is not ProcessState.RUNNING:
+        if child is None or child.returncode is not None or self._state is ProcessState.STOPPED:
             return
         if time.monotonic() - self._reported >= FROZEN_SECONDS and is_stopped(str(child.pid)):
             self._is_frozen = True
@@ -335,7 +335,7 @@ class _Process:
             theirs.close()
         channel = Channel(ours)
         with self._lock:
-            self._child, self._channel = child, channel
+            self._child, self._channel, self._reported = child, channel, time.monotonic()
         channel.send([(Kind.SETUP, json_body(workers.settings.document()))])
         if workers.is_stopping.is_set():
             channel.shut_down()
@@ -343,14 +343,15 @@ class _Process:
         reader = threading.Thread(
             target=self._read, args=(channel, failure), name=f"worker-channel-{self._number}", daemon=True
         )
-        reader.start()
         try:
+            reader.start()
             code = child.wait()
             # A process that the worker has started may hold the other end open
             channel.shut_down()
             reader.join()
             return self._ended(code, memory, failure)
         finally:
+            child.kill()  # where no thread can be started; otherwise it has ended
             channel.close()
             os.close(memory)
 

@@ -13,8 +13,8 @@ from bridge.config.model.routes import RouteLimitsConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.core.words import plural
 from bridge.pipeline.in_flight_delivery import InFlightDelivery, Limit
-from bridge.pipeline.per_value import ValueAccounts
-from bridge.pipeline.running_instances import RunningInstances, RunningValue
+from bridge.pipeline.limits.per_value import ValueAccounts
+from bridge.pipeline.limits.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED
 
 _STARTS = (ScheduleOrchestration, StartOrRaise)
@@ -28,13 +28,12 @@ class TokenBucket:
     burst: most tokens saved for later.
     """
 
-    __slots__ = ("_interval", "_kept", "_next", "used_at")
+    __slots__ = ("_interval", "_kept", "_next")
 
     def __init__(self, per_second: float, burst: int = 1) -> None:
         self._interval = 1.0 / per_second
         self._kept = (burst - 1) * self._interval
         self._next = float("-inf")
-        self.used_at = 0.0
 
     @property
     def per_second(self) -> float:
@@ -356,6 +355,3 @@ class Admission:
     async def stop(self) -> None:
         for each in self.running_instances:
             await each.stop()
-
-
-NO_LIMITS = Admission({}, ())

@@ -1,4 +1,4 @@
-"""TLS of a webhook."""
+"""TLS of the clients of brokers."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from bridge.config.model.webhook import WebhookBrokerConfig
+from bridge.config.model.tls import ProtectedTlsConfig
 from bridge.core.errors import BrokerError
 from bridge.system.files import check_file
 from bridge.system.tls import MAX_FILE
 
 
-def context_of(name: str, config: WebhookBrokerConfig, resolve: Callable[[str, str], Path]) -> ssl.SSLContext:
-    """TLS context that verifies the receiver. resolve: from a field below `tls` and its value to a path.
+def context_of(name: str, tls: ProtectedTlsConfig | None, resolve: Callable[[str, str], Path]) -> ssl.SSLContext:
+    """TLS context that verifies the server.
 
-    Raises: BrokerError when a certificate cannot be read.
+    name: of the broker. tls: None trusts the authorities of the system. resolve: from a field below `tls` and its value
+    to a path. Raises: BrokerError when a certificate cannot be read.
     """
 
     def file(field: str, value: str) -> Path:
         return check_file(resolve(field, value), MAX_FILE)
 
-    tls = config.tls
     try:
         context = ssl.create_default_context(cafile=file("ca", tls.ca) if tls and tls.ca else None)
         if tls and tls.certificate:

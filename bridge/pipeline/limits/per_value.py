@@ -35,9 +35,6 @@ One value has at most half of the concurrent commands, which leaves some for oth
 class Account(Protocol):
     """Counts of one value."""
 
-    used_at: float
-    """Time of the last use, in monotonic seconds."""
-
     def idle(self, now: float) -> bool:
         """True when nothing is counted and nothing waits: a new account would be equal."""
         ...
@@ -56,8 +53,8 @@ class ValueAccounts(Generic[A]):
         self.overflows = 0
         """Number of times that a value got the shared account for lack of a place."""
         self._make = make
-        self._own: dict[str, A] = {}
-        """Own accounts, least recently used first."""
+        self._own: dict[str, tuple[A, float]] = {}
+        """Own accounts with the time of their last use in monotonic seconds, least recently used first."""
 
     def __len__(self) -> int:
         """Number of values with an account of their own."""
@@ -67,40 +64,46 @@ class ValueAccounts(Generic[A]):
         """Account of a value. now: monotonic seconds. An account in use is never replaced."""
         if value == SHARED:
             return self.shared
-        account = self._own.pop(value, None)
-        if account is None:
-            if len(self._own) >= self.most and not self._make_room(now):
-                self.overflows += 1
-                return self.shared
-            account = self._make()
-        account.used_at = now
-        self._own[value] = account
+        known = self._own.pop(value, None)
+        if known is None and len(self._own) >= self.most and not self._make_room(now):
+            self.overflows += 1
+            return self.shared
+        account = self._make() if known is None else known[0]
+        self._own[value] = account, now
         return account
 
     def _make_room(self, now: float) -> bool:
         """Remove the first idle account of the least recently used ones; those in use become recent."""
         for _ in range(min(_MOST_CHECKED, len(self._own))):
-            value, account = next(iter(self._own.items()))
-            if account.used_at + KEEP > now:
+            value, (account, used_at) = next(iter(self._own.items()))
+            if used_at + KEEP > now:
                 return False  # all later ones are as recent
             del self._own[value]
             if account.idle(now):
                 return True
-            account.used_at = now
-            self._own[value] = account
+            self._own[value] = account, now
         return False
 
 
 class ValueShare:
     """Deliveries of one value: number and bytes of those in work, and the waiting ones, oldest first."""
 
-    __slots__ = ("records", "size", "used_at", "waiting")
+    __slots__ = ("records", "size", "waiting")
 
     def __init__(self) -> None:
         self.records = 0
         self.size = 0
         self.waiting: dict[InFlightDelivery, Callable[[], None] | None] = {}
-        self.used_at = 0.0
+
+    def begin(self, item: InFlightDelivery) -> None:
+        """Count a delivery as in work."""
+        self.records += 1
+        self.size += item.size
+
+    def end(self, item: InFlightDelivery) -> None:
+        """Remove a delivery that was in work."""
+        self.records -= 1
+        self.size -= item.size
 
     def idle(self, now: float) -> bool:
         """True when nothing is counted and nothing waits; see `Account.idle`."""
@@ -130,16 +133,11 @@ class ValueShares:
         """True when half of the waiting capacity is used: reading of the source will soon stop."""
         return 2 * self.records >= self._limits.max_waiting or 2 * self.size >= self._limits.max_waiting_bytes
 
-    def share_of(self, item: InFlightDelivery) -> ValueShare:
-        """Share that counts an item, or in which it waits."""
-        return self._share_of[item]
-
     def join(self, value: str, item: InFlightDelivery) -> None:
         """Count the item for its value."""
         share = self._share_of[item] = self.values.of(value, time.monotonic())
         if not share.waiting and self._fits(share, item):
-            share.records += 1
-            share.size += item.size
+            share.begin(item)
         else:
             share.waiting[item] = None
             self.records += 1
@@ -164,8 +162,7 @@ class ValueShares:
             self.records -= 1
             self.size -= item.size
         else:
-            share.records -= 1
-            share.size -= item.size
+            share.end(item)
         while share.waiting:
             following, wake = next(iter(share.waiting.items()))
             if not self._fits(share, following):
@@ -173,8 +170,7 @@ class ValueShares:
             del share.waiting[following]
             self.records -= 1
             self.size -= following.size
-            share.records += 1
-            share.size += following.size
+            share.begin(following)
             if wake is not None:
                 wake()
 

@@ -38,11 +38,10 @@ def operations(bits: int) -> Operations:
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
-    """Facts about a topic. error: error code of the cluster. replicas: smallest number. offline: has no leader."""
+    """Facts about a topic. error: error code of the cluster. offline: partitions without a leader."""
 
     error: int
     partitions: int
-    replicas: int
     offline: tuple[int, ...]
     allowed: Operations
 
@@ -177,7 +176,6 @@ def topic_facts(answer: Any) -> tuple[dict[str, TopicFacts], Operations]:
         topic["topic"]: TopicFacts(
             topic["error_code"],
             len(topic["partitions"]),
-            min((len(each["replicas"]) for each in topic["partitions"]), default=0),
             tuple(each["partition"] for each in topic["partitions"] if each["leader"] < 0),
             operations(topic["authorized_operations"]),
         )

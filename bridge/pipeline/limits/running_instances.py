@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 import structlog
 
 from bridge.core.errors import BridgeError
-from bridge.pipeline.per_value import ValueAccounts
+from bridge.pipeline.limits.per_value import ValueAccounts
 from bridge.system.tasks import cancelled
 
 log = structlog.get_logger("bridge.admission")
@@ -34,12 +34,19 @@ Raises: BridgeError.
 class RunningValue:
     """Number of running instances and of waiting starts of one value."""
 
-    __slots__ = ("running", "used_at", "waiting")
+    __slots__ = ("running", "waiting")
 
     def __init__(self) -> None:
         self.running = 0
         self.waiting = 0
-        self.used_at = 0.0
+
+    def enter(self) -> None:
+        """Count a running instance."""
+        self.running += 1
+
+    def leave(self) -> None:
+        """Remove an instance that runs no more."""
+        self.running -= 1
 
     def queue(self) -> None:
         """Count a waiting start."""
@@ -180,7 +187,7 @@ class RunningInstances:
         self._entered = dict.fromkeys(counted, began) | since
         if self.values is not None:
             for instance_id in self._value_of.keys() - self._entered.keys():
-                self._value_of.pop(instance_id).running -= 1
+                self._value_of.pop(instance_id).leave()
             if isinstance(answer, Mapping):
                 for instance_id in counted:
                     if instance_id not in self._value_of and (value := answer[instance_id]):
@@ -190,11 +197,11 @@ class RunningInstances:
     def _count_for(self, instance_id: str, value: RunningValue) -> None:
         if instance_id not in self._value_of:
             self._value_of[instance_id] = value
-            value.running += 1
+            value.enter()
 
     def _forget(self, instance_id: str) -> bool:
         if instance_id in self._value_of:
-            self._value_of.pop(instance_id).running -= 1
+            self._value_of.pop(instance_id).leave()
         return self._entered.pop(instance_id, None) is not None
 
     def _notify(self) -> None:

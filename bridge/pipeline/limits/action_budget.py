@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.route_limits import Throttled
+from bridge.pipeline.limits.route_limits import Throttled
 
 _STARTS = (ScheduleOrchestration, StartOrRaise)
 
