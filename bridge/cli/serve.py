@@ -16,7 +16,7 @@ ready_file_option = click.option(
     metavar="FILE",
     help="File that is written when the daemon is ready, and removed at the end.",
 )
-"""Option `ready_file`."""
+"""Decorator with the option `ready_file`."""
 
 
 @make(

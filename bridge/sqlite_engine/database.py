@@ -24,7 +24,7 @@ from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, LEAVING,
 from bridge.sqlite_engine.hub.payload_sweep import PayloadSweep
 from bridge.sqlite_engine.hub.recovery import recover
 from bridge.sqlite_engine.hub.removal import Purges, RetentionSweep
-from bridge.sqlite_engine.hub.working_set import Kind, Operation
+from bridge.sqlite_engine.hub.working_set import OperationKind, WriterOperation
 from bridge.sqlite_engine.hub.writer import Writer
 from bridge.sqlite_engine.maintenance.process_files import DatabaseLock, RunningItems, record_of
 from bridge.sqlite_engine.model.payload_fields import of_call, of_completion
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 300.0
 """Seconds between two searches for files of large payloads to which nothing refers."""
 
-Put = Callable[[Operation], None]
+Put = Callable[[WriterOperation], None]
 """Function that takes an operation for the writer."""
 
 
@@ -123,7 +123,7 @@ class Database:
             self.ends = KeptEnds(
                 self.path,
                 self.hub.ends,
-                lambda position: self.writer.submit(self.hub.tx.delete_ends, position, kind=Kind.PURGE),
+                lambda position: self.writer.submit(self.hub.tx.delete_ends, position, kind=OperationKind.PURGE),
             )
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = RetentionSweep(options.retention, self.hub, self._purges, self.writer.submit)
@@ -161,10 +161,10 @@ class Database:
             "QueryEntities": self._reader.queries.entities,
             "StreamInstanceHistory": self._reader.queries.history,
         }
-        self._completed: dict[str, tuple[int, Kind, Callable[[Lease, Any], None]]] = {
-            "CompleteOrchestratorTask": (ORCHESTRATION, Kind.TURN, self._completions.turn),
-            "CompleteActivityTask": (ACTIVITY, Kind.ACTIVITY, self._completions.activity),
-            "CompleteEntityTask": (ENTITY, Kind.BATCH, self._completions.batch),
+        self._completed: dict[str, tuple[int, OperationKind, Callable[[Lease, Any], None]]] = {
+            "CompleteOrchestratorTask": (ORCHESTRATION, OperationKind.TURN, self._completions.turn),
+            "CompleteActivityTask": (ACTIVITY, OperationKind.ACTIVITY, self._completions.activity),
+            "CompleteEntityTask": (ENTITY, OperationKind.BATCH, self._completions.batch),
         }
         self._immediate: dict[str, Callable[[Any], Any]] = {
             "Hello": lambda _: Empty(),
@@ -181,7 +181,7 @@ class Database:
         if self.hub.losses is not None and self.running is not None:
             # Before any worker connects
             for item in self.running.read():
-                self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
+                self.writer.submit(self.hub.losses.crashed, item, kind=OperationKind.RECOVERY)
         self._retention.start()
         self._sweep.start()
         self._warmup.start()
@@ -234,7 +234,7 @@ class Database:
         operation = self._writes.get(method)
         if operation is not None:
             self._check_request(method, request)
-            (put or self.writer.put)(Operation(Kind.CALL, operation, (request,), reply))
+            (put or self.writer.put)(WriterOperation(OperationKind.CALL, operation, (request,), reply))
             return DEFERRED
         if method in self._completed:
             return self.complete(method, request, peer, put)
@@ -244,12 +244,12 @@ class Database:
         deferrable = self._deferrable.get(method)
         if deferrable is not None:
             self._check_request(method, request)
-            (put or self.writer.put)(Operation(Kind.CALL, deferrable, (request, reply), reply))
+            (put or self.writer.put)(WriterOperation(OperationKind.CALL, deferrable, (request, reply), reply))
             return DEFERRED
         question = self._questions.get(method)
         if question is not None:
             if method == "QueryEntities" and request.query.instanceIdStartsWith.value == self._workload:
-                (put or self.writer.put)(Operation(Kind.CALL, self._work, (), reply))
+                (put or self.writer.put)(WriterOperation(OperationKind.CALL, self._work, (), reply))
                 return DEFERRED
             self._reader.submit(question, request, reply)
             return DEFERRED
@@ -257,7 +257,7 @@ class Database:
 
     def forget(self, instance_id: str, reply: Reply, put: Put | None = None) -> None:
         """Remove the waiter of a caller that has gone. put: as for its call."""
-        (put or self.writer.put)(Operation(Kind.WORKER, self.hub.waiters.discard, (instance_id, reply)))
+        (put or self.writer.put)(WriterOperation(OperationKind.WORKER, self.hub.waiters.discard, (instance_id, reply)))
 
     def group(self, loop: asyncio.AbstractEventLoop) -> OperationGroup:
         """Group of the operations of one event loop. A stop of the database passes them to the writer."""
@@ -275,18 +275,18 @@ class Database:
         """Start to send work to the stream. Raises: Rejection when the engine is not running."""
         if not self._open:
             raise unavailable("The engine is not running")
-        self.writer.submit(self.hub.dispatcher.connect, stream, kind=Kind.WORKER)
+        self.writer.submit(self.hub.dispatcher.connect, stream, kind=OperationKind.WORKER)
 
     def retire(self, stream: WorkerStream) -> None:
         """Send no more work to the stream of a worker that is being stopped."""
         stream.drain()
         if self._open:
-            self.writer.submit(self.hub.dispatcher.retire, stream, kind=Kind.WORKER)
+            self.writer.submit(self.hub.dispatcher.retire, stream, kind=OperationKind.WORKER)
 
     def disconnect(self, stream: WorkerStream) -> None:
         """Remove the stream of a worker that is gone, and requeue its work at once."""
         if self._open:
-            self.writer.submit(self._disconnected, stream, kind=Kind.WORKER)
+            self.writer.submit(self._disconnected, stream, kind=OperationKind.WORKER)
 
     def _disconnected(self, stream: WorkerStream) -> None:
         is_lost = self.hub.losses is not None and not stream.is_drained
@@ -294,10 +294,10 @@ class Database:
             has_run = stream.ran is None or lease.token in stream.ran
             operation = self._completions.died if is_lost and has_run else self._completions.lost
             # The work of a dead worker is counted also when the engine stops next.
-            self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
+            self.hub.later.append(WriterOperation(OperationKind.RETURN, operation, (lease,), subject=lease))
 
     def _submit_return(self, operation: Callable[[Lease], None], lease: Lease) -> None:
-        self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)
+        self.writer.submit(operation, lease, kind=OperationKind.RETURN, subject=lease)
 
     def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
         """Empty the hub where the request recreates it. A hub exists as soon as it is named."""
@@ -374,7 +374,7 @@ class Database:
         if operations:
             self.writer.put_all(operations)
 
-    def _completion(self, method: str, request: Any, peer: str) -> Operation | None:
+    def _completion(self, method: str, request: Any, peer: str) -> WriterOperation | None:
         """End the lease of a result. Returns the operation that records the result; None for a part of one.
 
         Raises: Rejection.
@@ -407,17 +407,17 @@ class Database:
             request = _joined(lease.chunks, request)
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
             # The worker had expected to need less than it was given; it gets the full work item again.
-            return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
+            return WriterOperation(OperationKind.RETURN, self._completions.abandon, (lease,), subject=lease)
         if kind == ENTITY and request.HasField("failureDetails"):
             # The worker itself failed, not an operation: workers request another attempt in this way.
             logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
-            return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
+            return WriterOperation(OperationKind.RETURN, self._completions.abandon, (lease,), subject=lease)
         try:
             self._check_files(of_completion(method, request))
         except Rejection as refusal:
             logger.warning("A result of a worker is not taken: %s", refusal)
-            return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
-        return Operation(name, operation, (lease, request), subject=lease)
+            return WriterOperation(OperationKind.RETURN, self._completions.abandon, (lease,), subject=lease)
+        return WriterOperation(name, operation, (lease, request), subject=lease)
 
     def take_back(self, tokens: Iterable[str]) -> None:
         """Requeue work at once that a worker has not begun. The worker goes on."""
@@ -425,7 +425,9 @@ class Database:
         taken = [lease for lease in map(leases.take, tokens) if lease is not None]
         if taken:
             lost = self._completions.lost
-            self.writer.put_all([Operation(Kind.RETURN, lost, (lease,), subject=lease) for lease in taken])
+            self.writer.put_all(
+                [WriterOperation(OperationKind.RETURN, lost, (lease,), subject=lease) for lease in taken]
+            )
 
     def _unnamed(self, kind: int, request: Any, peer: str) -> Lease | None:
         """Find and end the lease of a response without token."""
@@ -439,7 +441,7 @@ class Database:
     def _abandon(self, request: Any, response: Any) -> Any:
         if request.completionToken.startswith(DRAINING):
             token = request.completionToken.removeprefix(DRAINING)
-            self.writer.submit(self._completions.drained, token, kind=Kind.RETURN)
+            self.writer.submit(self._completions.drained, token, kind=OperationKind.RETURN)
             return response
         if request.completionToken.startswith(LEAVING):
             lease = self.hub.dispatcher.leases.get(request.completionToken.removeprefix(LEAVING))
@@ -458,7 +460,7 @@ class Database:
         """Revoke the loss of a worker that answers or returns work late: only its connection was lost."""
         # The writer decides whether the worker was taken for lost, because it may be about to.
         if self.hub.losses is not None and token:
-            self.writer.submit(self.hub.losses.answered, token, kind=Kind.WORKER)
+            self.writer.submit(self.hub.losses.answered, token, kind=OperationKind.WORKER)
 
 
 def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:

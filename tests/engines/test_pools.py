@@ -14,7 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.pools import Pool, PoolStub
 from bridge.engines.embedded.processes.channel import Channel
-from bridge.engines.embedded.processes.messages import Kind, work_body
+from bridge.engines.embedded.processes.messages import ItemKind, work_body
 from bridge.engines.embedded.processes.process_worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.worker.sdk_log import quiet_logger
@@ -91,18 +91,18 @@ def test_a_worker_of_a_channel_that_stops_returns_what_arrives_while_an_activity
     worker.start_pools(ChannelStub(worker, outbox))
     worker.mark_running()
     outbox.start()
-    worker.take_item(Kind.ACTIVITY, work_body("1", pb.ActivityRequest(name="blocks", taskId=1)))
+    worker.take_item(ItemKind.ACTIVITY, work_body("1", pb.ActivityRequest(name="blocks", taskId=1)))
     assert began.wait(TIMEOUT)
-    worker.take_item(Kind.ACTIVITY, work_body("2", pb.ActivityRequest(name="blocks", taskId=2)))
+    worker.take_item(ItemKind.ACTIVITY, work_body("2", pb.ActivityRequest(name="blocks", taskId=2)))
     stopping = threading.Thread(target=worker.stop_pools)
     stopping.start()
-    assert engine.receive() == [(Kind.RETURNED, f"{DRAINING}2".encode())]
-    worker.take_item(Kind.ACTIVITY, work_body("3", pb.ActivityRequest(name="blocks", taskId=3)))
-    assert engine.receive() == [(Kind.RETURNED, f"{DRAINING}3".encode())]
+    assert engine.receive() == [(ItemKind.RETURNED, f"{DRAINING}2".encode())]
+    worker.take_item(ItemKind.ACTIVITY, work_body("3", pb.ActivityRequest(name="blocks", taskId=3)))
+    assert engine.receive() == [(ItemKind.RETURNED, f"{DRAINING}3".encode())]
     release.set()
     stopping.join(TIMEOUT)
     outbox.stop()
     items = engine.receive()
     assert items is not None
-    assert [kind for kind, _ in items] == [Kind.ACTIVITY_DONE]
+    assert [kind for kind, _ in items] == [ItemKind.ACTIVITY_DONE]
     os.close(memory)

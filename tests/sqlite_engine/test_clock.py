@@ -12,7 +12,7 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.hub.working_set import OperationKind
 from bridge.sqlite_engine.model.values import due, micros, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.system.clock import TRUSTED
@@ -257,7 +257,7 @@ def test_nothing_is_purged_by_a_clock_that_has_run_ahead(tmp_path: Path, clock: 
 
     def look() -> bool:
         done = threading.Event()
-        database.writer.submit(database._retention.step, kind=Kind.RETENTION)
+        database.writer.submit(database._retention.step, kind=OperationKind.RETENTION)
         database.writer.submit(done.set)
         assert done.wait(20)
         noticed(database)

@@ -20,7 +20,7 @@ from bridge.sqlite_engine.hub.grouping import (
     RESULTS_PACE,
     OperationGroup,
 )
-from bridge.sqlite_engine.hub.working_set import Kind, Operation
+from bridge.sqlite_engine.hub.working_set import OperationKind, WriterOperation
 from bridge.sqlite_engine.model.reply import LoopReply, ThreadReply
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
@@ -39,9 +39,9 @@ class Recorder:
         self.group = OperationGroup(self.loop, self._submit)
         self.sizes: list[int] = []
         self.times: list[float] = []
-        self.answered: Callable[[Operation], None] = lambda _: None
+        self.answered: Callable[[WriterOperation], None] = lambda _: None
 
-    def _submit(self, operations: list[Operation]) -> None:
+    def _submit(self, operations: list[WriterOperation]) -> None:
         self.sizes.append(len(operations))
         self.times.append(self.loop.time())
         for each in operations:
@@ -49,21 +49,21 @@ class Recorder:
 
     def call(self) -> LoopReply:
         reply = LoopReply(self.loop)
-        self.group.add(Operation(Kind.CALL, nothing, reply=reply))
+        self.group.add(WriterOperation(OperationKind.CALL, nothing, reply=reply))
         return reply
 
     def result(self) -> None:
-        self.group.add(Operation(Kind.TURN, nothing))
+        self.group.add(WriterOperation(OperationKind.TURN, nothing))
 
 
 @in_virtual_time
 async def test_operations_of_one_moment_are_one_group_in_their_order() -> None:
     it = Recorder()
-    order: list[Operation] = []
+    order: list[WriterOperation] = []
     it.answered = order.append
-    sent = [Operation(Kind.CALL, nothing) for _ in range(3)]
+    sent = [WriterOperation(OperationKind.CALL, nothing) for _ in range(3)]
 
-    async def late(operation: Operation) -> None:
+    async def late(operation: WriterOperation) -> None:
         await asyncio.sleep(0)
         it.group.add(operation)
 
@@ -79,7 +79,7 @@ async def test_a_single_caller_waits_for_nobody() -> None:
     """Calls in sequence, each as soon as the last one is answered, wait rarely however fast they are."""
     it = Recorder()
 
-    def answer(operation: Operation) -> None:
+    def answer(operation: WriterOperation) -> None:
         assert operation.reply is not None
         it.loop.call_later(0.0005, operation.reply.settle, None)
 
@@ -153,7 +153,7 @@ async def test_a_stopping_database_keeps_what_waits(tmp_path: Path) -> None:
     await asyncio.to_thread(database.stop)
     assert reply.future.result(0).instanceId == "i"
     late = ThreadReply()
-    group.add(Operation(Kind.CALL, nothing, reply=late))
+    group.add(WriterOperation(OperationKind.CALL, nothing, reply=late))
     await eventually(late.future.done)
     error = late.future.exception(0)
     assert getattr(error, "code", None) is grpc.StatusCode.UNAVAILABLE
@@ -170,7 +170,7 @@ class RecordedGroups(Database):
             found = self._groups[loop] = OperationGroup(loop, self._counted)
         return found
 
-    def _counted(self, operations: list[Operation]) -> None:
+    def _counted(self, operations: list[WriterOperation]) -> None:
         self.groups += 1
         self.operations += len(operations)
         self.writer.put_all(operations)

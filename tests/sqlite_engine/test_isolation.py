@@ -19,7 +19,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.removal import STEP
-from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.hub.working_set import OperationKind
 from bridge.sqlite_engine.model import work
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
@@ -55,7 +55,7 @@ def together(database: Database) -> Iterator[None]:
         reached.set()
         held.wait(TIMEOUT)
 
-    database.writer.submit(wait, kind=Kind.WORKER)
+    database.writer.submit(wait, kind=OperationKind.WORKER)
     assert reached.wait(TIMEOUT)
     yield
     held.set()
@@ -252,7 +252,7 @@ def a_retention(case: Case) -> None:
         start(case.database, "work", f"next-{round_}")
         case.remote.turn(case.remote.take(), complete(1))
         removed.future.result(TIMEOUT)
-        case.database.writer.submit(case.database._retention.step, kind=Kind.RETENTION)
+        case.database.writer.submit(case.database._retention.step, kind=OperationKind.RETENTION)
         for _ in range(3):
             call(case.database, "GetInstance", pb.GetInstanceRequest(instanceId="x"))
         assert not call(case.database, "GetInstance", pb.GetInstanceRequest(instanceId=f"next-{round_}")).exists
@@ -293,26 +293,26 @@ def a_clock(case: Case) -> None:
     assert [kinds(case.remote.take()) for _ in range(2)] == [["timerFired"], ["timerFired"]]
 
 
-INJECTIONS: dict[Kind, Callable[[Case], None]] = {
-    Kind.CALL: a_call,
-    Kind.TURN: a_turn,
-    Kind.ACTIVITY: an_activity,
-    Kind.BATCH: a_batch,
-    Kind.RETURN: a_return,
-    Kind.WORKER: a_worker,
-    Kind.TIMER: a_timer,
-    Kind.CLOCK: a_clock,
-    Kind.MOVE: a_move,
-    Kind.PURGE: a_purge,
-    Kind.RETENTION: a_retention,
-    Kind.HANDOUT: a_handout,
-    Kind.RECOVERY: a_recovery,
+INJECTIONS: dict[OperationKind, Callable[[Case], None]] = {
+    OperationKind.CALL: a_call,
+    OperationKind.TURN: a_turn,
+    OperationKind.ACTIVITY: an_activity,
+    OperationKind.BATCH: a_batch,
+    OperationKind.RETURN: a_return,
+    OperationKind.WORKER: a_worker,
+    OperationKind.TIMER: a_timer,
+    OperationKind.CLOCK: a_clock,
+    OperationKind.MOVE: a_move,
+    OperationKind.PURGE: a_purge,
+    OperationKind.RETENTION: a_retention,
+    OperationKind.HANDOUT: a_handout,
+    OperationKind.RECOVERY: a_recovery,
 }
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("kind", list(OperationKind))
 def test_an_operation_of_any_kind_is_given_up_alone(
-    restartable: Restartable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: Kind
+    restartable: Restartable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: OperationKind
 ) -> None:
     case = Case(restartable, monkeypatch)
     INJECTIONS[kind](case)
@@ -349,7 +349,7 @@ def test_every_call_that_fails_is_answered(database: Database, in_company: bool)
                 database.writer.submit(database.hub.create, method, pb.CreateInstanceRequest(name="work"))
     for method, reply in replies.items():
         assert "could not apply this call" in refused(reply), method
-    assert database.writer.given_up == {Kind.CALL: len(replies)}
+    assert database.writer.given_up == {OperationKind.CALL: len(replies)}
     if in_company:
         remote = ProtocolClient(database)
         assert {remote.take().orchestratorRequest.instanceId for _ in replies} == set(replies)
@@ -394,7 +394,7 @@ def test_an_instance_whose_end_fails_too_still_ends_and_its_owners_hear_of_it(
     assert kinds(item) == ["subOrchestrationInstanceFailed"]
     assert ended(case.database, "poison").failureDetails.errorType == "EngineError"
     assert not any(each.HasField("lockedBy") for each in entities(case.database, includeTransient=True))
-    assert case.database.writer.given_up == {Kind.TURN: 1}
+    assert case.database.writer.given_up == {OperationKind.TURN: 1}
 
 
 @pytest.mark.parametrize("count", [600, 5000])
@@ -482,7 +482,7 @@ def test_a_stream_that_takes_nothing_any_more_counts_as_a_worker_that_is_gone(da
     item = alive.take()
     alive.turn(item, complete(1, "ok"))
     assert state(database, "i").output.value == '"ok"'
-    assert database.writer.given_up == {Kind.WORKER: 1}
+    assert database.writer.given_up == {OperationKind.WORKER: 1}
 
 
 def test_a_custom_status_nested_deeper_than_json_is_read_is_no_hindrance(database: Database) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from bridge.sqlite_engine.hub.working_set import Operation
+from bridge.sqlite_engine.hub.working_set import WriterOperation
 
 CALLS_PACE = 0.003
 """Seconds between two groups while many operations arrive and a caller waits for one of them."""
@@ -41,11 +41,11 @@ class OperationGroup:
     submit: passes operations to the writer, in order. `add` runs in the loop; `flush` may be called from any thread.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, submit: Callable[[list[Operation]], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, submit: Callable[[list[WriterOperation]], None]) -> None:
         self._loop = loop
         self._submit: Final = submit
         self._lock = threading.Lock()
-        self._waiting: list[Operation] = []
+        self._waiting: list[WriterOperation] = []
         self._has_caller = False
         self._is_collecting = False
         self._seen = self._quiet = 0
@@ -56,7 +56,7 @@ class OperationGroup:
         """Operations of this period of `RESULTS_PACE`, and of the one before."""
         self._skips, self._next_skips = 0, 1
 
-    def add(self, operation: Operation) -> None:
+    def add(self, operation: WriterOperation) -> None:
         """Add an operation, which reaches the writer soon."""
         with self._lock:
             self._waiting.append(operation)

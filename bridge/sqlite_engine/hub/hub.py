@@ -18,7 +18,14 @@ from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.hub.tracing import HistoryTracing
 from bridge.sqlite_engine.hub.waiting_calls import DeferredRaises, Waiters
 from bridge.sqlite_engine.hub.work_items import WorkItems
-from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
+from bridge.sqlite_engine.hub.working_set import (
+    OperationKind,
+    Orchestration,
+    Queued,
+    Subject,
+    WorkingSet,
+    WriterOperation,
+)
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import SCHEDULERS, Limits, check_id
 from bridge.sqlite_engine.model.failures import bound_event
@@ -528,7 +535,7 @@ class TaskHub(WorkingSet):
         self.entities.trim()
 
     def _not_built(self, kind: int, subject: Any, error: Exception) -> None:
-        self.failed.append((Operation(Kind.HANDOUT, _nothing, subject=subject_of(kind, subject)), error))
+        self.failed.append((WriterOperation(OperationKind.HANDOUT, _nothing, subject=subject_of(kind, subject)), error))
 
 
 def subject_of(kind: int, subject: Any) -> Subject:

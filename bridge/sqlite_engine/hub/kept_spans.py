@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.hub.working_set import OperationKind
 from bridge.sqlite_engine.storage.reader import FileReader
 
 _ROWS = 64
@@ -56,7 +56,7 @@ class KeptSpans:
 
     def confirm(self, position: int) -> None:
         """Delete the spans up to a position, because they were sent."""
-        self._submit(self._delete, "seq <= ?", position, kind=Kind.PURGE)
+        self._submit(self._delete, "seq <= ?", position, kind=OperationKind.PURGE)
 
     def expire(self, seconds: float) -> None:
         """Drop the spans that are older."""
@@ -66,7 +66,7 @@ class KeptSpans:
         except OSError:
             return
         if oldest and oldest[0][0] < before:
-            self._submit(self._expire, before, kind=Kind.PURGE)
+            self._submit(self._expire, before, kind=OperationKind.PURGE)
 
     def close(self) -> None:
         """Close the connection of the reader."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.hub.working_set import OperationKind
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class PayloadSweep:
         while True:
             found = self._hub.files.names(self._age)
             while names := list(islice(found, STEP)):
-                self._submit(self._look_up, names, kind=Kind.RETENTION)
+                self._submit(self._look_up, names, kind=OperationKind.RETENTION)
                 if self._stop.is_set():
                     return
             if self._stop.wait(self._period):

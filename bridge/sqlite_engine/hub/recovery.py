@@ -13,7 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
-from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject
+from bridge.sqlite_engine.hub.working_set import OperationKind, Orchestration, Queued, Subject, WriterOperation
 from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
@@ -46,7 +46,7 @@ def _attempt(hub: TaskHub, subject: Subject, run: Callable[[], None]) -> None:
     except Exception as error:
         if is_file_fault(error):
             raise
-        hub.failed.append((Operation(Kind.RECOVERY, run, subject=subject), error))
+        hub.failed.append((WriterOperation(OperationKind.RECOVERY, run, subject=subject), error))
 
 
 Alternatives = tuple[Callable[[], object], ...]

@@ -13,7 +13,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.hub.working_set import OperationKind
 from bridge.sqlite_engine.model.instance import FINISHED, StoredInstance
 from bridge.sqlite_engine.model.reply import DEFERRED, Reply
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
@@ -77,7 +77,7 @@ class Purges:
         else:
             hub.after.append(
                 lambda: self._again(
-                    self._filtered, request, reply, last, removed, deadline, kind=Kind.PURGE, reply=reply
+                    self._filtered, request, reply, last, removed, deadline, kind=OperationKind.PURGE, reply=reply
                 )
             )
         return DEFERRED
@@ -172,7 +172,7 @@ class RetentionSweep:
 
     def _run(self) -> None:
         while not self._stop.wait(self._policy.period):
-            self._submit(self.step, kind=Kind.RETENTION)
+            self._submit(self.step, kind=OperationKind.RETENTION)
 
     def step(self, limit: int | None = None) -> Any:
         """Remove a few instances that finished up to `limit`, and submit the next step while there are more.
@@ -195,9 +195,9 @@ class RetentionSweep:
 
     def _submit_removals(self, ids: list[str], limit: int) -> None:
         for instance_id in ids:
-            self._submit(self._remove, instance_id, kind=Kind.RETENTION)
+            self._submit(self._remove, instance_id, kind=OperationKind.RETENTION)
         if len(ids) == STEP and not self._stop.is_set():
-            self._submit(self.step, limit, kind=Kind.RETENTION)
+            self._submit(self.step, limit, kind=OperationKind.RETENTION)
 
     def _remove(self, instance_id: str) -> None:
         # Discarded when the removal succeeds: an instance that cannot be removed is tried once.

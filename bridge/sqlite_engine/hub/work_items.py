@@ -11,7 +11,14 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.hub.entities import HubEntities
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, WorkerStream
 from bridge.sqlite_engine.hub.tokenless import Tokenless
-from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
+from bridge.sqlite_engine.hub.working_set import (
+    OperationKind,
+    Orchestration,
+    Queued,
+    Subject,
+    WorkingSet,
+    WriterOperation,
+)
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.instance import ENVELOPE, StoredInstance
 from bridge.sqlite_engine.model.values import Duration, StringValue, text
@@ -123,7 +130,7 @@ class WorkItems:
         return self._batch(subject, stream, token)
 
     def _run_next(self, move: Callable[[], None], subject: Subject) -> None:
-        self._working.later.append(Operation(Kind.MOVE, move, subject=subject))
+        self._working.later.append(WriterOperation(OperationKind.MOVE, move, subject=subject))
 
     def _turn(self, key: int, stream: WorkerStream, token: str) -> tuple[Lease, Any] | None:
         working = self._working
@@ -209,7 +216,7 @@ class WorkItems:
         if not batch:
             seq = runnable[0][0]
             what = "called an entity whose state and input do not fit a work item"
-            failure = too_large(what, self._max_work_item, "Operation")
+            failure = too_large(what, self._max_work_item, "WriterOperation")
             self._run_next(lambda: self._entities.refuse(entity_id, seq, failure), Queued(entity_id))
             return None
         entity.begin_batch(token, batch)

@@ -28,7 +28,7 @@ from bridge.sqlite_engine.storage.transaction import Transaction
 T = TypeVar("T")
 
 
-class Kind(StrEnum):
+class OperationKind(StrEnum):
     """Kinds of operations. The values are labels of a metric."""
 
     CALL = "call"
@@ -77,21 +77,21 @@ Subject = Lease | Timer | Task | Queued | Orchestration
 
 
 @dataclass(slots=True, eq=False)
-class Operation:
+class WriterOperation:
     """One operation of the writer.
 
     subject: given up when the operation cannot be applied.
     reply: reply of its caller.
     """
 
-    kind: Kind
+    kind: OperationKind
     run: Callable[..., Any]
     args: tuple[Any, ...] = ()
     reply: Reply | None = None
     subject: Subject | None = None
 
 
-class Outbox(list[T]):
+class Consequences(list[T]):
     """Consequences that other parts of the hub append, and one part takes."""
 
     def take(self) -> list[T]:
@@ -125,13 +125,13 @@ class WorkingSet:
         """Turns and batches in flight, by key of the instance or id of the entity, also while neither is cached."""
         self.cancelled: set[int] = set()
         """Keys of instances whose queued activities are void."""
-        self.settled: Outbox[tuple[Reply, Any]] = Outbox()
+        self.settled: Consequences[tuple[Reply, Any]] = Consequences()
         """Answers that are given after the commit."""
-        self.after: Outbox[Callable[[], None]] = Outbox()
+        self.after: Consequences[Callable[[], None]] = Consequences()
         """Functions that run after the commit."""
-        self.later: Outbox[Operation] = Outbox()
+        self.later: Consequences[WriterOperation] = Consequences()
         """Operations for the next transaction."""
-        self.failed: Outbox[tuple[Operation, Exception]] = Outbox()
+        self.failed: Consequences[tuple[WriterOperation, Exception]] = Consequences()
         """Operations outside of transactions that cannot be applied, with their errors. Their subjects are given up."""
         self._jumps = self.clock.jumps.total()
         self._released: dict[int | str, Lease] = {}

@@ -16,7 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.leases import Lease, WorkerStream
 from bridge.sqlite_engine.hub.recovery import failing_steps, recover
-from bridge.sqlite_engine.hub.working_set import Kind, Operation, Subject
+from bridge.sqlite_engine.hub.working_set import OperationKind, Subject, WriterOperation
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, internal, settle_all, unavailable
 from bridge.sqlite_engine.model.values import new_id
@@ -41,11 +41,11 @@ RETRY_SECONDS = 0.5
 class _Fault:
     """Reason why a transaction was rolled back. `operation` is None when any of several may be the cause."""
 
-    operation: Operation | None
+    operation: WriterOperation | None
     error: Exception
 
 
-_STOP = Operation(Kind.WORKER, lambda: None)
+_STOP = WriterOperation(OperationKind.WORKER, lambda: None)
 
 
 class Writer:
@@ -61,7 +61,7 @@ class Writer:
         self._hub = hub
         self._requeue = requeue
         hub.dispatcher.report_unsent_to(self._not_sent)
-        self._queue: SimpleQueue[Operation | list[Operation]] = SimpleQueue()
+        self._queue: SimpleQueue[WriterOperation | list[WriterOperation]] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._stopped = False
         self._next_timer: int | None = None
@@ -90,21 +90,21 @@ class Writer:
         self,
         run: Callable[..., Any],
         *args: Any,
-        kind: Kind = Kind.CALL,
+        kind: OperationKind = OperationKind.CALL,
         reply: Reply | None = None,
         subject: Subject | None = None,
     ) -> None:
         """Run the operation in a later transaction; settle `reply` after its commit. Callable from any thread."""
-        self.put(Operation(kind, run, args, reply, subject))
+        self.put(WriterOperation(kind, run, args, reply, subject))
 
-    def put(self, operation: Operation) -> None:
+    def put(self, operation: WriterOperation) -> None:
         """Run the operation in a later transaction; a stopping writer refuses it. Callable from any thread."""
         if self._stopped:
             self.put_all([operation])
         else:
             self._queue.put(operation)
 
-    def put_all(self, operations: list[Operation]) -> None:
+    def put_all(self, operations: list[WriterOperation]) -> None:
         """Run the operations in order, as `put` does."""
         if self._stopped:
             refusal = unavailable("The engine is stopping")
@@ -129,8 +129,8 @@ class Writer:
         self._hub.close()
         self._refuse(self._drain())
 
-    def _drain(self) -> list[Operation]:
-        group: list[Operation] = []
+    def _drain(self) -> list[WriterOperation]:
+        group: list[WriterOperation] = []
         while True:
             try:
                 found = self._queue.get_nowait()
@@ -138,9 +138,9 @@ class Writer:
             except Empty:
                 return group
 
-    def _collect(self) -> tuple[list[Operation], bool]:
+    def _collect(self) -> tuple[list[WriterOperation], bool]:
         """Wait for work; return the next group, and False when the writer stops after it."""
-        group: list[Operation] = []
+        group: list[WriterOperation] = []
         queue = self._queue
         try:
             operation = queue.get(timeout=self._wait())
@@ -171,7 +171,7 @@ class Writer:
             wait = min(CHECK_SECONDS if wait is None else wait, max(0.0, wake - time.monotonic()))
         return wait
 
-    def _transact(self, group: list[Operation]) -> None:
+    def _transact(self, group: list[WriterOperation]) -> None:
         """Apply the due operations and the group. Operations that cannot be applied are given up.
 
         Raises: sqlite3.Error when the file is at fault.
@@ -192,30 +192,30 @@ class Writer:
         if fires or stepped:
             self._next_timer = hub.store.next_timer()
 
-    def _due(self, fires: bool, stepped: bool) -> list[Operation]:
+    def _due(self, fires: bool, stepped: bool) -> list[WriterOperation]:
         """Operations that the engine itself has due."""
         hub = self._hub
         found = hub.later.take()
         if stepped:
             # In an operation of its own, before any timer fires by its old time.
-            found.append(Operation(Kind.CLOCK, hub.set_timers))
+            found.append(WriterOperation(OperationKind.CLOCK, hub.set_timers))
         dispatcher = hub.dispatcher
         if dispatcher.next_wake() is not None:
             dispatcher.wake(time.monotonic())
             for lease in dispatcher.expired(time.monotonic()):
-                found.append(Operation(Kind.RETURN, self._requeue, (lease,), subject=lease))
+                found.append(WriterOperation(OperationKind.RETURN, self._requeue, (lease,), subject=lease))
         if fires:
             for timer in hub.store.due_timers(hub.now, MAX_DUE):
-                found.append(Operation(Kind.TIMER, hub.fire, (timer,), subject=timer))
+                found.append(WriterOperation(OperationKind.TIMER, hub.fire, (timer,), subject=timer))
         return found
 
-    def _applied(self, operations: list[Operation]) -> _Fault | None:
+    def _applied(self, operations: list[WriterOperation]) -> _Fault | None:
         """Apply the operations in one transaction and answer them.
 
         Returns the fault when the transaction was rolled back. Raises: sqlite3.Error when the file is at fault.
         """
         hub = self._hub
-        operation: Operation | None = None
+        operation: WriterOperation | None = None
         answers: list[tuple[Reply, Any]] = []
         try:
             if len(operations) > 1:
@@ -254,7 +254,7 @@ class Writer:
             settle_all(answers)
         hub.committed()
 
-    def _give_up(self, operation: Operation, error: Exception) -> None:
+    def _give_up(self, operation: WriterOperation, error: Exception) -> None:
         """Fail the operation's subject, and report the failure to its owners."""
         number = new_id()[:12]
         self.given_up[operation.kind] += 1
@@ -271,17 +271,17 @@ class Writer:
             return
         for alternatives in failing_steps(self._hub, operation.subject, events.failure("EngineError", what)):
             for move in alternatives:
-                fault = self._applied([Operation(operation.kind, move)])
+                fault = self._applied([WriterOperation(operation.kind, move)])
                 if fault is None:
                     break
                 logger.error("Giving up after fault %s failed in part", number, exc_info=fault.error)
 
     def _not_sent(self, stream: WorkerStream, error: Exception) -> None:
         """Disconnect a worker whose stream is broken, and requeue its work."""
-        self.given_up[Kind.WORKER] += 1
+        self.given_up[OperationKind.WORKER] += 1
         logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)
         for lease in self._hub.dispatcher.disconnect(stream):
-            self._hub.later.append(Operation(Kind.RETURN, self._requeue, (lease,), subject=lease))
+            self._hub.later.append(WriterOperation(OperationKind.RETURN, self._requeue, (lease,), subject=lease))
 
     def _give_up_failed(self) -> None:
         """Give up subjects that were found to be unusable outside of a transaction."""
@@ -289,7 +289,7 @@ class Writer:
             for operation, error in self._hub.failed.take():
                 self._give_up(operation, error)
 
-    def _fall_back(self, error: Exception, group: list[Operation]) -> None:
+    def _fall_back(self, error: Exception, group: list[WriterOperation]) -> None:
         if is_file_fault(error):
             logger.error("The engine's file cannot be written: %s", error)
             self.broken = f"The engine's file cannot be written: {error}"
@@ -317,7 +317,7 @@ class Writer:
         self.broken = None
         return True
 
-    def _refuse(self, group: list[Operation]) -> None:
+    def _refuse(self, group: list[WriterOperation]) -> None:
         reason = self.broken or "The engine is stopping"
         answers = [(each.reply, unavailable(reason)) for each in group if each.reply is not None]
         settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.settled.take())])

@@ -23,7 +23,7 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes import greeting, listener
 from bridge.engines.embedded.processes.attached import AttachedWorker
 from bridge.engines.embedded.processes.channel import Channel
-from bridge.engines.embedded.processes.messages import Kind
+from bridge.engines.embedded.processes.messages import ItemKind
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from bridge.workflow import DataConverter
@@ -197,11 +197,11 @@ GREETING = {"channel": greeting.CHANNEL, "version": "1", "sessions": [1, 1], "mo
     "items",
     [
         [],
-        [(Kind.STOP, b"")] * 2,
-        [(Kind.ATTACH, b"[]"), (Kind.REQUEST, b"")],
-        [(Kind.ATTACH, b'{"channel": 1}'), (Kind.REQUEST, b"")],
-        [(Kind.ATTACH, json.dumps(GREETING).encode()), (Kind.REQUEST, b"\xff")],
-        [(Kind.ATTACH, json.dumps(GREETING).encode()), (Kind.REQUEST, b""), (Kind.TURN_DONE, b"")],
+        [(ItemKind.STOP, b"")] * 2,
+        [(ItemKind.ATTACH, b"[]"), (ItemKind.REQUEST, b"")],
+        [(ItemKind.ATTACH, b'{"channel": 1}'), (ItemKind.REQUEST, b"")],
+        [(ItemKind.ATTACH, json.dumps(GREETING).encode()), (ItemKind.REQUEST, b"\xff")],
+        [(ItemKind.ATTACH, json.dumps(GREETING).encode()), (ItemKind.REQUEST, b""), (ItemKind.TURN_DONE, b"")],
         None,
     ],
 )

@@ -17,7 +17,7 @@ from bridge.engines.embedded.address import EngineSocket
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import FIRST_BYTE, Greeting
-from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
+from bridge.engines.embedded.processes.messages import ItemKind, json_body, parse_json
 from bridge.engines.embedded.processes.process_worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.embedded.processes.settings import HEADER, SLOT
 from bridge.engines.worker.containment import WorkerStats
@@ -100,7 +100,7 @@ class AttachedWorker:
 
     def _leave(self, worker: ProcessWorker | None, channel: Channel | None, outbox: Outbox | None) -> None:
         if worker is not None and channel is not None and outbox is not None:
-            outbox.put((Kind.LEAVING, b""))
+            outbox.put((ItemKind.LEAVING, b""))
             worker.stop_pools()
             outbox.stop()
             channel.end_sending()  # the engine closes the channel when it has read all
@@ -159,10 +159,10 @@ class AttachedWorker:
                 return False
             self._channel = channel
         document = json_body(self._greeting.document())
-        channel.send_all([(Kind.ATTACH, document), (Kind.REQUEST, request.SerializeToString())])
+        channel.send_all([(ItemKind.ATTACH, document), (ItemKind.REQUEST, request.SerializeToString())])
         items = channel.receive()
-        if not items or items[0][0] != Kind.READY:
-            if items and items[0][0] == Kind.FAILED:
+        if not items or items[0][0] != ItemKind.READY:
+            if items and items[0][0] == ItemKind.FAILED:
                 self._refuse(str(parse_json(items[0][1]).get("reason"))[:500])
             return False
         self._refusal = ""

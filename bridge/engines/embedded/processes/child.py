@@ -16,7 +16,7 @@ from durabletask.serialization import DataConverter
 
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
-from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
+from bridge.engines.embedded.processes.messages import ItemKind, json_body, parse_json
 from bridge.engines.embedded.processes.process_worker import ChannelStub, Outbox, ProcessWorker, SlotRecord
 from bridge.engines.embedded.processes.reports import Reporter
 from bridge.engines.embedded.processes.settings import ProcessSettings
@@ -79,7 +79,7 @@ def _run(
     figures: Callable[[], Mapping[str, int]],
 ) -> None:
     items = channel.receive()
-    if not items or items[0][0] != Kind.SETUP:
+    if not items or items[0][0] != ItemKind.SETUP:
         return
     try:
         settings = ProcessSettings.parse(parse_json(items[0][1]))
@@ -87,7 +87,7 @@ def _run(
         settings.limit_memory()
         workflows = load(settings)
     except BaseException as error:
-        channel.send_all([(Kind.FAILED, json_body({"reason": f"{type_name(error)}: {text_of(error)}"}))])
+        channel.send_all([(ItemKind.FAILED, json_body({"reason": f"{type_name(error)}: {text_of(error)}"}))])
         return
     outbox = Outbox(channel, end_at_once)
     worker = ProcessWorker(
@@ -100,7 +100,7 @@ def _run(
     worker.start_pools(ChannelStub(worker, outbox))
     worker.mark_running()
     outbox.start()
-    outbox.put((Kind.READY, json_body({"pid": os.getpid()})))
+    outbox.put((ItemKind.READY, json_body({"pid": os.getpid()})))
     reporter = Reporter(worker, figures, outbox.put)
     reporter.start()
 
@@ -114,7 +114,7 @@ def _run(
     waiting: list[Item] | None = items[1:]
     while waiting is not None:
         for kind, body in waiting:
-            if kind == Kind.STOP:
+            if kind == ItemKind.STOP:
                 if stopping.ident is None:
                     stopping.start()
             else:  # also while it stops: the worker returns the item

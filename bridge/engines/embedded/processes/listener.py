@@ -26,7 +26,7 @@ from bridge.engines.embedded.address import EngineSocket
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.greeting import CHANNEL, FIRST_BYTE, Greeting
-from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
+from bridge.engines.embedded.processes.messages import ItemKind, json_body, parse_json
 from bridge.engines.embedded.processes.settings import HEADER, SLOT
 from bridge.engines.embedded.processes.stream import ProcessStream, take_results
 from bridge.sqlite_engine.database import Database
@@ -252,12 +252,12 @@ class _Connection:
             if received is None:
                 return
             items += received
-        if items[0][0] != Kind.ATTACH or items[1][0] != Kind.REQUEST:
+        if items[0][0] != ItemKind.ATTACH or items[1][0] != ItemKind.REQUEST:
             raise BrokenFrame("no greeting")
         document = parse_json(items[0][1])
         if document.get("channel") != CHANNEL:
             reason = f"the daemon has version {__version__} and this worker {document.get('version')}"
-            channel.send([(Kind.FAILED, json_body({"reason": f"{reason}; restart the older one"}))])
+            channel.send([(ItemKind.FAILED, json_body({"reason": f"{reason}; restart the older one"}))])
             return
         greeting = Greeting.parse(document)
         self.version = str(document["version"])[:50]
@@ -272,7 +272,7 @@ class _Connection:
             recalls=greeting.recalls,
         )
         self.process = stream.process = self._identity(self)
-        channel.send([(Kind.READY, b"")])
+        channel.send([(ItemKind.READY, b"")])
         self._database.connect(stream)
         self.stream = stream
         logger.info("A worker of process %d has joined", self.pid, extra={"action": "worker_process"})
@@ -292,6 +292,6 @@ class _Connection:
     def _receive(self, channel: Channel, stream: ProcessStream, items: list[Item] | None) -> None:
         while items is not None:
             take_results(self._database, stream, items)
-            if any(kind == Kind.LEAVING for kind, _ in items):
+            if any(kind == ItemKind.LEAVING for kind, _ in items):
                 self._database.retire(stream)
             items = channel.receive()

@@ -18,7 +18,7 @@ from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.sqlite_engine.model.wire import repeated
 
 
-class Kind(IntEnum):
+class ItemKind(IntEnum):
     """Kinds of items."""
 
     SETUP = 1

@@ -17,7 +17,7 @@ from durabletask.worker import ExecutionResults
 from bridge.engines.embedded.pools import PooledWorker, PoolStub
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
-from bridge.engines.embedded.processes.messages import Kind, split_work, turn_done
+from bridge.engines.embedded.processes.messages import ItemKind, split_work, turn_done
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.session import Session
 from bridge.engines.payloads.large_payloads import FilePayloadStore
@@ -121,25 +121,25 @@ class ChannelStub(PoolStub):
         self._put = outbox.put
 
     def give_back(self, token: str) -> None:
-        self._put((Kind.RETURNED, f"{DRAINING}{token}".encode()))
+        self._put((ItemKind.RETURNED, f"{DRAINING}{token}".encode()))
 
     def CompleteOrchestratorTask(self, response: TurnResponse | pb.OrchestratorResponse) -> None:  # noqa: N802 -- the protocol's name
-        self._put((Kind.TURN_DONE, turn_done(response, is_kept=self._kept(response.instanceId))))
+        self._put((ItemKind.TURN_DONE, turn_done(response, is_kept=self._kept(response.instanceId))))
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> None:  # noqa: N802 -- the protocol's name
-        self._put((Kind.ACTIVITY_DONE, response.SerializeToString()))
+        self._put((ItemKind.ACTIVITY_DONE, response.SerializeToString()))
 
     def CompleteEntityTask(self, result: pb.EntityBatchResult) -> None:  # noqa: N802 -- the protocol's name
-        self._put((Kind.ENTITY_DONE, result.SerializeToString()))
+        self._put((ItemKind.ENTITY_DONE, result.SerializeToString()))
 
     def AbandonTaskOrchestratorWorkItem(self, request: pb.AbandonOrchestrationTaskRequest) -> None:  # noqa: N802 -- the protocol's name
-        self._put((Kind.RETURNED, request.completionToken.encode()))
+        self._put((ItemKind.RETURNED, request.completionToken.encode()))
 
     def AbandonTaskActivityWorkItem(self, request: pb.AbandonActivityTaskRequest) -> None:  # noqa: N802 -- the protocol's name
-        self._put((Kind.RETURNED, request.completionToken.encode()))
+        self._put((ItemKind.RETURNED, request.completionToken.encode()))
 
     def AbandonTaskEntityWorkItem(self, request: pb.AbandonEntityTaskRequest) -> None:  # noqa: N802 -- the protocol's name
-        self._put((Kind.RETURNED, request.completionToken.encode()))
+        self._put((ItemKind.RETURNED, request.completionToken.encode()))
 
 
 class SlotRecord:
@@ -196,7 +196,7 @@ class ProcessWorker(PooledWorker):
     def failed(self, token: str, error: BaseException) -> None:
         """Return work whose executor raised unexpectedly."""
         self.report_failure(error)
-        self._put((Kind.RETURNED, token.encode()))
+        self._put((ItemKind.RETURNED, token.encode()))
 
     def expect(self, item: Item) -> None:
         """Record that this thread takes a large item: the process may end for lack of memory before a thread runs it.
@@ -204,7 +204,7 @@ class ProcessWorker(PooledWorker):
         item: its kind and the beginning of its body. `end_expected` ends the record.
         """
         kind, body = item
-        self._begin(split_work(split_work(body)[1] if kind == Kind.TURN else body)[0])
+        self._begin(split_work(split_work(body)[1] if kind == ItemKind.TURN else body)[0])
 
     def end_expected(self) -> None:
         """Record that this thread has queued what it has received."""
@@ -212,17 +212,17 @@ class ProcessWorker(PooledWorker):
 
     def take_item(self, kind: int, body: bytes) -> None:
         """Carry out an item from the daemon: queue work, or do what the item asks for. Raises: DecodeError."""
-        if kind == Kind.FORGET:
+        if kind == ItemKind.FORGET:
             self.sessions.drop(body.decode())
             return
-        if kind == Kind.RECALL:
-            self._put((Kind.RECALLED, "\n".join(self.take_unbegun_activities()).encode()))
+        if kind == ItemKind.RECALL:
+            self._put((ItemKind.RECALLED, "\n".join(self.take_unbegun_activities()).encode()))
             return
-        after, body = split_work(body) if kind == Kind.TURN else ("", body)
+        after, body = split_work(body) if kind == ItemKind.TURN else ("", body)
         token, message = split_work(body)
-        if kind == Kind.ACTIVITY:
+        if kind == ItemKind.ACTIVITY:
             self.take(ActivityItem(pb.ActivityRequest.FromString(message), token))
-        elif kind == Kind.ENTITY:
+        elif kind == ItemKind.ENTITY:
             item = pb.WorkItem(completionToken=token)
             item.entityRequestV2.ParseFromString(message)
             self.take(item)

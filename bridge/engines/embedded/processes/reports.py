@@ -9,7 +9,7 @@ from typing import Any
 from bridge.core.histogram import LONG_SECONDS, Exemplar, Histogram
 from bridge.engines.embedded.pools import PooledWorker
 from bridge.engines.embedded.processes.framing import Item
-from bridge.engines.embedded.processes.messages import Kind, json_body
+from bridge.engines.embedded.processes.messages import ItemKind, json_body
 from bridge.engines.worker.containment import WorkerStats
 
 PERIOD = 1.0
@@ -53,7 +53,7 @@ class Reporter:
             "figures": {name: value for name, value in counted.items() if value},
             "stuck": self._worker.stuck(),
         }
-        self._put((Kind.REPORT, json_body(document)))
+        self._put((ItemKind.REPORT, json_body(document)))
 
 
 def _examples(histogram: Histogram) -> list[list[Any]]:

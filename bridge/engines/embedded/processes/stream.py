@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import Item
-from bridge.engines.embedded.processes.messages import Kind, parse_turn_done, turn_body, work_body
+from bridge.engines.embedded.processes.messages import ItemKind, parse_turn_done, turn_body, work_body
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import WorkerStream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
@@ -92,12 +92,12 @@ class ProcessStream(WorkerStream):
     def _send(self, item: TurnRequest | ActivityItem | pb.WorkItem) -> int:
         """Add a work item to the next frame. Returns its size."""
         if isinstance(item, TurnRequest):
-            kind, body = Kind.TURN, self._turn(item)
+            kind, body = ItemKind.TURN, self._turn(item)
         elif isinstance(item, ActivityItem):
-            kind, body = Kind.ACTIVITY, work_body(item.completionToken, item.activityRequest)
+            kind, body = ItemKind.ACTIVITY, work_body(item.completionToken, item.activityRequest)
             self._has_unbegun = True
         else:
-            kind, body = Kind.ENTITY, work_body(item.completionToken, item.entityRequestV2)
+            kind, body = ItemKind.ENTITY, work_body(item.completionToken, item.entityRequestV2)
         self._out.append((kind, body))
         return len(body)
 
@@ -112,7 +112,7 @@ class ProcessStream(WorkerStream):
         if not (self._recalls and self._has_unbegun):
             return False
         self._has_unbegun = False
-        self._out.append((Kind.RECALL, b""))
+        self._out.append((ItemKind.RECALL, b""))
         return True
 
     def _turn(self, request: TurnRequest) -> bytes:
@@ -152,7 +152,7 @@ class ProcessStream(WorkerStream):
     def forget(self, instance_id: str) -> None:
         """Let the process forget an orchestration."""
         if self._remove(instance_id) is not None:
-            self._out.append((Kind.FORGET, instance_id.encode()))
+            self._out.append((ItemKind.FORGET, instance_id.encode()))
 
     def _remove(self, instance_id: str) -> _Kept | None:
         kept = self._kept.pop(instance_id, None)
@@ -170,14 +170,14 @@ class ProcessStream(WorkerStream):
             if kept is not None and kept.token == token:
                 self._remove(instance_id)
             elif is_kept:
-                self._out.append((Kind.FORGET, instance_id.encode()))
+                self._out.append((ItemKind.FORGET, instance_id.encode()))
 
     # In the reading thread
 
     def results(self, items: Iterable[Item]) -> Iterator[tuple[str, Any]]:
         """Results among the items, as the protocol's methods and requests. Raises: DecodeError, struct.error."""
         for kind, body in items:
-            if kind == Kind.TURN_DONE:
+            if kind == ItemKind.TURN_DONE:
                 response, is_kept = parse_turn_done(body)
                 token = response.completionToken
                 request = self._turns.pop(token, None)
@@ -188,9 +188,9 @@ class ProcessStream(WorkerStream):
                     if self._inspect is not None:
                         self._inspect(request, response)
                 yield "CompleteOrchestratorTask", response
-            elif kind == Kind.ACTIVITY_DONE:
+            elif kind == ItemKind.ACTIVITY_DONE:
                 yield "CompleteActivityTask", pb.ActivityResponse.FromString(body)
-            elif kind == Kind.ENTITY_DONE:
+            elif kind == ItemKind.ENTITY_DONE:
                 yield "CompleteEntityTask", pb.EntityBatchResult.FromString(body)
             else:
                 continue
@@ -206,8 +206,8 @@ def take_results(database: Database, stream: ProcessStream, items: Sequence[Item
     with suppress(Rejection):  # the engine is stopping
         database.complete_all(results)
         for kind, body in items:
-            if kind == Kind.RETURNED:
+            if kind == ItemKind.RETURNED:
                 request = pb.AbandonActivityTaskRequest(completionToken=body.decode())
                 database.call("AbandonTaskActivityWorkItem", request, _NO_REPLY)
-            elif kind == Kind.RECALLED:
+            elif kind == ItemKind.RECALLED:
                 database.take_back(body.decode().splitlines())

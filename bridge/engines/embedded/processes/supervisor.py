@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 from bridge.core.states import ProcessState
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
-from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
+from bridge.engines.embedded.processes.messages import ItemKind, json_body, parse_json
 from bridge.engines.embedded.processes.reports import add_report
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.processes.stream import ProcessStream, take_results
@@ -263,7 +263,7 @@ class _Process:
                 # From now on the end of the process is no loss
                 self._workers.database.retire(self._stream)
             if self._channel is not None:
-                self._channel.send([(Kind.STOP, b"")])
+                self._channel.send([(ItemKind.STOP, b"")])
 
     def kill(self) -> None:
         child = self._child
@@ -336,7 +336,7 @@ class _Process:
         channel = Channel(ours)
         with self._lock:
             self._child, self._channel, self._reported = child, channel, time.monotonic()
-        channel.send([(Kind.SETUP, json_body(workers.settings.document()))])
+        channel.send([(ItemKind.SETUP, json_body(workers.settings.document()))])
         if workers.is_stopping.is_set():
             channel.shut_down()
         failure: list[str] = []
@@ -397,15 +397,15 @@ class _Process:
         if stream is not None:
             take_results(workers.database, stream, items)
         for kind, body in items:
-            if kind == Kind.REPORT:
+            if kind == ItemKind.REPORT:
                 document = parse_json(body)
                 add_report(document, workers.stats)
                 workers.figures(document["figures"])
                 self._stuck = tuple(str(reason)[:300] for reason in document["stuck"])
                 self._reported = time.monotonic()
-            elif kind == Kind.READY:
+            elif kind == ItemKind.READY:
                 self._connect(channel)
-            elif kind == Kind.FAILED:
+            elif kind == ItemKind.FAILED:
                 failure.append(f"cannot start: {str(parse_json(body).get('reason'))[:500]}")
 
     def _connect(self, channel: Channel) -> None:
