@@ -216,7 +216,7 @@ class WorkItems:
         if not batch:
             seq = runnable[0][0]
             what = "called an entity whose state and input do not fit a work item"
-            failure = too_large(what, self._max_work_item, "WriterOperation")
+            failure = too_large(what, self._max_work_item, "Operation")
             self._run_next(lambda: self._entities.refuse(entity_id, seq, failure), Queued(entity_id))
             return None
         entity.begin_batch(token, batch)
