@@ -7,11 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 from bridge.config.model.routes import RouteConfig, WaitMissing
 from bridge.config.source import Loaded
 from bridge.core.commands import OnExisting, OnFinished
-from bridge.core.errors import Problem
+from bridge.core.errors import ConfigPath, Problem
 from bridge.engines.remote.capabilities import Capability
 from bridge.quarantine.orphaned import quarantine_engine
-
-Path = tuple[str | int, ...]
 
 
 def refusals(loaded: Loaded, lacking: Mapping[str, Collection[Capability]]) -> list[Problem]:
@@ -27,7 +25,7 @@ def refusals(loaded: Loaded, lacking: Mapping[str, Collection[Capability]]) -> l
     return found
 
 
-def _needs(loaded: Loaded, engine: str) -> Iterator[tuple[Path, str, Capability]]:
+def _needs(loaded: Loaded, engine: str) -> Iterator[tuple[ConfigPath, str, Capability]]:
     """Places of the configuration that need a capability of an engine, with their names."""
     config = loaded.config
     for source in config.sources:
@@ -42,7 +40,7 @@ def _needs(loaded: Loaded, engine: str) -> Iterator[tuple[Path, str, Capability]
         yield ("rules", "candidate"), "`rules.candidate`", Capability.ENTITIES
 
 
-def _of_route(route: RouteConfig, *, signed: bool) -> Iterator[tuple[Path, str, Capability]]:
+def _of_route(route: RouteConfig, *, signed: bool) -> Iterator[tuple[ConfigPath, str, Capability]]:
     word = route.command
     command = getattr(route, word)
     if word == "signal_entity":

@@ -16,7 +16,7 @@ from bridge.codecs.schema_views import UnusableSchema, is_avro, view_of
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.config.source import Loaded
 from bridge.config.yaml.node import ScalarNode, find
-from bridge.core.errors import MessageError, Problem
+from bridge.core.errors import ConfigPath, MessageError, Problem
 from bridge.core.problems.codes import coded
 from bridge.routing import Router
 from bridge.routing.payload_types import (
@@ -33,8 +33,6 @@ from bridge.routing.payload_types import (
     words,
 )
 from bridge.system.files import read_file
-
-ConfigPath = tuple[str | int, ...]
 
 _IN_REGISTRY = re.compile(r"(?P<registry>[^/@]+)/(?P<subject>[^@]+)@(?P<version>\d+|latest)")
 

@@ -51,11 +51,9 @@ async def _audit(scene: Scene, given: ListAudit) -> Any:
         return [*reversed(found.lines)]
     form = (str, int) * len(trails)
     after, size = place_of(_CURSORS, given.cursor, form), part_size(given.limit)
-    places = (
-        None
-        if after is None
-        else [TrailPosition(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
-    )
+    places = None
+    if after is not None:
+        places = [TrailPosition(str(file), int(at)) for file, at in zip(after[::2], after[1::2], strict=True)]
     found = await asyncio.to_thread(_newest_lines, trails, wanted, size, places, _MOST_LINES)
     more = None if found.next is None else cursor_at(_CURSORS, tuple(chain.from_iterable(found.next)))
     return {"next": more, "lines": found.lines}

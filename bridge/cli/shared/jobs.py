@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -18,10 +18,9 @@ from bridge.core.errors import EngineOutage, InstanceNotFound
 from bridge.core.states import JobState
 from bridge.core.words import plural
 
-if TYPE_CHECKING:
-    from bridge.ops.status import StatusDocument
-
 F = TypeVar("F", bound=Callable[..., Any])
+JobDocument = Mapping[str, Any]
+"""Job as of `bridge.jobs.view.document`."""
 
 WATCH_EXITS = {
     0: "the job is done, and no item failed",
@@ -169,7 +168,7 @@ def bulk(
     return submitted(engine, [result | {"engine": engine["engine"]}], "instance", given["form"], watch=given["watch"])
 
 
-def _matched(action: str, found: StatusDocument, output: str) -> int:
+def _matched(action: str, found: JobDocument, output: str) -> int:
     if output == "json":
         print_json(found)
     else:
@@ -178,9 +177,7 @@ def _matched(action: str, found: StatusDocument, output: str) -> int:
     return exit_codes.OK
 
 
-def submitted(
-    options: dict[str, Any], results: Sequence[StatusDocument], noun: str, output: str, *, watch: bool
-) -> int:
+def submitted(options: dict[str, Any], results: Sequence[JobDocument], noun: str, output: str, *, watch: bool) -> int:
     """Print submitted jobs; return the exit code.
 
     results: `job`, `count` and `engine` of each. noun: of an item.
@@ -226,14 +223,14 @@ def word(kind: str, result: str) -> str:
     return "dead again" if (kind, result) == ("replay", "failed") else result.replace("_", " ")
 
 
-def counts_text(document: StatusDocument) -> str:
+def counts_text(document: JobDocument) -> str:
     """Counts of a job that are not zero, in words."""
     counts = document["counts"]
     shown = [f"{word(document['kind'], name)} {counts[name]:,}" for name in _WORDS if counts[name]]
     return ", ".join(shown) or "no results yet"
 
 
-def progress_text(document: StatusDocument) -> str:
+def progress_text(document: JobDocument) -> str:
     """Progress of a job in one line."""
     from bridge.ops.status import age
 
