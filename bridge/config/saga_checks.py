@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 from bridge.config.checks import Checks
 from bridge.config.model.sagas import CommandConfig, SagaConfig, SagaStepConfig
+from bridge.core.answers import REPLY_PREFIX
 from bridge.core.errors import ConfigPath, Problem
 from bridge.core.problems.codes import coded
-
-REPLY_PREFIX = "reply:"
-"""Prefix of the names of events that carry answers."""
 
 
 def check_sagas(checks: Checks) -> Iterator[Problem]:

@@ -45,7 +45,9 @@ TRANSITION = 3600.0
 Daemons of earlier versions, which accept no signed answers, may run beside this one meanwhile.
 """
 
-_PREFIX = "reply:"
+REPLY_PREFIX = "reply:"
+"""Prefix of the names of events that carry answers."""
+
 _PLAIN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
 _SIGNED = re.compile(r"(.+);([A-Za-z0-9_-]{4})([A-Za-z0-9_-]{22})((?:[1-9a-z][0-9a-z]{0,8})?)", re.DOTALL)
 _ID = re.compile(r"[A-Za-z0-9_-]{4}")
@@ -201,12 +203,12 @@ def parse(text: str) -> CorrelationId | None:
 
 def reply_event(correlation_id: str) -> str:
     """Name of the external event with the answer."""
-    return f"{_PREFIX}{correlation_id}"
+    return f"{REPLY_PREFIX}{correlation_id}"
 
 
 def answered_by(event: str) -> CorrelationId | None:
     """Correlation id of the request that an event answers; None for any other event."""
-    return parse(event[len(_PREFIX) :]) if event.startswith(_PREFIX) else None
+    return parse(event[len(REPLY_PREFIX) :]) if event.startswith(REPLY_PREFIX) else None
 
 
 def _mac(key: SigningKey, plain: str, until: int | None) -> str:

@@ -121,16 +121,16 @@ def target_id(instance_id: str) -> str:
 
 def quarantine_key(source: str, key: bytes) -> str:
     """Key of the quarantine entity of one ordering key of a source."""
-    return f"{quarantine_prefix(source)}{hashlib.sha256(key).hexdigest()[:40]}"
+    return f"{source_prefix(source)}{hashlib.sha256(key).hexdigest()[:40]}"
 
 
-def quarantine_prefix(source: str) -> str:
-    """Prefix of the keys of all quarantine entities of a source. Source names have no `~`."""
+def source_prefix(source: str) -> str:
+    """Prefix of the keys of all quarantine entities, or replay queues, of a source. Source names have no `~`."""
     return f"{source}~"
 
 
-def quarantine_source(key: str) -> str:
-    """Source of a quarantine entity, from its key."""
+def source_of_key(key: str) -> str:
+    """Source of a quarantine entity or a replay queue, from its key."""
     return key.partition("~")[0]
 
 
@@ -162,21 +162,11 @@ def dead_letter_block(prefix: str, key: str) -> tuple[int, int] | None:
 def replay_key(source: str, topic: str | None, partition: int | None) -> str:
     """Key of the replay queue of a source and an origin partition. topic, partition: None if unknown."""
     if topic is None or partition is None:
-        return f"{replay_prefix(source)}-"
+        return f"{source_prefix(source)}-"
     escaped = key_prefix(topic)
     if len(source) + len(escaped) > _LONGEST - 16:
         escaped = _HASHED + hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-    return f"{replay_prefix(source)}{partition}~{escaped}~e"
-
-
-def replay_prefix(source: str) -> str:
-    """Prefix of the keys of all replay queues of a source. Source names have no `~`."""
-    return f"{source}~"
-
-
-def replay_source(key: str) -> str:
-    """Source of a replay queue, from its key."""
-    return key.partition("~")[0]
+    return f"{source_prefix(source)}{partition}~{escaped}~e"
 
 
 def job_instance_id(job: str) -> str:

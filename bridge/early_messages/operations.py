@@ -70,8 +70,7 @@ class EarlyMessageOperations:
     async def drop(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> WaitingChange:
         """Dead-letter messages of an instance.
 
-        ids: only these;
-        empty: all.
+        ids: only these; empty: all.
         forget: write no dead letters.
         """
         return await self._entities.change(target_key(instance_id), instance_id, "drop", drop_value(ids, forget))

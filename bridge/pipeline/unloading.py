@@ -1,4 +1,4 @@
-"""Unloading of messages that wait for the dead-letter limit: some stay in memory, the others are read again."""
+"""Unloading of messages whose wait may be long: some stay in memory, the others are read again."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _READ_RECORDS = 64
 class Unloading:
     """Standing messages of one source. Not thread-safe: one event loop.
 
-    A message stands while the dead-letter limit makes it wait, or makes an earlier one in its lane wait. Standing
-    messages would fill the limits of the source and stop all its routes. Beyond a share of the limits they are
-    unloaded: body and headers are dropped, and read from the log again before the message is processed. Brokers without
-    a log cannot do that.
+    A message stands while it, or an earlier one in its lane, waits for a limit or an engine. Standing messages would
+    fill the limits of the source and stop all its routes. Beyond a share of the limits they are unloaded: body and
+    headers are dropped, and read from the log again before the message is processed. Brokers without a log cannot do
+    that.
     """
 
     def __init__(self, ledger: Ledger, max_records: int, max_bytes: int) -> None:

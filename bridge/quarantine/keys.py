@@ -24,7 +24,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.quarantine.quarantined_key import QuarantinedKey, QuarantinedMessage, decode_key, encode_key
 from bridge.quarantine.state_machine import delivery_id
 from bridge.quarantine.store import QuarantineStore
-from bridge.waiting.deliveries import StoredDelivery, check_again_and_again
+from bridge.waiting.deliveries import StoredDelivery, check_repeatedly
 from bridge.waiting.replays import ReplayEnd, ReplayReports, result_of
 
 log = structlog.get_logger("bridge.quarantine")
@@ -226,7 +226,7 @@ class QuarantinedKeys:
 
     async def watch(self) -> None:
         """Check for releases while a key is quarantined. Never returns."""
-        await check_again_and_again(self._time_to_check, self.check_releases, "quarantine", self._source)
+        await check_repeatedly(self._time_to_check, self.check_releases, "quarantine", self._source)
 
     async def _time_to_check(self) -> None:
         if not self._keys:

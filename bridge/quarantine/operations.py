@@ -12,7 +12,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.core.message import Message
-from bridge.core.system_names import QUARANTINE, quarantine_key, quarantine_prefix
+from bridge.core.system_names import QUARANTINE, quarantine_key, source_prefix
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import key_of
 from bridge.quarantine.quarantined_key import QuarantinedKey, raw_key, shown_key
@@ -34,7 +34,7 @@ class QuarantineOperations:
 
     async def messages(self, source: str | None = None) -> list[tuple[WaitingMessage, Message]]:
         """Quarantined messages with their bodies, oldest first. source: only of this source."""
-        prefix = "" if source is None else quarantine_prefix(source)
+        prefix = "" if source is None else source_prefix(source)
         found = [pair for entity in await self._entities.all(prefix) for pair in self.of(entity)]
         return sorted(found, key=lambda pair: pair[0].since)
 
@@ -46,7 +46,7 @@ class QuarantineOperations:
         self, limit: int, after: WaitingPlace, source: str | None = None
     ) -> tuple[Sequence[WaitingMessage], WaitingPlace | None]:
         """Part of the quarantined messages, by key; see `MessageEntities.part`. source: only of this source."""
-        prefix = "" if source is None else quarantine_prefix(source)
+        prefix = "" if source is None else source_prefix(source)
         return await self._entities.part([prefix], lambda entity: (one for one, _ in self.of(entity)), limit, after)
 
     async def unprocessed(self) -> int:
@@ -74,8 +74,7 @@ class QuarantineOperations:
     ) -> WaitingChange:
         """Dead-letter messages of a key.
 
-        ids: only these;
-        empty: all.
+        ids: only these; empty: all.
         forget: write no dead letters.
         entity: key of its entity, if known.
 
@@ -103,7 +102,7 @@ class QuarantineOperations:
         )
 
     async def _keys(self, source: str) -> Sequence[QuarantinedKey]:
-        entities = await self._entities.all(quarantine_prefix(source))
+        entities = await self._entities.all(source_prefix(source))
         found = (quarantined_key(each, self._sealer) for each in entities)
         return [each for each in found if each is not None and each.key]
 

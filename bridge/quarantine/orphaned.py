@@ -13,7 +13,7 @@ from durabletask.client import EntityQuery
 from bridge.brokers.factory import subscribe_options
 from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, EngineError, wire_name
-from bridge.core.system_names import QUARANTINE, quarantine_source
+from bridge.core.system_names import QUARANTINE, source_of_key
 from bridge.core.words import plural
 from bridge.engines.base import Engine
 from bridge.ops.health import PartReading
@@ -111,7 +111,7 @@ class OrphanedQuarantine:
     async def _check_engine(self, engine: str) -> None:
         query = EntityQuery(instance_id_starts_with=f"@{QUARANTINE}@", include_state=False)
         entities = await self._engines[engine].client.get_all_entities(query, what="look for quarantined keys")
-        held = Counter(quarantine_source(each.id.key) for each in entities)
+        held = Counter(source_of_key(each.id.key) for each in entities)
         found = {source: count for source, count in held.items() if quarantine_engine(self._loaded, source) != engine}
         for source, count in found.items():
             # Another configuration may share the engine and have the source: no reason to be unready

@@ -15,7 +15,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineUnavailable
 from bridge.core.lineage.records import ordering_keys, stored_ids
-from bridge.core.system_names import QUARANTINE, quarantine_key, quarantine_prefix
+from bridge.core.system_names import QUARANTINE, quarantine_key, source_prefix
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import MessageSealer, key_of
 from bridge.quarantine.quarantined_key import QuarantinedKey
@@ -57,7 +57,7 @@ class EngineQuarantineStore:
         of other processes may be in progress: their keys belong to partitions of those.
         Raises: EngineError.
         """
-        prefix = f"@{QUARANTINE}@{quarantine_prefix(self._source)}"
+        prefix = f"@{QUARANTINE}@{source_prefix(self._source)}"
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
         found = await self._engine.client.get_all_entities(query, what="look for quarantined keys")
         keys = []

@@ -22,7 +22,7 @@ from bridge.replay.state_machine import LEASE
 from bridge.replay.store import QueuedReplay, QueueState, ReplayStore
 from bridge.system.tasks import cancelled
 from bridge.waiting.claim import Claim
-from bridge.waiting.deliveries import Assignment, StoredDelivery, check_again_and_again, decode
+from bridge.waiting.deliveries import Assignment, StoredDelivery, check_repeatedly, decode
 from bridge.waiting.replays import result_of
 
 log = structlog.get_logger("bridge.replay")
@@ -212,7 +212,7 @@ class ReplayFeed:
 
     async def watch(self) -> None:
         """Bring messages while there are queues. Never returns."""
-        await check_again_and_again(self._time_to_inspect, self.inspect, "replay", self._source)
+        await check_repeatedly(self._time_to_inspect, self.inspect, "replay", self._source)
 
     def assigned(self) -> None:
         """Look for the queues of the new partitions."""

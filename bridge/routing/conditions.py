@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig
 from bridge.core.errors import ConfigPath
 from bridge.routing.call_results import Results, Texts, call_of, disjoint, results_of, spelling
+from bridge.routing.cel.comparison import SIGNS
 from bridge.routing.cel.evaluator import Evaluator, MemberPath, Unknown
 from bridge.routing.cel.expression import ROUTE
 from bridge.routing.cel.pattern import required
@@ -29,9 +29,6 @@ _LONGEST = 4000
 _MOST = 64
 """Most values of a member that are tried, and most parts of a condition that are compared."""
 
-_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
 _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 TEXTS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema", "message_id", "time")
 """Members of `event` that are text or null."""
@@ -350,7 +347,7 @@ def _comparison_of(operand: str) -> tuple[str, str, str] | None:
             end, sign = token.end, token.text
             if at + 1 < len(found) and found[at + 1].text == "=" and found[at + 1].start == end:
                 sign, end = sign + "=", found[at + 1].end
-            if sign not in _OPERATORS:
+            if sign not in SIGNS:
                 return None
             return operand[: token.start].strip(), sign, operand[end:].strip()
     return None
@@ -382,7 +379,7 @@ def _compared(comparison: tuple[str, Any], value: Any) -> bool | None:
     same = _kind(value) == _kind(wanted)
     if sign in ("==", "!="):
         return (same and bool(value == wanted)) is (sign == "==")
-    return bool(_OPERATORS[sign](value, wanted)) if same and _kind(value) in ("text", "number") else None
+    return bool(SIGNS[sign](value, wanted)) if same and _kind(value) in ("text", "number") else None
 
 
 def _results(known: Results, comparisons: Sequence[tuple[str, Any]]) -> tuple[Any, ...] | None:

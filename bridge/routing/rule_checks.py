@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.model.routes import RouteConfig, ScheduleConfig, StartOrRaiseConfig
+from bridge.config.model.routes import MATCH_KEYS, RouteConfig, ScheduleConfig, StartOrRaiseConfig
 from bridge.config.model.sources import SourceConfig, UpcastConfig
 from bridge.config.model.types import format_duration
 from bridge.config.model_fields import texts_in
+from bridge.core.answers import REPLY_PREFIX
 from bridge.core.commands import OnExisting
 from bridge.core.errors import ConfigPath
 from bridge.routing.cel.expression import ITEM
@@ -21,13 +22,8 @@ from bridge.routing.conditions import RuleFinding, topics_of
 
 _SINGLE = re.compile(r"(?<!\{)\{\s*((?:payload|event|vars|item|input|steps|reply)\b[^{}]*?|index)\s*\}(?!\})")
 _BARE = re.compile(r"(payload|item|event|vars)((?:\.[A-Za-z_]\w*|\[[^\]]*\])+)")
-_TEXTS = frozenset(("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema"))
-"""Keys of `match` whose values are text in every message."""
-
 _WAITING = frozenset(("raise_event", "cancel", "terminate", "suspend", "resume"))
 """Commands that need an instance."""
-
-_REPLY = "reply:"
 
 
 def rule_findings(config: BridgeConfig) -> Iterator[RuleFinding]:
@@ -181,7 +177,11 @@ def _early_events(config: BridgeConfig) -> Iterator[RuleFinding]:
             continue
         command: Any = route.command_settings
         prefix = constant_prefix(command.instance_id)
-        if not prefix or "on_missing" in command.model_fields_set or getattr(command, "name", "").startswith(_REPLY):
+        if (
+            not prefix
+            or "on_missing" in command.model_fields_set
+            or getattr(command, "name", "").startswith(REPLY_PREFIX)
+        ):
             continue
         known = starters.get((route.engine, prefix), ())
         groups = {_order(config, name) for each in known for name in each.from_}
@@ -224,7 +224,7 @@ def _equalities(match: Mapping[str, Any], path: ConfigPath) -> Iterator[RuleFind
             at = (*here, index) if isinstance(wanted, tuple) else here
             if isinstance(value, str) and _is_pattern(key, value):
                 yield "R010", at, _without_pattern(key, value)
-            elif not isinstance(value, str) and (key in _TEXTS or key.startswith(("headers.", *_SCHEMA_NAMES))):
+            elif not isinstance(value, str) and (key in MATCH_KEYS or key.startswith(("headers.", *_SCHEMA_NAMES))):
                 shown = str(value).lower() if isinstance(value, bool) else value
                 yield "R011", at, f'{key} is text, and never equals {shown} without quotes; write `"{shown}"`'
 

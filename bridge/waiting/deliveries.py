@@ -172,25 +172,25 @@ class Assignment:
         return item.stored is not None and (at.topic, at.number) in self.gone(partitions)
 
 
-async def check_again_and_again(
-    wait: Callable[[], Awaitable[object]], check: Callable[[], Awaitable[None]], room: str, source: str
+async def check_repeatedly(
+    wait: Callable[[], Awaitable[object]], check: Callable[[], Awaitable[None]], messages: str, source: str
 ) -> None:
     """Look for stored messages whose time has come. Never returns.
 
     wait: returns when it is time to check.
-    room: the messages in logs, like `quarantine`.
+    messages: name of the messages in logs, like `quarantine`.
     """
-    log = structlog.get_logger(f"bridge.{room}")
+    log = structlog.get_logger(f"bridge.{messages}")
     while True:
         await wait()
         try:
             await check()
         except EngineError as error:
-            log.info(f"the engine of the {room} does not answer", action="hold", source=source, detail=str(error))
+            log.info(f"the engine of the {messages} does not answer", action="hold", source=source, detail=str(error))
         except Exception as error:
             # A bug must not end the loop: no message would ever be brought back
             log.error(
-                f"the check of the {room} failed unexpectedly; the source tries again",
+                f"the check of the {messages} failed unexpectedly; the source tries again",
                 action="bug",
                 source=source,
                 exc_info=error,

@@ -200,8 +200,7 @@ def _age(one: WaitingMessage) -> tuple[str, str]:
 def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     """Input of the operation `drop`.
 
-    ids: of the messages;
-    empty: all.
+    ids: of the messages; empty: all.
     forget: write no dead letters.
     """
     return {"marks": list(ids) or None, "forget": forget}

@@ -13,7 +13,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineError, WaitingFull
-from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE, quarantine_source
+from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE, source_of_key
 from bridge.engines.base import Engine
 
 _QUARANTINED = f"@{QUARANTINE}@"
@@ -178,7 +178,7 @@ class _Count:
         self.backlog += entity.backlogQueueSize
         self.since = min(self.since, since)
         if items and entity.instanceId.startswith(_QUARANTINED):
-            source = quarantine_source(entity.instanceId.removeprefix(_QUARANTINED))
+            source = source_of_key(entity.instanceId.removeprefix(_QUARANTINED))
             count = self.sources.setdefault(source, QuarantinedCount())
             count.add(len(items), since, manual=found.get("until") is None)
 

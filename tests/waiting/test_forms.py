@@ -18,7 +18,7 @@ from bridge.core.system_names import (
     dead_letter_id,
     key_prefix,
     quarantine_key,
-    quarantine_prefix,
+    source_prefix,
     target_id,
     target_key,
 )
@@ -105,8 +105,8 @@ def test_keys_of_different_kinds_are_different() -> None:
 
 
 def test_keys_of_one_source_share_a_prefix_that_no_other_source_has() -> None:
-    assert quarantine_key("orders", b"k").startswith(quarantine_prefix("orders"))
-    assert not quarantine_key("orders-eu", b"k").startswith(quarantine_prefix("orders"))
+    assert quarantine_key("orders", b"k").startswith(source_prefix("orders"))
+    assert not quarantine_key("orders-eu", b"k").startswith(source_prefix("orders"))
 
 
 def test_one_decision_makes_one_dead_letter() -> None:

@@ -16,7 +16,7 @@ from bridge.brokers.base import Broker
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
-from bridge.core.system_names import replay_source
+from bridge.core.system_names import source_of_key
 from bridge.dead_letters.store import DeadLetterStates
 from bridge.engines.base import Engine
 from bridge.pipeline.source import SourcePipeline
@@ -128,7 +128,7 @@ class ReplayWatch:
 
     def filled(self, key: str) -> None:
         """Notify the feed of a queue that this process has filled."""
-        feed = self._feeds.get(replay_source(key))
+        feed = self._feeds.get(source_of_key(key))
         if feed is not None:
             feed.notify(None, (key,))
 
@@ -148,7 +148,7 @@ class ReplayWatch:
         known, self._known[engine] = self._known[engine], found
         keys: dict[str, list[str]] = defaultdict(list)
         for key in found:
-            keys[replay_source(key)].append(key)
+            keys[source_of_key(key)].append(key)
         for source, feed in list(self._feeds.items()):
             mine = keys.get(source, ())
             feed.notify(mine, [key for key in mine if found[key] is None or found[key] != known.get(key)])

@@ -18,7 +18,7 @@ _COMPARISON = re.compile(
     r"""(?:(?P<number>-?\d+(?:\.\d+)?)|'(?P<single>[^'\\\n]*)'|"(?P<double>[^"\\\n]*)")\s*""",
     re.ASCII,
 )
-_SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
+SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 _EXACT = 2**53
@@ -33,7 +33,7 @@ def comparison(source: str) -> Comparison | None:
     found = _COMPARISON.fullmatch(source)
     if found is None:
         return None
-    sign = _SIGNS[found["sign"]]
+    sign = SIGNS[found["sign"]]
     if found["number"] is not None:
         return _numbers(sign, float(found["number"]) if "." in found["number"] else int(found["number"]))
     text = found["single"] if found["single"] is not None else found["double"]

@@ -12,6 +12,7 @@ from cel_expr_python import cel
 
 from bridge.core.errors import ExpressionError
 from bridge.routing.cel.tokens import VariableRead
+from bridge.routing.cel.value import PLAIN
 
 DEPTH_LIMIT = 1000
 """Maximum depth of nesting passed to CEL, which crashes at some thousand levels."""
@@ -69,11 +70,10 @@ def project(value: Any, tree: Tree | None) -> Any:
     for key, below in tree.items():
         if key in value:
             member = value[key]
-            result[key] = member if member.__class__ in _PLAIN else project(member, below)
+            result[key] = member if member.__class__ in PLAIN else project(member, below)
     return result
 
 
-_PLAIN = frozenset((str, int, float, bool, type(None)))
 _NUL = "text holds a NUL character, after which CEL would cut it off"
 _NUL_BYTE = "the bytes hold a NUL, which CEL would cut off; read base64.decode(event.data_base64)"
 

@@ -17,7 +17,7 @@ def json_value(value: Any) -> Any:
     strings. Double and integer stay distinct. Lists and maps are changed in place.
     Raises: ExpressionError for values without a JSON form (a type).
     """
-    if value.__class__ in _PLAIN:
+    if value.__class__ in PLAIN:
         return value
     box = [value]
     pending: list[Any] = [box]
@@ -33,7 +33,7 @@ def json_value(value: Any) -> Any:
             members = enumerate(container)
         for place, member in members:
             kind = member.__class__
-            if kind in _PLAIN:
+            if kind in PLAIN:
                 continue
             if kind is dict or kind is list:
                 pending.append(member)
@@ -42,7 +42,7 @@ def json_value(value: Any) -> Any:
     return box[0]
 
 
-_PLAIN = frozenset((str, int, float, bool, type(None)))
+PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 def _key(key: Any) -> str:
