@@ -186,10 +186,19 @@ def is_entity(project: Modules, module: Module, class_: ast.ClassDef, depth: int
         name = module.resolve(base.value if isinstance(base, ast.Subscript) else base) or ""
         if name.rpartition(".")[2] in ("DurableEntity", "Entity") and name.split(".")[0] in (ROOT, "bridge"):
             return True
-        found = _class(project, module, name)
+        found = class_named(project, module, name)
         if found is not None and depth < _DEPTH and is_entity(project, *found, depth + 1):
             return True
     return False
+
+
+def class_named(project: Modules, module: Module, name: str) -> tuple[Module, ast.ClassDef] | None:
+    """Class of the project that a dotted name refers to, with its module; None if there is none."""
+    if name in module.classes:
+        return module, module.classes[name]
+    home, _, last = name.rpartition(".")
+    other = project.module(home, module) if home else None
+    return (other, other.classes[last]) if other is not None and last in other.classes else None
 
 
 def _leaf(project: Modules, module: Module, leaf: ast.expr, depth: int) -> FunctionKind | None:
@@ -295,14 +304,6 @@ def _entity_name(class_: ast.ClassDef) -> str:
                 if isinstance(target, ast.Name) and target.id == "__durable_entity_name__":
                     return str(node.value.value)
     return class_.name
-
-
-def _class(project: Modules, module: Module, name: str) -> tuple[Module, ast.ClassDef] | None:
-    if name in module.classes:
-        return module, module.classes[name]
-    home, _, last = name.rpartition(".")
-    other = project.module(home, module) if home else None
-    return (other, other.classes[last]) if other is not None and last in other.classes else None
 
 
 def _waits(node: ast.AST, context: str) -> bool:

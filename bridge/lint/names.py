@@ -37,14 +37,12 @@ _FUNCTIONS = {
 }
 """Functions and classes of bridge.workflow: kind of the name, and its parameter by position and name."""
 
-_ELSEWHERE = {
+_RUN_IT = "add it to a module under `workflows`, or list names that other workers run under `workflows.external`"
+_REMEDIES = {
     TARGET: "declare targets under `targets`",
-    FunctionKind.ACTIVITY.value: "add it to a module under `workflows`, or list names that other workers run under "
-    "`workflows.external`",
-    ORCHESTRATION: "add it to a module under `workflows`, or list names that other workers run under "
-    "`workflows.external`",
-    FunctionKind.ENTITY.value: "add it to a module under `workflows`, or list names that other workers run under "
-    "`workflows.external`",
+    FunctionKind.ACTIVITY.value: _RUN_IT,
+    ORCHESTRATION: _RUN_IT,
+    FunctionKind.ENTITY.value: _RUN_IT,
 }
 
 
@@ -153,8 +151,7 @@ def _finding(module: Module, node: ast.AST, kind: str, name: str, known: KnownNa
     if other is not None and kind != TARGET:
         meant = f", but an {other}"
     line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-    article = "there is no"
-    return Finding(str(module.path), line, column + 1, RULE, f"{article} {kind} `{shown}`{meant}", _ELSEWHERE[kind])
+    return Finding(str(module.path), line, column + 1, RULE, f"there is no {kind} `{shown}`{meant}", _REMEDIES[kind])
 
 
 class ConstantScan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from bridge.lint.contexts import context_names, hide_activities
+from bridge.lint.contexts import class_named, context_names, hide_activities
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, constants, local_names, named
 from bridge.lint.tree import children, nodes
@@ -181,12 +181,8 @@ class Project:
 
     def class_named(self, module: Module, called: ast.expr) -> tuple[Module, str] | None:
         """Project class that a name refers to, with its module; None if there is none."""
-        name = module.resolve(called) or ""
-        if name in module.classes:
-            return module, name
-        home, _, last = name.rpartition(".")
-        other = self.module(home, module) if home else None
-        return (other, last) if other is not None and last in other.classes else None
+        found = class_named(self, module, module.resolve(called) or "")
+        return None if found is None else (found[0], found[1].name)
 
     def context_names(self, reached: Reached) -> set[str]:
         """Names that hold the orchestration context in a function."""

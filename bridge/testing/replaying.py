@@ -44,7 +44,7 @@ class ReplayMismatch(AssertionError):
 
 
 @dataclass
-class _Turn:
+class _RecordedTurn:
     """One turn of a recording.
 
     before: history before the turn.
@@ -95,14 +95,14 @@ def replay(
             raise ReplayMismatch(_difference(recording, number, len(turns), recorded, decided, _failure(actions)))
 
 
-def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_Turn]:
-    turn: _Turn | None = None
+def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_RecordedTurn]:
+    turn: _RecordedTurn | None = None
     for position, event in enumerate(events):
         kind = event.WhichOneof("eventType")
         if kind == "orchestratorStarted":
             if turn is not None:
                 yield turn
-            turn = _Turn(list(events[:position]))
+            turn = _RecordedTurn(list(events[:position]))
         if turn is None or kind == "orchestratorCompleted":
             continue
         (turn.decisions if kind in DECISIONS else turn.inputs).append(event)
@@ -110,7 +110,7 @@ def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_Turn]:
         yield turn
 
 
-def _finished(turn: _Turn) -> bool:
+def _finished(turn: _RecordedTurn) -> bool:
     return any(event.HasField("executionCompleted") or event.HasField("continueAsNew") for event in turn.decisions)
 
 

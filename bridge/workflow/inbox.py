@@ -126,7 +126,7 @@ def wait_for_message(
     Raises: MessageTimedOut; RuntimeError if the worker does not pass orchestrators their first message
     (`message_aware`); TypeError if the data does not fit.
     """
-    state: _State = getattr(ctx, _ATTRIBUTE, None) or _state_of(ctx)
+    state: _InboxState = getattr(ctx, _ATTRIBUTE, None) or _state_of(ctx)
     queue = state.queues.get(name) or state.queue(name)
     if timeout is None and where is None and data_type is None:
         # Fast path of the common case, because replays run it for every message
@@ -157,7 +157,7 @@ def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: s
     a filter passed over, and events that have arrived and were not read.
     Raises: RuntimeError if the worker does not pass orchestrators their first message (`message_aware`).
     """
-    state: _State | None = getattr(ctx, _ATTRIBUTE, None)
+    state: _InboxState | None = getattr(ctx, _ATTRIBUTE, None)
     start = _known_start(ctx)
     inbox = start.get("inbox") if state is None else state.carried()
     ctx.continue_as_new(wrap_payload(new_input, origin_of(start), inbox), save_events=True, new_version=new_version)
@@ -241,7 +241,7 @@ class _EventQueue:
             self.task = None
 
 
-class _State:
+class _InboxState:
     """Inbox of one context. Every replay builds it from the same events."""
 
     def __init__(self, ctx: OrchestrationContext, start: Mapping[str, Any]) -> None:
@@ -313,7 +313,9 @@ class _State:
         return {**inbox, "kept": kept} if kept else inbox
 
 
-def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
+def _wait(
+    state: _InboxState, queue: _EventQueue, timeout: timedelta | None, where: Where | None, data_type: Any
+) -> Steps:
     timer = None if timeout is None else state.ctx.create_timer(timeout)
     queue.begin_wait()
     last_read = 0
@@ -373,9 +375,9 @@ def _known_start(ctx: OrchestrationContext) -> Mapping[str, Any]:
     return start
 
 
-def _state_of(ctx: OrchestrationContext) -> _State:
-    state: _State | None = getattr(ctx, _ATTRIBUTE, None)
+def _state_of(ctx: OrchestrationContext) -> _InboxState:
+    state: _InboxState | None = getattr(ctx, _ATTRIBUTE, None)
     if state is None:
-        state = _State(ctx, _known_start(ctx))
+        state = _InboxState(ctx, _known_start(ctx))
         setattr(ctx, _ATTRIBUTE, state)
     return state

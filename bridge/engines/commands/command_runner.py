@@ -110,26 +110,26 @@ class CommandRunner:
         """
         if isinstance(command, _STARTS):
             # The hot path: no decision before the first call, and none after it when the instance is new.
-            run = _Run(self, command, origin)
+            run = _CommandRun(self, command, origin)
             if await run.start(_NEVER) is CallResult.STARTED:
                 return
             await run.go_on()
         else:
-            await self._go_on(command, origin, _Run(self, command, origin))
+            await self._go_on(command, origin, _CommandRun(self, command, origin))
 
     async def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Execute a command for an instance that is on this engine, and start nothing here. Raises: EngineError.
 
         Raises: StartsElsewhere when the command needs a start.
         """
-        await self._go_on(command, origin, _Run(self, command, origin, is_found=True))
+        await self._go_on(command, origin, _CommandRun(self, command, origin, is_found=True))
 
     async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
         """Start an instance in place of a run that has finished on another engine, then execute the command.
 
         The new run remembers the messages of the former one. Raises: EngineError.
         """
-        await self._go_on(command, origin, _Run(self, command, origin, past=past))
+        await self._go_on(command, origin, _CommandRun(self, command, origin, past=past))
 
     async def look(self, command: Command) -> InstanceState:
         """State of the instance of a command; an entity that has a state counts as running. Raises: EngineError."""
@@ -140,13 +140,13 @@ class CommandRunner:
         snapshot = await self._reader.read(f"look for {command.instance_id!r}", command.instance_id, None, start=False)
         return snapshot.state
 
-    async def _go_on(self, command: Command, origin: MessageOrigin | None, run: _Run) -> None:
+    async def _go_on(self, command: Command, origin: MessageOrigin | None, run: _CommandRun) -> None:
         if isinstance(command, Cancel) and command.grace is not None:
             await self._cancel(command, command.grace, origin, run)
         else:
             await run.go_on()
 
-    async def _cancel(self, command: Cancel, grace: float, origin: MessageOrigin | None, run: _Run) -> None:
+    async def _cancel(self, command: Cancel, grace: float, origin: MessageOrigin | None, run: _CommandRun) -> None:
         due = self._now() + timedelta(seconds=grace)
         try:
             await run.go_on()
@@ -189,7 +189,7 @@ def indexing_runner(engine: Engine, now: Callable[[], datetime]) -> CommandRunne
     return CommandRunner(engine, now) if engine.lineage is None else IndexingRunner(engine, engine.lineage, now)
 
 
-class _Run:
+class _CommandRun:
     """Execution of one command."""
 
     __slots__ = (

@@ -206,14 +206,14 @@ def _driven(inner: Generator[Any, Any, Any], converter: DataConverter) -> Genera
     return _encoded(result, converter)
 
 
-class _Turn(threading.local):
+class _CurrentTurn(threading.local):
     """Turn that this thread runs. begun: generators that the turn began."""
 
     def __init__(self) -> None:
         self.begun: list[Generator[Any, Any, Any]] = []
 
 
-_turn = _Turn()
+_turn = _CurrentTurn()
 
 
 def keep_open() -> None:

@@ -238,7 +238,7 @@ def _details(event: pb.HistoryEvent) -> pb.TaskFailureDetails:
 
 
 @dataclass(slots=True)
-class _Turn:
+class _PastTurn:
     at: int
     failures: list[tuple[Reference, pb.HistoryEvent]] = field(default_factory=list)
     timers: list[int] = field(default_factory=list)
@@ -249,15 +249,15 @@ class _Turn:
     """True when the turn made other decisions than timers and further attempts."""
 
 
-def _turns(history: Iterable[pb.HistoryEvent]) -> Iterator[_Turn]:
+def _turns(history: Iterable[pb.HistoryEvent]) -> Iterator[_PastTurn]:
     seen: set[int] = set()
-    turn: _Turn | None = None
+    turn: _PastTurn | None = None
     for event in history:
         kind = event.WhichOneof("eventType")
         if kind == "orchestratorStarted":
             if turn is not None:
                 yield turn
-            turn = _Turn(micros(event.timestamp))
+            turn = _PastTurn(micros(event.timestamp))
         elif turn is None:
             continue
         elif (reference := _failed(event)) is not None:
@@ -275,7 +275,7 @@ def _turns(history: Iterable[pb.HistoryEvent]) -> Iterator[_Turn]:
         yield turn
 
 
-def _final_failures(turns: Iterable[_Turn]) -> dict[Reference, tuple[int, pb.HistoryEvent]]:
+def _final_failures(turns: Iterable[_PastTurn]) -> dict[Reference, tuple[int, pb.HistoryEvent]]:
     """Failures without a further attempt, with the number of their turn, in order."""
     found: dict[Reference, tuple[int, pb.HistoryEvent]] = {}
     for number, turn in enumerate(turns):
@@ -305,7 +305,7 @@ def _unhandled(kept: list[pb.HistoryEvent], cause: pb.TaskFailureDetails) -> dic
     return dict(list(recent.items())[first:])
 
 
-def _is_quiet(turn: _Turn, final: dict[Reference, tuple[int, pb.HistoryEvent]]) -> bool:
+def _is_quiet(turn: _PastTurn, final: dict[Reference, tuple[int, pb.HistoryEvent]]) -> bool:
     """True when the turn only scheduled further attempts of failed steps."""
     retried = sum(1 for reference, event in turn.failures if final.get(reference, (0, None))[1] is not event)
     return not turn.decided and len(turn.timers) <= retried
@@ -346,7 +346,7 @@ def _named(failures: dict[Reference, pb.HistoryEvent], cause: pb.TaskFailureDeta
 def _pauses(history: list[pb.HistoryEvent], steps: Collection[Reference]) -> dict[Reference, tuple[int, ...]]:
     """Pauses between the attempts of the steps, in microseconds, as their retry policies made them."""
     found: dict[Reference, tuple[int, ...]] = {}
-    failed: dict[Reference, _Turn] = {}
+    failed: dict[Reference, _PastTurn] = {}
     for turn in _turns(history):
         failed.update((reference, turn) for reference, _ in turn.failures if reference in steps)
         for reference in turn.repeated:

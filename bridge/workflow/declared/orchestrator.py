@@ -37,14 +37,14 @@ def declared_saga(ctx: task.OrchestrationContext, start: dict[str, Any]) -> Gene
         roll_forward_pause=timedelta(seconds=definition["roll_forward_pause"]),
         plan=definition["names"],
     )
-    run = _Run(ctx, saga, definition, start["input"])
+    run = _DeclaredRun(ctx, saga, definition, start["input"])
     return (yield from saga.run(run.body()))
 
 
 declared_saga.__name__ = SAGA_ORCHESTRATION
 
 
-class _Run:
+class _DeclaredRun:
     """One run of a saga. Answers are kept by step, for completed steps."""
 
     def __init__(self, ctx: task.OrchestrationContext, saga: Saga, definition: dict[str, Any], given: Any) -> None:
