@@ -51,4 +51,6 @@ def command(
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
     files = Files(config, overlay)
-    return serve(loaded, files, intake=True, worker=not no_worker, hang_up=hang_up, ready_file=ready_file, log_levels=levels)
+    return serve(
+        loaded, files, intake=True, worker=not no_worker, hang_up=hang_up, ready_file=ready_file, log_levels=levels
+    )

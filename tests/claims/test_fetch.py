@@ -130,5 +130,5 @@ async def test_a_path_that_a_sender_chose_is_no_outage(tmp_path: Path, name: str
 
 
 async def test_a_directory_that_is_not_mounted_is_an_outage(tmp_path: Path) -> None:
-    with pytest.raises(ClaimStoreUnavailable, match="the directory .* cannot be found"):
+    with pytest.raises(ClaimStoreUnavailable, match=r"the directory .* cannot be found"):
         await fetcher(f"file://{tmp_path}/share/").fetch(f"file://{tmp_path}/share/1")

@@ -29,13 +29,11 @@ def test_a_full_disk_is_one_line_and_no_success(arguments: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_is_cut_off_is_no_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbuffered: str
-) -> None:
+def test_output_that_is_cut_off_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with (tmp_path / "schema.json").open("w") as out:
         command = [*BRIDGE, "check", "--schema"]
-        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, preexec_fn=limited)  # noqa: PLW1509 -- one thread
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, preexec_fn=limited)
     assert (done.returncode, done.stderr) == (1, "error: the output cannot be written: File too large\n")
 
 
