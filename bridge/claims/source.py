@@ -36,6 +36,8 @@ class ClaimChecks:
         self._path = None if config.path is None else config.path.split(".")[1:]
         self._attribute = config.attribute
         self._digest = config.digest
+        self.replaces_body = self._path is None
+        """The payload takes the place of all of a body, or of its data, but for the reference: edits of it are lost."""
         self._attribute_headers = {f"{each}{self._attribute}".lower() for each in _PREFIXES}
 
     def refers(self, message: Message) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from bridge.app.operations.operations import BY_NAME
+from bridge.core.errors import InvalidCommand
 from bridge.core.message import Message
+from bridge.ops.access import ANONYMOUS
 from tests.app import test_quarantine as quarantine
 from tests.app import test_replay as replay
 
@@ -55,3 +59,17 @@ async def test_replayed_dead_letters(tmp_path: Path) -> None:
         items = await it.ended(await it.replay(replay.by_origin(await it.dead_letters())))
         assert {each.status for each in items} == {"succeeded"}, items
         assert await it.result("a") == [0, 1]
+
+
+@pytest.mark.parametrize("given", [{}, {"dry_run": True}], ids=["edit", "dry-run"])
+async def test_an_edit_that_a_replay_would_not_use_is_refused(tmp_path: Path, given: dict[str, bool]) -> None:
+    payloads = tmp_path / "payloads"
+    async with replay.setup(tmp_path, config_of(replay.CONFIG, payloads)) as it:
+        await it.publish(referring(payloads, 0))
+        await it.settled(dead_lettered=1)
+        [(dead, _)] = await it.dead_letters()
+        [route] = [each for each in it.daemon.routes if each.path == BY_NAME["dlq.edit"].path]
+        edit = {"id": dead.id, "text": '{"specversion": "1.0", "data": {"id": "a"}}', **given}
+        with pytest.raises(InvalidCommand, match="the payload of this dead letter lies elsewhere"):
+            await route.answer(edit, dataclasses.replace(ANONYMOUS, role="operator"), None)
+        assert await it.states() == {"open": 1}

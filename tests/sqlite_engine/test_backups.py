@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -139,6 +140,7 @@ def test_no_file_is_overwritten_unless_it_is_forced(restartable: Restartable, tm
     [
         ("hub.db", "the engine's own file"),
         ("link", "the engine's own file"),
+        ("pipe", "is there already|is no plain file"),
         ("hub.db-wal", "is there already|belongs to the engine's file"),
         ("hub.db.lock", "is there already|belongs to the engine's file"),
         ("hub.db-journal", "belongs to the engine's file"),
@@ -151,6 +153,7 @@ def test_no_file_is_overwritten_unless_it_is_forced(restartable: Restartable, tm
 @pytest.mark.parametrize("force", [False, True])
 def test_places_that_a_backup_may_not_take(restartable: Restartable, name: str, why: str, force: bool) -> None:
     (restartable.path.parent / "link").symlink_to(restartable.path)
+    os.mkfifo(restartable.path.parent / "pipe")
     start(restartable.now, "work", "a")
     before = names(restartable.path.parent)
     with pytest.raises(BackupRefused, match=why):
@@ -201,6 +204,9 @@ def test_files_that_are_no_engines(tmp_path: Path) -> None:
             run()
     with pytest.raises(EngineMisconfigured, match="the engine's own file"):
         restore(path, path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EngineMisconfigured, match="is no plain file"):
+        restore(tmp_path / "pipe", path)
     assert not (tmp_path / "target").exists()
     assert held(path) == {"a"}
 

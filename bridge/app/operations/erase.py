@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -15,13 +15,14 @@ from bridge.app.operations.instances.instances import InstanceFilter, InstanceIn
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
-from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, InvalidCommand, Problem
+from bridge.core.errors import ConfigError, EngineError, ExpressionCost, ExpressionError, InstanceNotFound, InvalidCommand, Problem
 from bridge.core.message import Message
 from bridge.core.system_names import PREFIX
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.routing.cel.expression import Compiler, Expression
+from bridge.routing.cel.projection import weigh
 from bridge.routing.cel.scope import ExpressionScope
 from bridge.waiting.operations import WaitingMessage
 
@@ -41,7 +42,7 @@ class ErasureFinding:
 
     kind: `instance`, `early`, `quarantined` or `entity`.
     name: name of the orchestration or entity, or of the source.
-    state: `found` (dry run), `erased`, `runs` (an instance that has not finished) or `left`.
+    state: `found` (dry run), `erased`, `runs` (an instance that has not finished) or `left` (kept, or not decided).
     detail: next step for the user.
     """
 
@@ -104,11 +105,14 @@ class Erasure:
             part = found[begin : begin + _AT_ONCE]
             held = await asyncio.gather(*(self._holds(each) for each in part))
             for instance, holds in zip(part, held, strict=True):
-                if holds:
+                if isinstance(holds, str):
+                    detail = f"{holds}; look at it, and purge the instance if it belongs to the person"
+                    yield Finding("instance", instance.instance_id, instance.name, "left", detail)
+                elif holds:
                     yield await self._erased(instance)
             progress(begin + len(part), len(found))
 
-    async def _holds(self, instance: InstanceInfo) -> bool:
+    async def _holds(self, instance: InstanceInfo) -> bool | str:
         try:
             whole = await self._instances.show(instance.instance_id)
             history = await self._instances.history(instance.instance_id)
@@ -120,7 +124,7 @@ class Erasure:
                 text = getattr(event, member, None)
                 if isinstance(text, str):
                     payloads.append(payload(text))
-        return any(self._matches(each, "instance", whole.instance_id, whole.name) for each in payloads)
+        return self._matches(payloads, "instance", whole.instance_id, whole.name)
 
     async def _erased(self, instance: InstanceInfo) -> ErasureFinding:
         finding = ErasureFinding("instance", instance.instance_id, instance.name, "found")
@@ -136,9 +140,14 @@ class Erasure:
         for waiting, message in [*await self._early_messages.messages(), *await self._quarantine.messages()]:
             kind = "early" if waiting.instance_id is not None else "quarantined"
             subject = waiting.instance_id if waiting.instance_id is not None else waiting.key or ""
-            if not any(self._matches(each, kind, subject, waiting.source) for each in _bodies(message)):
-                continue
+            holds = self._matches(_bodies(message), kind, subject, waiting.source)
             finding = ErasureFinding(kind, subject, waiting.source, "found")
+            if isinstance(holds, str):
+                detail = f"{holds}; look at it, and drop the message if it belongs to the person"
+                yield replace(finding, state="left", detail=detail)
+                continue
+            if not holds:
+                continue
             yield finding if self._dry_run else await self._dropped(waiting, finding)
 
     async def _dropped(self, waiting: WaitingMessage, finding: ErasureFinding) -> ErasureFinding:
@@ -155,16 +164,39 @@ class Erasure:
 
     async def _of_entities(self) -> AsyncIterator[ErasureFinding]:
         for each in await self._entities.list(None, None, None, None, state=True, transient=False):
-            if not each.entity.startswith(PREFIX) and self._matches(each.state, "entity", each.key, each.entity):
+            if each.entity.startswith(PREFIX):
+                continue
+            if holds := self._matches((each.state,), "entity", each.key, each.entity):
                 detail = "the state belongs to your workflows; delete it with a signal to the entity"
+                if isinstance(holds, str):
+                    detail = f"{holds}; {detail} if it belongs to the person"
                 yield ErasureFinding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
 
-    def _matches(self, value: Any, kind: str, id_: str, name: str) -> bool:
-        """True when the condition is true; a payload that lacks a member of the condition does not match."""
-        try:
-            return self._condition.condition(PayloadScope(value, kind, id_, name))
-        except ExpressionError:
-            return False
+    def _matches(self, values: Iterable[Any], kind: str, id_: str, name: str) -> bool | str:
+        """True when the condition is true for a payload; a sentence when it cannot be evaluated for one.
+
+        A payload that lacks a member of the condition does not match.
+        """
+        undecided = ""
+        for value in values:
+            try:
+                if self._condition.condition(PayloadScope(value, kind, id_, name)):
+                    return True
+            except ExpressionCost:
+                undecided = "a payload is too large for the condition"
+            except ExpressionError:
+                # The error of a missing member says nothing about values that no condition can read
+                undecided = undecided or _unreadable(value)
+        return undecided or False
+
+
+def _unreadable(value: Any) -> str:
+    """Sentence about a payload that conditions cannot read; empty for any other."""
+    try:
+        weigh({"payload": value})
+    except ExpressionError as error:
+        return f"the condition cannot read a payload: {error}"
+    return ""
 
 
 def _bodies(message: Message) -> Iterator[Any]:

@@ -94,6 +94,8 @@ def restore(
     """
     if not source.exists():
         raise EngineUnavailable(f"{source}: there is no such file")
+    if not source.is_file():
+        raise EngineMisconfigured(f"{source}: is no plain file; name a file that `bridge engine backup` has written")
     if path.exists() and path.samefile(source):
         raise EngineMisconfigured(f"{source}: is the engine's own file; name a backup of it")
     lock = DatabaseLock(path)
@@ -124,6 +126,8 @@ def _check_target(path: Path, target: Path, force: bool) -> None:
     if target.exists():
         if target.samefile(path):
             raise BackupRefused(f"{target}: is the engine's own file")
+        if not target.is_file():
+            raise TargetRefused(f"{target}: is no plain file, and is not replaced; name a new file")
         if not force:
             raise BackupRefused(f"{target}: is there already; --force replaces it")
     if target.parent.exists() and target.parent.samefile(path.parent):

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
+from bridge.app.claims import build_claims
 from bridge.app.dead_letters.check import expected
 from bridge.app.dead_letters.reading import DeadLetterSelection, visited
 from bridge.app.operations.dead_letters.batches import DeadLetterBatch, Submitted, select, submit
+from bridge.app.dead_letters.reading import Found, Selection, visited
+from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import LONGEST_SECONDS, Ids, Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import Outcome
 from bridge.dead_letters.state_machine import DeadLetterState
+from bridge.engines.base import Engine
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
 from bridge.replay.kind import REPLAY_KIND
 
@@ -141,13 +145,26 @@ class EditVerdict(TypedDict):
     fails: bool
 
 
-async def _try(scene: Scene, given: EditDeadLetter, body: bytes) -> EditVerdict:
-    engines, selection = await scene.engines(None), _open(given.id)
-    found = [each async for each in visited(scene.loaded, selection, engines=engines)]
+async def _editable(scene: Scene, id_: str, engines: Mapping[str, Engine]) -> tuple[Found, str]:
+    """Dead letter whose body can be edited, and its source. Raises: InvalidCommand."""
+    found = [each async for each in visited(scene.loaded, _open(id_), engines=engines)]
     if len(found) != 1:
-        raise _ambiguous(given.id, len(found))
+        raise _ambiguous(id_, len(found))
     [one] = found
-    message, source = replace(one.message, body=body), one.place.owner(one.dead_letter.source)
+    source = one.place.owner(one.dead_letter.source)
+    claims = build_claims(scene.loaded, source)
+    if claims is not None and claims.replaces_body and claims.refers(one.message):
+        raise InvalidCommand(
+            "the payload of this dead letter lies elsewhere, and a replay fetches it: correct it there, and replay the "
+            "dead letter (`bridge dlq replay`)"
+        )
+    return one, source
+
+
+async def _try(scene: Scene, given: EditDeadLetter, body: bytes) -> EditVerdict:
+    engines = await scene.engines(None)
+    one, source = await _editable(scene, given.id, engines)
+    message = replace(one.message, body=body)
     verdict = await expected(scene.loaded, one.dead_letter, message, source, engines)
     return {"would": verdict.text, "detail": verdict.detail, "fails": verdict.outcome is Outcome.DEAD_LETTERED}
 
@@ -165,6 +182,7 @@ async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
     if given.dry_run:
         return await _try(scene, given, body)
     engines = await scene.engines(given.engine)
+    await _editable(scene, given.id, engines)
     found = await select(scene.loaded, _open(given.id), ReplayBatch, engines=engines)
     batches = [batch for batch in found.batches if batch.engine in engines]
     if (count := sum(batch.count for batch in batches)) != 1:
