@@ -67,6 +67,4 @@ def run(
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
     files = Files(config, overlay)
-    return serve(
-        loaded, files, intake=intake, worker=worker, hang_up=hang_up, ready_file=ready_file, log_levels=levels
-    )
+    return serve(loaded, files, intake=intake, worker=worker, hang_up=hang_up, ready_file=ready_file, log_levels=levels)

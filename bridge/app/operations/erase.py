@@ -15,7 +15,15 @@ from bridge.app.operations.instances.instances import InstanceFilter, InstanceIn
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
-from bridge.core.errors import ConfigError, EngineError, ExpressionCost, ExpressionError, InstanceNotFound, InvalidCommand, Problem
+from bridge.core.errors import (
+    ConfigError,
+    EngineError,
+    ExpressionCost,
+    ExpressionError,
+    InstanceNotFound,
+    InvalidCommand,
+    Problem,
+)
 from bridge.core.message import Message
 from bridge.core.system_names import PREFIX
 from bridge.early_messages.operations import EarlyMessageOperations

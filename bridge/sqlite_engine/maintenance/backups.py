@@ -127,7 +127,7 @@ def _check_target(path: Path, target: Path, force: bool) -> None:
         if target.samefile(path):
             raise BackupRefused(f"{target}: is the engine's own file")
         if not target.is_file():
-            raise TargetRefused(f"{target}: is no plain file, and is not replaced; name a new file")
+            raise BackupRefused(f"{target}: is no plain file, and is not replaced; name a new file")
         if not force:
             raise BackupRefused(f"{target}: is there already; --force replaces it")
     if target.parent.exists() and target.parent.samefile(path.parent):

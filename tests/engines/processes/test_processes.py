@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
@@ -50,8 +51,9 @@ async def test_finished_orchestrations_leave_the_memory(start: Start) -> None:
 
 
 async def test_a_process_inherits_nothing(start: Start, tmp_path: Path) -> None:
-    with (tmp_path / "open").open("wb") as other:
-        os.set_inheritable(other.fileno(), False)
+    with (tmp_path / "open").open("wb") as other, socket.create_server(("127.0.0.1", 0)) as listener:
+        for each in (other, listener):
+            os.set_inheritable(each.fileno(), True)
         async with start(1) as harness:
             found = await harness.output(await harness.start("calls", ["looks", None]))
     files = [each for each in found["files"] if not each.startswith(("pipe:", "/dev/"))]

@@ -12,10 +12,8 @@ from typing_extensions import TypedDict
 
 from bridge.app.claims import build_claims
 from bridge.app.dead_letters.check import expected
-from bridge.app.dead_letters.reading import DeadLetterSelection, visited
+from bridge.app.dead_letters.reading import DeadLetterSelection, Found, visited
 from bridge.app.operations.dead_letters.batches import DeadLetterBatch, Submitted, select, submit
-from bridge.app.dead_letters.reading import Found, Selection, visited
-from bridge.app.operations.dead_letters.batches import Batch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import LONGEST_SECONDS, Ids, Operation, Parameters, Scene

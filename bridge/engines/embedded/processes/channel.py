@@ -71,7 +71,7 @@ class Channel:
 
         on_large: called with the beginning of each large item, before the rest is read. Raises: BrokenFrame.
         """
-        is_told = on_large is None
+        is_reported = on_large is None
         while True:
             try:
                 size = self._socket.recv_into(self._buffer)
@@ -82,10 +82,10 @@ class Channel:
             items = self._reader.feed(self._buffer[:size])
             if items:
                 return items
-            if not is_told and (item := self._reader.arriving) is not None:
+            if not is_reported and (item := self._reader.arriving) is not None:
                 assert on_large is not None
                 on_large(item)
-                is_told = True
+                is_reported = True
 
     def end_sending(self) -> None:
         """Let the peer know that nothing follows. Idempotent."""

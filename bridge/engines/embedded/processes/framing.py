@@ -13,10 +13,10 @@ MAX_FRAME = 1 << 30
 """Bytes of the largest frame that a reader accepts. A larger length means that the peer does not write frames."""
 
 LARGE = 1 << 20
-"""Bytes of a body from which on a reader gets a notice before the body arrives, and a writer makes no copy."""
+"""Bytes of a body from which on a reader reports the body before its end, and a writer makes no copy of it."""
 
 HEAD = 512
-"""Bytes of the beginning of a body in such a notice: they have the tokens of an item."""
+"""Bytes of the beginning of a body that a reader reports: they contain the tokens of an item."""
 
 Item = tuple[int, bytes]
 """Kind and body."""
