@@ -14,11 +14,12 @@ SHORT := not prove and not chart and not long
 LONG := long and not prove and not chart
 
 # One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.
-# Of the codecs, those without a registry. The inventory of names (tests/wire), which reads all sources, is left to `make test`.
+# Of the codecs, those without a registry. Tests that read all sources (tests/wire, private members) are left to `make test`.
 QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test_contract.py \
   tests/brokers/servicebus/test_contract.py tests/engines/test_embedded.py tests/engines/test_scheduler_contract.py tests/app/test_lineage_index.py
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs/test_*.py tests/config tests/core tests/lint \
-  tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
+  tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/workflow/test_inbox.py \
+  $(filter-out tests/test_private_members.py,$(wildcard tests/test_*.py))
 
 .PHONY: docs docs/demo.svg screenshots sbom audit-deps deploy-check manifests matrix demo test test-long quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-workers prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-payloads prove-upgrade prove-interop prove-self-hosted check bench lock clean help
 

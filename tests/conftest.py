@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.kit import logs
 from tests.kit.examples import FEW
-from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of, is_left_out, is_long
+from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of, is_left_out
 
 # Collection makes millions of objects that live to the end: without their garbage collections it takes 40 % less time.
 gc.disable()
@@ -92,11 +91,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return is_left_out(collection_path, config.option.markexpr) or None
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for file, of_file in itertools.groupby(items, lambda item: item.path):
-        if {is_long(file)} != {each.get_closest_marker("long") is not None for each in of_file}:
-            raise pytest.UsageError(f"{file}: the mark `long` belongs to the whole file, as `pytestmark`")
     items.sort(key=lambda item: COSTS.get(file_of(item.nodeid), 0.0))
 
 

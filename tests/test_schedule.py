@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.kit.schedule import COSTS, ROOT, Schedule, files_of
+from tests.kit.schedule import COSTS, ROOT, Schedule, files_of, is_left_out, is_long
 
 
 class Node:
@@ -59,3 +61,25 @@ def test_a_run_compiles_its_own_files() -> None:
     assert {file.parent.name for file in own} == {"tests", "claims"}
     assert [file.name for file in own if file.parent.name == "tests"] == ["test_schedule.py"]
     assert len(files_of(ROOT, ["tests"])) > 500
+
+
+def test_a_run_imports_no_file_of_other_marks() -> None:
+    marked, room, short = (
+        ROOT / "tests" / each for each in ("docs/test_commands.py", "page/test_demo.py", Path(__file__))
+    )
+    assert [is_long(file) for file in (marked, room, short)] == [True, True, False]
+    for marks, left_out in (
+        ("not prove and not chart and not long", [True, True, False]),
+        ("long and not prove and not chart", [False, False, True]),
+        ("not prove and not chart", [False, False, False]),
+        ("hypothesis and not (long or chart)", [False, False, False]),
+        ("chart or not long and prove", [False, False, False]),
+    ):
+        assert [is_left_out(file, marks) for file in (marked, room, short)] == left_out, marks
+
+
+def test_the_mark_is_that_of_a_whole_file() -> None:
+    """A single long test would run in neither part: `make test-long` does not import the file of a test without it."""
+    marked = re.compile(r"\bmark\.(?:long)\b")
+    files = {file: len(marked.findall(file.read_text())) for file in files_of(ROOT, ["tests"])}
+    assert {file: count for file, count in files.items() if count != is_long(file) and count} == {}

@@ -27,8 +27,8 @@ from bridge.jobs.store import JobItem, JobStore
 from tests.acceptance.channel import Channel
 from tests.acceptance.correlation import FLOWS, instances
 from tests.acceptance.killing import merged
-from tests.kafka.node import free_port
 from tests.kit.forkserver import ForkedProcess, fork_server
+from tests.kit.ports import free_port
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import eventually_blocking
 

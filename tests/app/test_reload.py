@@ -13,6 +13,7 @@ import pytest
 from bridge.app.serve.reload.reloader import Files, Reloader
 from bridge.core.errors import BrokerUnavailable
 from tests.kit.daemon import DaemonFixture, running
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from durabletask import task
@@ -175,7 +176,7 @@ async def test_sources_start_and_drain_alone(tmp_path: Path) -> None:
         ending = asyncio.create_task(it.daemon.wait(stop))
         await it.reload(("topics: [other, more]", "topics: [other]"))
         stop.set()
-        await asyncio.wait_for(ending, 10)
+        await asyncio.wait_for(ending, TIMEOUT)
 
 
 async def test_sources_of_one_ordering_domain_change_together(tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ async def test_a_source_whose_broker_is_away_is_unready_until_it_starts(tmp_path
         broker.subscribe = refused  # type: ignore[method-assign]  # an outage
         third = "  third: {broker: local, topics: [third], codec: json, no_match: ignore, retry: {max_delay: 1ms}}\n"
         pending = asyncio.create_task(it.reload(("\nvars:", f"{third}vars:")))
-        await asyncio.wait_for(away.wait(), 10)
+        await asyncio.wait_for(away.wait(), TIMEOUT)
         await it.it.until(lambda: not it.daemon.watch.health().ready, "unready")
         broker.subscribe = subscribe  # type: ignore[method-assign]  # the end of the outage
         assert changes(await pending)["third"] == "added"
@@ -274,10 +275,10 @@ async def test_a_source_that_is_removed_before_it_has_started_does_not_start(tmp
         domains, limits = it.daemon.domains, it.daemon.admission.limits
         other = it.daemon.build_source(it.daemon.loaded, "other", domains, limits, {})
         starting = asyncio.create_task(other.start(patient=True))
-        await asyncio.wait_for(subscribed.wait(), 10)
+        await asyncio.wait_for(subscribed.wait(), TIMEOUT)
         await other.drain(1.0)
         go.set()
-        await asyncio.wait_for(starting, 10)
+        await asyncio.wait_for(starting, TIMEOUT)
         assert other.subscription is None
         assert not other.tasks
 

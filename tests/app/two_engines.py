@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.message import Message
 from bridge.core.system_names import EARLY_MESSAGES, target_key
 from bridge.engines.embedded.engine import EmbeddedEngine
+from tests.kit.ports import free_address
 from tests.kit.waiting import eventually
 
 KINDS = ("embedded to embedded", "embedded to scheduler", "scheduler to scheduler")
@@ -207,8 +207,7 @@ async def two_engines(directory: Path, kind: str = KINDS[0], poll: str = "0.2s")
         for name, word in zip(("old", "new"), kind.split(" to "), strict=True):
             engines[name] = {"type": "embedded", "path": name, "early_messages": {"poll": poll}}
             if word == "scheduler":
-                with socket.create_server(("127.0.0.1", 0)) as taken:
-                    address = f"127.0.0.1:{taken.getsockname()[1]}"
+                address = free_address()
                 config = EmbeddedEngineConfig(type="embedded", listen=address)
                 host = hosts[name] = EmbeddedEngine("x", config, directory / f"host-{name}", True)
                 await host.start()

@@ -15,6 +15,7 @@ import pytest
 
 from tests.app.project import CONFIG, write_project
 from tests.kit.forkserver import fork_server
+from tests.kit.ports import free_port
 from tests.kit.processes import DaemonProcess, run_bridge
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 
@@ -43,11 +44,6 @@ def test_a_ready_file_means_a_ready_daemon(project: Path) -> None:
         assert daemon.metrics("bridge_uncommitted_records"), "a source without a partition"
         daemon.wait(lambda: "ready" in actions(daemon.log), "the line `ready`")
         daemon.stop()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def test_a_daemon_without_its_engine_is_started_and_becomes_ready_with_it(project: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,11 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
 from tests.engines.contract import EngineContract, EngineFixture, harness
 from tests.engines.correlation import FIRST
+from tests.kit.ports import free_address
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOKEN = "s3cret"
-
-
-def free_address(host: str = "127.0.0.1") -> str:
-    with socket.create_server((host, 0)) as server:
-        return f"{host}:{server.getsockname()[1]}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="address")

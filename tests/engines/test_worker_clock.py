@@ -11,7 +11,7 @@ import pytest
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from tests.engines.test_embedded_listen import free_address
+from tests.kit.ports import free_address
 from tests.kit.waiting import TIMEOUT
 
 HOUR, YEAR = 3600.0, 365 * 86400.0

@@ -18,7 +18,7 @@ from bridge.core.states import DaemonState, SourceState
 from bridge.dead_letters.rows import Facts, Summary
 from bridge.ops.health import Check, Readiness
 from tests.kit.virtual_time import in_virtual_time
-from tests.kit.waiting import eventually
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 def event(number: int = 0, kind: EventKind = EventKind.SOURCE_HELD) -> LifecycleEvent:
@@ -58,7 +58,7 @@ async def test_a_stop_does_not_wait_for_a_target_that_is_away() -> None:
     events = LifecycleEvents(Target(failures=1_000_000).publish, "ops", [*EventKind], 3)
     events.start()
     events.add(event())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         await events.stop(0.05)
     assert events.waiting["memory"] == 1
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.kafka.distribution import classpath, java
+from tests.kit.ports import free_port
 
 STARTS_WITHIN = 120.0
 _OPTIONS = ("-Xms160m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
@@ -146,14 +147,6 @@ Configuration:
   Appenders: {Console: {name: STDOUT, PatternLayout: {pattern: "${logPattern}"}}}
   Loggers: {Root: {level: WARN, AppenderRef: {ref: STDOUT}}}
 """
-
-
-def free_port() -> int:
-    """Return a port that no process listens on at this moment."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pid_alive(pid: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from bridge.core.message import Message
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.jobs.kind import JobKind
 from tests.kit.listener import NullListener
+from tests.kit.ports import free_address
 from tests.kit.waiting import TIMEOUT, eventually
 
 ENGINES = ("embedded", "behind a port")
@@ -97,8 +97,7 @@ async def running(
         if endpoint is not None:
             declared = f'{{type: scheduler, endpoint: "{endpoint}"{settings}}}'
         elif engine != "embedded":
-            with socket.create_server(("127.0.0.1", 0)) as taken:
-                address = f"127.0.0.1:{taken.getsockname()[1]}"
+            address = free_address()
             host = EmbeddedEngine("x", EmbeddedEngineConfig(type="embedded", listen=address), directory / "host", True)
             await host.start()
             stack.push_async_callback(host.stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineCon
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
+from tests.kit.ports import free_address
 
 MODES = ("direct", "protocol", "attached", "remote", "remote_protocol")
 
@@ -19,9 +19,7 @@ MODES = ("direct", "protocol", "attached", "remote", "remote_protocol")
 @contextlib.asynccontextmanager
 async def engine_of(way: str, directory: Path, **worker: int | str) -> AsyncIterator[Engine]:
     """Yield an engine whose worker runs in this mode. Every mode ends at an embedded engine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = "{}:{}".format(*probe.getsockname())
+    listen = free_address()
     dispatch: Literal["direct", "protocol"] = "protocol" if way.endswith("protocol") else "direct"
     config = EmbeddedEngineConfig(type="embedded", dispatch=dispatch, listen=listen, worker=worker)
     async with contextlib.AsyncExitStack() as closing:

@@ -20,6 +20,7 @@ from bridge.ops.health import Readiness
 from bridge.ops.web import Web
 from bridge.system.tls import TlsFiles
 from tests.kafka.certificates import Authority
+from tests.kit.waiting import TIMEOUT
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 Open = Callable[[], Any]
@@ -54,7 +55,7 @@ async def answered(reader: asyncio.StreamReader) -> None:
 async def ended(reader: asyncio.StreamReader) -> None:
     """Return when the server has closed the connection."""
     with suppress(ConnectionError):
-        assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert await asyncio.wait_for(reader.read(), TIMEOUT) == b""
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", ASK[:-2]], ids=["nothing", "a byte", "no end"])
@@ -224,7 +225,7 @@ async def test_handshakes_that_do_not_end_are_not_waited_for(authority: Authorit
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
         writer.write(sent)
         with suppress(ConnectionError):
-            await asyncio.wait_for(reader.read(), 20)  # an alert or no byte, then the end
+            await asyncio.wait_for(reader.read(), TIMEOUT)  # an alert or no byte, then the end
         writer.close()
 
 
@@ -233,7 +234,7 @@ async def test_headers_after_a_handshake_have_no_time_of_their_own(authority: Au
         reader, writer = await asyncio.open_connection("localhost", port.port, ssl=context)
         writer.write(b"GET /healthz HTTP/1.1\r\n")
         with suppress(ConnectionError):
-            assert await asyncio.wait_for(reader.read(), 20) == b""
+            assert await asyncio.wait_for(reader.read(), TIMEOUT) == b""
         assert port.refused["late"] == 1
         writer.close()
 

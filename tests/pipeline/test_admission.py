@@ -16,7 +16,7 @@ from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.limits.route_limits import RouteLimit, TokenBucket
 from bridge.pipeline.limits.running_instances import RECOUNT, CountRunning, RunningInstances, without_children
 from tests.kit.pipeline import CONFIG, PipelineFixture, message, running_pipeline
-from tests.kit.waiting import eventually
+from tests.kit.waiting import TIMEOUT, eventually
 
 CAPPED = """
   - name: start
@@ -388,7 +388,7 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
         # The only worker is busy when a slot becomes free: the admitted start still waits for a worker, and is revoked
         await it.publish(message("free", "first", "f"))
-        await asyncio.wait_for(reached.wait(), 30)
+        await asyncio.wait_for(reached.wait(), TIMEOUT)
         await finish(it, "order-a-0", "order-a-1")
         await it.until(lambda: limit.waiting == 0, "both have their room")
         assert len(limit.running_instances) == 3

@@ -123,7 +123,7 @@ async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
     await asyncio.sleep(0)
     lanes.push("k", item(1))
     first.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         assert (await second).key == "k"
 
 
@@ -172,5 +172,5 @@ async def test_a_worker_that_ends_as_it_wakes_leaves_its_turn_to_another() -> No
     await asyncio.sleep(0)
     lanes.push("a", item(1))
     ending.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         assert (await living).key == "a"

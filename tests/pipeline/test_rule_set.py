@@ -11,6 +11,7 @@ from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.errors import InstanceNotFound
 from bridge.pipeline.rule_set import RuleSet
 from tests.kit.pipeline import CONFIG, START, PipelineFixture, message, running_pipeline
+from tests.kit.waiting import TIMEOUT
 
 _OTHER = START.replace('"order-{{', '"new-{{')
 _LARGE = "x" * 20_000
@@ -42,7 +43,7 @@ async def test_retries_keep_the_rule_set_of_the_admission(tmp_path: Path) -> Non
         it.faults.before = _failing_until(replaced, failed)  # type: ignore[assignment]  # awaited
         await it.publish(message("start", 1, "a"), message("start", 2, "a"), message("start", 3, "b", text=_LARGE))
         await it.source.start()
-        await asyncio.wait_for(failed.wait(), 10)
+        await asyncio.wait_for(failed.wait(), TIMEOUT)
         await it.until(lambda: it.source.ledger.received == 3, "admitted")
         it.rules.replace(_compiled(it, tmp_path, _OTHER))
         await it.publish(message("start", 4, "a"), message("start", 5, "c"))

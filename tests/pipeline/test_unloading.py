@@ -14,6 +14,7 @@ from bridge.core.message import Message
 from bridge.pipeline.limits.dead_letter_limit import AT_ONCE
 from bridge.pipeline.unloading import UNLOADED
 from tests.kit.pipeline import START, PipelineFixture, is_balanced, message, offsets_by_key, running_pipeline
+from tests.kit.waiting import TIMEOUT
 
 SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
 REST = START + "  - {name: rest, from: orders, ignore: {}}\n"
@@ -170,7 +171,7 @@ async def test_a_drain_gives_them_back(tmp_path: Path) -> None:
         await it.publish(*(message("unknown", f"k-{number}", f"k{number}") for number in range(100)))
         await limited(it)
         await it.until(lambda: it.source.unloading.count > 60, "unloaded")
-        await asyncio.wait_for(it.source.drain(5), 10)
+        await asyncio.wait_for(it.source.drain(5), TIMEOUT)
         written = it.source.ledger.dead_letters["no_route"]
         assert it.source.unloading.count == 0
     async with running_pipeline(tmp_path, REST) as again:

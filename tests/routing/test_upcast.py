@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from bridge.app.composition import load_config
 from bridge.app.explain import DecisionResult, SourceRules
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.message import Message
-from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -149,21 +147,3 @@ def test_without_imports_no_function_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "never_imported.py").write_text("raise SystemExit('imported')\n")
     assert check([tmp_path / "bridge.yaml"], imports=False).errors == 0
     assert check([tmp_path / "bridge.yaml"]).errors == 1
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, rules: SourceRules) -> Iterator[DaemonProcess]:
-    del rules
-    (tmp_path / "bridge.yaml").write_text(CONFIG + "ops: {http: {port: 0}}\n")
-    with DaemonProcess(tmp_path) as process:
-        yield process
-
-
-def test_through_the_daemon(tmp_path: Path, daemon: DaemonProcess) -> None:
-    body = event({"orderId": "o-1", "amount": 500}, "/order/v1").body or b""
-    headers = {"content-type": "application/cloudevents+json"}
-    line: dict[str, Any] = {"topic": "orders", "body": body.decode(), "headers": headers}
-    bridge("publish", "orders", "--jsonl", "-", cwd=tmp_path, text=json.dumps(line) + "\n")
-    daemon.wait(lambda: daemon.settled() == 1, "the message")
-    shown = json.loads(bridge("instances", "show", "order-o-1", "--json", cwd=tmp_path))
-    assert shown["input"] == NEW

@@ -18,6 +18,7 @@ import pytest
 
 from tests.engines.foreign import toolchain
 from tests.kafka.server import ThreadedServer
+from tests.kit.ports import free_port
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 
@@ -26,11 +27,6 @@ pytestmark = pytest.mark.long
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 
 prove = [pytest.mark.prove, pytest.mark.timeout(600)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager

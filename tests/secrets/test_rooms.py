@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka.server import ThreadedServer
+from tests.kit.ports import free_port
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.registry import RegistryServer
 from tests.secrets.planting import HEADER, KEY, PAYLOAD, SECRET, body, leaks, line
@@ -273,8 +274,7 @@ def test_a_registry_password_that_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_a_worker_whose_token_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine listens on a port, and another process connects with a token of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     host, worker = tmp_path / "host", tmp_path / "worker"
     host.mkdir()
     worker.mkdir()
@@ -312,8 +312,7 @@ def test_a_remote_worker(tmp_path: Path) -> None:
 
 def test_an_engine_that_is_away(tmp_path: Path) -> None:
     """Messages are held, and each attempt is logged at debug."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     engine = f'{{type: scheduler, endpoint: "http://127.0.0.1:{port}", token: "{SECRET}", timeout: 1s}}'
     project(tmp_path, "{type: local}", "topics: [t]", "topic: r", engine)
     with DaemonProcess(tmp_path, ready=False) as serve:

@@ -10,6 +10,7 @@ import pytest
 from bridge.system import tasks
 from bridge.system.tasks import cancelled
 from tests.kit.source import trees, walk
+from tests.kit.waiting import TIMEOUT
 
 
 async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +29,7 @@ async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
 
     task = asyncio.create_task(loses_one())
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         await cancelled(task)
     assert task.cancelled()
     assert lost == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from durabletask.worker import TaskHubGrpcWorker
 
 import workflows
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
+from tests.kit.ports import free_port
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 from workflows.purchase import Order
 
@@ -35,9 +35,7 @@ class WorkflowFixture:
     """Backend, worker and client. published: publications of workflows, in order."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.backend = create_test_backend(port=port)
         self.backend.start()
         quiet = logging.getLogger("tests.workflows")

@@ -9,6 +9,7 @@ from azure.servicebus.aio import ServiceBusClient
 
 from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 SERVER = ServerConfig(
@@ -42,7 +43,7 @@ async def test_a_pause_closes_sessions_after_what_is_in_flight(tmp_path: Path, s
             *(message("start", f"{key}-{n}", key) for n in range(5) for key in "ab"), topic="by-session"
         )
         await setup.source.start()
-        await asyncio.wait_for(blocked.started.wait(), 10)
+        await asyncio.wait_for(blocked.started.wait(), TIMEOUT)
         setup.source.pause("paused")
         blocked.go.set()
         # Another consumer gets both sessions, although they have messages and their turns are not over
@@ -85,7 +86,7 @@ async def test_messages_fetched_ahead_are_given_back(tmp_path: Path, server: Ser
         blocked = Blocked(setup)
         await setup.publish(*(message("start", str(n)) for n in range(6)))
         await setup.source.start()
-        await asyncio.wait_for(blocked.started.wait(), 10)
+        await asyncio.wait_for(blocked.started.wait(), TIMEOUT)
         await setup.until(lambda: server.queue("orders").contents().locked == 6, "all are locked")
         setup.source.pause("paused")
         await setup.until(lambda: server.queue("orders").contents().locked == 1, "given back")
@@ -114,7 +115,7 @@ async def test_a_pause_over_a_lost_connection_and_a_second_pause(tmp_path: Path,
         blocked = Blocked(setup)
         await setup.publish(*(message("start", str(n)) for n in range(6)))
         await setup.source.start()
-        await asyncio.wait_for(blocked.started.wait(), 10)
+        await asyncio.wait_for(blocked.started.wait(), TIMEOUT)
         await setup.until(lambda: server.queue("orders").contents().locked == 6, "all are locked")
         # Locks outlive their connection, but a message can be given back on its own connection only
         server.faults.drop("orders")

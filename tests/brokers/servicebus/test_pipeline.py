@@ -15,6 +15,7 @@ from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.servicebus.setup import bus_setup, outcomes
 from tests.kit.pipeline import message
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 2.0
@@ -69,7 +70,7 @@ async def test_a_lost_lock_in_the_middle_is_counted_and_repeats_nothing_twice(
         setup.faults.before = before
         await setup.source.start()
         await setup.publish(message("start", "1"))
-        await asyncio.wait_for(at_work.wait(), 10)
+        await asyncio.wait_for(at_work.wait(), TIMEOUT)
         assert server.faults.lose_locks("orders") == 1
         # The redelivery arrives while the first delivery is still being processed
         await setup.settled(1)
@@ -115,7 +116,7 @@ async def test_a_lost_session_counts_once_and_its_order_holds(tmp_path: Path, se
         setup.faults.before = before
         await setup.source.start()
         await setup.publish(*(message("start", f"k-{n}", "k") for n in range(8)), topic="by-session")
-        await asyncio.wait_for(at_work.wait(), 10)
+        await asyncio.wait_for(at_work.wait(), TIMEOUT)
         server.faults.lose_locks("by-session")
         await setup.until(lambda: setup.source.ledger.locks_lost, "the loss is noticed")
         release.set()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kit.go_tools import ToolMissing, tool
+from tests.kit.ports import free_port
 from tests.kit.waiting import eventually_blocking
 
 STORES = ("sqlite", "postgres")
@@ -93,11 +94,6 @@ def _postgres(data: Path) -> Iterator[list[str]]:
         yield ["-postgres", "127.0.0.1", "-postgres-port", str(port)]
     finally:
         subprocess.run([binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]  # the options are of several types
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def _binaries() -> Path:
