@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from bridge.app.operations.operations import BY_NAME
 
+from bridge.app.operations.table import BY_NAME
 from bridge.core.errors import InvalidCommand
 from bridge.core.message import Message
 from bridge.ops.access import ANONYMOUS

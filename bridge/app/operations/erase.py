@@ -115,7 +115,7 @@ class Erasure:
             for instance, holds in zip(part, held, strict=True):
                 if isinstance(holds, str):
                     detail = f"{holds}; look at it, and purge the instance if it belongs to the person"
-                    yield Finding("instance", instance.instance_id, instance.name, "left", detail)
+                    yield ErasureFinding("instance", instance.instance_id, instance.name, "left", detail)
                 elif holds:
                     yield await self._erased(instance)
             progress(begin + len(part), len(found))

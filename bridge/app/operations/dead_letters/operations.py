@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from bridge.app.claims import build_claims
 from bridge.app.dead_letters.check import expected
-from bridge.app.dead_letters.reading import DeadLetterSelection, Found, visited
+from bridge.app.dead_letters.reading import DeadLetterSelection, FoundDeadLetter, visited
 from bridge.app.operations.dead_letters.batches import DeadLetterBatch, Submitted, select, submit
 from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
@@ -143,7 +143,7 @@ class EditVerdict(TypedDict):
     fails: bool
 
 
-async def _editable(scene: Scene, id_: str, engines: Mapping[str, Engine]) -> tuple[Found, str]:
+async def _editable(scene: Scene, id_: str, engines: Mapping[str, Engine]) -> tuple[FoundDeadLetter, str]:
     """Dead letter whose body can be edited, and its source. Raises: InvalidCommand."""
     found = [each async for each in visited(scene.loaded, _open(id_), engines=engines)]
     if len(found) != 1:
