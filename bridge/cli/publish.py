@@ -16,8 +16,9 @@ from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
 from bridge.cli.shared.output import Progress, plural, say
-from bridge.cli.shared.parameters import BODY
+from bridge.cli.shared.parameters import BODY, read_input
 from bridge.core.errors import BridgeError, DecodeError
+from bridge.system.files import FileTooLarge
 
 if TYPE_CHECKING:
     from bridge.app.messages.publish import Destination
@@ -176,7 +177,10 @@ def _singles(
 
 def _read(name: str) -> bytes:
     with _open(name) as stream:
-        return stream.read()
+        try:
+            return read_input(stream)
+        except FileTooLarge as error:
+            raise click.FileError(name, error.strerror) from None
 
 
 def _lines(name: str, to: Destination, options: MessageOptions) -> Iterator[list[tuple[str, Message]]]:
