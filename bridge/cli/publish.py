@@ -19,6 +19,9 @@ from bridge.cli.shared.output import ProgressCount, say
 from bridge.cli.shared.parameters import BODY
 from bridge.core.errors import BridgeError, DecodeError
 from bridge.core.words import plural
+from bridge.cli.shared.output import Progress, plural, say
+from bridge.cli.shared.parameters import BODY, read_input
+from bridge.system.files import FileTooLarge
 
 if TYPE_CHECKING:
     from bridge.app.messages.publish import Destination
@@ -188,7 +191,10 @@ def _singles(
 
 def _read(name: str) -> bytes:
     with _open(name) as stream:
-        return stream.read()
+        try:
+            return read_input(stream)
+        except FileTooLarge as error:
+            raise click.FileError(name, error.strerror) from None
 
 
 def _lines(name: str, to: Destination, options: MessageOptions) -> Iterator[list[tuple[str, Message]]]:

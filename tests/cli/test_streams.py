@@ -48,3 +48,22 @@ def test_a_closed_stream_is_the_null_device(tmp_path: Path, closed: str) -> None
     done = subprocess.run(["sh", "-c", command, sys.executable, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("publish", "orders", "--file", "/dev/zero"), 1),
+        (("publish", "orders", "--data", "@/dev/zero"), 2),
+        (("route", "orders", "--file", "/dev/zero"), 1),
+        (("instances", "raise", "order-1", "paid", "--data", "@/dev/zero"), 2),
+    ],
+    ids=lambda each: " ".join(each[-2:]) if isinstance(each, tuple) else "",
+)
+def test_input_that_never_ends_is_bounded(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+    (tmp_path / "bridge.yaml").write_text(
+        "engine: {type: embedded}\nbrokers: {local: {type: local}}\n"
+        "sources: {orders: {broker: local, topics: [orders], codec: text, no_match: ignore}}\n"
+    )
+    done = subprocess.run([*BRIDGE, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "larger than 256 MiB" in done.stderr) == (code, True), done.stderr

@@ -12,7 +12,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, json_option, message_options
 from bridge.cli.shared.output import clean, compact, print_fields, print_json, print_table, say
-from bridge.cli.shared.parameters import BODY
+from bridge.cli.shared.parameters import BODY, read_file_or_input
 
 if TYPE_CHECKING:
     from bridge.app.explain import DecisionResult
@@ -119,12 +119,10 @@ def _message(codec: str, file: str | None, data: bytes | None, options: MessageO
 
 
 def _read(name: str) -> bytes:
-    if name == "-":
-        if sys.stdin.isatty():
-            click.echo("the message, then Ctrl-D:", err=True)
-        return sys.stdin.buffer.read()
+    if name == "-" and sys.stdin.isatty():
+        click.echo("the message, then Ctrl-D:", err=True)
     try:
-        return Path(name).read_bytes()
+        return read_file_or_input(name)
     except OSError as error:
         raise click.FileError(name, error.strerror or "") from None
 

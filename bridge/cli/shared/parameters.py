@@ -6,13 +6,35 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
+
+from bridge.system.files import FileTooLarge
 
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
+
+
+LARGEST_INPUT = 256 * 1024 * 1024
+"""Bytes of the largest message or value that a command reads: a device may never end."""
+
+
+def read_input(stream: IO[bytes]) -> bytes:
+    """Read a stream to its end. Raises: FileTooLarge for more than `LARGEST_INPUT` bytes."""
+    data = stream.read(LARGEST_INPUT + 1)
+    if len(data) > LARGEST_INPUT:
+        raise FileTooLarge(LARGEST_INPUT)
+    return data
+
+
+def read_file_or_input(name: str) -> bytes:
+    """Content of a file, `-` is standard input. Raises: OSError, FileTooLarge as `read_input`."""
+    if name == "-":
+        return read_input(sys.stdin.buffer)
+    with Path(name).open("rb") as stream:
+        return read_input(stream)
 
 
 class JsonType(click.ParamType[Any]):
@@ -24,7 +46,7 @@ class JsonType(click.ParamType[Any]):
         text = str(value)
         if text.startswith("@"):
             try:
-                text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text("utf-8")
+                text = read_file_or_input(text[1:]).decode()
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "not UTF-8"
                 self.fail(f"{text[1:]}: {reason}", param, ctx)
@@ -52,7 +74,7 @@ class BodyType(click.ParamType[Any]):
         if not text.startswith("@") or text.startswith("@@"):
             return text.removeprefix("@").encode() if text.startswith("@@") else text.encode()
         try:
-            return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).read_bytes()
+            return read_file_or_input(text[1:])
         except OSError as error:
             what = f"{text[1:] or 'the file'}: {error.strerror}; a text that begins with @ is written @@"
             self.fail(what, param, ctx)
