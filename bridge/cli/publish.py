@@ -16,11 +16,9 @@ from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
 from bridge.cli.shared.output import ProgressCount, say
-from bridge.cli.shared.parameters import BODY
+from bridge.cli.shared.parameters import BODY, read_input
 from bridge.core.errors import BridgeError, DecodeError
 from bridge.core.words import plural
-from bridge.cli.shared.output import Progress, plural, say
-from bridge.cli.shared.parameters import BODY, read_input
 from bridge.system.files import FileTooLarge
 
 if TYPE_CHECKING:
