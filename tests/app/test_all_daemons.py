@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from bridge.app.remote import DaemonAddress
 from bridge.app.serve.views.all_daemons import ask
 from bridge.ops.status import merge
+from tests.kit.waiting import TIMEOUT
 
 
 @asynccontextmanager
@@ -30,6 +32,12 @@ async def served(answer: Callable[[], web.Response]) -> AsyncIterator[DaemonAddr
         yield DaemonAddress(f"http://127.0.0.1:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer take as long as a busy machine needs for it."""
+    monkeypatch.setattr("bridge.app.serve.views.all_daemons.FIND_SECONDS", TIMEOUT)
 
 
 def document(components: int) -> dict[str, Any]:

@@ -385,7 +385,7 @@ async def test_a_daemon_that_freezes_at_work_is_noticed(loaded: Loaded, monkeypa
 
 
 async def test_a_daemon_that_works_long_is_waited_for(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.1)
+    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.5)
     looks = 0
 
     async def slow(operation: Operation[Any], *rest: Any) -> Any:
