@@ -56,6 +56,8 @@ class Settling:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused: Counter[str] = Counter()
         """Refusals by outcome."""
+        self.last_refused: dict[str, str] = {}
+        """Outcome that was refused last, by message id."""
         self.refuses: Callable[[str, str | None, str | None, str | None], None] = lambda *_: None
         """Callback that may raise Refusal. Arguments: outcome, message id, reason and description of a dead letter."""
         for verb in ("complete", "abandon", "dead_letter"):
@@ -64,10 +66,12 @@ class Settling:
     def _stand_before(self, monkeypatch: pytest.MonkeyPatch, verb: str, then: Callable[..., None]) -> None:
         def settle(queue: Queue, token: uuid.UUID, *cause: Any) -> None:
             found = queue.locked.get(token)
+            id_ = None if found is None else str(found.message_id)
             try:
-                self.refuses(verb, None if found is None else str(found.message_id), *(cause[:2] or (None, None)))
+                self.refuses(verb, id_, *(cause[:2] or (None, None)))
             except Refusal:
                 self.refused[verb] += 1
+                self.last_refused[str(id_)] = verb
                 raise
             then(queue, token, *cause)
 
@@ -214,6 +218,9 @@ async def test_a_service_that_settles_nothing_is_an_outage(
         await setup.publish(*healthy(10))
         await setup.until(lambda: settling.refused["complete"] >= 20, "tried again and again")
         assert setup.source.ledger.received == setup.source.ledger.in_flight
+        # A service that recovers between the last completion and the abandonment of a message would abandon it
+        if settling.refused["abandon"]:
+            await setup.until(lambda: {*settling.last_refused.values()} == {"abandon"}, "all wait for new attempts")
         settling.refuses = lambda *_: None
         await setup.settled(10)
         assert not setup.source.ledger.abandoned
