@@ -127,7 +127,7 @@ class Costs:
     def pytest_sessionfinish(self) -> None:
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
-            output["costs"] = [self._found, self._seconds]
+            output["costs"] = [dict(self._found), dict(self._seconds)]
             return
         known = {name: round(cost, 1) for name, cost in self._found.items() if self._seconds[name] >= LEAST}
         FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
