@@ -96,7 +96,7 @@ class AllowedAddresses:
         self._prefixes = [parse_prefix(each) for each in prefixes]
 
     def check(self, reference: str) -> tuple[PayloadAddress, PayloadAddress]:
-        """Place of a reference, and the prefix that allows it. Raises: ClaimDenied, without the reference."""
+        """Address that a reference names, and the prefix that allows it. Raises: ClaimDenied, without the reference."""
         try:
             place = parse_address(reference)
         except ValueError as error:
