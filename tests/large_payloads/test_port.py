@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -33,7 +34,7 @@ from bridge.large_payloads.reference import Reference
 from bridge.sqlite_engine.protocol import payloads as protocol
 from bridge.sqlite_engine.protocol.server import Guard
 from bridge.workflow import DataConverter
-from tests.kit.waiting import TIMEOUT, eventually, eventually_blocking
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.large_payloads.test_embedded import NAMES, ROOT, completed, files_of, finished_flow, number_of, text_of
 
 LARGE = 6 * 1024 * 1024
@@ -241,17 +242,18 @@ def test_an_upload_without_an_end_leaves_nothing(
     host: EngineHost, files: PayloadFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "PART_SECONDS", 0.2)
+    refusal_seen = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        yield NAME + b" 5"
+        yield b"x"
+        refusal_seen.wait(TIMEOUT)
+
     with grpc.insecure_channel(host.address) as channel:
         call = channel.stream_unary(f"/{protocol.SERVICE}/{protocol.UPLOAD}", None, None)
-
-        def endless() -> Iterator[bytes]:
-            yield NAME + b" 5"
-            yield b"x"
-            eventually_blocking(lambda: not running.is_active(), "the engine ends the call")
-
-        running = call.future(endless(), timeout=TIMEOUT)
         with pytest.raises(grpc.RpcError) as refused:
-            running.result()
+            call(endless(), timeout=TIMEOUT)
+        refusal_seen.set()
     assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "No part arrived" in str(refused.value)
     assert not [path for path in files.directory.rglob("*") if path.is_file()]
