@@ -5,8 +5,11 @@ channel; `grpc`, the SDK's worker over the engine's socket. `ratio_*`: medians o
 
 `VARIANT_one_activity_per_second`, `VARIANT_five_activities_per_second`: completed orchestrations, inputs of 1 KB,
 durable. `..._daemon_us`, `..._worker_us`: processor time per orchestration, of the daemon and of all others together.
-`VARIANT_cpu_per_second`: activities of 10 ms of pure Python. `VARIANT_cpu_start_p99_ms`: meanwhile, the time of a start
-call at 100 a second, as intake waits for it before it settles a message.
+`VARIANT_cpu_per_second`: activities of 10 ms of pure Python. `VARIANT_cpu_beside_starts_per_second`: the same while 100
+other orchestrations a second are started. `VARIANT_cpu_start_p99_ms`: the time of such a start, as intake waits for it
+before it settles a message.
+`machine_2_processes_to_1`: the same computation in two interpreters that do nothing else, compared with one: what the
+two processors of the machine allow.
 `kills_*`: 2 processes, one of which is killed each second; `kills_ratio`: orchestrations per second over undisturbed.
 `latency_*`: see `python -m benchmarks latency`, which needs Java. `fsync_ms`: median of an fdatasync, before the loads.
 BENCH_ROUNDS: number of rounds. BENCH_KILLED: number of orchestrations while processes are killed.
@@ -21,6 +24,7 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -36,7 +40,7 @@ import psutil
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from benchmarks import latency
+from benchmarks import _computing, latency
 from benchmarks.engine import fsync_ms
 from bridge.app.serve.worker_processes import MODULE
 from bridge.app.worker_process import user_workflows
@@ -56,7 +60,11 @@ PAYLOAD = {"order": "o-1", "note": "x" * 990}
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 PARTS = os.environ.get("BENCH_PARTS", "rates,kills,latency").split(",")
 CONCURRENT_STARTS = 64
-COUNTS = {"one_activity": 4000, "five_activities": 1500, "cpu": 300}
+COUNTS = {"one_activity": 4000, "five_activities": 1500, "cpu": 600}
+BESIDE_STARTS = 300
+"""Orchestrations that compute while others are started."""
+COMPUTED = 300
+"""Computations of an interpreter that does nothing else."""
 KILLED = int(os.environ.get("BENCH_KILLED", "8000"))
 """Orchestrations of five activities while processes are killed."""
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -75,11 +83,7 @@ def echo(ctx: task.ActivityContext, value: Any) -> Any:
 
 
 def burn(ctx: task.ActivityContext, milliseconds: float) -> int:
-    """Compute for this processor time, in pure Python."""
-    end, steps = time.thread_time() + milliseconds / 1000, 0
-    while time.thread_time() < end:
-        steps += 1
-    return steps
+    return _computing.burn(milliseconds)
 
 
 def one_activity(ctx: task.OrchestrationContext, value: Any) -> Generator[Any, Any, Any]:
@@ -187,7 +191,7 @@ class Measured:
     ends: Ends
 
 
-async def measure(given: Setting, orchestration: str, number: int) -> Measured:
+async def measure(given: Setting, orchestration: str, number: int, *, beside_starts: bool = False) -> Measured:
     ends = Ends(orchestration, number)
     given.engine.watch_finishes(ends.add)
     client = given.engine.client._sdk
@@ -200,7 +204,7 @@ async def measure(given: Setting, orchestration: str, number: int) -> Measured:
     daemon, worker = given.seconds()
     began = time.perf_counter()
     starting = asyncio.gather(*(caller() for _ in range(CONCURRENT_STARTS)))
-    paced = asyncio.create_task(_paced(client, ends.done)) if orchestration == "cpu" else None
+    paced = asyncio.create_task(_paced(client, ends.done)) if beside_starts else None
     await starting
     assert await asyncio.to_thread(ends.done.wait, 300)
     rate = number / (time.perf_counter() - began)
@@ -216,12 +220,26 @@ async def rates_of(variant: str, path: Path) -> dict[str, float]:
         for orchestration in VARIANTS[variant]:
             found = await measure(given, orchestration, int(COUNTS[orchestration] * SLOW.get(variant, 1)))
             figures[f"{orchestration}_per_second"] = found.rate
+            figures[f"{orchestration}_daemon_us"] = found.daemon
+            figures[f"{orchestration}_worker_us"] = found.worker
             if orchestration == "cpu":
+                found = await measure(given, orchestration, BESIDE_STARTS, beside_starts=True)
+                figures["cpu_beside_starts_per_second"] = found.rate
                 figures["cpu_start_p99_ms"] = sorted(found.waits)[int(len(found.waits) * 0.99)] * 1000
-            else:
-                figures[f"{orchestration}_daemon_us"] = found.daemon
-                figures[f"{orchestration}_worker_us"] = found.worker
     return figures
+
+
+def computed_per_second(interpreters: int) -> float:
+    """Computations per second of interpreters that do nothing else, all together."""
+    command = [sys.executable, "-m", "benchmarks._computing", str(COMPUTED)]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) for _ in range(interpreters)
+    ]
+    for each in running:
+        assert each.stdin is not None
+        each.stdin.write(b"\n")
+        each.stdin.flush()
+    return sum(COMPUTED / float(each.communicate()[0]) for each in running)
 
 
 async def killed(path: Path, *, kills: bool) -> tuple[Measured, int]:
@@ -261,10 +279,11 @@ def rates() -> dict[str, float]:
         for variant in VARIANTS:
             with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
                 found[variant] = asyncio.run(rates_of(variant, Path(directory) / "engine"))
+        found["machine"] = {"2_processes_to_1": computed_per_second(2) / computed_per_second(1)}
         rounds.append(found)
     figures = {
         f"{variant}_{figure}": statistics.median(each[variant][figure] for each in rounds)
-        for variant in VARIANTS
+        for variant in rounds[0]
         for figure in rounds[0][variant]
     }
 
@@ -277,7 +296,8 @@ def rates() -> dict[str, float]:
         cost = ratio(f"{name}_daemon_us", "1_processes", "in_process")
         figures[f"ratio_{name}_daemon_us_1_processes_to_in_process"] = cost
     figures["ratio_one_activity_joined_to_grpc"] = ratio("one_activity_per_second", "joined", "grpc")
-    figures["ratio_cpu_2_processes_to_1_processes"] = ratio("cpu_per_second", "2_processes", "1_processes")
+    for name in ("cpu", "cpu_beside_starts"):
+        figures[f"ratio_{name}_2_processes_to_1_processes"] = ratio(f"{name}_per_second", "2_processes", "1_processes")
     return figures
 
 
