@@ -184,10 +184,7 @@ class Dispatcher:
 
     def release(self, lease: Lease, *, done: bool) -> None:
         """Return the lease's credit to its stream. done: reset the count of abandoned attempts."""
-        if lease.token in lease.stream.leases:
-            lease.stream.leases.discard(lease.token)
-            lease.stream.free[lease.kind] += 1
-            lease.stream.free_bytes += lease.size
+        lease.stream.end(lease)
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
         if done and self._on_done is not None:
@@ -202,7 +199,7 @@ class Dispatcher:
 
     def mark_void(self, lease: Lease) -> None:
         """Mark the lease of a turn as void: its response no longer counts."""
-        lease.void = True
+        lease.mark_void()
         if lease.token in lease.stream.leases:  # not ended in the same transaction
             self._tokenless.mark_void(lease)
 
@@ -279,7 +276,7 @@ class Dispatcher:
         begun, starts = self.ready[ORCHESTRATION], self.starts
         while begun.members and self._round(ORCHESTRATION, begun):
             pass
-        self.motion.holds = False
+        self.motion.begin_round()
         while starts.members and self._round(ORCHESTRATION, starts, self.motion.may_begin):
             pass
 
@@ -321,17 +318,15 @@ class Dispatcher:
         if built is None:
             return None
         lease, item = built
-        lease.is_alone, lease.resets = alone, self._resets
-        stream.free[kind] -= 1
-        stream.leases.add(lease.token)
+        lease.mark_sent(alone=alone, resets=self._resets)
+        stream.grant(lease)
         self.leases.add(lease)
         if self._lease_seconds is not None:
             heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
         try:
             size = stream.send(item)
             if size is not None:
-                lease.size = size
-                stream.free_bytes -= size
+                lease.charge(size)
         except Exception as error:
             self._not_sent(stream, error)
         return lease
@@ -394,10 +389,7 @@ class Dispatcher:
         self._waiting.clear()
         self._alone = self._quiet = None
         for stream in self.streams:
-            stream.leases.clear()
-            stream.free = list(stream.credits)
-            stream.free_bytes = stream.most_bytes
+            stream.reset()
         for lease in kept:
             self.leases.add(lease)
-            lease.stream.leases.add(lease.token)
-            lease.stream.free[lease.kind] -= 1
+            lease.stream.grant(lease)
