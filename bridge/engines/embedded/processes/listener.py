@@ -166,7 +166,7 @@ class WorkerSocket:
             for each in connections:
                 if each.pid in frozen:
                     each.drop_frozen()
-                elif has_ended(each.pid):
+                elif has_ended(str(each.pid)):
                     each.close()
 
 
