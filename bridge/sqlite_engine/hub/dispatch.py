@@ -37,7 +37,7 @@ def _leased(stream: WorkerStream) -> int:
 
 
 @dataclass(slots=True, order=True)
-class _Rest:
+class _Pause:
     until: float
     kind: int
     order: int
@@ -79,7 +79,7 @@ class Dispatcher:
         self.streams: list[WorkerStream] = []
         self._flushing: list[WorkerStream] = []
         self.leases = Leases()
-        self._resting: list[_Rest] = []
+        self._paused: list[_Pause] = []
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
         self._resets = 0
@@ -204,11 +204,11 @@ class Dispatcher:
             self._tokenless.mark_void(lease)
 
     @property
-    def resting(self) -> bool:
+    def has_pauses(self) -> bool:
         """True when some work waits for the end of its pause."""
-        return bool(self._resting)
+        return bool(self._paused)
 
-    def rest(self, lease: Lease, delay: float | None = None) -> None:
+    def requeue_later(self, lease: Lease, delay: float | None = None) -> None:
         """Queue work again after a pause.
 
         delay: seconds. None: 50 ms for abandoned work, doubled at each further attempt, up to 30 s.
@@ -219,15 +219,15 @@ class Dispatcher:
             self._attempts[key] = attempts + 1
             delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         self._order += 1
-        rest = _Rest(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
-        heapq.heappush(self._resting, rest)
+        pause = _Pause(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
+        heapq.heappush(self._paused, pause)
 
     def wake(self, now: float) -> None:
         """Queue the work whose pause has ended, and new orchestrations that have waited for slow ones."""
         self.motion.wake(now)
-        while self._resting and self._resting[0].until <= now:
-            rest = heapq.heappop(self._resting)
-            self.ready[rest.kind].add(rest.name, rest.version, rest.subject)
+        while self._paused and self._paused[0].until <= now:
+            pause = heapq.heappop(self._paused)
+            self.ready[pause.kind].add(pause.name, pause.version, pause.subject)
 
     def expired(self, now: float) -> list[Lease]:
         """End and return the leases that have expired. Without `lease_seconds` there are none."""
@@ -240,7 +240,7 @@ class Dispatcher:
 
     def next_wake(self) -> float | None:
         """Time at which `wake` or `expired` is next due, by the monotonic clock; None when neither is."""
-        moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
+        moments = [pause.until for pause in self._paused[:1]] + [moment for moment, _ in self._expiring[:1]]
         if self.motion.holds:
             moments.append(self.motion.stalled_until())
         if self._balance.due is not None:
@@ -250,7 +250,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Send all work that the streams can accept."""
         if self._waiting or self._quiet is not None:
-            self._hand_out_alone()
+            self._send_alone()
         if len(self._flushing) > 1:
             # Several processes: the next item goes to the one that has the fewest
             self.streams.sort(key=_leased)
@@ -261,7 +261,7 @@ class Dispatcher:
             while waiting and self._round(kind, queue):
                 pass
         if self._waiting and self._quiet is None:
-            self._hand_out_alone()
+            self._send_alone()
         if len(self._flushing) > 1 and not self.ready[ACTIVITY].members and self._quiet is None:
             self._balance.check(self._flushing, time.monotonic())
         for stream in self._flushing:
@@ -300,12 +300,12 @@ class Dispatcher:
             return False
         name, version, subject = found
         if not (self._suspects and self._set_aside(kind, name, version, subject)):
-            lease = self._hand_out(stream, kind, subject)
+            lease = self._send(stream, kind, subject)
             if lease is not None and queue is self.starts:
                 self.motion.begin(lease.subject, (name, version))
         return True
 
-    def _hand_out(self, stream: WorkerStream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
+    def _send(self, stream: WorkerStream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
         self._token += 1
         try:
@@ -343,10 +343,10 @@ class Dispatcher:
             self._waiting[key] = (kind, name, version, subject)
         elif until < math.inf:
             self._order += 1
-            heapq.heappush(self._resting, _Rest(until, kind, self._order, name, version, subject))
+            heapq.heappush(self._paused, _Pause(until, kind, self._order, name, version, subject))
         return True
 
-    def _hand_out_alone(self) -> None:
+    def _send_alone(self) -> None:
         """Give one suspected item to a process that has no other work.
 
         Until the item is given, and while it runs, that process gets no other work.
@@ -368,7 +368,7 @@ class Dispatcher:
                 self._quiet = stream.process
                 return
             del self._waiting[key]
-            lease = self._hand_out(stream, kind, subject, alone=True)
+            lease = self._send(stream, kind, subject, alone=True)
             if lease is not None:
                 self._alone, self._quiet = lease, stream.process
                 return
@@ -382,7 +382,7 @@ class Dispatcher:
         self.motion.clear()
         self._balance.clear()
         self.leases.clear()
-        self._resting.clear()
+        self._paused.clear()
         self._expiring.clear()
         self._attempts.clear()
         self._suspects.clear()

@@ -62,7 +62,7 @@ def places(loaded: Loaded, text: str) -> list[NamedPosition]:
     ]
 
 
-async def behind(loaded: Loaded, text: str) -> Behind | None:
+async def message_behind(loaded: Loaded, text: str) -> Behind | None:
     """Message behind a position in a topic of dead letters or of a target; None for any other text."""
     found = _POSITION.fullmatch(text)
     if found is None or places(loaded, text):

@@ -244,7 +244,7 @@ class Reloader:
         daemon.publishing.replace(plan.targets)
         known = known_orchestrations(loaded, daemon.workflows)
         for name, finishes in daemon.finishes.items():
-            finishes.know(known)
+            finishes.add_names(known)
             early = config.engines[name].early_messages
             daemon.early[name].cover(waiting.early_prefixes(loaded, name, daemon.candidate))
             daemon.early[name].store.limit(early.max_message)
