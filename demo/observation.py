@@ -41,12 +41,12 @@ def observe(metrics: str, instances: Iterable[dict[str, Any]] = (), waiting: int
     for instance in instances:
         for prefix, what in KINDS.items():
             if instance["instance_id"].startswith(prefix):
-                getattr(tally, what)[_standing(instance)] += 1
+                getattr(tally, what)[_status_of(instance)] += 1
                 break
     return tally
 
 
-def _standing(instance: dict[str, Any]) -> str:
+def _status_of(instance: dict[str, Any]) -> str:
     """Status that the workflow returned as its output, else that of the engine, in lower case."""
     status = str(instance["status"]).rpartition(".")[2].removeprefix("ORCHESTRATION_STATUS_").lower()
     output = instance.get("output")

@@ -447,7 +447,6 @@ def build_targets(
     from bridge.app.claims import build_published_claims
     from bridge.app.codecs import target_codec
     from bridge.pipeline.publishing import PublishTarget
-    from bridge.pipeline.tracing import messaging_system
 
     return {
         name: PublishTarget(
@@ -457,7 +456,7 @@ def build_targets(
             target.source,
             target.timeout,
             broker_factory.message_shape(target),
-            messaging_system(loaded.config.brokers[target.broker].type),
+            broker_factory.messaging_system(loaded.config.brokers[target.broker]),
             build_published_claims(loaded, name),
         )
         for name, target in loaded.config.targets.items()
@@ -530,11 +529,12 @@ def build_source(
     from bridge.pipeline.rule_set import CurrentRules
     from bridge.pipeline.settings import SourceSettings
     from bridge.pipeline.source import SourcePipeline
-    from bridge.pipeline.tracing import SourceTracing, messaging_system
+    from bridge.pipeline.tracing import SourceTracing
     from bridge.quarantine.stage import QuarantineStage
     from bridge.replay.feed import ReplayFeed
 
     config = loaded.config.sources[name]
+    broker = loaded.config.brokers[config.broker]
     settings = SourceSettings(
         name=name,
         subscribe=subscribe_options(loaded, name),
@@ -569,7 +569,8 @@ def build_source(
         else SourceTracing(
             tracer,
             settings,
-            messaging_system(loaded.config.brokers[config.broker].type),
+            broker_factory.messaging_system(broker),
+            broker_factory.span_attributes(broker),
             links=loaded.config.ops.tracing.parent == "link",
         ),
         decisions=decisions,

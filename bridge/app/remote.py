@@ -103,14 +103,14 @@ async def _patient(session: aiohttp.ClientSession, place: DaemonAddress, operati
     while True:
         asked = ask_over(session, operation, given, place.url)
         try:
-            return await while_alive(asked, partial(_lives, session, place), FIND_SECONDS, operation.name, place.url)
+            return await while_alive(asked, partial(_is_alive, session, place), FIND_SECONDS, operation.name, place.url)
         except TooManyRequests as error:
             await asyncio.sleep(error.seconds)
         except (Unauthenticated, Denied, EngineTimeout) as error:
             raise explained(error, place) from error.__cause__
 
 
-async def _lives(session: aiohttp.ClientSession, place: DaemonAddress) -> bool:
+async def _is_alive(session: aiohttp.ClientSession, place: DaemonAddress) -> bool:
     """True when the daemon answers, also with an error."""
     try:
         async with asyncio.timeout(FIND_SECONDS):

@@ -105,7 +105,7 @@ async def watch(loaded: Loaded, seconds: float, progress: Callable[[int], None])
 
 
 @dataclass
-class Alone:
+class StandaloneComparison:
     """Comparison without a daemon.
 
     seen: share of the sequence numbers of each queue that could be peeked, by topic: consumers take messages away.
@@ -119,21 +119,21 @@ class Alone:
         return {"daemons": [], "silent": [], "seen": self.seen, **self.comparison.to_dict()}
 
 
-async def alone(
+async def compare_topics(
     loaded: Loaded,
     candidate: Loaded,
     sources: Sequence[str],
     seconds: float,
     share: float,
     progress: Callable[[int], None],
-) -> Alone:
+) -> StandaloneComparison:
     """Compare new messages of topics as they arrive. Joins no group and commits no position. Ctrl-C ends it early.
 
     sources: names; empty: all.
     Raises: ConfigError, BrokerError, BrokerUnavailable, RegistryUnavailable.
     """
     sides = ConfigurationRules(loaded), ConfigurationRules(candidate)
-    found = Alone(RulesComparison(*sides))
+    found = StandaloneComparison(RulesComparison(*sides))
     receivers = Receivers(loaded, candidate, None)
 
     async def follow(broker: str, topic: str, is_log: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, LimitsConfig, OnUnreadable
+from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
@@ -453,6 +454,13 @@ class ReadableBroker(Protocol):
         Raises: BrokerError when there is no such topic or partition, BrokerUnavailable.
         """
         ...
+
+
+def readable(broker: Broker) -> ReadableBroker:
+    """Broker of a source, whose topics can be read. Raises: BrokerError for one that publishes only."""
+    if not isinstance(broker, ReadableBroker):
+        raise BrokerError(f"nothing can be read from the broker {broker.name!r}: it publishes only")
+    return broker
 
 
 @dataclass(frozen=True, slots=True)

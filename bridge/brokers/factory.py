@@ -7,12 +7,12 @@ libraries come with extras and are imported only when a broker is created.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
+from bridge.brokers.base import Broker, Delivery, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
 from bridge.brokers.local.diagnosis import diagnose as diagnose_local
 from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
@@ -105,8 +105,36 @@ def server_of(config: BrokerConfig) -> dict[str, str]:
             return {"host": config.host, "protocol": "https" if config.is_https else "http"}
 
 
+def operation_bindings(config: BrokerConfig, source: SourceConfig) -> dict[str, Any]:
+    """Bindings of AsyncAPI for the operation of a source; empty for a broker without any."""
+    if not isinstance(config, KafkaBrokerConfig):
+        return {}
+    return {"kafka": {"groupId": {"type": "string", "enum": [source.group]}, "bindingVersion": "0.5.0"}}
+
+
+def messaging_system(config: BrokerConfig) -> str:
+    """Value of `messaging.system` in spans, by OpenTelemetry's conventions."""
+    return "durable_bridge" if isinstance(config, LocalBrokerConfig) else config.type
+
+
+def span_attributes(config: BrokerConfig) -> Callable[[Delivery], Iterable[tuple[str, int]]]:
+    """Function that yields the attributes of a delivery's span that only this broker has."""
+    match config:
+        case KafkaBrokerConfig():
+            return lambda delivery: [("messaging.kafka.offset", delivery.position.offset)]
+        case ServiceBusBrokerConfig():
+            return lambda delivery: [("messaging.servicebus.message.delivery_count", delivery.attempt)]
+        case LocalBrokerConfig() | WebhookBrokerConfig():
+            return lambda _: ()
+
+
 def is_cluster(config: BrokerConfig) -> bool:
     """True for a broker that several entries of `brokers` may name, each with addresses of its own."""
+    return isinstance(config, KafkaBrokerConfig)
+
+
+def rebalances_groups(config: BrokerConfig) -> bool:
+    """True for a broker that moves partitions of a whole group when one of its members joins or leaves."""
     return isinstance(config, KafkaBrokerConfig)
 
 

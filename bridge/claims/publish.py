@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from bridge.core.bytetext import compact_json
 from bridge.core.errors import DecodeError, PublishFailed
 from bridge.core.message import Event, Message
 from bridge.system import private
@@ -53,15 +53,11 @@ class PublishedClaims:
             document = json.loads(message.body or b"{}")  # unlike orjson, it keeps integers of more than 64 bits
             document.pop("data_base64", None)
             data = document.pop("data", None)
-            payload = event.data if isinstance(event.data, bytes) else _text(data)
+            payload = event.data if isinstance(event.data, bytes) else compact_json(data)
         except RecursionError:
             raise DecodeError("the event's data nests too deep for a claim check") from None
         document[self.attribute] = self.put(name, payload)
-        return replace(message, body=_text(document))
-
-
-def _text(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return replace(message, body=compact_json(document))
 
 
 def files_store(directory: Path) -> StorePayload:

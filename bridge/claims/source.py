@@ -13,6 +13,7 @@ import orjson
 
 from bridge.claims.fetch import PayloadFetcher
 from bridge.config.model.claims import ClaimCheckConfig
+from bridge.core.bytetext import compact_json
 from bridge.core.errors import ClaimDamaged, PayloadTooDeep
 from bridge.core.message import Message
 
@@ -90,7 +91,10 @@ class ClaimChecks:
         event.pop("data", None)
         event.pop("data_base64", None)
         media = str(event.get("datacontenttype") or "application/json").partition(";")[0].strip().lower()
-        head = _text(event)[:-1]
+        try:
+            head = compact_json(event)[:-1]
+        except RecursionError:
+            raise _too_deep() from None
         if media == "application/json" or media.endswith("+json"):
             data = data.removeprefix(codecs.BOM_UTF8)
             try:
@@ -131,14 +135,6 @@ def _object(body: bytes | None) -> Mapping[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     return found if isinstance(found, dict) else {}
-
-
-def _text(event: Mapping[str, Any]) -> bytes:
-    """JSON text of an object of `_object`. Raises: PayloadTooDeep."""
-    try:
-        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
-    except RecursionError:
-        raise _too_deep() from None
 
 
 def _too_deep() -> PayloadTooDeep:

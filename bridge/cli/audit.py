@@ -63,7 +63,7 @@ def command(
     """
     from bridge.app.audit import AuditFilter, files, lines
     from bridge.app.composition import load_config
-    from bridge.app.operations.engine_file import given
+    from bridge.app.operations.engine_file import named_file
     from bridge.app.state import trails as all_trails
     from bridge.ops.trail import AuditTrail
 
@@ -78,7 +78,7 @@ def command(
             [found] = operate(options, ("audit.list", {**wanted, "limit": MOST_LINES}))
         _print(found, as_json)
         return
-    trails = [AuditTrail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
+    trails = [AuditTrail(named_file(path).parent)] if path is not None else all_trails(load_config(config, overlay))
     _print(lines(trails, AuditFilter(since, until, actor, action)), as_json)
     read = files(trails)
     named = f": {', '.join(map(str, read))}" if read else ""

@@ -180,11 +180,11 @@ def to_change(path: Path | None, options: dict[str, Any], action: str, reason: s
 
 
 def _given(path: Path, options: dict[str, Any]) -> Path:
-    from bridge.app.operations.engine_file import given
+    from bridge.app.operations.engine_file import named_file
 
     if any(options.values()):
         raise click.UsageError("use either --path, or an engine and a configuration", click.get_current_context())
-    return given(path)
+    return named_file(path)
 
 
 def named_with_keys(
@@ -197,13 +197,13 @@ def named_with_keys(
     """
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.operations.engine_file import configured, given, keyring
+    from bridge.app.operations.engine_file import configured, keyring, named_file
 
     if path is not None and not any(options.values()):
-        return given(path), None
+        return named_file(path), None
     loaded = load_config(options["config"], options["overlay"])
     if path is not None:
-        file = given(path)
+        file = named_file(path)
     elif action is None:
         file = configured(loaded, options["engine"])
     else:

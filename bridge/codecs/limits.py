@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from bridge.config.model.sources import LimitsConfig
+from bridge.core.bytetext import compact_json
 from bridge.core.errors import DecodedTooLarge, DecodeError, PayloadTooDeep, PayloadTooLarge, TooManyValues
 
 _OPEN, _CLOSE = b"[{", b"]}"
@@ -184,7 +185,7 @@ def _write_exact(value: Any) -> bytes:
     reason.
     """
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        return compact_json(value)
     except RecursionError:
         raise DecodeError("the event's data nests too deep to be written as JSON") from None
     except UnicodeEncodeError:

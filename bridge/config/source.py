@@ -57,9 +57,9 @@ class MergedDocument:
         The base is the directory of the file in which `path` is written, else of the first file.
         """
         node = find(self.root, path)
-        return self.beside(node.mark, value) if node is not None else self.base / value
+        return self.absolute_path(node.mark, value) if node is not None else self.base / value
 
-    def beside(self, mark: FilePosition, value: str) -> Path:
+    def absolute_path(self, mark: FilePosition, value: str) -> Path:
         """Absolute path of a relative one that is written at a place."""
         return self.directories.get(mark.file, self.base) / value
 
@@ -150,7 +150,7 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     document = MergedDocument(apply_defaults(root), directories, base)
     environment = os.environ if environ is None else environ
     unset: list[Problem] = []
-    root = interpolate(document.root, environment, document.beside, unset)
+    root = interpolate(document.root, environment, document.absolute_path, unset)
     document = MergedDocument(root, directories, base, tuple(suppressions))
     problems += unset
     known = {(problem.file, problem.line, problem.column) for problem in unset}

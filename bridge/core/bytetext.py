@@ -12,6 +12,7 @@ import base64
 import json
 import re
 from datetime import datetime, timedelta
+from typing import Any
 
 MARK = "\ufdd0"
 """First character of the three that stand for one byte."""
@@ -78,6 +79,14 @@ def amqp_timestamp(milliseconds: int) -> str:
 def amqp_binary(name: str, value: bytes) -> bytes:
     """Header value of AMQP binary: base64 in a CloudEvent attribute (by its specification), else unchanged."""
     return base64.b64encode(value) if is_cloudevents_attribute(name) else value
+
+
+def compact_json(value: Any) -> bytes:
+    """JSON without white space, in UTF-8, with integers of any size.
+
+    Raises: RecursionError, TypeError; ValueError for NaN, Infinity, lone surrogates and cycles.
+    """
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 _INVISIBLE = re.compile(

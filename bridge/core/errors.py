@@ -513,7 +513,7 @@ def frameless(error: BaseException) -> None:
             left += (each.__cause__, each.__context__)
 
 
-def kept(error: Exception) -> Exception:
+def storable(error: Exception) -> Exception:
     """Return the error for later use. A BridgeError loses its frames; a bug keeps them for the log."""
     if isinstance(error, BridgeError):
         frameless(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 DELIVERY_SECONDS = (
@@ -42,6 +43,17 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
         self.exemplars: dict[int, Exemplar] | None = None
+
+    @classmethod
+    def restored(
+        cls, bounds: tuple[float, ...], counts: Sequence[int], total: float, exemplars: Mapping[int, Exemplar]
+    ) -> Histogram:
+        """Histogram that another process has counted; see the attributes. Raises: ValueError for other bounds."""
+        if len(counts) != len(bounds) + 1:
+            raise ValueError("a histogram with other bounds")
+        found = cls(bounds)
+        found.counts, found.total, found.exemplars = list(counts), total, dict(exemplars) or None
+        return found
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""

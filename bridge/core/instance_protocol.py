@@ -53,15 +53,15 @@ class InstanceFacts:
 
     result: result of the last call; None before the first call.
     state: state read after the last call; None when the state was not read.
-    started_by_it: this command, or a later command that remembers it, started the running instance.
-    held: the instance's history contains this command; None when the history was not searched.
+    started_by_command: this command, or a later command that remembers it, started the running instance.
+    has_received: the instance's history contains this command; None when the history was not searched.
     restarted: the instance was run again for this event and ended without it.
     """
 
     result: CallResult | None = None
     state: InstanceState | None = None
-    started_by_it: bool = False
-    held: bool | None = None
+    started_by_command: bool = False
+    has_received: bool | None = None
     restarted: bool = False
 
 
@@ -127,7 +127,7 @@ def _start(known: InstanceFacts, confirmed: bool, raises: bool, restarts: bool) 
         return NextStep.READ
     if state is InstanceState.MISSING:
         return NextStep.UNSURE if result is CallResult.UNSURE else NextStep.START
-    if known.started_by_it:
+    if known.started_by_command:
         return NextStep.DONE if result is CallResult.UNSURE else NextStep.REPEATED
     if state is InstanceState.RUNNING:
         return NextStep.RAISE if raises else NextStep.EXISTS
@@ -153,9 +153,9 @@ def _raise(known: InstanceFacts, confirmed: bool, restarts: bool) -> NextStep:
 
 def _late(known: InstanceFacts, restarts: bool) -> NextStep:
     """Next step for a finished instance, by its history: it may have seen the command before it finished."""
-    if known.held is None:
+    if known.has_received is None:
         return NextStep.SEARCH
-    if known.held:
+    if known.has_received:
         return NextStep.DONE if known.result is CallResult.RAISED else NextStep.REPEATED
     if restarts and not known.restarted:
         # A replacement of unknown outcome is an engine failure, not a state of the instance

@@ -23,6 +23,7 @@ from bridge.core.errors import (
     ClaimStoreUnavailable,
     ClockSkew,
     EarlierMessagesWait,
+    EngineError,
     EngineOutage,
     EngineRejected,
     InstanceAlreadyExists,
@@ -178,17 +179,17 @@ def decide(
             return Complete(Outcome.IGNORED)
         if on_missing is OnMissing.DEAD_LETTER:
             return WriteDeadLetter(error.reason, detail_of(error))
-    return _again(error, attempt, elapsed, policy)
+    return _retry(error, attempt, elapsed, policy)
 
 
-def outside(
-    settlement: Settlement, *, keeps: bool, quarantine: bool, held: float, max_hold: float, skip: bool = False
+def decide_for_source(
+    settlement: Settlement, *, keeps: bool, quarantine: bool, elapsed: float, max_hold: float, skip: bool = False
 ) -> Settlement:
-    """Settlement of a source that may keep messages outside their broker.
+    """Settlement by the settings of a source, which may keep messages outside their broker.
 
     keeps: this message can be kept.
     quarantine: a message with an ordering key waits for a person, with its key, instead of being dead-lettered.
-    held: seconds since the first failure of the delivery.
+    elapsed: seconds since the first failure of the delivery.
     max_hold: seconds for which the broker lets a message be held for retries. A longer wait continues on the engine.
     skip: the message cannot be parsed, and the source completes such messages as ignored.
     """
@@ -196,7 +197,7 @@ def outside(
         return Complete(Outcome.IGNORED)
     if keeps and quarantine and isinstance(settlement, WriteDeadLetter):
         return Keep(Wait.PERSON, None, settlement.reason, settlement.detail)
-    if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
+    if isinstance(settlement, Retry) and settlement.failed and elapsed + settlement.delay > max_hold:
         if not keeps:
             return WriteDeadLetter(
                 settlement.reason, "the retries exceeded the longest time that the broker lets a message be held"
@@ -205,7 +206,20 @@ def outside(
     return settlement
 
 
-def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Settlement:
+def decide_unstored(error: EngineError, engine: str | None, policy: RetryPolicy) -> Settlement:
+    """Settlement of a delivery that its engine did not store.
+
+    The delivery has failed already: it is tried again until the engine accepts or refuses the message.
+    engine: engine for whose outages the source is held; None when the source has no commands for this engine.
+    """
+    if isinstance(error, EngineOutage) and engine is not None:
+        return Hold(error.reason, detail_of(error), engine)
+    if isinstance(error, EngineRejected):
+        return WriteDeadLetter(error.reason, detail_of(error))
+    return Retry(policy.max_delay, error.reason)
+
+
+def _retry(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Settlement:
     delay = policy.delay(attempt)
     known = isinstance(error, BridgeError)
     spent = elapsed + delay > policy.in_memory if known else attempt >= policy.bug_attempts

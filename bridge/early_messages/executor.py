@@ -35,7 +35,7 @@ class Executor(Protocol):
 class MovingExecutor(Executor, Protocol):
     """Executor whose instances may be on several engines, see `bridge.engines.commands.moving.InstanceEngine`."""
 
-    def look(self, command: Command) -> Awaitable[InstanceState]:
+    def read_state(self, command: Command) -> Awaitable[InstanceState]:
         """Read the state of the command's instance on this engine. Raises: EngineError."""
         ...
 
@@ -43,7 +43,7 @@ class MovingExecutor(Executor, Protocol):
         """Execute a command for an instance that is on this engine, and start nothing. Raises: EngineError."""
         ...
 
-    def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> Awaitable[None]:
+    def restart(self, command: Command, origin: MessageOrigin | None, previous: PreviousRun) -> Awaitable[None]:
         """Start an instance in place of a run that has finished on another engine. Raises: EngineError."""
         ...
 
@@ -68,7 +68,7 @@ class EarlyMessageExecutor:
         """
         self.store = store
         self._executor = executor
-        self.look = executor.look
+        self.read_state = executor.read_state
         self._prefixes = prefixes
         self._engine_notifies = engine_notifies
 
@@ -91,10 +91,10 @@ class EarlyMessageExecutor:
         """
         await self._execute(command, origin, self._executor.execute_found)
 
-    async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
+    async def restart(self, command: Command, origin: MessageOrigin | None, previous: PreviousRun) -> None:
         """Start an instance in place of a run that has finished on another engine, then execute the command."""
         assert not isinstance(command, SignalEntity)
-        await self._notifying(command.instance_id, self._executor.restart(command, origin, past))
+        await self._notifying(command.instance_id, self._executor.restart(command, origin, previous))
 
     async def waits(self, command: Command, origin: MessageOrigin | None) -> bool:
         """True when earlier messages of the instance of a command wait here, which the command must not overtake.

@@ -108,6 +108,8 @@ def translate(error: BaseException, *, what: str) -> EngineError:
         return EngineUnavailable(f"{what}: the connection to the engine failed ({type(error).__name__})")
     if isinstance(error, RuntimeError) and "closed" in str(error):
         return EngineUnavailable(f"{what}: the engine's client is closed")
+    if isinstance(error, ValueError) and str(error).startswith("Cannot invoke RPC"):  # gRPC, on a closed channel
+        return EngineUnavailable(f"{what}: the connection to the engine was closed")
     if isinstance(error, ValueError | TypeError | RecursionError):
         return EngineRejected(f"{what}: the SDK cannot make a request of it ({type(error).__name__})")
     if isinstance(error, AttributeError) and error.obj is None:

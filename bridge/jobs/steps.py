@@ -10,11 +10,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from durabletask import task
 
+from bridge.config.model.bridge import JobsConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable, EngineOutage
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB_STEP
@@ -102,13 +103,6 @@ class _Ended(Exception):
         self.result = result
 
 
-class JobRetention(NamedTuple):
-    """Records of ended jobs that are kept when a job starts: the youngest `most`, for `seconds` after their end."""
-
-    seconds: float = 30 * 86_400.0
-    most: int = 1000
-
-
 class JobSteps:
     """Steps of the jobs of one engine. Call the activity from any thread except the event loop's.
 
@@ -121,10 +115,10 @@ class JobSteps:
         kinds: Iterable[JobKind],
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.time,
-        retention: JobRetention | None = None,
+        retention: JobsConfig | None = None,
     ) -> None:
         self._engine = engine
-        self._retention = retention or JobRetention()
+        self._retention = retention or JobsConfig()
         self._kinds = {kind.name: kind for kind in kinds}
         self._loop = loop
         self._now = now
@@ -161,7 +155,7 @@ class _Run:
         kinds: Mapping[str, JobKind],
         cursor: JobCursor,
         now: Callable[[], float],
-        retention: JobRetention,
+        retention: JobsConfig,
     ) -> None:
         self._store = store
         self._retention = retention
@@ -279,7 +273,7 @@ class _Run:
         """Remove the records of jobs that ended long ago."""
         ended = [each for each in await self._store.records() if not each.is_open]
         for position, each in enumerate(ended):
-            if position >= self._retention.most or self._now() - (each.ended or 0.0) > self._retention.seconds:
+            if position >= self._retention.most or self._now() - (each.ended or 0.0) > self._retention.keep:
                 await self._remove_pages(each.id)
                 await self._store.signal(each.id, "remove", {})
 

@@ -208,7 +208,7 @@ class EventStreams:
                     async for event in events:
                         if time.monotonic() - checked >= ADMIT_SECONDS:
                             checked = time.monotonic()
-                            if not await _still(request, caller, admit):
+                            if not await _is_still_allowed(request, caller, admit):
                                 break
                         await _send(response, event)
             except (ConnectionError, TimeoutError):  # the reader has gone, or takes nothing
@@ -221,7 +221,7 @@ class EventStreams:
         return handle
 
 
-async def _still(request: web.Request, caller: Caller, admit: Authenticate) -> bool:
+async def _is_still_allowed(request: web.Request, caller: Caller, admit: Authenticate) -> bool:
     """True while the reader of a stream has the rights with which it was opened."""
     try:
         return await admit(request) == caller
@@ -250,7 +250,7 @@ class IdempotentAnswers:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str, str], tuple[str, asyncio.Task[Any]]] = OrderedDict()
 
-    async def once(self, key: tuple[str, str, str], request: str, run: Callable[[], Awaitable[Any]]) -> Any:
+    async def run_once(self, key: tuple[str, str, str], request: str, run: Callable[[], Awaitable[Any]]) -> Any:
         """Answer of the first request with a key; a repetition waits for it. An error is not kept.
 
         key: caller, path, and Idempotency-Key. request: digest of the parameters.
@@ -299,7 +299,7 @@ def _handler(
             result = await route.answer(given, caller, None)
         else:
             digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
-            result = await answers.once(
+            result = await answers.run_once(
                 (caller.actor.name, request.path, key), digest, lambda: route.answer(given, caller, key)
             )
         response = web.Response(body=json.dumps(result).encode(), content_type=_JSON)

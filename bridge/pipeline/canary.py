@@ -75,7 +75,7 @@ class CanaryRules(CurrentRules):
     def leave(self) -> None:
         """Use no candidate. Its deliveries in flight keep their rule set, and so do further ones of their keys."""
         self._active = False
-        self._stay()
+        self._keep_sides()
         self.candidate = self._link = None
         self.replace(self._present)
 
@@ -88,9 +88,9 @@ class CanaryRules(CurrentRules):
         """Start or end the use of the candidate. Keys with messages in flight change when these have left."""
         if active is not self._active:
             self._active = active
-            self._stay()
+            self._keep_sides()
 
-    def _stay(self) -> None:
+    def _keep_sides(self) -> None:
         """Let the keys with messages in flight keep their side until these have left."""
         in_flight = {domain_key(key): rules for key, rules in self._in_flight()}
         known = [*self._candidates, *([] if self.candidate is None else [self.candidate])]

@@ -17,11 +17,11 @@ class DecodedForms:
     """Room for the decoded forms of large messages. Not thread-safe: one event loop.
 
     A large message is decoded when a worker takes it, and its decoded form is dropped when the worker leaves it. A
-    message beyond the room waits for another one to leave. A single message fits, whatever its size.
+    message beyond the limit waits for another one to leave. A single message fits, whatever its size.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._room = max_bytes // SHARE
+        self._most_bytes = max_bytes // SHARE
         self._admitted: dict[InFlightDelivery, int] = {}
         self._waiting: dict[InFlightDelivery, Callable[[], bool]] = {}
         self.bytes = 0
@@ -33,7 +33,7 @@ class DecodedForms:
         wake: returns False when the item is not the next to be processed; it then asks again later.
         Call `leave` afterwards, and `forget` when the item is gone.
         """
-        if item.room <= SMALL or item in self._admitted:
+        if item.decoded_limit <= SMALL or item in self._admitted:
             return True
         if not self._waiting and self._fits(item):
             self._admit(item)
@@ -60,11 +60,11 @@ class DecodedForms:
             self.leave(item)
 
     def _fits(self, item: InFlightDelivery) -> bool:
-        return not self._admitted or self.bytes + item.room <= self._room
+        return not self._admitted or self.bytes + item.decoded_limit <= self._most_bytes
 
     def _admit(self, item: InFlightDelivery) -> None:
-        self._admitted[item] = item.room
-        self.bytes += item.room
+        self._admitted[item] = item.decoded_limit
+        self.bytes += item.decoded_limit
 
     def _release(self, item: InFlightDelivery) -> None:
         self.bytes -= self._admitted.pop(item)

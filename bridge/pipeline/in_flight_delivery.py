@@ -43,7 +43,7 @@ class InFlightDelivery:
 
     rules: rule set of all its attempts; set before it enters a lane.
     size: bytes counted against the source's limit.
-    room: bytes that the message may have when it is decoded: more than `size` where its payload lies elsewhere.
+    decoded_limit: bytes that the decoded message may have: more than `size` where its payload lies elsewhere.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
     is_trimmed: the envelope has lost its data, extensions and headers to save memory.
@@ -67,6 +67,7 @@ class InFlightDelivery:
         "_slot",
         "attempt",
         "decision",
+        "decoded_limit",
         "delivery",
         "due_at",
         "duplicates",
@@ -86,7 +87,6 @@ class InFlightDelivery:
         "pending",
         "pending_route",
         "received_at",
-        "room",
         "rules",
         "size",
         "stored",
@@ -113,7 +113,7 @@ class InFlightDelivery:
         self.message_id: str | None = None
         self.decoded(envelope, error)
         self.size = delivery.message.size if size is None else size
-        self.room = self.size
+        self.decoded_limit = self.size
         self.received_at = received_at
         self.stored = stored
         self.decision: Decision | None = None
@@ -140,9 +140,9 @@ class InFlightDelivery:
     def bind(self, rules: RuleSet) -> None:
         """Set the rule set of all attempts."""
         self.rules = rules
-        self.room = self.size
+        self.decoded_limit = self.size
         if rules.claims is not None and refers(rules, self.delivery.message):
-            self.room += rules.claims.size
+            self.decoded_limit += rules.claims.size
 
     # -- decoded form
 

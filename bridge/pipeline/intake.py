@@ -10,7 +10,7 @@ import structlog
 
 from bridge.brokers.base import Delivery, Partition
 from bridge.core import provenance
-from bridge.core.errors import RegistryUnavailable, kept
+from bridge.core.errors import RegistryUnavailable, storable
 from bridge.core.message import Envelope, Message
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.decoded import SMALL
@@ -104,7 +104,7 @@ class Intake:
                     key = rules.routes.ordering_key(envelope)
             except Exception as failure:
                 # Judged when the item is run; intake continues after any error
-                error = kept(failure)
+                error = storable(failure)
             if time.monotonic() - since > SLICE:
                 since = await self._pause(partitions, gone)
             value = SHARED
@@ -128,7 +128,7 @@ class Intake:
             self._enter(key, value, item)
         return partitions
 
-    def bring(self, item: InFlightDelivery) -> None:
+    def append_stored(self, item: InFlightDelivery) -> None:
         """Count a stored delivery, which is bound and decoded already, and put it behind the others of its key."""
         key, value = self._place(item.delivery), SHARED
         if item.envelope is not None:
@@ -138,9 +138,9 @@ class Intake:
                 if self._shares is not None:
                     value = item.rules.routes.value(item.envelope)
             except Exception as failure:
-                item.decoded(None, kept(failure))
+                item.decoded(None, storable(failure))
         self.bind(item, key, item.rules)
-        if item.room > SMALL:
+        if item.decoded_limit > SMALL:
             item.drop_decoded()  # decoded again when a worker takes it
         self._ledger.receive(item)
         self._enter(key, value, item)
@@ -161,7 +161,7 @@ class Intake:
             self._shares.join(value, item)
         lane = self._lanes.push(key, item)
         if lane.state is LaneState.WAITING and self._lanes.is_crowded(lane):
-            self._lanes.hurry(lane)
+            self._lanes.end_wait(lane)
         elif lane.state is LaneState.HELD:
             self._joined(lane, item)
 

@@ -154,7 +154,7 @@ class Lanes:
         """Make the head of a RUNNING lane ready again after `delay` seconds."""
         lane.enter(LaneState.WAITING, asyncio.get_running_loop().call_later(delay, self._offer, lane))
 
-    def hurry(self, lane: Lane) -> None:
+    def end_wait(self, lane: Lane) -> None:
         """Make a WAITING lane ready now."""
         self._unlink(lane)
         self._offer(lane)

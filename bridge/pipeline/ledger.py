@@ -50,7 +50,7 @@ class Ledger:
         """Count an unexpected failure."""
         self.bugs += 1
 
-    def lose_locks(self, count: int = 1) -> None:
+    def count_lost_locks(self, count: int = 1) -> None:
         """Count lost locks."""
         self.locks_lost += count
 

@@ -68,7 +68,7 @@ class MovingStep:
             if name == place or not await self._enter(name).waits(command, origin):
                 continue
             assert not isinstance(command, SignalEntity)
-            if place != step.engine or await self._enter(place).look(command) is not InstanceState.MISSING:
+            if place != step.engine or await self._enter(place).read_state(command) is not InstanceState.MISSING:
                 await self._enter(name).notify(command.instance_id)
             elif isinstance(command, ScheduleOrchestration | StartOrRaise) or not isinstance(
                 command.on_missing, WaitFor

@@ -23,7 +23,7 @@ from bridge.core.errors import (
 )
 from bridge.core.message import Envelope
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, Hold, Keep, Retry, Settlement, WriteDeadLetter, decide, outside
+from bridge.core.settlement import Complete, Hold, Keep, Retry, Settlement, WriteDeadLetter, decide, decide_for_source
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -81,7 +81,7 @@ class DeliveryRunner:
         Return its settlement, and the step that failed or has to wait.
         """
         stage = self._stage
-        if stage is not None and (settlement := stage.before(lane, item)) is not None:
+        if stage is not None and (settlement := stage.blocking_settlement(lane, item)) is not None:
             return settlement, None
         ended, step = await self._execute(item)
         if isinstance(ended, Retry | WriteDeadLetter):
@@ -114,11 +114,11 @@ class DeliveryRunner:
         stage, settings = self._stage, self._settings
         unreadable = item.delivery.message.unreadable
         skip = unreadable is not None and settings.subscribe.unreadable.of(unreadable) == "skip"
-        ended = outside(
+        ended = decide_for_source(
             settlement,
             keeps=stage is not None and stage.fits(item),
             quarantine=stage is not None and stage.quarantines and lane.key is not None,
-            held=0.0 if item.failed_at is None else time.monotonic() - item.failed_at,
+            elapsed=0.0 if item.failed_at is None else time.monotonic() - item.failed_at,
             # A stored message has no lock to lose
             max_hold=math.inf if item.stored is not None else item.rules.retry.max_hold,
             skip=skip,

@@ -60,7 +60,7 @@ class MovingPort:
     notify: notifies these messages that their instance is on some engine.
     """
 
-    look: Callable[[Command], Awaitable[InstanceState]]
+    read_state: Callable[[Command], Awaitable[InstanceState]]
     execute: Execute
     execute_found: Execute
     restart: Restart

@@ -125,7 +125,7 @@ class Settler:
             else:
                 await self._write_dead_letter(item, end, route)
         except LockLost:
-            self.lose_lock(lane, item)
+            self.on_lock_lost(lane, item)
         except (PartitionRevoked, SettlementRefused) as error:
             self.abandon_head(lane, item, error.reason)
         except DeadLetterLimited as limited:
@@ -219,14 +219,14 @@ class Settler:
     def _unload(self, lane: Lane) -> None:
         """Unload the messages of a lane whose wait may be long, so that others can be received."""
         for each in lane.items:
-            self._stand(each)
+            self._block(each)
         self.measure()
 
     def _throttle(self, lane: Lane, item: InFlightDelivery, step: RoutedCommand, throttled: Throttled) -> None:
         """Make the item wait for a limit of its route."""
         if throttled.delay is not None:
             self._lanes.wait(lane, throttled.delay)
-            throttled.limit.retry_early(item, lambda: self._hurry(lane, item))
+            throttled.limit.retry_early(item, lambda: self._retry_now(lane, item))
             return
         item.excuse()
         self._lanes.hold(lane)
@@ -241,46 +241,46 @@ class Settler:
             self.abandon_head(lane, item, reason)
             return
         self._lanes.hold(lane)
-        self._limit.wait(route, item, lambda: self._freed(lane, item))
+        self._limit.wait(route, item, lambda: self._retry_when_allowed(lane, item))
         self._unload(lane)
 
-    def _freed(self, lane: Lane, item: InFlightDelivery) -> None:
+    def _retry_when_allowed(self, lane: Lane, item: InFlightDelivery) -> None:
         """Let the item try again, at once unless quarantined messages of its key now come before it."""
         self._lanes.free(lane)
         if lane.items[0] is not item or lane.state is not LaneState.READY:
-            self._limit.tried(item)
+            self._limit.end_attempt(item)
 
-    def _hurry(self, lane: Lane, item: InFlightDelivery) -> None:
+    def _retry_now(self, lane: Lane, item: InFlightDelivery) -> None:
         """Let an item that waits for a time try again at once."""
         if lane.state is LaneState.WAITING and lane.items[0] is item:
-            self._lanes.hurry(lane)
+            self._lanes.end_wait(lane)
 
     def joined(self, lane: Lane, item: InFlightDelivery) -> None:
         """Unload an item that joined a lane held by a limit that unloads."""
         limit = lane.items[0].waits_for
         if limit is not None and limit.unloads:
-            self._stand(item)
+            self._block(item)
 
-    def _stand(self, item: InFlightDelivery) -> None:
+    def _block(self, item: InFlightDelivery) -> None:
         # Items that wait for others of their value are bounded already
         if self._shares is None or self._shares.may_go(item):
-            self._unloading.stand(item)
+            self._unloading.block(item)
 
     def _stops_others(self, partition: Partition) -> bool:
         """True when messages that wait for the dead-letter limit would soon stop the others."""
         if self._unloading.crowded:
             return True
         shares_crowded = self._shares is not None and self._shares.crowded
-        return self._unloading.standing and (2 * partition.gap >= self._settings.limits.max_gap or shares_crowded)
+        return self._unloading.has_blocked and (2 * partition.gap >= self._settings.limits.max_gap or shares_crowded)
 
     # -- deliveries that leave unsettled
 
-    def lose_lock(self, lane: Lane, item: InFlightDelivery) -> None:
+    def on_lock_lost(self, lane: Lane, item: InFlightDelivery) -> None:
         """Abandon the item: its lock was lost, or its settlement has an unknown outcome."""
         if item.delivery.settlement_unknown:
             self.abandon_head(lane, item, UNKNOWN_SETTLEMENT)
         else:
-            self._ledger.lose_locks()
+            self._ledger.count_lost_locks()
             self.abandon_head(lane, item, LockLost.reason)
 
     def abandon_head(self, lane: Lane, item: InFlightDelivery, reason: str) -> None:
@@ -303,7 +303,7 @@ class Settler:
             item.waits_for.forget(item)
         self._unloading.leave(item)
         self._decoded.forget(item)
-        self._limit.tried(item)
+        self._limit.end_attempt(item)
         item.free_slot()
         self._ledger.abandon(item, reason)
         if self._tracing is not None and item.trace is not None:

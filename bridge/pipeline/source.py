@@ -18,7 +18,7 @@ from bridge.core.errors import (
     LockLost,
     MessageError,
     RegistryUnavailable,
-    kept,
+    storable,
 )
 from bridge.core.message import Message
 from bridge.pipeline.decisions import DecisionListeners
@@ -172,7 +172,7 @@ class SourcePipeline:
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
             for number in range(self.settings.limits.concurrency)
         ]
-        self._reading = asyncio.create_task(self._take_in(), name=f"{name}:intake")
+        self._reading = asyncio.create_task(self._receive(), name=f"{name}:intake")
         self._watches.append(asyncio.create_task(self.dead_letter_limit.run(), name=f"{name}:dead-letter-limit"))
         for part in self.parts:
             self._watches.append(asyncio.create_task(part.watch(), name=f"{name}:{part.name}"))
@@ -245,7 +245,7 @@ class SourcePipeline:
         return self._stopping
 
     @property
-    def room(self) -> int:
+    def free_capacity(self) -> int:
         """Number of deliveries that fit into memory now; 0 while intake is closed."""
         if self.gate.closed:
             return 0
@@ -254,7 +254,7 @@ class SourcePipeline:
     def append(self, items: Sequence[InFlightDelivery]) -> None:
         """Put stored deliveries behind all others of their keys."""
         for item in items:
-            self._intake.bring(item)
+            self._intake.append_stored(item)
         self._settler.measure()
 
     def use(self, rules: RuleSet, limits: Mapping[str, RouteLimit], budgets: Mapping[str, BudgetShare]) -> None:
@@ -283,7 +283,7 @@ class SourcePipeline:
             readable = [each for each in messages if each.unreadable is None]
             await prepared(rules.prepare, readable, self.settings.name, self.gate, rules.retry)
 
-    def bring_back(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
+    def insert_stored(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
         """Put stored deliveries before all others of their key; False, without effect, while one of it is running."""
         if not self.lanes.insert(key, items):
             return False
@@ -308,10 +308,11 @@ class SourcePipeline:
         for partition in gone:
             self.gate.forget(partition)
         lost = sum(partition.lost for partition in gone)
-        self.ledger.lose_locks(lost)
+        self.ledger.count_lost_locks(lost)
         reason = LockLost.reason if lost else "revoked"
         running = self._settler.abandon_queued(
-            lambda item: item.delivery.partition in gone or any(part.leaves(item, gone) for part in self.parts), reason
+            lambda item: item.delivery.partition in gone or any(part.leaves_with(item, gone) for part in self.parts),
+            reason,
         )
         await self._wait_for(running)
         for part in self.parts:
@@ -352,15 +353,15 @@ class SourcePipeline:
 
     # -- intake
 
-    async def _take_in(self) -> None:
+    async def _receive(self) -> None:
         assert self.subscription is not None
         failures = 0
         while True:
             await self.gate.wait()
             at_work = self.unloading.in_memory - (0 if self.shares is None else self.shares.records)
-            room = min(_BATCH, max(1, self.settings.limits.max_in_flight - at_work))
+            free_capacity = min(_BATCH, max(1, self.settings.limits.max_in_flight - at_work))
             try:
-                deliveries = await self.subscription.receive(room)
+                deliveries = await self.subscription.receive(free_capacity)
             except (BrokerUnavailable, ClockSkew) as error:
                 failures += 1
                 cause = "clock" if isinstance(error, ClockSkew) else "broker"
@@ -399,7 +400,7 @@ class SourcePipeline:
             finally:
                 self._running.discard(item)
                 self.decoded.leave(item)
-                self.dead_letter_limit.tried(item)
+                self.dead_letter_limit.end_attempt(item)
                 self._finished.set()
                 SUBJECT.set(None)
             if time.monotonic() - self._slice > SLICE:
@@ -417,7 +418,7 @@ class SourcePipeline:
             return
         # A message that is being redelivered leaves its execution to that delivery
         if item.delivery.lost:
-            self._settler.lose_lock(lane, item)
+            self._settler.on_lock_lost(lane, item)
             return
         if item.delivery.partition.revoked:
             self._settler.abandon_head(lane, item, "revoked")
@@ -454,7 +455,7 @@ class SourcePipeline:
             self.unloading.leave(item)
             message = await payload_of(item.rules, item.delivery.message)
         except MessageError as failure:
-            item.decoded(None, kept(failure))
+            item.decoded(None, storable(failure))
             return True
         except (BrokerUnavailable, ClaimStoreUnavailable, RegistryUnavailable) as away:
             if (reason := self._stop_reason(item)) is not None:
@@ -465,7 +466,7 @@ class SourcePipeline:
             return False
         except Exception as failure:
             # A worker that ends would end the daemon, again after each restart: a bug affects its own message only
-            item.decoded(None, kept(failure))
+            item.decoded(None, storable(failure))
             return True
         if (reason := self._stop_reason(item)) is not None:
             self._settler.abandon_head(lane, item, reason)
@@ -474,7 +475,7 @@ class SourcePipeline:
             envelope = item.rules.decode(message, item.delivery.position)
             item.decoded(envelope if item.stored is None else item.stored.identified(envelope), None)
         except Exception as failure:
-            item.decoded(None, kept(failure))
+            item.decoded(None, storable(failure))
         if time.monotonic() - self._slice > SLICE:
             await self._pause()
         return True

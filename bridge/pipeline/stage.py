@@ -35,7 +35,7 @@ class SourcePart(Protocol):
         """Note that the source got partitions."""
         ...
 
-    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
+    def leaves_with(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
         """True when a delivery that the part brought leaves with these revoked partitions."""
         ...
 
@@ -71,7 +71,7 @@ class Stage(SourcePart, Protocol):
 
     # -- decision
 
-    def before(self, lane: Lane, item: InFlightDelivery) -> Settlement | None:
+    def blocking_settlement(self, lane: Lane, item: InFlightDelivery) -> Settlement | None:
         """Settlement of a delivery that must not be executed now; None: execute it."""
         ...
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from bridge.brokers.base import Delivery
 from bridge.core.message import Envelope, Event, Message
 from bridge.core.origin import MessageTrace
 from bridge.core.trace_context import TRACEPARENT, TRACESTATE, TraceContext, trace_context
@@ -21,13 +22,6 @@ from bridge.system.spans import CONSUMER, PRODUCER, attribute, known_attribute, 
 
 ABANDONED = "abandoned"
 """Outcome of a delivery that ended unsettled."""
-
-_SYSTEMS = {"local": "durable_bridge"}
-
-
-def messaging_system(broker: str) -> str:
-    """Value of `messaging.system` for a kind of broker."""
-    return _SYSTEMS.get(broker, broker)
 
 
 class Tracer(Protocol):
@@ -46,12 +40,21 @@ class SourceTracing:
     """Spans of the messages of one source.
 
     system: value of `messaging.system`.
+    of_broker: yields the attributes that only the broker of the source has.
     links: begin a trace of its own for each message, with a link to the sender's.
     """
 
-    def __init__(self, tracer: Tracer, settings: SourceSettings, system: str, *, links: bool) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        settings: SourceSettings,
+        system: str,
+        of_broker: Callable[[Delivery], Iterable[tuple[str, int]]],
+        *,
+        links: bool,
+    ) -> None:
         self._tracer = tracer
-        self._system = system
+        self._of_broker = of_broker
         # A replay comes long after its trace
         self._links = links or settings.trusted_replay
         self._names = {topic: f"process {topic}" for topic in settings.subscribe.topics}
@@ -102,10 +105,7 @@ class SourceTracing:
             known_attribute("bridge.outcome", outcome),
             known_attribute("bridge.config.version", item.rules.version),
         ]
-        if self._system == "kafka":
-            attributes.append(attribute("messaging.kafka.offset", position.offset))
-        elif self._system == "servicebus":
-            attributes.append(known_attribute("messaging.servicebus.message.delivery_count", delivery.attempt))
+        attributes += (attribute(name, value) for name, value in self._of_broker(delivery))
         envelope = item.envelope
         if envelope is not None:
             attributes.append(attribute("messaging.message.id", envelope.message_id))

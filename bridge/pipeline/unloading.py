@@ -11,7 +11,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 
 _SHARE = 4
-"""Divisor of the source's limits that gives the share of standing messages in memory."""
+"""Divisor of the source's limits that gives the share of blocked messages in memory."""
 
 UNLOADED = 10
 """Most messages of a source without their bodies, in multiples of `max_in_flight`."""
@@ -22,9 +22,9 @@ _READ_RECORDS = 64
 
 
 class Unloading:
-    """Standing messages of one source. Not thread-safe: one event loop.
+    """Blocked messages of one source. Not thread-safe: one event loop.
 
-    A message stands while it, or an earlier one in its lane, waits for a limit or an engine. Standing messages would
+    A message is blocked while it, or an earlier one in its lane, waits for a limit or an engine. Blocked messages would
     fill the limits of the source and stop all its routes. Beyond a share of the limits they are unloaded: body and
     headers are dropped, and read from the log again before the message is processed. Brokers without a log cannot do
     that.
@@ -35,8 +35,8 @@ class Unloading:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._subscription: RereadableSubscription | None = None
-        self._standing: dict[InFlightDelivery, int] = {}
-        self._standing_bytes = 0
+        self._blocked: dict[InFlightDelivery, int] = {}
+        self._blocked_bytes = 0
         self._unloaded: dict[Partition, dict[int, InFlightDelivery]] = defaultdict(dict)
         self._reading = asyncio.Lock()
         self.count = 0
@@ -59,28 +59,28 @@ class Unloading:
         return self._ledger.in_flight_bytes - self._saved
 
     @property
-    def standing(self) -> bool:
-        """True while messages stand."""
-        return bool(self._standing or self.count)
+    def has_blocked(self) -> bool:
+        """True while messages are blocked."""
+        return bool(self._blocked or self.count)
 
     @property
     def crowded(self) -> bool:
-        """True when half of the capacity is used: soon no message could be received behind the standing ones."""
+        """True when half of the capacity is used: soon no message could be received behind the blocked ones."""
         return (
             2 * self.count >= UNLOADED * self._max_records
-            or 2 * len(self._standing) >= self._max_records
-            or 2 * self._standing_bytes >= self._max_bytes
+            or 2 * len(self._blocked) >= self._max_records
+            or 2 * self._blocked_bytes >= self._max_bytes
         )
 
-    def stand(self, item: InFlightDelivery) -> None:
-        """Make the item stand: keep its message in memory while there is capacity, else unload it.
+    def block(self, item: InFlightDelivery) -> None:
+        """Note that the item is blocked: keep its message in memory while there is capacity, else unload it.
 
         The decoded form is dropped in both cases: it may be many times larger, as may be the traceback of an error.
         """
-        if item in self._standing or self.unloaded(item):
+        if item in self._blocked or self.unloaded(item):
             return
         item.drop_decoded()
-        records, size = len(self._standing) + 1, self._standing_bytes + item.size
+        records, size = len(self._blocked) + 1, self._blocked_bytes + item.size
         full = records * _SHARE > self._max_records or size * _SHARE > self._max_bytes
         delivery = item.delivery
         if (
@@ -99,12 +99,12 @@ class Unloading:
             self._keep(item)
 
     def _keep(self, item: InFlightDelivery) -> None:
-        self._standing[item] = item.size
-        self._standing_bytes += item.size
+        self._blocked[item] = item.size
+        self._blocked_bytes += item.size
 
     def leave(self, item: InFlightDelivery) -> None:
         """Remove an item that is processed or gone."""
-        self._standing_bytes -= self._standing.pop(item, 0)
+        self._blocked_bytes -= self._blocked.pop(item, 0)
         if self.count and self.unloaded(item):
             self._forget(item)
 
@@ -127,9 +127,9 @@ class Unloading:
             partition, first = item.delivery.partition, item.delivery.position.offset
             waiting = self._unloaded[partition]
             wanted = sorted(offset for offset in waiting if offset >= first)[:_READ_RECORDS]
-            # One and a half times the share of standing messages
-            room = min(_READ_BYTES, 3 * self._max_bytes // (2 * _SHARE) - self._standing_bytes)
-            records = max(1, 3 * self._max_records // (2 * _SHARE) - len(self._standing))
+            # One and a half times the share of blocked messages
+            room = min(_READ_BYTES, 3 * self._max_bytes // (2 * _SHARE) - self._blocked_bytes)
+            records = max(1, 3 * self._max_records // (2 * _SHARE) - len(self._blocked))
             for offset, message in await self._subscription.reread(partition, wanted[:records], room):
                 found = waiting.get(offset)
                 if found is None:

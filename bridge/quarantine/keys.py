@@ -90,14 +90,14 @@ class QuarantinedKeys:
         settings: QuarantineConfig,
         assigned: Callable[[str, int], bool],
         read: Callable[[Hashable, Sequence[QuarantinedMessage]], Awaitable[Sequence[InFlightDelivery]]],
-        bring_back: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
+        insert_stored: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
         reports: ReplayReports | None = None,
     ) -> None:
         """Create the keys of one source.
 
         assigned: True when this process has that partition of a topic.
         read: decodes quarantined messages.
-        bring_back: puts messages at the head of their lane; False when the lane is busy, to be called again.
+        insert_stored: puts messages at the head of their lane; False when the lane is busy, to be called again.
         reports: informs the jobs that replay quarantined messages.
         """
         self.loaded = asyncio.Event()
@@ -107,7 +107,7 @@ class QuarantinedKeys:
         self._settings = settings
         self._assigned = assigned
         self._read = read
-        self._bring_back = bring_back
+        self._insert_stored = insert_stored
         self._reports = reports
         self._keys: dict[Hashable, _State] = {}
         self._at_work: dict[Hashable, _Work] = {}
@@ -269,7 +269,7 @@ class QuarantinedKeys:
         if not left:
             return
         items = await self._read(key, left)
-        if self._joined.get(key) != joined or not self._bring_back(key, items):
+        if self._joined.get(key) != joined or not self._insert_stored(key, items):
             return
         first = left[0].message.position
         self._keys[key] = _State.RESUMING

@@ -11,19 +11,17 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.commands import RoutedCommand
-from bridge.core.errors import EngineError, EngineOutage, EngineRejected
+from bridge.core.errors import EngineError, EngineOutage
 from bridge.core.pace import NO_ROUTE
 from bridge.core.settlement import (
     Complete,
-    Hold,
     Keep,
     Release,
-    Retry,
     Settlement,
     Wait,
     WriteDeadLetter,
+    decide_unstored,
     detail_of,
-    reason_of,
 )
 from bridge.core.states import Outcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -71,7 +69,7 @@ class QuarantineStage:
             settings or QuarantineConfig(),
             self._assignment.has,
             self._read,
-            pipeline.bring_back,
+            pipeline.insert_stored,
             reports,
         )
         self._pipeline = pipeline
@@ -90,7 +88,7 @@ class QuarantineStage:
 
     # -- decision
 
-    def before(self, lane: Lane, item: InFlightDelivery) -> Settlement | None:
+    def blocking_settlement(self, lane: Lane, item: InFlightDelivery) -> Settlement | None:
         """Settlement of a delivery that must not be executed now: an earlier message of its key is in quarantine."""
         key, keys = lane.key, self.keys
         if key is None:
@@ -132,13 +130,11 @@ class QuarantineStage:
         try:
             await writing
         except EngineError as error:
-            engine = self._pipeline.rules.current.engines.get(self._engine)
+            rules = self._pipeline.rules.current
+            engine = rules.engines.get(self._engine)
             if isinstance(error, EngineOutage) and engine is not None:
                 engine.breaker.trip(error)
-                return Hold(reason_of(error), detail_of(error), engine.breaker.name)
-            if isinstance(error, EngineRejected):
-                return WriteDeadLetter(reason_of(error), detail_of(error))
-            return Retry(self._pipeline.rules.current.retry.max_delay, reason_of(error))
+            return decide_unstored(error, None if engine is None else engine.breaker.name, rules.retry)
         return Complete(Outcome.QUARANTINED)
 
     # -- life
@@ -159,9 +155,9 @@ class QuarantineStage:
         """Look for releases while a key is quarantined. Never returns."""
         await self.keys.watch()
 
-    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
+    def leaves_with(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
         """True when a quarantined item leaves with its original partition."""
-        return isinstance(item.delivery, QuarantinedDelivery) and self._assignment.leaves(item, partitions)
+        return isinstance(item.delivery, QuarantinedDelivery) and self._assignment.leaves_with(item, partitions)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """End the claims on keys of revoked partitions."""

@@ -95,7 +95,7 @@ class _QueueHere:
         known = self._settled | self._at_work
         return [each for each in state.messages if each.id not in known][: max(0, limit)]
 
-    def bring(self, ids: Iterable[str]) -> None:
+    def add_in_flight(self, ids: Iterable[str]) -> None:
         """Note that these messages are in flight."""
         self._at_work.update(ids)
 
@@ -110,7 +110,7 @@ class _QueueHere:
         self.results.append(result)
         self._changed.set()
 
-    def lose(self) -> None:
+    def end_claim(self) -> None:
         """End the claim here. Messages in flight belong to the next owner."""
         if self.claim is not None:
             self.claim.end()
@@ -218,9 +218,9 @@ class ReplayFeed:
         """Look for the queues of the new partitions."""
         self._inspect_soon(self._all)
 
-    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
+    def leaves_with(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
         """True when a replayed item leaves with its original partition."""
-        return isinstance(item.delivery, ReplayedDelivery) and self._assignment.leaves(item, partitions)
+        return isinstance(item.delivery, ReplayedDelivery) and self._assignment.leaves_with(item, partitions)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """Report all results, and leave the queues of partitions that this process has no longer to other processes."""
@@ -282,12 +282,12 @@ class ReplayFeed:
         if is_empty:
             self._inspected.discard(key)
             queue.fresh(state, 0)
-            queue.lose()
+            queue.end_claim()
             return False
         if not state.claim.belongs_to(self.owner, asked):
             if claim is not None:
                 log.warning("the claim on a replay queue was lost", action="replay", source=self._source, queue=key)
-                queue.lose()
+                queue.end_claim()
             if state.claim.is_held(asked) or self._pipeline.gate.closed:
                 return False
             await self._store.send(key, "claim", {"owner": self.owner})
@@ -298,16 +298,16 @@ class ReplayFeed:
             claim = queue.claim = _ClaimHere()
             log.info("replaying dead letters", action="replay", source=self._source, queue=key)
         claim.renewed(state.claim)
-        fresh = queue.fresh(state, min(WINDOW - self.at_work, self._pipeline.room))
+        fresh = queue.fresh(state, min(WINDOW - self.at_work, self._pipeline.free_capacity))
         if fresh:
-            await self._bring(queue, claim, fresh)
+            await self._append_to_lanes(queue, claim, fresh)
         return bool(fresh)
 
     def _is_mine(self, queue: _QueueHere) -> bool:
         """True when this process may have the messages of the queue."""
         return queue.place is None or self._assignment.has(*queue.place)
 
-    async def _bring(self, queue: _QueueHere, claim: _ClaimHere, fresh: Sequence[QueuedReplay]) -> None:
+    async def _append_to_lanes(self, queue: _QueueHere, claim: _ClaimHere, fresh: Sequence[QueuedReplay]) -> None:
         messages = [each.message for each in fresh]
         decoded = await decode(self._pipeline, messages)
         if self._pipeline.is_stopping or queue.claim is not claim or not claim.is_valid:
@@ -317,7 +317,7 @@ class ReplayFeed:
         for each, message, found in zip(fresh, messages, decoded, strict=True):
             delivery = ReplayedDelivery(queue, claim, each, message)
             items.append(delivery.in_flight(found, now))
-        queue.bring(each.id for each in fresh)
+        queue.add_in_flight(each.id for each in fresh)
         self._pipeline.append(items)
 
     # -- results
@@ -351,7 +351,7 @@ class ReplayFeed:
             for key in keys:
                 queue = self._queues[key]
                 if queue.claim is not None:
-                    queue.lose()
+                    queue.end_claim()
                     await self._store.send(key, "unclaim", {"owner": self.owner})
         except EngineError:
             log.info("a claim runs out by itself", action="replay", source=self._source)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, cast
 
-from bridge.brokers.base import Broker, ReadableBroker, ReadOptions
+from bridge.brokers.base import Broker, ReadableBroker, ReadOptions, readable
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
 
@@ -85,9 +85,10 @@ class DeadLetterReader:
     async def _partition(
         self, name: str, topic: str, partition: int, offsets: list[int]
     ) -> dict[int, tuple[Position, Message]]:
-        broker: Any = self._brokers.get(name)
-        if not isinstance(broker, ReadableBroker):
-            raise BrokerError(f"broker {name!r} is not configured here, or its dead letters cannot be read")
+        configured = self._brokers.get(name)
+        if configured is None:
+            raise BrokerError(f"the broker {name!r} is not configured here")
+        broker = readable(configured)
         found: dict[int, tuple[Position, Message]] = {}
         at = 0
         while at < len(offsets):

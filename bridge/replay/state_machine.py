@@ -87,7 +87,7 @@ class ReplayQueue:
         if progress is None or page > progress.page:
             progress = self._jobs[job] = _Progress(page, [], now)
         elif page < progress.page:
-            result.events += ["repeated"] * len(value["items"])
+            result.events.extend(["repeated"] * len(value["items"]))
             return result
         self.source, self.topic, self.partition = value["source"], value.get("topic"), value.get("partition")
         progress.at = now

@@ -149,16 +149,16 @@ class RuleIndex:
         matches: equalities of each rule, in order. Raises: ValueError for an unknown key.
         """
         self._by_type: dict[Any, _Shapes] = {}
-        self._rest = _Shapes()
+        self._remaining = _Shapes()
         self._left_over: dict[int, tuple[tuple[ValueReader, frozenset[Any]], ...]] = {}
         for position, match in enumerate(matches):
             self._add(position, {key: values(wanted) for key, wanted in match.items()})
-        self._has_rest = self._rest != _Shapes()
+        self._has_remaining = self._remaining != _Shapes()
         # The most common configuration, and the cheapest: rules that test only their type
         self._plain = {
             kind: shapes.always
             for kind, shapes in self._by_type.items()
-            if not (self._has_rest or self._left_over or shapes.single or shapes.several)
+            if not (self._has_remaining or self._left_over or shapes.single or shapes.several)
         }
 
     def _add(self, position: int, match: dict[str, tuple[Any, ...]]) -> None:
@@ -170,7 +170,7 @@ class RuleIndex:
         if left_over:
             self._left_over[position] = tuple(left_over)
         if types is None:
-            self._rest.add(position, match)
+            self._remaining.add(position, match)
             return
         for kind in types:
             self._by_type.setdefault(kind, _Shapes()).add(position, match)
@@ -187,8 +187,8 @@ class RuleIndex:
         shapes = self._by_type.get(envelope.type)
         if shapes is not None:
             shapes.collect(envelope, found)
-        if self._has_rest:
-            self._rest.collect(envelope, found)
+        if self._has_remaining:
+            self._remaining.collect(envelope, found)
         if not found:
             return ()
         merged: Iterable[int] = found[0] if len(found) == 1 else heapq.merge(*found)

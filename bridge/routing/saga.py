@@ -140,7 +140,7 @@ class SagaCompiler:
     ) -> dict[str, Any]:
         """Expressions that are evaluated together, with the variables they read."""
         compiler = self._compiler
-        compiler.know_members({"steps": tuple(known), "saga": SAGA_MEMBERS})
+        compiler.set_members({"steps": tuple(known), "saga": SAGA_MEMBERS})
         reads: set[str] = set()
         for kind, fields in parts.items():
             for name, text in fields.items():

@@ -23,6 +23,9 @@ UNREAD_EVENTS = 10_000
 UNREAD_BYTES = 16 * 1024 * 1024
 """Bytes of unread events of one instance."""
 
+WORKER_THREADS = 16
+"""Threads for the activities of a worker."""
+
 LOST_WORKERS = 5
 """Worker processes that may die while they run one work item and nothing else."""
 

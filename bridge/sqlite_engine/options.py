@@ -198,7 +198,7 @@ class DatabaseOptions:
     """Seconds after which the file of a large payload is removed when nothing refers to it."""
     max_payload: int = MAX_PAYLOAD
     """Largest payload that a process on a port stores in a file."""
-    lost_rest: float = 1.0
+    loss_pause: float = 1.0
     """First pause in seconds of work that was lost twice; the pause doubles each time."""
     rules: HostRules = field(default_factory=HostRules)
     index: bool = False

@@ -17,14 +17,14 @@ def is_running(pid: str) -> bool:
     return _state(pid) not in ("", "X", "Z")
 
 
-def has_ended(pid: int) -> bool:
+def has_ended(pid: str) -> bool:
     """True when the process has ended. False where the system does not report it."""
-    if state := _state(str(pid)):
+    if state := _state(pid):
         return state in ("X", "Z")
     if sys.platform == "win32":  # a signal would end it there
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
     except OSError:

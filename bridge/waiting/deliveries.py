@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.core.errors import EngineError, kept
+from bridge.core.errors import EngineError, storable
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.provenance import Cause
 from bridge.core.states import Outcome
@@ -138,7 +138,7 @@ async def decode(pipeline: SourcePipeline, messages: Sequence[StoredMessage]) ->
         try:
             found.append(DecodedMessage(rules, each.identified(rules.decode(each.message, each.position)), None))
         except Exception as failure:
-            found.append(DecodedMessage(rules, None, kept(failure)))
+            found.append(DecodedMessage(rules, None, storable(failure)))
     return found
 
 
@@ -166,7 +166,7 @@ class Assignment:
         """
         return {(each.topic, each.number) for each in partitions} if self.has_groups else set()
 
-    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
+    def leaves_with(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
         """True when a stored item leaves with its original partition."""
         at = item.delivery.partition
         return item.stored is not None and (at.topic, at.number) in self.gone(partitions)

@@ -36,7 +36,7 @@ ops: {{http: {{port: 0}}}}
 
 KEYS = 20
 BATCH = 400
-TOLD, RESUMED = 5.0, 10.0
+UNREADY, RESUMED = 5.0, 10.0
 """Limits in seconds for a slow machine; 1 s and 2 s are typical."""
 
 
@@ -79,7 +79,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             sidecar.freeze() if how == "frozen" else sidecar.kill()
             began = time.monotonic()
             load.send()
-            received = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
+            received = until(lambda: daemon.get("/readyz")[0] == 503, UNREADY)
             _, body = daemon.get("/readyz")
             engine = next(part for part in json.loads(body)["components"] if part["kind"] == "engine")
             assert engine["state"] == "away"
@@ -114,7 +114,7 @@ def test_a_frozen_engine_is_noticed_long_before_the_deadline_of_a_call(tmp_path:
             daemon.wait(lambda: daemon.settled() > BATCH // 4, "under load")
             sidecar.freeze()
             load.send()
-            received = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
+            received = until(lambda: daemon.get("/readyz")[0] == 503, UNREADY)
             time.sleep(2.0)
             held = daemon.settled()
             sidecar.thaw()

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from bridge.app.composition import build_broker
-from bridge.app.shadow import alone
+from bridge.app.shadow import compare_topics
 from bridge.config.source import Loaded, load
 from bridge.core.message import Message
 from tests.brokers.kafka.harness import unique
@@ -58,7 +58,7 @@ async def test_messages_that_arrive(sides: tuple[str, str, Loaded, Loaded], boot
     try:
         await broker.publish(topic, [Message(json.dumps({"n": 0}).encode())])
         counted: list[int] = []
-        task = asyncio.create_task(alone(old, new, (), 3600.0, 1.0, counted.append))
+        task = asyncio.create_task(compare_topics(old, new, (), 3600.0, 1.0, counted.append))
 
         async def arrives() -> int:
             assert not task.done(), task.result()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.operations.engine_file import check, configured, export, given, replacing
+from bridge.app.operations.engine_file import check, configured, export, named_file, replacing
 from bridge.config.source import Loaded, load
 from bridge.core.errors import EngineMisconfigured
 from tests.app.project import CONFIG, EngineThread
@@ -33,8 +33,8 @@ def test_an_engine_without_a_file(tmp_path: Path) -> None:
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "blue.db").touch()
     with pytest.raises(EngineMisconfigured, match=r"use the engine's file in it, like .*blue\.db"):
-        given(tmp_path)
-    assert given(tmp_path / "blue.db") == tmp_path / "blue.db"
+        named_file(tmp_path)
+    assert named_file(tmp_path / "blue.db") == tmp_path / "blue.db"
 
 
 def test_what_is_not_written_whole_leaves_what_was_there(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridge.cli.shared.saga_progress import MARKS, given, outline, progress
+from bridge.cli.shared.saga_progress import MARKS, input_of, outline, progress
 from bridge.routing.saga import start_input
 from bridge.workflow import StepState
 
@@ -26,7 +26,7 @@ def test_the_outline_of_a_start() -> None:
     steps = [{"name": "a"}, {"parallel": [inner, {"name": "d"}]}, {"point_of_no_return": True}, {"name": "e"}]
     start = start_input({"name": "s", "steps": steps}, {"id": 1})
     assert outline(start) == "s: a > (b > c | d) > point of no return > e"
-    assert given(start) == {"id": 1}
+    assert input_of(start) == {"id": 1}
     assert [outline(other) for other in (None, "text", {"input": 1})] == [""] * 3
 
 
@@ -60,6 +60,6 @@ def test_every_state_has_a_mark() -> None:
 
 
 def test_the_definition_is_not_shown_as_input() -> None:
-    assert given({"format": 1, "definition": {"steps": []}, "input": {"id": "1"}}) == {"id": "1"}
-    assert given({"input": 1}) == {"input": 1}
-    assert given([1]) == [1]
+    assert input_of({"format": 1, "definition": {"steps": []}, "input": {"id": "1"}}) == {"id": "1"}
+    assert input_of({"input": 1}) == {"input": 1}
+    assert input_of([1]) == [1]

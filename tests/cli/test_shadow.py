@@ -13,7 +13,7 @@ import pytest
 from bridge.app.rules.comparison import ConfigurationRules, RulesComparison
 from bridge.app.serve import shadow as serve_shadow
 from bridge.app.serve.shadow import Shadow, ShadowOptions
-from bridge.app.shadow import alone
+from bridge.app.shadow import compare_topics
 from bridge.config.source import load
 from bridge.core.message import Message, Position
 from bridge.core.states import Outcome
@@ -180,7 +180,7 @@ async def test_alone_on_topics_without_a_daemon(project: Path) -> None:
     sides = [load([project / name], environ={}) for name in ("bridge.yaml", "new.yaml")]
     publish(project, 15)
     counted: list[int] = []
-    task = asyncio.create_task(alone(sides[0], sides[1], ("orders",), 3600.0, 1.0, counted.append))
+    task = asyncio.create_task(compare_topics(sides[0], sides[1], ("orders",), 3600.0, 1.0, counted.append))
 
     async def arrives() -> int:
         await asyncio.to_thread(publish, project, 15, 5)

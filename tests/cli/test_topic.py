@@ -68,6 +68,14 @@ def objects(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_a_broker_that_publishes_only_is_named(tmp_path: Path) -> None:
+    result = with_broker(tmp_path, "{type: webhook, url: 'https://hook.test'}")("topic", "read", "it/orders")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: nothing can be read from the broker 'it': it publishes only\n",
+    )
+
+
 def test_messages_for_people(bridge: Bridge) -> None:
     put(bridge, *LINES)
     result = bridge("topic", "read", "local/things")

@@ -50,8 +50,10 @@ COMMANDS: list[Command] = [*STARTS, *EVENTS, Cancel("i"), *CONTROLS, SignalEntit
 def every_knowledge() -> list[InstanceFacts]:
     lives = (None, *InstanceState)
     return [
-        InstanceFacts(result, state, started and state is not None, held if state is InstanceState.FINISHED else None)
-        for result, state, started, held in itertools.product(
+        InstanceFacts(
+            result, state, started and state is not None, has_received if state is InstanceState.FINISHED else None
+        )
+        for result, state, started, has_received in itertools.product(
             (None, *CallResult), lives, (False, True), (None, False, True)
         )
     ]
@@ -63,10 +65,10 @@ def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
         move = next_step(command, known, confirms)
         if move is NextStep.REPLACE:
             # Only for an instance that was read and searched, and has not seen the command.
-            assert (known.state, known.held) == (InstanceState.FINISHED, False)
+            assert (known.state, known.has_received) == (InstanceState.FINISHED, False)
             assert _restarts(command)
         if move is NextStep.FINISHED and not isinstance(command, Terminate | Suspend | Resume):
-            assert known.held is False
+            assert known.has_received is False
             assert not _restarts(command)
         if move in (NextStep.START, NextStep.EXISTS):
             assert isinstance(command, ScheduleOrchestration | StartOrRaise)
@@ -118,9 +120,9 @@ def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, result: CallRe
     late = InstanceFacts(result, InstanceState.FINISHED)
     assert next_step(command, late, False) is NextStep.SEARCH
     end = NextStep.REPLACE if command.on_finished is OnFinished.RESTART else NextStep.FINISHED
-    assert next_step(command, InstanceFacts(result, InstanceState.FINISHED, held=False), False) is end
+    assert next_step(command, InstanceFacts(result, InstanceState.FINISHED, has_received=False), False) is end
     end = NextStep.DONE if result is CallResult.RAISED else NextStep.REPEATED
-    assert next_step(command, InstanceFacts(result, InstanceState.FINISHED, held=True), False) is end
+    assert next_step(command, InstanceFacts(result, InstanceState.FINISHED, has_received=True), False) is end
 
 
 @pytest.mark.parametrize("command", CONTROLS, ids=str)
@@ -282,8 +284,10 @@ class Delivery:
         else:
             assert move is NextStep.SEARCH
             self.found = run.memory | {run.start} | set(run.events)
-            held, again = self.key in self.found, (self.key[0], self.key[1], -1) in self.found
-            self.known = InstanceFacts(self.known.result, InstanceState.FINISHED, self.known.started_by_it, held, again)
+            has_received, again = self.key in self.found, (self.key[0], self.key[1], -1) in self.found
+            self.known = InstanceFacts(
+                self.known.result, InstanceState.FINISHED, self.known.started_by_command, has_received, again
+            )
 
 
 RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchestration | StartOrRaise | RaiseEvent)]

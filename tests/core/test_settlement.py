@@ -25,21 +25,22 @@ from bridge.core.settlement import (
     Wait,
     WriteDeadLetter,
     decide,
+    decide_for_source,
+    decide_unstored,
     detail_of,
-    outside,
 )
 from bridge.core.states import Outcome
 
 POLICY = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, bug_attempts=3)
 START = commands.ScheduleOrchestration("o", "i")
-TOLD = [
+FOR_EXISTING = [
     commands.RaiseEvent("i", "e"),
     commands.Cancel("i"),
     commands.Terminate("i"),
     commands.Suspend("i"),
     commands.Resume("i"),
 ]
-ALL = [*TOLD, START, commands.StartOrRaise("o", "i", "e"), commands.SignalEntity("e", "k", "op"), None]
+ALL = [*FOR_EXISTING, START, commands.StartOrRaise("o", "i", "e"), commands.SignalEntity("e", "k", "op"), None]
 
 
 def every_error() -> list[type[errors.BridgeError]]:
@@ -155,14 +156,14 @@ def test_details_are_cut_between_characters() -> None:
 
 
 @pytest.mark.parametrize("error", [errors.InstanceNotFound("gone"), errors.EarlierMessagesWait("others wait")])
-@pytest.mark.parametrize("kind", [type(command) for command in TOLD])
+@pytest.mark.parametrize("kind", [type(command) for command in FOR_EXISTING])
 def test_what_may_wait_is_parked(error: errors.EngineError, kind: type) -> None:
     arguments = ("i", "e") if kind is commands.RaiseEvent else ("i",)
     end = decide(error, kind(*arguments, on_missing=commands.WaitFor(60.0)), 50, 1e6, POLICY)
     assert end == Keep(Wait.INSTANCE, 60.0, error.reason, str(error))
 
 
-@pytest.mark.parametrize("command", [*TOLD, commands.StartOrRaise("o", "i", "e")])
+@pytest.mark.parametrize("command", [*FOR_EXISTING, commands.StartOrRaise("o", "i", "e")])
 def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Command) -> None:
     error = errors.EarlierMessagesWait("others wait")
     assert decide(error, command, 1, 0.0, POLICY) == Retry(1.0, "instance_parked", failed=False)
@@ -182,7 +183,7 @@ ENDS: list[Settlement] = [
 def test_what_is_kept_outside_the_broker(
     end: Settlement, held: float, max_hold: float, keeps: bool, quarantine: bool
 ) -> None:
-    found = outside(end, keeps=keeps, quarantine=quarantine, held=held, max_hold=max_hold)
+    found = decide_for_source(end, keeps=keeps, quarantine=quarantine, elapsed=held, max_hold=max_hold)
     if isinstance(end, WriteDeadLetter) and quarantine and keeps:
         assert found == Keep(Wait.PERSON, None, "r", "d")
     elif isinstance(end, Retry) and end.failed and held + end.delay > max_hold:
@@ -194,6 +195,20 @@ def test_what_is_kept_outside_the_broker(
             )
     else:
         assert found is end
+
+
+@pytest.mark.parametrize("engine", ["main", None])
+@pytest.mark.parametrize("kind", [kind for kind in every_error() if issubclass(kind, errors.EngineError)])
+def test_a_message_that_its_engine_does_not_store_is_only_lost_if_refused(
+    kind: type[errors.EngineError], engine: str | None
+) -> None:
+    found = decide_unstored(made(kind), engine, POLICY)  # type: ignore[arg-type]  # an error of the engine, by its class
+    if issubclass(kind, errors.EngineOutage) and engine is not None:
+        assert found == Hold(kind.reason, "what happened", "main")
+    elif issubclass(kind, errors.EngineRejected):
+        assert found == WriteDeadLetter(kind.reason, "what happened")
+    else:
+        assert found == Retry(POLICY.max_delay, kind.reason)
 
 
 def test_a_failed_expression_of_an_earlier_version_is_still_a_message_error() -> None:

@@ -51,7 +51,7 @@ def test_metrics_of_a_daemon_that_has_done_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "output", "standing"),
+    ("status", "output", "word"),
     [
         ("COMPLETED", {"status": "compensated"}, "compensated"),
         ("completed", json.dumps({"status": "completed"}), "completed"),
@@ -65,9 +65,9 @@ def test_metrics_of_a_daemon_that_has_done_nothing() -> None:
         ("ORCHESTRATION_STATUS_RUNNING", None, "running"),
     ],
 )
-def test_an_instance_counts_under_its_own_word(status: str, output: Any, standing: str) -> None:
+def test_an_instance_counts_under_its_own_word(status: str, output: Any, word: str) -> None:
     tally = observe("", [{"instance_id": "order-1", "status": status, "output": output}])
-    assert tally.orders == {standing: 1}
+    assert tally.orders == {word: 1}
 
 
 def test_each_kind_of_workflow_is_counted_apart() -> None:

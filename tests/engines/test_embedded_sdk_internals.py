@@ -187,7 +187,7 @@ def test_a_context_without_attributes_is_released() -> None:
 
     executor: Any = object.__new__(sdk_internals.OpenTurnExecutor)
     executor.context = Context()
-    assert not executor.can_go_on
+    assert not executor.can_continue
     assert executor.received_events == {}
     executor.release()
     assert executor.context is None

@@ -116,6 +116,7 @@ def test_missing_task_hub() -> None:
         (TypeError("secret"), EngineRejected),
         (ConnectionRefusedError(), EngineUnavailable),
         (RuntimeError("The client is closed"), EngineUnavailable),
+        (ValueError("Cannot invoke RPC on closed channel!"), EngineUnavailable),
     ],
 )
 def test_errors_of_the_client(error: Any, expected: Any) -> None:

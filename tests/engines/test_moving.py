@@ -69,7 +69,7 @@ class Pair:
         await self.at(await self.find(command), command, message)
 
     async def state(self, name: str) -> InstanceState:
-        return await self.runners[name].look(SAY)
+        return await self.runners[name].read_state(SAY)
 
     async def finished(self, name: str) -> Any:
         """Wait for the end of the instance and return its output."""

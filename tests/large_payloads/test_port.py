@@ -185,6 +185,17 @@ def store_of(address: str) -> EnginePayloadStore:
     return EnginePayloadStore(lambda: grpc.insecure_channel(address), CallHeaders(), 1024)
 
 
+def test_a_transfer_during_the_end_of_the_client_is_an_outage(host: EngineHost) -> None:
+    def closed() -> grpc.Channel:
+        channel = grpc.insecure_channel(host.address)
+        channel.close()
+        return channel
+
+    store = EnginePayloadStore(closed, CallHeaders(), 1024)
+    with pytest.raises(PayloadStoreUnavailable, match="the connection to the engine was closed"):
+        store.upload(b'"' + b"x" * 2000 + b'"')
+
+
 def test_an_altered_file_is_lost_and_not_read(host: EngineHost, files: PayloadFiles) -> None:
     with closing(store_of(host.address)) as store:
         token = store.upload(b'"' + b"x" * 1_000_000 + b'"')

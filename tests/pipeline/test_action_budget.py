@@ -93,7 +93,7 @@ async def test_more_than_the_source_may_hold_waits_and_events_are_still_read(tmp
         await it.settled(156)
         assert sorted(_started(it)[1:]) == sorted(f"order-{number}" for number in range(150))
         assert it.source.unloading.count == 0
-        assert not it.source.unloading.standing
+        assert not it.source.unloading.has_blocked
 
 
 async def test_routes_are_admitted_in_turn(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_they_come_back_whole(tmp_path: Path) -> None:
         )
         assert it.source.unloading.count == 0
         assert it.source.unloading.bytes_in_memory == 0
-        assert not it.source.unloading.standing
+        assert not it.source.unloading.has_blocked
 
 
 async def test_what_is_behind_them_keeps_its_order(tmp_path: Path) -> None:

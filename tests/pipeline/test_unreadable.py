@@ -13,7 +13,7 @@ from bridge.codecs.json import JsonCodec
 from bridge.core.errors import ConfigError, UnreadableMessage
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause, dead_letter
-from bridge.core.settlement import Complete, Keep, RetryPolicy, Wait, WriteDeadLetter, decide, outside
+from bridge.core.settlement import Complete, Keep, RetryPolicy, Wait, WriteDeadLetter, decide, decide_for_source
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 
@@ -35,14 +35,16 @@ def test_its_error_leads_to_a_dead_letter_with_its_own_reason() -> None:
 
 @pytest.mark.parametrize("quarantine", [True, False])
 def test_a_skipped_one_is_completed_whatever_else_the_source_does(quarantine: bool) -> None:
-    ended = outside(
-        WriteDeadLetter("unreadable", ""), keeps=True, quarantine=quarantine, held=0.0, max_hold=1.0, skip=True
+    ended = decide_for_source(
+        WriteDeadLetter("unreadable", ""), keeps=True, quarantine=quarantine, elapsed=0.0, max_hold=1.0, skip=True
     )
     assert ended == Complete(Outcome.IGNORED)
 
 
 def test_one_with_a_key_is_quarantined() -> None:
-    ended = outside(WriteDeadLetter("unreadable", "d"), keeps=True, quarantine=True, held=0.0, max_hold=1.0)
+    ended = decide_for_source(
+        WriteDeadLetter("unreadable", "d"), keeps=True, quarantine=True, elapsed=0.0, max_hold=1.0
+    )
     assert ended == Keep(Wait.PERSON, None, "unreadable", "d")
 
 

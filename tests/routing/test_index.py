@@ -94,7 +94,7 @@ def test_a_wide_rule_stays_small() -> None:
     index = RuleIndex([{"headers.a": many, "headers.b": many, "headers.c": many}])
     assert list(index.candidates(envelope(headers={"a": "x1", "b": "x2", "c": "x499"}))) == [0]
     assert list(index.candidates(envelope(headers={"a": "x1", "b": "x2", "c": "y"}))) == []
-    assert sum(len(table) for _, table in index._rest.single.values()) <= 500
+    assert sum(len(table) for _, table in index._remaining.single.values()) <= 500
 
 
 def test_a_repeated_value_gives_a_rule_once() -> None:

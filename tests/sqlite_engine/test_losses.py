@@ -18,7 +18,7 @@ from bridge.sqlite_engine.options import DatabaseOptions, HostRules
 from tests.kit.protocol_client import ProtocolClient, activity, call, complete, signal, start, state
 from tests.sqlite_engine.conftest import Restartable
 
-OPTIONS = DatabaseOptions(max_lost_workers=2, lost_rest=0.01)
+OPTIONS = DatabaseOptions(max_lost_workers=2, loss_pause=0.01)
 
 
 @pytest.fixture

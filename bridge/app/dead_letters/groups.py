@@ -23,7 +23,7 @@ from bridge.app.dead_letters.reading import (
     visit,
 )
 from bridge.app.dead_letters.view import shown_time
-from bridge.brokers.base import Broker, ReadableBroker
+from bridge.brokers.base import Broker, readable
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.system_names import DEAD_LETTER_BLOCK
@@ -204,8 +204,7 @@ async def read_rows(
     cache = row_cache(loaded)
     reader = TopicReader(cache, progress)
     for place in await found_places(loaded, selection.sources, brokers, opened):
-        broker = brokers[place.broker]
-        assert isinstance(broker, ReadableBroker)
+        broker = readable(brokers[place.broker])
         if states is not None:
             await states.load(place)
         yield place, await reader.read(broker, place.topic)

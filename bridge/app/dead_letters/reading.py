@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from bridge.app.composition import build_broker, build_engine, require, stored_entities, subscribe_options
-from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
+from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions, readable
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded, state_engine
 from bridge.core import dead_letter
@@ -223,8 +223,7 @@ async def visit(
             found = [place for place in found if (place.broker, place.topic) >= after[:2]]
         named = _named(selection.ids, {place.topic for place in found})
         for place in found:
-            broker = brokers[place.broker]
-            assert isinstance(broker, ReadableBroker)
+            broker = readable(brokers[place.broker])
             if named is not None and place.topic not in named:
                 continue
             if states is not None:

@@ -14,7 +14,7 @@ from pydantic.errors import PydanticUserError
 from bridge.app.composition import subscribe_options
 from bridge.app.graph.flow import publications, saga_commands
 from bridge.app.lifecycle.data import schema
-from bridge.brokers.factory import is_cluster, server_of
+from bridge.brokers.factory import operation_bindings, server_of
 from bridge.config.model.brokers import TargetConfig
 from bridge.config.model.codecs import TargetCodec, content_type
 from bridge.config.model.routes import RouteConfig
@@ -80,8 +80,7 @@ class _Builder:
         routes = [route for route in self._config.routes if name in route.from_]
         messages = dict(self._consumed(name, source, routes))
         channels = [self._channel(source.broker, origin, messages) for origin in source.origins or (None,)]
-        is_kafka = is_cluster(self._config.brokers[source.broker])
-        group = {"kafka": {"groupId": {"type": "string", "enum": [source.group]}, "bindingVersion": "0.5.0"}}
+        bindings = operation_bindings(self._config.brokers[source.broker], source)
         dead_letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
         for number, channel in enumerate(channels):
             suffix = f".{number + 1}" if len(channels) > 1 else ""
@@ -90,7 +89,7 @@ class _Builder:
                 "channel": _reference("channels", channel),
                 "summary": f"Source {name}",
                 "messages": [_reference("channels", channel, "messages", each) for each in messages],
-                **({"bindings": group} if is_kafka else {}),
+                **({"bindings": bindings} if bindings else {}),
             }
         for number, origin in enumerate(source.origins):
             suffix = f".{number + 1}" if len(source.origins) > 1 else ""

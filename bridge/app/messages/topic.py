@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from bridge.app.composition import build_broker, require, subscribe_options
-from bridge.brokers.base import LogBroker, ReadableBroker, ReadOptions
+from bridge.brokers.base import LogBroker, ReadOptions, readable
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
@@ -65,8 +65,7 @@ async def messages(
     try:
         if newest is not None and isinstance(broker, LogBroker):
             options = replace(options, ranges=_last((await broker.ranges(options.topic)).offsets, newest))
-        assert isinstance(broker, ReadableBroker)
-        async with aclosing(cast(Any, broker.read(options))) as found:
+        async with aclosing(cast(Any, readable(broker).read(options))) as found:
             async for position, message in found:
                 yield position, message
     finally:

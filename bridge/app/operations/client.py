@@ -97,17 +97,17 @@ async def ask_over(
 
 
 async def while_alive(
-    asked: Coroutine[Any, Any, T], lives: Callable[[], Awaitable[bool]], seconds: float, name: str, daemon: str
+    asked: Coroutine[Any, Any, T], is_alive: Callable[[], Awaitable[bool]], seconds: float, name: str, daemon: str
 ) -> T:
     """Await the answer of a daemon as long as the daemon lives.
 
-    lives: asks the daemon, every `seconds`. name, daemon: what was asked and who, for the error.
+    is_alive: asks the daemon, every `seconds`. name, daemon: what was asked and who, for the error.
     Raises: EngineTimeout when the daemon has stopped answering; errors of `asked`.
     """
     answer = asyncio.create_task(asked)
     try:
         while not (await asyncio.wait({answer}, timeout=seconds))[0]:
-            if not await lives() and not answer.done():
+            if not await is_alive() and not answer.done():
                 raise EngineTimeout(f"{name}: {daemon} stopped answering; the outcome is unknown")
         return answer.result()
     finally:

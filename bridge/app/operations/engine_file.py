@@ -52,7 +52,7 @@ def keyring(loaded: Loaded, name: str | None = None) -> Keyring | None:
     return read_keyring(loaded, chosen(loaded, name))
 
 
-def given(path: Path) -> Path:
+def named_file(path: Path) -> Path:
     """Return a file named by a person. Raises: EngineMisconfigured for a directory."""
     if path.is_dir():
         held = sorted(path.glob("*.db"))

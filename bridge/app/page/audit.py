@@ -15,7 +15,7 @@ _LIMIT = 200
 
 async def _read(visit: Visit) -> Mapping[str, Any]:
     begin = moment_of(visit.get("since"), time.time())
-    lines = await visit.ask(
+    lines = await visit.read(
         "audit.list",
         actor=visit.get("actor"),
         action=visit.get("action"),

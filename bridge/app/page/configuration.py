@@ -30,25 +30,25 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
             "sources": len(config.sources), "routes": len(config.routes), "targets": len(config.targets),
             "engines": len(config.engines),
         },
-        "plan": await visit.tried("reload.plan") if visit.get("plan") else None,
+        "plan": await visit.try_read("reload.plan") if visit.get("plan") else None,
     }  # fmt: skip
     match view:
         case "effective":
-            return shown | {"config": await visit.ask("config.show")}
+            return shown | {"config": await visit.read("config.show")}
         case "problems":
-            return shown | {"problems": await visit.ask("config.problems")}
+            return shown | {"problems": await visit.read("config.problems")}
         case "history":
             other = visit.get("version")
             return shown | {
-                "starts": await visit.ask("config.history"),
-                "reloads": list(reversed(await visit.ask("audit.list", action="reload", limit=_RELOADS))),
-                "last_request": await visit.tried("reload.show"),
-                "difference": None if other is None else await visit.tried("config.diff", other=other),
+                "starts": await visit.read("config.history"),
+                "reloads": list(reversed(await visit.read("audit.list", action="reload", limit=_RELOADS))),
+                "last_request": await visit.try_read("reload.show"),
+                "difference": None if other is None else await visit.try_read("config.diff", other=other),
             }
         case _:
-            difference = await visit.tried("config.diff")
+            difference = await visit.try_read("config.diff")
             new = difference.get("new")
-            record = None if new is None else await visit.tried("canary.show", version=new)
+            record = None if new is None else await visit.try_read("canary.show", version=new)
             return shown | {"difference": difference, "record": record}
 
 

@@ -66,7 +66,7 @@ class Prompt:
     async def __call__(self, visit: Visit) -> Mapping[str, Any]:
         if id(visit.routes) in self._warm:
             return await self._kept(visit)
-        key = (id(visit.routes), visit.caller, visit.here)
+        key = (id(visit.routes), visit.caller, visit.own_address)
         task = self._reading.get(key)
         if task is None:
             task = self._reading[key] = asyncio.create_task(self._kept(visit))
@@ -133,8 +133,8 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     }
     text, seconds = SINCE.get(since or _TREND, SINCE[_TREND])
     # Before the groups: they then have what the jobs have done
-    jobs = jobs_of(await visit.ask("jobs.list"), group)
-    found = await visit.ask("dlq.groups", **chosen, trend=seconds)
+    jobs = jobs_of(await visit.read("jobs.list"), group)
+    found = await visit.read("dlq.groups", **chosen, trend=seconds)
     groups = found["groups"]
     shown: dict[str, Any] = choices(visit) | {
         "groups": groups[:_MOST_GROUPS],
@@ -152,11 +152,11 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     }
     if group is None:
         return shown
-    page = await visit.ask("dlq.newest", **chosen, before=visit.get("before"), limit=50)
+    page = await visit.read("dlq.newest", **chosen, before=visit.get("before"), limit=50)
     return shown | {
         "group": next((each for each in groups if each["group"] == group), {"group": group, "count": 0}),
         "newest": page,
-        "check": await visit.tried("dlq.check", **chosen, limit=_CHECKED) if visit.get("check") else None,
+        "check": await visit.try_read("dlq.check", **chosen, limit=_CHECKED) if visit.get("check") else None,
     }
 
 
@@ -172,12 +172,12 @@ def action_fields(visit: Visit, since: float | None) -> dict[str, Any]:
 async def _read_one(visit: Visit) -> Mapping[str, Any]:
     id_ = visit.parts["id"]
     payload = "true" if visit.caller.payloads else None
-    found = await visit.ask("dlq.show", id=id_, payload=payload)
+    found = await visit.read("dlq.show", id=id_, payload=payload)
     checks = {
-        each["id"]: await visit.tried("dlq.check", ids=each["id"], states=",".join(STATES), limit=_CHECKED)
+        each["id"]: await visit.try_read("dlq.check", ids=each["id"], states=",".join(STATES), limit=_CHECKED)
         for each in found[:_MOST_CHECKED]
     }
-    jobs = await visit.ask("jobs.list")
+    jobs = await visit.read("jobs.list")
     return {
         "id": id_,
         "found": found,

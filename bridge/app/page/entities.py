@@ -12,7 +12,7 @@ _SHOWN = 200
 
 
 async def _read(visit: Visit) -> Mapping[str, Any]:
-    found = await visit.ask(
+    found = await visit.read(
         "entities.list",
         engine=visit.get("engine"),
         entity=visit.get("entity"),
@@ -29,7 +29,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
 
 
 async def _read_one(visit: Visit) -> Mapping[str, Any]:
-    found = await visit.ask("entities.show", engine=visit.get("engine"), **visit.parts)
+    found = await visit.read("entities.show", engine=visit.get("engine"), **visit.parts)
     locked = found["locked_by"]
     return {
         "entity": found,

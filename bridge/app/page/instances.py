@@ -34,7 +34,7 @@ STATUSES = tuple(
 
 async def _read(visit: Visit) -> Mapping[str, Any]:
     status, name, engine = visit.get("status"), visit.get("name"), visit.get("engine")
-    listed = visit.ask(
+    listed = visit.read(
         "instances.list",
         engine=engine,
         cursor=visit.get("cursor") or START,
@@ -47,7 +47,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         created_to=_utc(visit.get("to")),
         named=True,
     )
-    part, counts = await asyncio.gather(listed, visit.ask("instances.count", engine=engine))
+    part, counts = await asyncio.gather(listed, visit.read("instances.count", engine=engine))
     by_status: Counter[str] = Counter()
     for each in counts:
         if name in (None, each["name"]):
@@ -67,7 +67,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
 async def _read_one(visit: Visit) -> Mapping[str, Any]:
     one, history = await _known(visit)
     given = {"engine": visit.get("engine"), "instance_id": one.instance_id}
-    timeline, cause = await asyncio.gather(visit.ask("instances.timeline", **given), _cause(visit, one, given))
+    timeline, cause = await asyncio.gather(visit.read("instances.timeline", **given), _cause(visit, one, given))
     return {
         "one": one,
         "saga": saga_of(one),
@@ -108,8 +108,8 @@ async def _file(visit: Visit) -> Picture:
 async def _known(visit: Visit) -> tuple[InstanceInfo, Sequence[Mapping[str, Any]]]:
     """Instance of the visit, and its history."""
     given = {"engine": visit.get("engine"), "instance_id": visit.parts["instance_id"]}
-    one = InstanceInfo(**await visit.ask("instances.show", **given))
-    return one, await visit.ask("instances.history", **given)
+    one = InstanceInfo(**await visit.read("instances.show", **given))
+    return one, await visit.read("instances.history", **given)
 
 
 def _picture(one: InstanceInfo, history: Sequence[Mapping[str, Any]], engine: str | None) -> Markup | None:
@@ -132,7 +132,7 @@ async def _cause(visit: Visit, one: InstanceInfo, given: Mapping[str, Any]) -> M
     if one.failure is None and one.outcome not in ("failed", "compensated", "compensation_failed"):
         return None
     try:
-        found: Mapping[str, Any] | None = await visit.ask("instances.cause", **given)
+        found: Mapping[str, Any] | None = await visit.read("instances.cause", **given)
     except BridgeError:
         return None
     if found is None:

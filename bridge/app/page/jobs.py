@@ -33,7 +33,7 @@ def offset_of(visit: Visit) -> int:
 
 
 async def _read(visit: Visit) -> Mapping[str, Any]:
-    found = await visit.ask("jobs.list", engine=visit.get("engine"))
+    found = await visit.read("jobs.list", engine=visit.get("engine"))
     state, kind = visit.get("state"), visit.get("kind")
     chosen = [
         each for each in found if (state is None or each["state"] == state) and (kind is None or each["kind"] == kind)
@@ -49,9 +49,9 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
 
 
 async def _read_one(visit: Visit) -> Mapping[str, Any]:
-    job = await visit.ask("jobs.show", job=visit.parts["job"], engine=visit.get("engine"))
+    job = await visit.read("jobs.show", job=visit.parts["job"], engine=visit.get("engine"))
     status, offset = visit.get("status"), offset_of(visit)
-    items = await visit.ask(
+    items = await visit.read(
         "jobs.items", job=job["job"], engine=visit.get("engine"), statuses=status, offset=offset, limit=_PAGE + 1
     )
     return {

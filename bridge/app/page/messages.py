@@ -83,13 +83,13 @@ def _answer(answer: Mapping[str, Any]) -> AnswerView:
         if answer[name] is not None:
             facts.append((title, str(answer[name])))
     if answer["position"]:
-        facts.append(("Position", PageLink(life(answer["position"]), short(answer["position"]))))
+        facts.append(("Position", PageLink(message_page(answer["position"]), short(answer["position"]))))
     if answer["instance_id"]:
         facts.append(("Instance", PageLink(place("instances", answer["instance_id"]), answer["instance_id"])))
     if answer["entity"]:
         facts.append(("Entity", _entity(answer["entity"])))
     if answer["duplicate_of"]:
-        facts.append(("Duplicate of", PageLink(life(answer["duplicate_of"]), short(answer["duplicate_of"]))))
+        facts.append(("Duplicate of", PageLink(message_page(answer["duplicate_of"]), short(answer["duplicate_of"]))))
     if answer["topic"]:
         facts.append(("Target" if answer["outcome"] == "published" else "Dead letters in", answer["topic"]))
     if answer["config"]:
@@ -142,7 +142,7 @@ def _next(answer: Mapping[str, Any]) -> Iterator[PageLink]:
                 yield PageLink(place("dead-letters", named), "Replay, edit or drop the dead letter")
 
 
-def life(message: str) -> str:
+def message_page(message: str) -> str:
     """Address of the life of a message."""
     return place("messages", message)
 
@@ -172,7 +172,7 @@ def _arrivals(one: Mapping[str, Any], wanted: str) -> Iterator[EventView]:
     for each in one["arrivals"]:
         id_ = each["message_id"]
         by = f"route {each['route']}" if each["route"] else ""
-        link = None if id_ is None else PageLink(life(id_), short(id_))
+        link = None if id_ is None else PageLink(message_page(id_), short(id_))
         position = each["position"] or ""
         is_wanted = wanted in (id_, position, position.partition("/")[2]) or (id_ or "").endswith(f"/{wanted}")
         yield EventView(each["at"], "in", each["what"], link, by, is_wanted)
@@ -184,7 +184,7 @@ def _publications(one: Mapping[str, Any], wanted: str) -> Iterator[EventView]:
         tries = f", {each['attempts']} attempts" if each["attempts"] > 1 else ""
         by = f"target {each['target']}{state}{tries}"
         yield EventView(
-            each["at"], "out", each["type"], PageLink(life(each["id"]), each["id"]), by, each["id"] == wanted
+            each["at"], "out", each["type"], PageLink(message_page(each["id"]), each["id"]), by, each["id"] == wanted
         )
 
 
@@ -213,15 +213,15 @@ class DecisionView:
 
 async def _decision(visit: Visit, wanted: str) -> DecisionView:
     try:
-        return DecisionView(await visit.ask("messages.explain", message=wanted, rules=visit.get("rules")))
+        return DecisionView(await visit.read("messages.explain", message=wanted, rules=visit.get("rules")))
     except (BridgeError, LookupError) as error:
         return DecisionView(failure=str(error))
 
 
 async def _waiting(visit: Visit, wanted: str) -> list[PageLink]:
     """Pages with the messages that wait for an instance, or with an ordering key, of this name."""
-    early = [each for each in await visit.ask("early.list", prefix=wanted) if each["instance_id"] == wanted]
-    quarantined = [each for each in await visit.ask("quarantine.list") if each["key"] == wanted]
+    early = [each for each in await visit.read("early.list", prefix=wanted) if each["instance_id"] == wanted]
+    quarantined = [each for each in await visit.read("quarantine.list") if each["key"] == wanted]
     found = []
     if early:
         waiting = plural(len(early), "message waits", "messages wait")
@@ -245,7 +245,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     }
     if not wanted:
         return shared
-    trace = await visit.ask("messages.trace", message=wanted, search="true" if visit.get("search") else None)
+    trace = await visit.read("messages.trace", message=wanted, search="true" if visit.get("search") else None)
     named = trace["behind"]["id"] if trace["behind"] else wanted
     started_by = set(trace["started_by"])
     above = list(trace["upstream"])

@@ -22,12 +22,12 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
     engine, saga = visit.get("engine"), visit.get("saga")
     outcome, step = visit.get("outcome"), visit.get("step")
     states = outcome or ",".join(OUTCOMES)
-    listed = visit.ask(
+    listed = visit.read(
         "sagas.list", engine=engine, saga=saga, states=states, step=step, limit=PART, cursor=visit.get("cursor")
     )
-    now = visit.ask("sagas.list", engine=engine, saga=saga, states=COMPENSATING, limit=PART)
-    failed = visit.ask("sagas.list", engine=engine, saga=saga, states=",".join(_FAILED), limit=_GROUPED)
-    counted = visit.ask("instances.count", engine=engine, outcomes=",".join(OUTCOMES))
+    now = visit.read("sagas.list", engine=engine, saga=saga, states=COMPENSATING, limit=PART)
+    failed = visit.read("sagas.list", engine=engine, saga=saga, states=",".join(_FAILED), limit=_GROUPED)
+    counted = visit.read("instances.count", engine=engine, outcomes=",".join(OUTCOMES))
     part, compensating, failures, counts = await asyncio.gather(listed, now, failed, counted)
     return {
         "sagas": part["sagas"],

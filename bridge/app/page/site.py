@@ -135,7 +135,7 @@ class Site:
             result = await route.answer(given, caller, None)
         else:
             digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
-            result = await self._answers.once(
+            result = await self._answers.run_once(
                 (caller.actor.name, request.path, key), digest, lambda: route.answer(given, caller, key)
             )
         return _returned(request, actions.back_of(fields), actions.done(operation.name, result))

@@ -39,7 +39,7 @@ class Visit:
     query: Mapping[str, str] = field(default_factory=dict)
     all_daemons: AllDaemons = this_daemon
 
-    async def ask(self, name: str, /, **given: Any) -> Any:
+    async def read(self, name: str, /, **given: Any) -> Any:
         """Perform an operation that reads, as the API does. Parameters that are None or empty are left out.
 
         Raises: Denied, InvalidCommand, BridgeError.
@@ -49,10 +49,10 @@ class Visit:
         sent = {each: value for each, value in given.items() if value not in (None, "", ())}
         return await self.routes[operation.method, operation.path].answer(sent, self.caller, None)
 
-    async def tried(self, name: str, /, **given: Any) -> Mapping[str, Any]:
-        """Answer of an operation as of `ask`, or `failure` with the text of its error."""
+    async def try_read(self, name: str, /, **given: Any) -> Mapping[str, Any]:
+        """Answer of an operation as of `read`, or `failure` with the text of its error."""
         try:
-            found: Mapping[str, Any] = await self.ask(name, **given)
+            found: Mapping[str, Any] = await self.read(name, **given)
         except BridgeError as error:
             return {"failure": str(error)}
         return found
@@ -75,7 +75,7 @@ class Visit:
         return address(self.path, **query)
 
     @property
-    def here(self) -> str:
+    def own_address(self) -> str:
         """Address of this page with its parameters."""
         return self.link()
 

@@ -56,8 +56,8 @@ def chosen(messages: Iterable[Mapping[str, Any]], visit: Visit) -> list[Mapping[
 
 async def _read(visit: Visit) -> Mapping[str, Any]:
     engine, source, prefix = visit.get("engine"), visit.get("source"), visit.get("prefix")
-    early = await visit.ask("early.list", engine=engine, source=source, prefix=prefix)
-    quarantined = await visit.ask("quarantine.list", engine=engine, source=source)
+    early = await visit.read("early.list", engine=engine, source=source, prefix=prefix)
+    quarantined = await visit.read("quarantine.list", engine=engine, source=source)
     config = visit.loaded.config
     early = [] if visit.get("key") else chosen(early, visit)
     quarantined = [] if prefix else chosen(quarantined, visit)
@@ -77,8 +77,8 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "engines": list(config.engines),
         # A filter is required for a job. Keys are no filter of one
         "bulk_fields": None if not fields or visit.get("key") else fields | ({"engine": engine} if engine else {}),
-        "unprocessed": (await visit.ask("early.unprocessed", engine=engine))["count"]
-        + (await visit.ask("quarantine.unprocessed", engine=engine))["count"],
+        "unprocessed": (await visit.read("early.unprocessed", engine=engine))["count"]
+        + (await visit.read("quarantine.unprocessed", engine=engine))["count"],
     }
 
 

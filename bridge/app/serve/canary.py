@@ -97,16 +97,16 @@ class Canary:
             self._unlisten = self._decisions.add(self._observe)
         self._choosers = {name: chooser for name, chooser in self._choosers.items() if name in loaded.config.sources}
         for name, chooser in self._choosers.items():
-            self._give(name, chooser)
+            self._assign(name, chooser)
         self._changed.set()
 
     def rules(self, source: str, present: RuleSet) -> CanaryRules:
         """Create the chooser between the rule sets of a source."""
         chooser = self._choosers[source] = CanaryRules(present)
-        self._give(source, chooser)
+        self._assign(source, chooser)
         return chooser
 
-    def _give(self, source: str, chooser: CanaryRules) -> None:
+    def _assign(self, source: str, chooser: CanaryRules) -> None:
         """Give the candidate to a source, or take it away."""
         rules = self._rules.get(source)
         if rules is not None:

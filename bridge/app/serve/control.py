@@ -339,10 +339,10 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
 async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
     """Answer of a daemon. Wait for it while the daemon lives. Raises: as `operate`."""
 
-    async def lives() -> bool:
+    async def is_alive() -> bool:
         return await _engines(path) is not None
 
-    return await while_alive(_ask(path, operation, given), lives, FIND_SECONDS, operation.name, "the daemon")
+    return await while_alive(_ask(path, operation, given), is_alive, FIND_SECONDS, operation.name, "the daemon")
 
 
 async def _ask(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:

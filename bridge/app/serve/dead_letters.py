@@ -15,7 +15,7 @@ import structlog
 
 from bridge.app.dead_letters.groups import at_partition, choice_of, row_cache
 from bridge.app.dead_letters.reading import DeadLetterPlace, DeadLetterSelection, PlaceStates, found_places, places
-from bridge.brokers.base import Broker, CompletingBroker, ReadableBroker
+from bridge.brokers.base import Broker, CompletingBroker, readable
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
 from bridge.core.system_names import DEAD_LETTER_BLOCK
@@ -244,8 +244,7 @@ class DeadLetterCounter:
             log.info("dead letters cannot be counted", action="count", place=place, detail=detail)
 
     async def _count(self, loaded: Loaded, place: DeadLetterPlace, states: PlaceStates) -> None:
-        broker = self._brokers[place.broker]
-        assert isinstance(broker, ReadableBroker)
+        broker = readable(self._brokers[place.broker])
         # States first: a dead letter that has a state exists
         await states.load(place)
         check = self._counts % _CHECKED == 0

@@ -22,6 +22,7 @@ from bridge.sqlite_engine.defaults import MAX_PAYLOAD, MAX_REQUEST
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.system.log_defaults import LEVEL
 from bridge.system.memory import tune_allocator
 from bridge.system.tls import TlsFiles
 
@@ -143,7 +144,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
     levels = dict(log_levels or {})
-    logging.configure(levels.pop("", "info"), levels=levels)
+    logging.configure(levels.pop("", LEVEL), levels=levels)
     tune_allocator()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS, max_payload or MAX_PAYLOAD)
     ended = threading.Event()

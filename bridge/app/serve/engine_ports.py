@@ -67,7 +67,7 @@ class EnginePorts:
         restart: Restart = early.restart
         if self._traces is not None and not isinstance(engine, EmbeddedEngine):
             execute, found, restart = within_trace(execute), within_trace(found), within_trace(restart)
-        moving = MovingPort(early.look, execute, found, restart, early.waits, early.notify)
+        moving = MovingPort(early.read_state, execute, found, restart, early.waits, early.notify)
         return EnginePort(execute, self._breakers[engine.name], answers.store_early, moving)
 
     def answer_results(self) -> dict[str, dict[str, int]]:

@@ -50,7 +50,7 @@ from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
 from bridge.jobs.orchestrator import job_orchestrator
-from bridge.jobs.steps import JobRetention, JobSteps
+from bridge.jobs.steps import JobSteps
 from bridge.pipeline.publishing import Publishing
 from bridge.replay.edits import replay_edit_entity
 from bridge.routing.moves import MovingRoutes
@@ -121,8 +121,7 @@ class SystemWorkflows:
         workflows: as of `user_workflows`; empty where other processes run them.
         Publishing and jobs have their own threads: a broker that hangs, or a long job, stops nothing else.
         """
-        jobs = self._loaded.config.ops.jobs
-        retention = JobRetention(jobs.keep, jobs.most)
+        retention = self._loaded.config.ops.jobs
         steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop, retention=retention)
         self._job_steps.append(steps)
         grace = CancelGrace(self._engines[engine], self._loop)

@@ -98,7 +98,7 @@ class Commits:
         self.count = 0
         self.seconds = 0.0
 
-    async def keep(self, consumer: Any, partitions: Callable[[], Collection[KafkaPartition]]) -> None:
+    async def run(self, consumer: Any, partitions: Callable[[], Collection[KafkaPartition]]) -> None:
         """Commit every `commit_interval` seconds until cancelled."""
         while True:
             await asyncio.sleep(self._connection.config.commit_interval)

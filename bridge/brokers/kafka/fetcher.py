@@ -101,7 +101,7 @@ class Fetcher:
         self._topics: frozenset[str] = frozenset()
         self._asked: set[PartitionLog] = set()
         """Partitions with a request in progress."""
-        self._resting: dict[PartitionLog, asyncio.TimerHandle] = {}
+        self._paused: dict[PartitionLog, asyncio.TimerHandle] = {}
         """Partitions that are not fetched until some time after an error."""
         self._slots: dict[tuple[int, int], bool] = {}
         """Requests in progress by node and slot; True where all partitions of the request are at the end of their
@@ -138,7 +138,7 @@ class Fetcher:
 
     def probe(self, log: PartitionLog) -> None:
         """Check a partition from which records were taken: it may need more, or hold damage."""
-        if log not in self._asked and log not in self._resting and (log.wants or log.suspect is not None):
+        if log not in self._asked and log not in self._paused and (log.wants or log.suspect is not None):
             self._kick.set()
 
     def take_error(self) -> KafkaError | None:
@@ -169,7 +169,7 @@ class Fetcher:
         nodes: dict[int, list[tuple[TopicPartition, PartitionLog]]] = {}
         lost: dict[TopicPartition, PartitionLog] = {}
         for tp, log in self._logs.items():
-            if log in self._asked or log in self._resting:
+            if log in self._asked or log in self._paused:
                 continue
             if (suspect := log.suspect) is not None:
                 self._start(self._reread(tp, log, suspect), [log])
@@ -210,7 +210,7 @@ class Fetcher:
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
                 _log.error("reading from %s failed unexpectedly", self._connection.name, exc_info=error)
-                self._rest(logs, _REFUSED_SECONDS)
+                self._pause(logs, _REFUSED_SECONDS)
             self._kick.set()
 
         task.add_done_callback(done)
@@ -218,25 +218,25 @@ class Fetcher:
     def _find_leaders(self, logs: Mapping[TopicPartition, PartitionLog]) -> None:
         """Fetch the partitions as soon as their leaders are known, or again after a pause."""
         client = self._client
-        self._rest(logs.values(), _METADATA_SECONDS)
+        self._pause(logs.values(), _METADATA_SECONDS)
 
         def updated(update: asyncio.Future[Any]) -> None:
             if update.cancelled() or update.exception() is not None:
                 return
             for tp, log in logs.items():
                 if client.cluster.leader_for_partition(tp) not in (None, -1):
-                    self._rested(log)
+                    self._end_pause(log)
 
         client.force_metadata_update().add_done_callback(updated)
 
-    def _rest(self, logs: Iterable[PartitionLog], seconds: float) -> None:
+    def _pause(self, logs: Iterable[PartitionLog], seconds: float) -> None:
         for log in logs:
-            if (before := self._resting.pop(log, None)) is not None:
+            if (before := self._paused.pop(log, None)) is not None:
                 before.cancel()
-            self._resting[log] = asyncio.get_running_loop().call_later(seconds, self._rested, log)
+            self._paused[log] = asyncio.get_running_loop().call_later(seconds, self._end_pause, log)
 
-    def _rested(self, log: PartitionLog) -> None:
-        if (timer := self._resting.pop(log, None)) is not None:
+    def _end_pause(self, log: PartitionLog) -> None:
+        if (timer := self._paused.pop(log, None)) is not None:
             timer.cancel()
         self._kick.set()
 
@@ -263,7 +263,7 @@ class Fetcher:
         answers = list(_answers(response, self._committed_only))
         if not slot_waits and not any(answer.data for _, _, answer in answers):
             # Records exist and were not sent: an immediate repetition would not help
-            self._rest(asked.values(), _RETRY_SECONDS)
+            self._pause(asked.values(), _RETRY_SECONDS)
         begun, records = time.monotonic(), 0
         for tp, code, answer in answers:
             log = self._logs.get(tp)
@@ -300,13 +300,13 @@ class Fetcher:
             return  # the data before a batch was deleted meanwhile
         if code == _OUT_OF_RANGE:
             self._out_of_range(tp, offset)
-            self._rest([log], _RETRY_SECONDS)
+            self._pause([log], _RETRY_SECONDS)
         elif code in _MOVED:
             self._client.force_metadata_update()
-            self._rest([log], _RETRY_SECONDS)
+            self._pause([log], _RETRY_SECONDS)
         elif code == _DENIED:
             self._error = error(tp.topic)
-            self._rest([log], _REFUSED_SECONDS)
+            self._pause([log], _REFUSED_SECONDS)
             self._wake()
         else:
             if not log.cursor.trouble:
@@ -315,7 +315,7 @@ class Fetcher:
                 f"the broker answers {error.__name__} for offset {offset}; see the log of the broker. The source tries "
                 f"again every {_REFUSED_SECONDS:g} s"
             )
-            self._rest([log], _REFUSED_SECONDS)
+            self._pause([log], _REFUSED_SECONDS)
 
     async def _failed(self, node: int, error: Exception) -> None:
         """Pause after a request without an answer; positions have not moved."""
@@ -408,14 +408,14 @@ class Fetcher:
                         await close(fresh)
         except (KafkaError, OSError, TimeoutError, BridgeError) as error:
             _log.warning("%s: offset %d is damaged and cannot be read again: %s", log, batch.base, error)
-            self._rest([log], _REFUSED_SECONDS)
+            self._pause([log], _REFUSED_SECONDS)
             return
         if self._logs.get(tp) is log:
             log.reread(batch)
             if answer is not None and batch.asked is None:
                 log.accept(log.cursor.fetch_offset, answer)
                 self._wake()
-            self._rest([log], _RETRY_SECONDS)
+            self._pause([log], _RETRY_SECONDS)
 
     async def _accept_damage(
         self, tp: TopicPartition, log: PartitionLog, batch: RecordBatch, answer: PartitionData, client: Any
@@ -424,7 +424,7 @@ class Fetcher:
             known = batch.last is not None or batch.ambiguous
             following = None if known else await self._following(tp, batch, answer, client)
         except _LogGrew:
-            self._rest([log], _RETRY_SECONDS)
+            self._pause([log], _RETRY_SECONDS)
             return
         if self._logs.get(tp) is not log:
             return

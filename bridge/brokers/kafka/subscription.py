@@ -156,7 +156,7 @@ class KafkaSubscription:
             raise
         self._read = self._opened = self._settled = asyncio.get_running_loop().time()
         self._committing = asyncio.create_task(
-            self._commits.keep(consumer, lambda: list(self._assignment.partitions.values()))
+            self._commits.run(consumer, lambda: list(self._assignment.partitions.values()))
         )
 
     async def _shut(self, *, notify: bool) -> None:

@@ -46,7 +46,7 @@ class Commits:
         self._background: asyncio.Task[None] | None = None
         self._failing = False
 
-    def soon(self, partition: Committable) -> None:
+    def commit_soon(self, partition: Committable) -> None:
         """Commit the partition within the interval, because a delivery in it was completed."""
         self._dirty.add(partition)
         if self._timer is None and self._background is None:

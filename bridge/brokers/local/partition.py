@@ -170,7 +170,7 @@ class LocalPartition(AssignedPartition):
     def complete(self, offset: int) -> None:
         """Mark a delivery as completed."""
         if self._tracker.complete(offset):
-            self.commits.soon(self)
+            self.commits.commit_soon(self)
 
     def snapshot(self) -> CommittedPosition:
         """Position that may be committed now."""

@@ -56,12 +56,12 @@ class SlotHolder(Protocol):
     def number(self) -> int: ...
 
     @property
-    def spare(self) -> bool:
+    def is_dispensable(self) -> bool:
         """True for a receiver that can do without a connection where a namespace allows few of them."""
         ...
 
-    def give_way(self) -> None:
-        """Give way to another receiver that needs the connection."""
+    def yield_connection(self) -> None:
+        """Leave the connection to another receiver that needs the connection."""
         ...
 
 
@@ -83,7 +83,7 @@ class ConnectionSlots:
         self._receivers += receivers
         for receiver in self._receivers:
             if not self.is_entitled(receiver):
-                receiver.give_way()
+                receiver.yield_connection()
 
     def leave(self, receivers: Sequence[SlotHolder]) -> None:
         """Remove receivers that need no connection any more."""
@@ -92,16 +92,16 @@ class ConnectionSlots:
 
     def is_entitled(self, receiver: SlotHolder) -> bool:
         """Return whether the receiver is entitled to a connection."""
-        if self._most is None or not receiver.spare:
+        if self._most is None or not receiver.is_dispensable:
             return True
-        spare = sorted((each for each in self._receivers if each.spare), key=lambda each: each.number)
-        return receiver in spare[: self._left(self._most)]
+        dispensable = sorted((each for each in self._receivers if each.is_dispensable), key=lambda each: each.number)
+        return receiver in dispensable[: self._left(self._most)]
 
     def take(self, receiver: SlotHolder) -> bool:
-        """Return whether the receiver may connect now. A spare receiver may have to wait until others have released
-        theirs.
+        """Return whether the receiver may connect now. A dispensable receiver may have to wait until others
+        have released theirs.
         """
-        if self._most is None or not receiver.spare or receiver in self._taken:
+        if self._most is None or not receiver.is_dispensable or receiver in self._taken:
             return self.is_entitled(receiver)
         if not self.is_entitled(receiver) or len(self._taken) >= self._left(self._most):
             return False
@@ -113,7 +113,7 @@ class ConnectionSlots:
         self._taken.discard(receiver)
 
     def _left(self, most: int) -> int:
-        return max(0, most - PUBLISHING - sum(not each.spare for each in self._receivers))
+        return max(0, most - PUBLISHING - sum(not each.is_dispensable for each in self._receivers))
 
 
 class Connection:
@@ -289,7 +289,7 @@ class ReceiverLink:
         if self.broken is not None:
             raise self.broken
 
-    def answered(self) -> None:
+    def record_answer(self) -> None:
         """Record an answer of the service."""
         self.last_answer = time.monotonic()
 

@@ -91,15 +91,15 @@ class ServiceBusPartition:
         """Record that the messages can no longer be settled."""
         self.revoked = True
 
-    def lose(self) -> None:
+    def mark_lost(self) -> None:
         """Record that the lock of the session has expired."""
         self.lost = self.revoked = True
 
-    def taken(self) -> None:
+    def add_message(self) -> None:
         """Count a received message."""
         self._gap += 1
 
-    def left(self) -> None:
+    def remove_message(self) -> None:
         """Count a message that was settled, given back or lost."""
         self._gap -= 1
 
@@ -206,7 +206,7 @@ class ServiceBusDelivery:
         """Record that the delivery needs no further work. Idempotent."""
         if not self.over:
             self.over = True
-            self.partition.left()
+            self.partition.remove_message()
             self._settlements.finished(self)
 
     def mark_settlement_unknown(self) -> None:
@@ -248,12 +248,12 @@ class ServiceBusDelivery:
         try:
             await self._settlements.settle(SettlementRequest(self, Verb.ABANDON))
         except BrokerUnavailable:
-            self._again(refusal)
+            self._restart_attempts(refusal)
             raise
         except SettlementRefused as error:
             if isinstance(error, DoubtfulRefusal) and not error.others:
                 # The service accepts no settlement at all: the service is at fault, not the message
-                self._again(refusal)
+                self._restart_attempts(refusal)
                 raise BrokerUnavailable(str(refusal)) from refusal
             fate = "not abandoned either; it is delivered again when its lock has expired"
         except (LockLost, PartitionRevoked):
@@ -267,7 +267,7 @@ class ServiceBusDelivery:
         self.finish()
         raise refusal
 
-    def _again(self, refusal: SettlementRefused) -> None:
+    def _restart_attempts(self, refusal: SettlementRefused) -> None:
         """Restart the attempts after an outage that may have caused the refusals."""
         if isinstance(refusal, DoubtfulRefusal):
             self._refusals = 0

@@ -82,7 +82,7 @@ class _Checks:
         self._behind: list[tuple[str, float]] = []
         """Entities with a message of the future, and by how many seconds."""
         self._peeked = 0
-        self._lives: dict[str, float] = {}
+        self._lifetimes: dict[str, float] = {}
         """Seconds that the messages of a source live."""
 
     async def run(self, sources: Mapping[str, SourceConfig], targets: Mapping[str, TargetConfig]) -> dict[str, float]:
@@ -100,7 +100,7 @@ class _Checks:
             await self._examiner.check(owner, check, partial(self._write, entity))
         await self._settings(sources)
         self._examiner.record(self._subject, "clock", self._clock())
-        return self._lives
+        return self._lifetimes
 
     # -- rights
 
@@ -234,18 +234,18 @@ class _Checks:
                 f"the entity {'requires' if found.requires_session else 'has no'} sessions",
                 f"sources.{name}.sessions: {'true' if found.requires_session else 'false'}",
             )
-        lives = _seconds(found.default_message_time_to_live)
-        if lives is None:
+        lifetime = _seconds(found.default_message_time_to_live)
+        if lifetime is None:
             return
-        self._lives[name] = lives
+        self._lifetimes[name] = lifetime
         if not found.dead_lettering_on_message_expiration and source.sub_queue is None:
             yield warning(
-                f"messages expire unseen after {format_duration(lives)}",
+                f"messages expire unseen after {format_duration(lifetime)}",
                 f"{update} --enable-dead-lettering-on-message-expiration true",
             )
-        if lives < OUTAGE:
+        if lifetime < OUTAGE:
             yield warning(
-                f"messages live for {format_duration(lives)}: a longer outage loses messages",
+                f"messages live for {format_duration(lifetime)}: a longer outage loses messages",
                 f"{update} --default-message-time-to-live P14D",
             )
 
@@ -269,8 +269,8 @@ def _seconds(value: Any) -> float | None:
 
 
 def _summary(found: Any) -> str:
-    lock, lives = _seconds(found.lock_duration), _seconds(found.default_message_time_to_live)
+    lock, lifetime = _seconds(found.lock_duration), _seconds(found.default_message_time_to_live)
     return (
         f"lock duration {'?' if lock is None else format_duration(lock)}, max delivery count "
-        f"{found.max_delivery_count}, messages live {'for ever' if lives is None else format_duration(lives)}"
+        f"{found.max_delivery_count}, messages live {'for ever' if lifetime is None else format_duration(lifetime)}"
     )

@@ -45,7 +45,7 @@ class RenewalQueue:
         """
         heapq.heappush(self._due, (now + renew_after(remaining, self._took), next(self._order), delivery))
 
-    def again(self, delivery: ServiceBusDelivery, at: float) -> None:
+    def reschedule(self, delivery: ServiceBusDelivery, at: float) -> None:
         """Schedule another attempt at `at` (monotonic seconds) after an outage."""
         heapq.heappush(self._due, (at, next(self._order), delivery))
 
@@ -232,9 +232,9 @@ class MessageLocks:
             self._grow_after = max(1, self._grow_after // 2)
 
     def _later(self, deliveries: list[ServiceBusDelivery]) -> None:
-        again = time.monotonic() + AGAIN_SECONDS
+        at = time.monotonic() + AGAIN_SECONDS
         for delivery in deliveries:
-            self._queue.again(delivery, again)
+            self._queue.reschedule(delivery, at)
 
     def _judge(self, link: ReceiverLink) -> None:
         """Distinguish refusals of single locks from an outage: by their condition, or by other locks renewed since.
@@ -248,7 +248,7 @@ class MessageLocks:
                 self._batch, self._grow_after = BATCH, 1  # their number was not the cause
                 self._leave(delivery, found)
             elif len(self._suspects) == 1 and self._queue.renew_one_now(now, self._suspects):
-                self._queue.again(delivery, now)
+                self._queue.reschedule(delivery, now)
             else:
                 link.break_off(found)
                 self._later([delivery])
@@ -260,7 +260,7 @@ class MessageLocks:
         remaining = delivery.remaining(time.time())
         if remaining > 0:
             _log.debug("%s: %s", delivery.position, found)
-            self._queue.again(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
+            self._queue.reschedule(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
             return
         _log.error("%s: the service refused to renew the lock of this message: %s", delivery.position, found)
         delivery.mark_lock_lost()

@@ -65,7 +65,7 @@ class EntityReceiver:
     survive their connection.
     """
 
-    spare = False
+    is_dispensable = False
     """See `connection.SlotHolder`."""
 
     def __init__(
@@ -102,7 +102,7 @@ class EntityReceiver:
             lock_lost=self._lock_lost_at_settlement,
         )
         self._closing = False
-        self._resting = False
+        self._was_paused = False
         """True when the present link was opened after a pause began, and gets no messages."""
         self._unsettleable: tuple[float, str] | None = None
         """Last message that came without a delivery id: its time in monotonic seconds, and a sentence about it."""
@@ -133,7 +133,7 @@ class EntityReceiver:
             self._opening.cancel()
         self.wake()
 
-    def give_way(self) -> None:
+    def yield_connection(self) -> None:
         """See `connection.SlotHolder`; does nothing in a receiver without sessions."""
 
     def trouble(self) -> str | None:
@@ -283,8 +283,8 @@ class EntityReceiver:
 
         A pause ends the link, whose credit would fetch further messages. The next one only settles what is in flight.
         """
-        rested, self._resting = self._resting, self._buffer.paused
-        return self._resting and not rested
+        rested, self._was_paused = self._was_paused, self._buffer.paused
+        return self._was_paused and not rested
 
     def _next_renewal(self) -> float | None:
         """Monotonic time at which `_renew` is due next, in seconds; None when no lock is to be renewed."""
@@ -334,15 +334,15 @@ class EntityReceiver:
                 found = await link.sdk.receive_messages(TAKEN, max_wait_time=NOTHING)
             except SDK_ERRORS as error:
                 raise link.translate(error, "read") from error
-            self._hand_out(link, found)
+            self._add_deliveries(link, found)
             count += len(found)
             if len(found) < TAKEN:
                 return count
 
-    def _hand_out(self, link: ReceiverLink, found: Sequence[ServiceBusReceivedMessage]) -> None:
+    def _add_deliveries(self, link: ReceiverLink, found: Sequence[ServiceBusReceivedMessage]) -> None:
         if not found:
             return
-        link.answered()
+        link.record_answer()
         now, wall = link.last_answer, time.time()
         admitted = [self._admit(link, raw, now, wall) for raw in found if self._is_settleable(raw, now)]
         if self._clock.skew:
@@ -364,7 +364,7 @@ class EntityReceiver:
             if message.unreadable is None:
                 message = replace(message, unreadable=Unreadable("sequence_number", _UNNUMBERED, key_known=True))
         position = Position(self._connection.access.namespace, self.path, 0, number)
-        self.partition.taken()
+        self.partition.add_message()
         return ServiceBusDelivery(raw, message, position, self.partition, self._settlements, size)
 
     def _credit(self) -> int:
@@ -424,7 +424,7 @@ class EntityReceiver:
             if isinstance(problem, SDK_ERRORS):
                 raise link.translate(problem, "read") from problem
             raise problem
-        self._hand_out(link, reading.result())
+        self._add_deliveries(link, reading.result())
 
     async def _ask(self, link: ReceiverLink) -> None:
         """Query the service by peeking.
@@ -436,7 +436,7 @@ class EntityReceiver:
             found = await link.sdk.peek_messages(PEEKED, sequence_number=first, timeout=link.timeout)
         except SDK_ERRORS as error:
             raise link.translate(error, "ask about") from error
-        link.answered()
+        link.record_answer()
         waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)
         known, self._waiting = self._waiting, waiting
         if waiting is not None and waiting == known and self._wants_more():

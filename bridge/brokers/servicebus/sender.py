@@ -60,7 +60,7 @@ class Senders:
         for final in (False, True):
             fresh = line.sender is None
             try:
-                await self._give(await self._open(entity, line), entity, messages)
+                await self._send_batch(await self._open(entity, line), entity, messages)
             except BrokerUnavailable:
                 self._retire(line)
                 # An existing sender may only have been idle for too long
@@ -75,7 +75,7 @@ class Senders:
             else:
                 return
 
-    async def _give(self, sender: ServiceBusSender, entity: str, messages: list[ServiceBusMessage]) -> None:
+    async def _send_batch(self, sender: ServiceBusSender, entity: str, messages: list[ServiceBusMessage]) -> None:
         limit = self._connection.config.publish_timeout
         what = f"publish to {entity}"
         try:

@@ -98,16 +98,16 @@ class SessionTurn:
         """Begin the turn of a session. accepting: seconds that the acceptance took."""
         self._end = now + options.turn
         self._busy = now
-        self._quiet = self._hurry = options.idle
+        self._quiet = self._shortest_quiet = options.idle
         """Seconds of silence after which a session is left: before its first message, and after it."""
         if accepting < options.idle / 4:
             # This session was waiting, and others may be too: silence of two round trips shows that it has no more
-            self._hurry = min(options.idle, max(SHORTEST_QUIET, 2 * accepting))
+            self._shortest_quiet = min(options.idle, max(SHORTEST_QUIET, 2 * accepting))
 
     def received(self, now: float) -> None:
         """Record a message."""
         self._busy = now
-        self._quiet = self._hurry
+        self._quiet = self._shortest_quiet
 
     def busy(self, now: float) -> None:
         """Record that the session is still needed."""
@@ -144,11 +144,11 @@ class SessionReceiver(EntityReceiver):
         """Open connection, with or without a session."""
 
     @property
-    def spare(self) -> bool:  # type: ignore[override]  # a constant there
+    def is_dispensable(self) -> bool:  # type: ignore[override]  # a constant there
         """See `connection.SlotHolder`: the first receiver of an entity can serve all its sessions."""
         return self.number > 0
 
-    def give_way(self) -> None:
+    def yield_connection(self) -> None:
         """See `connection.SlotHolder`: a held session is kept to its end."""
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
@@ -312,12 +312,12 @@ class SessionReceiver(EntityReceiver):
         """See `EntityReceiver._lock_lost`: the session is lost with all its messages; the loss counts once."""
         if not self.partition.lost:  # a settlement that finds the loss may be done, and its answer lost
             self._lock.lost(link)
-        self.partition.lose()
+        self.partition.mark_lost()
 
     def _lock_lost_at_settlement(
         self, link: ReceiverLink, delivery: ServiceBusDelivery, error: LockLost
     ) -> BrokerError:
         """See `EntityReceiver._lock_lost_at_settlement`."""
-        self.partition.lose()
+        self.partition.mark_lost()
         link.break_off(error)
         return PartitionRevoked(str(error))

@@ -109,7 +109,7 @@ class SettlementQueue:
             else:
                 self._unanswered(link, request, found)
         else:
-            link.answered()
+            link.record_answer()
             if answer is None:
                 self._settled += 1
                 request.succeed()

@@ -94,7 +94,7 @@ def document(shown: Shown) -> dict[str, Any]:
 
 def print_instance(shown: Shown) -> None:
     """Print an orchestration in lines: its failure from the inside out, frames of the bridge and of the SDK last."""
-    from bridge.cli.shared.saga_progress import given, progress
+    from bridge.cli.shared.saga_progress import input_of, progress
 
     one, cause = shown.instance, shown.cause
     own = one.failure or {}
@@ -111,7 +111,7 @@ def print_instance(shown: Shown) -> None:
             ("created", local_time(one.created_at)),
             ("updated", local_time(one.last_updated_at)),
             ("custom status", "" if saga else compact(one.custom_status)),
-            ("input", compact(given(one.input))),
+            ("input", compact(input_of(one.input))),
             ("output", compact(one.output)),
             ("failure", failed),
             ("in", cause.instance_id if cause is not None and cause.instance_id != one.instance_id else ""),

@@ -128,7 +128,7 @@ def _read(name: str) -> bytes:
 
 
 def _print(answer: DecisionResult) -> None:
-    from bridge.cli.shared.saga_progress import given, outline
+    from bridge.cli.shared.saga_progress import input_of, outline
 
     if answer.envelope is not None:
         event = answer.envelope
@@ -151,7 +151,7 @@ def _print(answer: DecisionResult) -> None:
         engine = step["engine"] + "".join(f", or {name} if the instance is there" for name in step.get("others", ()))
         say(f"{command.pop('type')} by {step['route']} on engine {engine}")
         start = command.get("input")
-        command["input"] = given(start)
+        command["input"] = input_of(start)
         fields = [(f"  {name}", compact(value)) for name, value in command.items() if value not in (None, {})]
         print_fields([*fields, ("  saga", outline(start))])
         click.echo()

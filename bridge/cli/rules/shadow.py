@@ -157,7 +157,7 @@ def _compare(
                 say(f"comparing on {names}; Ctrl-C ends it", err=True)
                 return (await shadow.watch(loaded, seconds, progress)).to_dict()
             say("no daemon of this configuration answers on this machine; reading from the brokers", err=True)
-        return (await shadow.alone(loaded, other, sources, seconds, share, progress)).to_dict()
+        return (await shadow.compare_topics(loaded, other, sources, seconds, share, progress)).to_dict()
 
     try:
         return _shown(asyncio.run(run()), as_json)

@@ -27,7 +27,7 @@ def progress(custom_status: Any) -> list[str]:
     return lines
 
 
-def given(start: Any) -> Any:
+def input_of(start: Any) -> Any:
     """Input of a configured saga, without the definition in its start input. Other inputs are returned as they are."""
     return start["input"] if _declared(start) else start
 

@@ -105,7 +105,7 @@ class LogConfig(Model):
     """Log of the daemon on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lowest level of records that are written."
+        log_defaults.LEVEL, description="Lowest level of records that are written."
     )
     format: Literal["auto", "human", "json"] = Field(
         log_defaults.FORMAT, description="auto: `human` on a terminal, else JSON."

@@ -40,7 +40,7 @@ class WorkerConfig(Model):
     max_activities: Integer = Field(100, ge=1, description="Activities in progress at once.")
     max_entities: Integer = Field(100, ge=1, description="Entity batches in progress at once.")
     threads: Integer = Field(
-        16,
+        defaults.WORKER_THREADS,
         ge=1,
         description="Threads for activities that are not `async`; where the SDK's own worker runs, for all and for "
         "orchestrations.",

@@ -113,7 +113,7 @@ class CommandRunner:
             run = _CommandRun(self, command, origin)
             if await run.start(_NEVER) is CallResult.STARTED:
                 return
-            await run.go_on()
+            await run.run()
         else:
             await self._go_on(command, origin, _CommandRun(self, command, origin))
 
@@ -124,14 +124,14 @@ class CommandRunner:
         """
         await self._go_on(command, origin, _CommandRun(self, command, origin, is_found=True))
 
-    async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
+    async def restart(self, command: Command, origin: MessageOrigin | None, previous: PreviousRun) -> None:
         """Start an instance in place of a run that has finished on another engine, then execute the command.
 
         The new run remembers the messages of the former one. Raises: EngineError.
         """
-        await self._go_on(command, origin, _CommandRun(self, command, origin, past=past))
+        await self._go_on(command, origin, _CommandRun(self, command, origin, previous=previous))
 
-    async def look(self, command: Command) -> InstanceState:
+    async def read_state(self, command: Command) -> InstanceState:
         """State of the instance of a command; an entity that has a state counts as running. Raises: EngineError."""
         if isinstance(command, SignalEntity):
             entity, what = _entity(command), f"look for entity {command.entity!r} {command.key!r}"
@@ -144,12 +144,12 @@ class CommandRunner:
         if isinstance(command, Cancel) and command.grace is not None:
             await self._cancel(command, command.grace, origin, run)
         else:
-            await run.go_on()
+            await run.run()
 
     async def _cancel(self, command: Cancel, grace: float, origin: MessageOrigin | None, run: _CommandRun) -> None:
         due = self._now() + timedelta(seconds=grace)
         try:
-            await run.go_on()
+            await run.run()
         except AlreadyTaken:
             # The first attempt may have failed at the start of the cancel grace orchestration
             await start_cancel_grace(self._engine, self._reader, command, origin, due)
@@ -170,8 +170,8 @@ class IndexingRunner(CommandRunner):
     async def execute_found(self, command: Command, origin: MessageOrigin | None = None) -> None:
         await self._indexed(command, origin, super().execute_found(command, origin))
 
-    async def restart(self, command: Command, origin: MessageOrigin | None, past: PreviousRun) -> None:
-        await self._indexed(command, origin, super().restart(command, origin, past))
+    async def restart(self, command: Command, origin: MessageOrigin | None, previous: PreviousRun) -> None:
+        await self._indexed(command, origin, super().restart(command, origin, previous))
 
     async def _indexed(self, command: Command, origin: MessageOrigin | None, execution: Awaitable[None]) -> None:
         try:
@@ -201,7 +201,7 @@ class _CommandRun:
         "_known",
         "_now",
         "_origin",
-        "_past",
+        "_previous",
         "_reader",
         "_refusals",
         "_status",
@@ -215,12 +215,12 @@ class _CommandRun:
         origin: MessageOrigin | None,
         *,
         is_found: bool = False,
-        past: PreviousRun | None = None,
+        previous: PreviousRun | None = None,
     ) -> None:
         """Create the execution.
 
         is_found: the instance is here; starts belong to another engine.
-        past: run on another engine that the first step replaces.
+        previous: run on another engine that the first step replaces.
         """
         self._engine = runner._engine
         self._reader = runner._reader
@@ -232,21 +232,21 @@ class _CommandRun:
         self._known = _EXISTING if is_found and isinstance(command, _STARTS) else UNKNOWN
         self._is_found = is_found
         self._status = ""
-        self._past = past
+        self._previous = previous
         self._trouble: EngineError | None = None
         self._refusals = 0
 
-    async def go_on(self) -> None:
+    async def run(self) -> None:
         """Make one step after another until the command is done. Raises: EngineError."""
         confirms = self._engine.confirms_event_delivery
-        if self._past is not None:
+        if self._previous is not None:
             await self._replace()
         for _ in range(_MOVES):
             move = next_step(self._command, self._known, confirms or self._is_confirmed)
             if move in ENDS:
                 return self._end(move)
             if self._is_found and move in (NextStep.START, NextStep.REPLACE):
-                raise StartsElsewhere(self._past if move is NextStep.REPLACE else None)
+                raise StartsElsewhere(self._previous if move is NextStep.REPLACE else None)
             await self._make(move)
         raise EngineError(f"{self._what}: the instance keeps changing")
 
@@ -295,14 +295,14 @@ class _CommandRun:
 
     async def _replace(self) -> None:
         """Start again after the instance has finished, with the deduplication window of its last run."""
-        past = self._past
-        assert past is not None
+        previous = self._previous
+        assert previous is not None
         if isinstance(self._command, _STARTS):
-            await self.start(_FINISHED, past.inbox)
+            await self.start(_FINISHED, previous.inbox)
             return
         origin = self._origin
-        payload = wrap_payload(past.start.data, None if origin is None else origin_of_start(origin), past.inbox)
-        await self._schedule(past.orchestration, payload, _FINISHED, past.tags, past.version)
+        payload = wrap_payload(previous.start.data, None if origin is None else origin_of_start(origin), previous.inbox)
+        await self._schedule(previous.orchestration, payload, _FINISHED, previous.tags, previous.version)
 
     async def _schedule(
         self,
@@ -351,7 +351,7 @@ class _CommandRun:
         self._trouble = error
         snapshot = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
         self._status = snapshot.status
-        return InstanceFacts(CallResult.UNSURE, snapshot.state, snapshot.started_by_it)
+        return InstanceFacts(CallResult.UNSURE, snapshot.state, snapshot.started_by_command)
 
     async def _raise(self) -> None:
         name, data = _event(self._command)
@@ -379,22 +379,22 @@ class _CommandRun:
         start = isinstance(self._command, _STARTS)
         snapshot = await self._reader.read(self._what, self._id, self._origin, start=start)
         self._status = snapshot.status
-        self._known = replace(self._known, state=snapshot.state, started_by_it=snapshot.started_by_it)
+        self._known = replace(self._known, state=snapshot.state, started_by_command=snapshot.started_by_command)
 
     async def _search(self) -> None:
         if Capability.HISTORIES in self._engine.client.lacking:
             if getattr(self._command, "on_finished", None) is not OnFinished.IGNORE:
                 what = f"{self._what}: the instance is {self._status}, and the engine has no histories that show"
                 raise EngineRejected(f"{what} if it received the message")
-            self._known = replace(self._known, held=False)
+            self._known = replace(self._known, has_received=False)
             return
         event = _event(self._command)
-        past = self._past = await self._reader.search(self._what, self._id, self._origin, event)
+        previous = self._previous = await self._reader.search(self._what, self._id, self._origin, event)
         # An instance that is gone since the look is searched for again
-        if past is None:
+        if previous is None:
             self._known = replace(self._known, state=None)
         else:
-            self._known = replace(self._known, held=past.held, restarted=past.restarted)
+            self._known = replace(self._known, has_received=previous.has_received, restarted=previous.restarted)
 
     async def _call(self) -> None:
         """Make the call of a command that bypasses the orchestration's code, or that signals an entity."""

@@ -24,25 +24,25 @@ class InstanceSnapshot:
     """State of an instance at one time.
 
     status: name of the runtime status, for people.
-    started_by_it: True when the given message started the instance; known only when the start input was read.
+    started_by_command: True when the given message started the instance; known only when the start input was read.
     """
 
     state: InstanceState
     status: str = ""
-    started_by_it: bool = False
+    started_by_command: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousRun:
     """Last run of a finished instance.
 
-    held: True when the run received the command that was searched for.
+    has_received: True when the run received the command that was searched for.
     restarted: True when the run, or one before it, was started because of that command.
     start: its input.
     inbox: deduplication window that a new run takes over.
     """
 
-    held: bool
+    has_received: bool
     restarted: bool
     orchestration: str
     version: str | None
@@ -87,17 +87,19 @@ class InstanceReader:
         raised = [each for each in history if isinstance(each, EventRaisedEvent)]
         # The start comes last: a run that replaces this one must remember it, however many messages came later
         messages = [*(read_origin(each.input) for each in raised), start]
-        held = started_by(start, origin)
+        has_received = started_by(start, origin)
         restarted = origin is not None and started_by(start, origin_of_start(origin))
         if origin is None and event is not None:
             name, data = event
-            held = any(each.name == name and _same(each.input, data) for each in raised)
+            has_received = any(each.name == name and _same(each.input, data) for each in raised)
         for message in messages:
             if message.origin is not None:
                 seen.add(message.origin.key)
-                held = held or (origin is not None and message.origin.key == origin.key)
+                has_received = has_received or (origin is not None and message.origin.key == origin.key)
         inbox = {"seen": seen.text(), "remember": limit}
-        return PreviousRun(held, restarted, started.name, started.version or None, started.tags or {}, start, inbox)
+        return PreviousRun(
+            has_received, restarted, started.name, started.version or None, started.tags or {}, start, inbox
+        )
 
     async def call(self, what: str, instance_id: str, call: Awaitable[T]) -> T:
         """Await one call of the engine's client. After an answer of unknown outcome the instance is read."""

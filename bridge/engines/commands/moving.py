@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 class StartsElsewhere(Exception):
     """Raised when a command needs a start, which belongs to another engine.
 
-    past: finished run that the start replaces; None when the instance is gone.
+    previous: finished run that the start replaces; None when the instance is gone.
     """
 
-    def __init__(self, past: PreviousRun | None) -> None:
+    def __init__(self, previous: PreviousRun | None) -> None:
         super().__init__("the instance starts on another engine")
-        self.past = past
+        self.previous = previous
 
 
 class InstanceEngine(Protocol):
     """Engine as commands of moving instances use it. All methods raise EngineError."""
 
-    def look(self, command: Command, /) -> Awaitable[InstanceState]:
+    def read_state(self, command: Command, /) -> Awaitable[InstanceState]:
         """State of the instance of a command. An entity that has a state is running."""
         ...
 
@@ -45,7 +45,7 @@ class InstanceEngine(Protocol):
         """Execute a command for an instance that is here, without a start. Raises: StartsElsewhere."""
         ...
 
-    def restart(self, command: Command, origin: MessageOrigin, past: PreviousRun, /) -> Awaitable[None]:
+    def restart(self, command: Command, origin: MessageOrigin, previous: PreviousRun, /) -> Awaitable[None]:
         """Start an instance in place of a run that has finished on another engine, and execute the command."""
         ...
 
@@ -61,28 +61,28 @@ async def find(command: Command, start: str, others: Sequence[str], enter: Enter
     """
     finished = None
     for name in others:
-        match await enter(name).look(command):
+        match await enter(name).read_state(command):
             case InstanceState.RUNNING:
                 return name
             case InstanceState.FINISHED:
                 finished = finished or name
-    if finished is not None and await enter(start).look(command) is InstanceState.MISSING:
+    if finished is not None and await enter(start).read_state(command) is InstanceState.MISSING:
         return finished
     return start
 
 
 async def execute(command: Command, origin: MessageOrigin, start: str, place: str, enter: Enter) -> None:
     """Execute a command on the engine that `find` returned. Starts happen on `start` only. Raises: EngineError."""
-    past = None
+    previous = None
     if place != start:
         try:
             await enter(place).execute_found(command, origin)
             return
         except StartsElsewhere as elsewhere:
-            past = elsewhere.past
+            previous = elsewhere.previous
         except InstanceNotFound:
             pass  # removed since it was found
-    if past is None:
+    if previous is None:
         await enter(start).execute(command, origin)
     else:
-        await enter(start).restart(command, origin, past)
+        await enter(start).restart(command, origin, previous)

@@ -57,7 +57,7 @@ class OpenTurnExecutor(TurnExecutor):  # type: ignore[misc]  # the SDK's class i
         self.context = ctx
         super().process_event(ctx, event)
 
-    def go_on(self, past: Iterable[pb.HistoryEvent], new: Iterable[pb.HistoryEvent]) -> ExecutionResults:
+    def continue_turn(self, past: Iterable[pb.HistoryEvent], new: Iterable[pb.HistoryEvent]) -> ExecutionResults:
         """Continue from the end of the last turn; the counterpart of the SDK's `execute`."""
         context, process = self.context, super().process_event
         try:
@@ -74,8 +74,8 @@ class OpenTurnExecutor(TurnExecutor):  # type: ignore[misc]  # the SDK's class i
         )
 
     @property
-    def can_go_on(self) -> bool:
-        """True when the context has all attributes that `go_on` and `release` use."""
+    def can_continue(self) -> bool:
+        """True when the context has all attributes that `continue_turn` and `release` use."""
         return self.context is not None and vars(self.context).keys() >= CONTEXT
 
     @property

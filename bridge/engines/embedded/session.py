@@ -46,7 +46,7 @@ class Session(OpenTurnExecutor):
         if self.context is None:
             result = self.execute(request.instanceId, request.pastEvents, request.newEvents)
         else:
-            result = self.go_on(request.pastEvents[self._begin + len(self._turn) :], request.newEvents)
+            result = self.continue_turn(request.pastEvents[self._begin + len(self._turn) :], request.newEvents)
         self._begin, self._turn = len(request.pastEvents), request.newEvents
         self.size = request.historyBytes
         for event in request.newEvents:
@@ -263,7 +263,7 @@ class SessionWorker(InProcessWorker):
         if is_new and request.pastEvents:
             self.count_session_replay()
         unread, status = session.unread, text(result.encoded_custom_status)
-        if is_new and not session.can_go_on:
+        if is_new and not session.can_continue:
             session.release()
         elif not session.is_over:
             # Before the response is sent: the next turn may start at once, in another thread

@@ -116,7 +116,7 @@ def _translated(what: str) -> Iterator[None]:
     """Translate errors of a transfer. Raises: EngineError."""
     try:
         yield
-    except grpc.RpcError as error:
+    except (grpc.RpcError, ValueError) as error:
         status: Any = status_of(error)
         details = details_of(error)
         if status is grpc.StatusCode.NOT_FOUND:

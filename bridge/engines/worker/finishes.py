@@ -124,7 +124,7 @@ class Finishes:
         self.sagas: Counter[tuple[str, str]] = Counter()
         self.seconds: dict[tuple[str, str], Histogram] = {}
 
-    def know(self, names: Collection[str]) -> None:
+    def add_names(self, names: Collection[str]) -> None:
         """Add names of orchestrations and sagas that are known."""
         with self._lock:
             self._names.update(names)

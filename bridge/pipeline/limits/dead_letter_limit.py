@@ -90,7 +90,7 @@ class DeadLetterLimit:
         self._credit: dict[str, int] = {}
         self._successes: dict[str, int] = {}
         self._waiting: dict[str, dict[InFlightDelivery, Callable[[], None]]] = {}
-        self._freed: set[InFlightDelivery] = set()
+        self._trying: set[InFlightDelivery] = set()
         self._eased: list[str] = []
         self._unsent: set[str] = set()
         self._reading = asyncio.Lock()
@@ -196,7 +196,7 @@ class DeadLetterLimit:
 
     def wait(self, route: str, item: InFlightDelivery, free: Callable[[], None]) -> None:
         """Call `free` when the item may try again. Call `forget` when the item leaves earlier."""
-        self._freed.discard(item)
+        self._trying.discard(item)
         self._waiting.setdefault(route, {})[item] = free
         item.wait_in(self)
         self._wake.set()
@@ -210,12 +210,12 @@ class DeadLetterLimit:
         for waiting in self._waiting.values():
             waiting.pop(item, None)
         item.leave_queue()
-        self.tried(item)
+        self.end_attempt(item)
 
-    def tried(self, item: InFlightDelivery) -> None:
+    def end_attempt(self, item: InFlightDelivery) -> None:
         """Note that a freed item has tried or is gone: the next one may follow."""
-        if item in self._freed:
-            self._freed.discard(item)
+        if item in self._trying:
+            self._trying.discard(item)
             self._wake.set()
 
     async def run(self) -> None:
@@ -283,10 +283,10 @@ class DeadLetterLimit:
 
     def _free(self, route: str, count: int) -> None:
         waiting = self._waiting[route]
-        for item in list(islice(waiting, min(count, AT_ONCE - len(self._freed)))):
+        for item in list(islice(waiting, min(count, AT_ONCE - len(self._trying)))):
             free = waiting.pop(item)
             item.leave_queue()
-            self._freed.add(item)
+            self._trying.add(item)
             free()
 
     async def _limit(self, route: str) -> bool:

@@ -78,11 +78,11 @@ class RunningInstances:
         self._count = count
         self._entered: dict[str, float] = {}
         self._value_of: dict[str, RunningValue] = {}
-        self._sure: set[str] = set()
+        self._confirmed: set[str] = set()
         """Ids that the engine has confirmed as running; the others are about to be started."""
         self._finished_meanwhile: set[str] | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._wanted = asyncio.Event()
+        self._recount_requested = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class RunningInstances:
 
     def release(self, instance_id: str) -> None:
         """Release the slot of a start that failed. An instance confirmed by the engine keeps its slot."""
-        if instance_id not in self._sure and self._forget(instance_id):
+        if instance_id not in self._confirmed and self._forget(instance_id):
             self._notify()
 
     def started(self, instance_ids: Iterable[str]) -> None:
@@ -124,7 +124,7 @@ class RunningInstances:
         for instance_id in instance_ids:
             if instance_id.startswith(self.prefix) and not is_child(instance_id, self._entered):
                 self._entered[instance_id] = time.monotonic()
-                self._sure.add(instance_id)
+                self._confirmed.add(instance_id)
                 if self._finished_meanwhile is not None:
                     self._finished_meanwhile.discard(instance_id)
 
@@ -133,14 +133,14 @@ class RunningInstances:
         left = [instance_id for instance_id in instance_ids if instance_id.startswith(self.prefix)]
         if self._finished_meanwhile is not None:
             self._finished_meanwhile.update(left)
-        self._sure.difference_update(left)
+        self._confirmed.difference_update(left)
         if [instance_id for instance_id in left if self._forget(instance_id)]:
             self._notify()
 
     def request_recount(self) -> None:
         """Ask for a count: a start waits for a slot."""
         if not self._is_notified or not self.known:
-            self._wanted.set()
+            self._recount_requested.set()
 
     async def _run(self) -> None:
         failed = False
@@ -162,14 +162,14 @@ class RunningInstances:
             else:
                 failed = False
             pause = max(_SHORTEST, _SHARE * (time.monotonic() - began))
-            self._wanted.clear()
+            self._recount_requested.clear()
             self._notify()  # a start that still waits requests another count
             await asyncio.sleep(pause)
             if failed:
                 continue
             try:
                 async with asyncio.timeout(max(0.0, RECOUNT - pause)):
-                    await self._wanted.wait()
+                    await self._recount_requested.wait()
             except TimeoutError:
                 pass
 
@@ -183,7 +183,7 @@ class RunningInstances:
         # The engine may not have seen yet what entered since
         since = {instance_id: at for instance_id, at in self._entered.items() if at >= began}
         counted = without_children(found)
-        self._sure = self._sure.intersection(since).union(counted)
+        self._confirmed = self._confirmed.intersection(since).union(counted)
         self._entered = dict.fromkeys(counted, began) | since
         if self.values is not None:
             for instance_id in self._value_of.keys() - self._entered.keys():

@@ -297,7 +297,7 @@ class Compiler:
         """Add a problem. offset: its character in the value at the path; None for the whole value."""
         self.problems.append(replace(coded(code, self.locate(path, what)), offset=offset))
 
-    def know_members(self, members: Mapping[str, Collection[str]]) -> None:
+    def set_members(self, members: Mapping[str, Collection[str]]) -> None:
         """Set the known members for the following expressions."""
         self.members = members
 

@@ -292,7 +292,7 @@ class Completions:
             return
         hub.dispatcher.end_lease(lease, done=False)
         if self._end_in_flight(lease):
-            hub.after.append(lambda: hub.dispatcher.rest(lease))
+            hub.after.append(lambda: hub.dispatcher.requeue_later(lease))
 
     def drained(self, token: str) -> None:
         """Requeue work at once that a stopping worker returned."""

@@ -37,7 +37,7 @@ def _leased(stream: WorkerStream) -> int:
 
 
 @dataclass(slots=True, order=True)
-class _Rest:
+class _Pause:
     until: float
     kind: int
     order: int
@@ -79,7 +79,7 @@ class Dispatcher:
         self.streams: list[WorkerStream] = []
         self._flushing: list[WorkerStream] = []
         self.leases = Leases()
-        self._resting: list[_Rest] = []
+        self._paused: list[_Pause] = []
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
         self._resets = 0
@@ -184,10 +184,7 @@ class Dispatcher:
 
     def release(self, lease: Lease, *, done: bool) -> None:
         """Return the lease's credit to its stream. done: reset the count of abandoned attempts."""
-        if lease.token in lease.stream.leases:
-            lease.stream.leases.discard(lease.token)
-            lease.stream.free[lease.kind] += 1
-            lease.stream.free_bytes += lease.size
+        lease.stream.end(lease)
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
         if done and self._on_done is not None:
@@ -202,16 +199,16 @@ class Dispatcher:
 
     def mark_void(self, lease: Lease) -> None:
         """Mark the lease of a turn as void: its response no longer counts."""
-        lease.void = True
+        lease.mark_void()
         if lease.token in lease.stream.leases:  # not ended in the same transaction
             self._tokenless.mark_void(lease)
 
     @property
-    def resting(self) -> bool:
+    def has_pauses(self) -> bool:
         """True when some work waits for the end of its pause."""
-        return bool(self._resting)
+        return bool(self._paused)
 
-    def rest(self, lease: Lease, delay: float | None = None) -> None:
+    def requeue_later(self, lease: Lease, delay: float | None = None) -> None:
         """Queue work again after a pause.
 
         delay: seconds. None: 50 ms for abandoned work, doubled at each further attempt, up to 30 s.
@@ -222,15 +219,15 @@ class Dispatcher:
             self._attempts[key] = attempts + 1
             delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         self._order += 1
-        rest = _Rest(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
-        heapq.heappush(self._resting, rest)
+        pause = _Pause(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
+        heapq.heappush(self._paused, pause)
 
     def wake(self, now: float) -> None:
         """Queue the work whose pause has ended, and new orchestrations that have waited for slow ones."""
         self.motion.wake(now)
-        while self._resting and self._resting[0].until <= now:
-            rest = heapq.heappop(self._resting)
-            self.ready[rest.kind].add(rest.name, rest.version, rest.subject)
+        while self._paused and self._paused[0].until <= now:
+            pause = heapq.heappop(self._paused)
+            self.ready[pause.kind].add(pause.name, pause.version, pause.subject)
 
     def expired(self, now: float) -> list[Lease]:
         """End and return the leases that have expired. Without `lease_seconds` there are none."""
@@ -243,7 +240,7 @@ class Dispatcher:
 
     def next_wake(self) -> float | None:
         """Time at which `wake` or `expired` is next due, by the monotonic clock; None when neither is."""
-        moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
+        moments = [pause.until for pause in self._paused[:1]] + [moment for moment, _ in self._expiring[:1]]
         if self.motion.holds:
             moments.append(self.motion.stalled_until())
         if self._balance.due is not None:
@@ -253,7 +250,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Send all work that the streams can accept."""
         if self._waiting or self._quiet is not None:
-            self._hand_out_alone()
+            self._send_alone()
         if len(self._flushing) > 1:
             # Several processes: the next item goes to the one that has the fewest
             self.streams.sort(key=_leased)
@@ -264,7 +261,7 @@ class Dispatcher:
             while waiting and self._round(kind, queue):
                 pass
         if self._waiting and self._quiet is None:
-            self._hand_out_alone()
+            self._send_alone()
         if len(self._flushing) > 1 and not self.ready[ACTIVITY].members and self._quiet is None:
             self._balance.check(self._flushing, time.monotonic())
         for stream in self._flushing:
@@ -279,7 +276,7 @@ class Dispatcher:
         begun, starts = self.ready[ORCHESTRATION], self.starts
         while begun.members and self._round(ORCHESTRATION, begun):
             pass
-        self.motion.holds = False
+        self.motion.begin_round()
         while starts.members and self._round(ORCHESTRATION, starts, self.motion.may_begin):
             pass
 
@@ -303,12 +300,12 @@ class Dispatcher:
             return False
         name, version, subject = found
         if not (self._suspects and self._set_aside(kind, name, version, subject)):
-            lease = self._hand_out(stream, kind, subject)
+            lease = self._send(stream, kind, subject)
             if lease is not None and queue is self.starts:
                 self.motion.begin(lease.subject, (name, version))
         return True
 
-    def _hand_out(self, stream: WorkerStream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
+    def _send(self, stream: WorkerStream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
         self._token += 1
         try:
@@ -321,17 +318,15 @@ class Dispatcher:
         if built is None:
             return None
         lease, item = built
-        lease.is_alone, lease.resets = alone, self._resets
-        stream.free[kind] -= 1
-        stream.leases.add(lease.token)
+        lease.mark_sent(alone=alone, resets=self._resets)
+        stream.grant(lease)
         self.leases.add(lease)
         if self._lease_seconds is not None:
             heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
         try:
             size = stream.send(item)
             if size is not None:
-                lease.size = size
-                stream.free_bytes -= size
+                lease.charge(size)
         except Exception as error:
             self._not_sent(stream, error)
         return lease
@@ -348,10 +343,10 @@ class Dispatcher:
             self._waiting[key] = (kind, name, version, subject)
         elif until < math.inf:
             self._order += 1
-            heapq.heappush(self._resting, _Rest(until, kind, self._order, name, version, subject))
+            heapq.heappush(self._paused, _Pause(until, kind, self._order, name, version, subject))
         return True
 
-    def _hand_out_alone(self) -> None:
+    def _send_alone(self) -> None:
         """Give one suspected item to a process that has no other work.
 
         Until the item is given, and while it runs, that process gets no other work.
@@ -373,7 +368,7 @@ class Dispatcher:
                 self._quiet = stream.process
                 return
             del self._waiting[key]
-            lease = self._hand_out(stream, kind, subject, alone=True)
+            lease = self._send(stream, kind, subject, alone=True)
             if lease is not None:
                 self._alone, self._quiet = lease, stream.process
                 return
@@ -387,17 +382,14 @@ class Dispatcher:
         self.motion.clear()
         self._balance.clear()
         self.leases.clear()
-        self._resting.clear()
+        self._paused.clear()
         self._expiring.clear()
         self._attempts.clear()
         self._suspects.clear()
         self._waiting.clear()
         self._alone = self._quiet = None
         for stream in self.streams:
-            stream.leases.clear()
-            stream.free = list(stream.credits)
-            stream.free_bytes = stream.most_bytes
+            stream.reset()
         for lease in kept:
             self.leases.add(lease)
-            lease.stream.leases.add(lease.token)
-            lease.stream.free[lease.kind] -= 1
+            lease.stream.grant(lease)

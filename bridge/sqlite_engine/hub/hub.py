@@ -435,7 +435,7 @@ class TaskHub(WorkingSet):
         self.tx.remove("tasks", [task.seq])
         self.tx.add_task(again)
         pause = task.pauses[0] / 1_000_000
-        self.after.append(lambda: self.dispatcher.rest(replace(lease, subject=again), pause))
+        self.after.append(lambda: self.dispatcher.requeue_later(replace(lease, subject=again), pause))
         return True
 
     # Time
@@ -529,7 +529,7 @@ class TaskHub(WorkingSet):
         if replies:
             settle_all(replies)
         self.dispatcher.pump()
-        if self.cancelled and not len(ready[ACTIVITY]) and not self.dispatcher.resting:
+        if self.cancelled and not len(ready[ACTIVITY]) and not self.dispatcher.has_pauses:
             self.cancelled.clear()
         self.instances.trim()
         self.entities.trim()

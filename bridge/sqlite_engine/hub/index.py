@@ -32,7 +32,7 @@ class IndexWriter:
     """
 
     def __init__(self, store: Store, tx: Transaction, options: DatabaseOptions) -> None:
-        self.on = options.index and options.rules.index is not None
+        self.is_on = options.index and options.rules.index is not None
         self._store = store
         self._tx = tx
         self._rules = options.rules
@@ -49,12 +49,12 @@ class IndexWriter:
 
     def load(self, now: int) -> None:
         """Read the state of the index, and record whether it is written from now on. Raises: sqlite3.Error."""
-        set_writing(self._store.connection, self.on, now)
+        set_writing(self._store.connection, self.is_on, now)
         self.undo()
 
     def undo(self) -> None:
         """Read the state again after a rollback. Raises: sqlite3.Error."""
-        if self.on:
+        if self.is_on:
             self._counts = count_records(self._store.connection)
             self._seq = last_record(self._store.connection)
 
@@ -62,7 +62,7 @@ class IndexWriter:
 
     def started(self, instance: StoredInstance, given: str) -> None:
         """Index an instance by its input."""
-        if self.on and given and (ids := self._rules.ids_of_start(instance.name, given)):
+        if self.is_on and given and (ids := self._rules.ids_of_start(instance.name, given)):
             self._tx.index_instance(instance, hashes_of(ids))
 
     def continued(self, instance: StoredInstance, given: str, unread: Iterable[pb.HistoryEvent]) -> None:
@@ -70,7 +70,7 @@ class IndexWriter:
 
         The rows of earlier generations stay, although their history is gone, unless they are too many.
         """
-        if not self.on:
+        if not self.is_on:
             return
         if self._store.has_lineage_rows(instance.key, MAX_OLD_ROWS):
             self._tx.clear(instance, "lineage")
@@ -82,19 +82,19 @@ class IndexWriter:
 
     def raised(self, instance: StoredInstance, data: StringValue | None) -> None:
         """Index an instance by an event."""
-        if self.on and data is not None and (ids := self._rules.ids_of_event(data.value)):
+        if self.is_on and data is not None and (ids := self._rules.ids_of_event(data.value)):
             self._tx.index_instance(instance, hashes_of(ids))
 
     def called(self, instance: StoredInstance, activity: str, given: str) -> None:
         """Index an instance by the input of an activity that it calls."""
-        if self.on and (ids := self._rules.ids_of_activity(activity, given)):
+        if self.is_on and (ids := self._rules.ids_of_activity(activity, given)):
             self._tx.index_instance(instance, hashes_of(ids))
 
     # Entities
 
     def signaled(self, entity_id: str, operation: str, given: str, now: int) -> None:
         """Index a signal of a client: by the entity, or as a record."""
-        if not self.on:
+        if not self.is_on:
             return
         ids = self._rules.ids_of_operation(_name(entity_id), operation, given)
         if ids:
@@ -126,7 +126,7 @@ class IndexWriter:
 
     def record(self, given: str, now: int) -> None:
         """Add a record that a client sends."""
-        if self.on and (record := self._rules.record_of(given)) is not None:
+        if self.is_on and (record := self._rules.record_of(given)) is not None:
             self._add(record, now)
 
     def _add(self, record: Record, now: int) -> None:

@@ -107,6 +107,32 @@ class WorkerStream:
         """Record that the worker sends completion tokens."""
         self.sends_tokens = True
 
+    def grant(self, lease: Lease) -> None:
+        """Count a lease that the stream gets."""
+        self.free[lease.kind] -= 1
+        self.leases.add(lease.token)
+
+    def spend(self, size: int) -> None:
+        """Count the bytes of a leased work item."""
+        self.free_bytes -= size
+
+    def end(self, lease: Lease) -> None:
+        """Return the credit of a lease. Idempotent."""
+        if lease.token in self.leases:
+            self.leases.discard(lease.token)
+            self.free[lease.kind] += 1
+            self.free_bytes += lease.size
+
+    def reset(self) -> None:
+        """Forget all leases."""
+        self.leases.clear()
+        self.free = list(self.credits)
+        self.free_bytes = self.most_bytes
+
+    def record_running(self, tokens: Collection[str]) -> None:
+        """Record the tokens of the items that ran when the worker died."""
+        self.ran = tokens
+
     def drain(self) -> None:
         """Mark the worker as stopping: none of its leased work runs, and its end is no loss."""
         self.is_drained = True
@@ -159,6 +185,15 @@ class Lease:
     """Number of resets of the dispatcher before it gave the lease."""
     size: int = 0
     """Bytes of the work item, for a stream that limits them."""
+
+    def mark_sent(self, *, alone: bool, resets: int) -> None:
+        """Record the circumstances in which the dispatcher gives the lease; see the attributes."""
+        self.is_alone, self.resets = alone, resets
+
+    def charge(self, size: int) -> None:
+        """Count the bytes of the work item against the stream."""
+        self.size = size
+        self.stream.spend(size)
 
     def mark_void(self) -> None:
         """Let the response count no longer, while the stream still holds the lease."""

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SUSPECT = 2
 """Number of losses from which on an item runs alone."""
-MAX_REST = 60.0
+MAX_PAUSE = 60.0
 """Longest pause of a suspected item, in seconds."""
 REMEMBERED = 10_000
 """Number of leases of lost workers whose late answers are recognised."""
@@ -72,7 +72,7 @@ class Losses:
         self._working = working
         self._dispatcher = dispatcher
         self._limit = options.max_lost_workers
-        self._rest = options.lost_rest
+        self._pause_seconds = options.loss_pause
         self._counts: dict[Identity, Loss] = {}
         self.revoked: OrderedDict[str, tuple[Identity, bool]] = OrderedDict()
         """Leases of lost workers by token, with their item and whether it ran alone.
@@ -187,7 +187,7 @@ class Losses:
     def _pause(self, key: Identity) -> None:
         lost = self._counts[key].lost
         if lost >= SUSPECT:
-            pause = min(MAX_REST, self._rest * 2 ** min(lost - SUSPECT, 10))
+            pause = min(MAX_PAUSE, self._pause_seconds * 2 ** min(lost - SUSPECT, 10))
             self._dispatcher.suspect(key, time.monotonic() + pause)
 
     def _give_up(self, key: Identity, loss: Loss) -> None:

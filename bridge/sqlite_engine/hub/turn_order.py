@@ -50,6 +50,10 @@ class Motion:
         self.limit = sum(most for most, _ in kept) or None
         self.limit_bytes = sum(size for _, size in kept)
 
+    def begin_round(self) -> None:
+        """Begin a round in which new orchestrations may get their first turns."""
+        self.holds = False
+
     def begin(self, key: int, group: Group) -> None:
         """Record that an orchestration was given its first turn."""
         if self.limit is not None:

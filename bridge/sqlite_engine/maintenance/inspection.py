@@ -35,14 +35,14 @@ def holder(path: Path) -> str | None:
     try:
         lines = _LOCKS.read_text(errors="replace").splitlines()
     except OSError:
-        return pid if pid.isdecimal() and _lives(int(pid)) else None
+        return pid if pid.isdecimal() and _is_alive(int(pid)) else None
     held = any(
         "FLOCK" in fields and fields[-3].endswith(f":{inode}") for line in lines if len(fields := line.split()) > 5
     )
     return (pid or "another process") if held else None
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -161,10 +161,10 @@ def test_credit(sizes: list[int], receivers: int, most: int) -> None:
 @dataclass(eq=False)
 class Somebody:
     number: int
-    spare: bool
+    is_dispensable: bool
     gave_way: bool = False
 
-    def give_way(self) -> None:
+    def yield_connection(self) -> None:
         self.gave_way = True
 
 

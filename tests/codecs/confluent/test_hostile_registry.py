@@ -34,7 +34,7 @@ F = descriptor_pb2.FieldDescriptorProto
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NEW_SCHEMA_PAUSES", ())
 
 

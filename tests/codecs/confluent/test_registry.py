@@ -24,7 +24,7 @@ LINE_DATA = b"\x02a"
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NEW_SCHEMA_PAUSES", (0.01, 0.02))
 
 

@@ -183,7 +183,7 @@ def state_of(engine: EmbeddedEngine, left: set[str]) -> str:
     return (
         f"{sorted(left)[:5]}, leases {leases[:10]}, queues {queues}, turns of streams {turns}, "
         f"suspects {dispatcher._suspects}, waiting {list(dispatcher._waiting)}, alone {dispatcher._alone}, "
-        f"quiet {dispatcher._quiet}, resting {len(dispatcher._resting)}, "
+        f"quiet {dispatcher._quiet}, paused {len(dispatcher._paused)}, "
         f"lock {None if locked is None else (locked.owner, len(locked.queue), locked.token)}"
     )
 

@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Reset the connection after the pending output, as a network failure would."""
         self._flush()
-        self._outgoing.hurry()
+        self._outgoing.send_now()
         self.closed = True
         self._transport.abort()
 
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             last = self._output[-1]
             self._output[-1] = last[: len(last) // 2]
         self._flush()
-        self._outgoing.hurry()
+        self._outgoing.send_now()
         self.closed = True
         self._transport.close()
 
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         if self._stage == "opened":
             self.write(frame(0, performatives.CLOSE, [error(condition, description)]))
         self._flush()
-        self._outgoing.hurry()
+        self._outgoing.send_now()
         self.closed = True
         if not self._frozen:
             self._transport.close()

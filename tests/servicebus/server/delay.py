@@ -30,7 +30,7 @@ class DelayLine:
         if self._timer is None:
             self._timer = loop.call_at(due, self._ring)
 
-    def hurry(self) -> None:
+    def send_now(self) -> None:
         """Deliver all pending bytes now."""
         while self._under_way:
             self._arrive(self._under_way.popleft()[1])

@@ -104,7 +104,7 @@ class InstanceFilter:
         rest = replace(self, statuses=(), name=None, outcomes=())
         return rest == InstanceFilter() and not (self.statuses and self.outcomes)
 
-    def takes(self, one: InstanceInfo) -> bool:
+    def matches(self, one: InstanceInfo) -> bool:
         """True when an instance that the engine selected has name and outcome of the filter."""
         return (self.name is None or self.name in (one.shown_name, one.saga)) and (
             not self.outcomes or one.outcome in self.outcomes
@@ -164,7 +164,7 @@ class InstanceOperations:
             found = [one for one in found if one.instance_id in tagged]
         if filter_.name is not None:
             found = await self.named(found)
-        return sorted(filter(filter_.takes, found), key=lambda one: (one.created_at, one.instance_id), reverse=True)
+        return sorted(filter(filter_.matches, found), key=lambda one: (one.created_at, one.instance_id), reverse=True)
 
     async def page(
         self, filter_: InstanceFilter, limit: int, cursor: str, status_text: tuple[str, ...] = ()

@@ -53,7 +53,7 @@ async def _is_restarted(engine: Engine, job: Job, state: OrchestrationState) -> 
 async def _is_raised(engine: Engine, job: Job, state: OrchestrationState) -> bool:
     origin = _origin(job, state.instance_id)
     past = await InstanceReader(engine).search("look for the event", state.instance_id, origin, None)
-    return past is not None and past.held
+    return past is not None and past.has_received
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class InstanceSelection:
             for state in page:
                 if given.reads:
                     self._count_read()
-                if await self._takes(state):
+                if await self._matches(state):
                     self.count += 1
                     yield state.instanceId
                     if self.count == given.limit:
@@ -146,7 +146,7 @@ class InstanceSelection:
                 "of creation and prefix. Narrow it by these, or confirm with --yes"
             )
 
-    async def _takes(self, state: pb.OrchestrationState) -> bool:
+    async def _matches(self, state: pb.OrchestrationState) -> bool:
         given = self._filter
         if state.name.startswith(PREFIX) and state.name != SAGA:
             return False

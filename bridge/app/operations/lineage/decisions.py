@@ -8,7 +8,14 @@ from typing import Any, Literal
 
 from bridge.app.composition import build_router
 from bridge.app.operations.lineage.lineage import SearchScope
-from bridge.app.operations.lineage.position import NamedPosition, behind, decoded, message_at, of_its_time, places
+from bridge.app.operations.lineage.position import (
+    NamedPosition,
+    decoded,
+    message_at,
+    message_behind,
+    of_its_time,
+    places,
+)
 from bridge.app.operations.lineage.tracing import tracer_of
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded
@@ -99,7 +106,7 @@ async def _explain(scene: Scene, given: ExplainMessage) -> Any:
 
 async def _places(scene: Scene, wanted: str, engine: str | None) -> list[NamedPosition]:
     """Positions of a message. Those of an id are known by the lineage of the engine."""
-    of = await behind(scene.loaded, wanted)
+    of = await message_behind(scene.loaded, wanted)
     named = wanted if of is None else of.id
     if found := places(scene.loaded, named):
         return found

@@ -15,7 +15,7 @@ from bridge.app.composition import build_broker, build_decoder, build_router, su
 from bridge.app.dead_letters import reading as dead_letters
 from bridge.app.messages.reading import id_of
 from bridge.app.operations.lineage.trace import NOT_KEPT, NOT_PROCESSED, Behind, TraceAnswer
-from bridge.brokers.base import ReadableBroker, ReadOptions
+from bridge.brokers.base import ReadOptions, readable
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
@@ -62,7 +62,7 @@ def places(loaded: Loaded, text: str) -> list[NamedPosition]:
     ]
 
 
-async def behind(loaded: Loaded, text: str) -> Behind | None:
+async def message_behind(loaded: Loaded, text: str) -> Behind | None:
     """Message behind a position in a topic of dead letters or of a target; None for any other text."""
     found = _POSITION.fullmatch(text)
     if found is None or places(loaded, text):
@@ -143,11 +143,10 @@ async def message_at(loaded: Loaded, place: NamedPosition) -> tuple[Position, Me
 
 async def _message(loaded: Loaded, place: NamedPosition) -> tuple[Position, Message] | None:
     broker = build_broker(loaded, place.broker)
-    assert isinstance(broker, ReadableBroker)
     await broker.start()
     try:
         options = ReadOptions(place.topic, place.offset, place.partition)
-        async with aclosing(cast(Any, broker.read(options))) as messages:
+        async with aclosing(cast(Any, readable(broker).read(options))) as messages:
             async for position, message in messages:
                 return (position, message) if position.offset == place.offset else None
     finally:

@@ -162,7 +162,7 @@ class EngineTracer:
             whole = [await histories.with_children(each) for each in found.instances]
             found = replace(found, instances=tuple(whole))
             if hits is not None:
-                up, down = await self._up(whole), await self._down(whole)
+                up, down = await self._publishers(whole), await self._receivers(whole)
                 started = frozenset(one.instance_id for one, is_linked in up if not is_linked)
                 found = replace(
                     found,
@@ -265,11 +265,11 @@ class EngineTracer:
 
     # Up and down
 
-    async def _up(self, start: Sequence[Lineage]) -> list[tuple[Lineage, bool]]:
+    async def _publishers(self, start: Sequence[Lineage]) -> list[tuple[Lineage, bool]]:
         """Instances that published a message of these (True), or are only their parents; the nearest first."""
         return [each async for each in self._walk(start, _received, _has_published, parents=True)]
 
-    async def _down(self, start: Sequence[Lineage]) -> list[tuple[Lineage, bool]]:
+    async def _receivers(self, start: Sequence[Lineage]) -> list[tuple[Lineage, bool]]:
         """Instances that received a publication of these; the nearest first."""
         return [each async for each in self._walk(start, _sent, _has_received, parents=False)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.app.connection import searched
 from bridge.app.operations.lineage.lineage import SearchScope
-from bridge.app.operations.lineage.position import RereadMessage, behind, places, read
+from bridge.app.operations.lineage.position import RereadMessage, message_behind, places, read
 from bridge.app.operations.lineage.trace import AllEnginesTracer, EngineTracer, TraceAnswer, TraceResult, of_in_flight
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.config.source import Loaded
@@ -33,7 +33,7 @@ class MessageTracer:
 
     async def find(self, wanted: str, scope: SearchScope) -> TraceResult:
         """Trace a message, publication or instance. Raises: EngineError."""
-        of = await behind(self.loaded, wanted)
+        of = await message_behind(self.loaded, wanted)
         if of is not None:
             return replace(await self.find(of.id, scope), behind=of)
         in_flight = await self.in_flight(wanted)

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from bridge.app import state
 from bridge.app.composition import build_broker, require, subscribe_options
 from bridge.app.operations.sources.states import check_engine, engine_name
-from bridge.brokers.base import BacklogBroker, Broker, ReadableBroker, ReadOptions, SubscribeOptions
+from bridge.brokers.base import BacklogBroker, Broker, ReadOptions, SubscribeOptions, readable
 from bridge.brokers.positions import GroupPosition, Move, Place, PositionedBroker, place_name, place_of
 from bridge.config.model.types import parse_duration
 from bridge.config.source import Loaded
@@ -85,11 +85,10 @@ def unknown(source: str, topic: str | None, note: str) -> dict[str, Any]:
 async def _queue_lag(broker: Broker, source: str, topic: str) -> dict[str, Any]:
     """Line of an entity of Service Bus, which has no positions: only a peek at its oldest message."""
     line = unknown(source, topic, _NO_COUNT)
-    assert isinstance(broker, ReadableBroker)
     try:
         async with (
             asyncio.timeout(OLDEST_SECONDS),
-            aclosing(cast(Any, broker.read(ReadOptions(topic)))) as messages,
+            aclosing(cast(Any, readable(broker).read(ReadOptions(topic)))) as messages,
         ):
             async for _, message in messages:
                 if message.timestamp is not None:

@@ -100,7 +100,7 @@ class TemporaryLimitWatch:
         wanted = self.limits(self._current())
         if wanted != self._applied:
             for name in wanted.keys() | self._applied.keys():
-                self._tell(name, wanted.get(name), self._applied.get(name))
+                self._log_change(name, wanted.get(name), self._applied.get(name))
             self._applied = wanted
             await self._changed()
 
@@ -179,7 +179,7 @@ class TemporaryLimitWatch:
         )
         return limit.rate / (others + 1)
 
-    def _tell(self, route: str, wanted: TemporaryRouteLimit | None, before: TemporaryRouteLimit | None) -> None:
+    def _log_change(self, route: str, wanted: TemporaryRouteLimit | None, before: TemporaryRouteLimit | None) -> None:
         if wanted is None:
             log.info(f"the temporary limit of route {route} has ended", action="limit", route=route)
             return

@@ -96,11 +96,11 @@ class FileWatch:
         while True:
             await asyncio.sleep(self._interval)
             # The file system may be slow, and must not stop the messages
-            found = await self._look()
+            found = await self._read_files()
             if found == self._known:
                 continue
             await asyncio.sleep(self._interval)
-            if await self._look() != found:
+            if await self._read_files() != found:
                 continue  # somebody is still writing
             self._known = found  # a refused configuration is not tried again until it changes
             try:
@@ -110,7 +110,7 @@ class FileWatch:
             else:
                 # The new configuration may read other files. A change during the reload is found by the next look
                 earlier = {each[0]: each for each in found}
-                self._known = tuple(earlier.get(each[0], each) for each in await self._look())
+                self._known = tuple(earlier.get(each[0], each) for each in await self._read_files())
 
-    async def _look(self) -> Signature:
+    async def _read_files(self) -> Signature:
         return await asyncio.to_thread(signature, self._current(), self._paths)

@@ -26,6 +26,7 @@ from bridge.app.serve.failures import known_orchestrations
 from bridge.app.serve.reload.file_watch import schema_paths
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.views.status import daemon_id
+from bridge.brokers.factory import rebalances_groups
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, Problem, wire_name
 from bridge.ops.status import StatusDocument
@@ -243,7 +244,7 @@ class Reloader:
         daemon.publishing.replace(plan.targets)
         known = known_orchestrations(loaded, daemon.workflows)
         for name, finishes in daemon.finishes.items():
-            finishes.know(known)
+            finishes.add_names(known)
             early = config.engines[name].early_messages
             daemon.early[name].cover(waiting.early_prefixes(loaded, name, daemon.candidate))
             daemon.early[name].store.limit(early.max_message)
@@ -409,14 +410,14 @@ def _publishes(found: Changes) -> bool:
 
 
 def _shared_groups(loaded: Loaded, found: Changes) -> dict[str, set[str]]:
-    """Sources whose Kafka group another changed source shares, with these: a member that joins or leaves moves
-    partitions of the whole group.
+    """Sources whose group another changed source shares, with these: a member that joins or leaves moves partitions of
+    the whole group.
     """
     config = loaded.config
     moving = {each.source for each in found.sources if each.change in _MOVES}
     groups: dict[tuple[str, str], set[str]] = {}
     for name, source in config.sources.items():
-        if config.brokers[source.broker].type == "kafka":
+        if rebalances_groups(config.brokers[source.broker]):
             groups.setdefault((source.broker, source.group), set()).add(name)
     return {
         each.source: (groups.get(_group(loaded, each.source), set()) & moving) - {each.source}

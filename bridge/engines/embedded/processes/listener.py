@@ -166,7 +166,7 @@ class WorkerSocket:
             for each in connections:
                 if each.pid in frozen:
                     each.drop_frozen()
-                elif has_ended(each.pid):
+                elif has_ended(str(each.pid)):
                     each.close()
 
 
@@ -262,6 +262,7 @@ class _Connection:
         greeting = Greeting.parse(document)
         self.version = str(document["version"])[:50]
         request = pb.GetWorkItemsRequest.FromString(items[1][1])
+        self.process = self._identity(self)
         stream = ProcessStream(
             channel,
             request,
@@ -270,8 +271,8 @@ class _Connection:
             most_bytes=greeting.most_bytes,
             knows=greeting.knows,
             recalls=greeting.recalls,
+            process=self.process,
         )
-        self.process = stream.process = self._identity(self)
         channel.send([(ItemKind.READY, b"")])
         self._database.connect(stream)
         self.stream = stream
@@ -282,7 +283,7 @@ class _Connection:
             # Read, and not mapped: the other process could make it shorter
             content = os.pread(memory, slots.required_size(SLOT, HEADER), 0)
             ran = (entry.decode("ascii", "replace") for entry in slots.entries(content, SLOT, HEADER))
-            stream.ran = frozenset() if self._is_frozen else frozenset(ran)
+            stream.record_running(frozenset() if self._is_frozen else frozenset(ran))
             self.stream = None
             if not stream.is_drained:
                 self.lost_by = "frozen" if self._is_frozen else "lost"

@@ -57,7 +57,7 @@ class ChildSession(Session):
             result = self.execute(request.instanceId, request.pastEvents, request.newEvents)
             self._past = request.pastEvents
         else:
-            result = self.go_on(request.pastEvents, request.newEvents)
+            result = self.continue_turn(request.pastEvents, request.newEvents)
             self._past += chain(self._new, request.pastEvents)
             request.pastEvents = self._past
         self._new = request.newEvents

@@ -63,10 +63,6 @@ def _examples(histogram: Histogram) -> list[list[Any]]:
 def add_report(document: Mapping[str, Any], stats: WorkerStats) -> None:
     """Add the figures of a report. Raises: KeyError, TypeError, ValueError."""
     for name, result, counts, total, examples in document["activities"]:
-        found = Histogram(LONG_SECONDS)
-        if len(counts) != len(found.counts):
-            raise ValueError("a histogram with other bounds")
-        found.counts, found.total = list(counts), float(total)
-        found.exemplars = {int(index): Exemplar(*example) for index, *example in examples} or None
-        stats.add(name, result, found)
+        exemplars = {int(index): Exemplar(*example) for index, *example in examples}
+        stats.add(name, result, Histogram.restored(LONG_SECONDS, counts, float(total), exemplars))
     stats.replay(int(document["replays"]))

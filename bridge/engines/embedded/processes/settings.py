@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from bridge import __version__
 from bridge.engines.payloads.large_payloads import FileSettings
+from bridge.sqlite_engine.defaults import WORKER_THREADS
+from bridge.system import log_defaults
 
 SLOT = 64
 """Bytes of the slot of a thread, for the token that it runs."""
@@ -41,13 +43,13 @@ class ProcessSettings:
     external: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
-    threads: int = 16
+    threads: int = WORKER_THREADS
     stuck_after: float | None = None
     sessions: bool = True
     memory_limit: int | None = None
-    log_level: str = "info"
-    log_format: str = "auto"
-    log_libraries: str = "warning"
+    log_level: str = log_defaults.LEVEL
+    log_format: str = log_defaults.FORMAT
+    log_libraries: str = log_defaults.LIBRARIES
     log_levels: tuple[tuple[str, str], ...] = ()
     own_packages: tuple[str, ...] = ()
     trace_endpoint: str | None = None

@@ -54,6 +54,7 @@ class ProcessStream(WorkerStream):
         most_bytes: int,
         knows: Callable[[int, str], bool] | None,
         recalls: bool,
+        process: object | None = None,
         inspect: Inspector | None = None,
     ) -> None:
         super().__init__(
@@ -62,6 +63,7 @@ class ProcessStream(WorkerStream):
             flush=self._flush,
             shares=True,
             knows=knows,
+            process=process,
             sessions=sessions,
             most_bytes=most_bytes,
         )

@@ -364,7 +364,7 @@ class _Process:
         if stream is not None:
             with mmap.mmap(memory, 0, access=mmap.ACCESS_READ) as content:
                 ran = frozenset(entry.decode("ascii", "replace") for entry in slots.entries(content, SLOT, HEADER))
-            stream.ran = frozenset() if self._is_frozen else ran
+            stream.record_running(frozenset() if self._is_frozen else ran)
             self._workers.database.disconnect(stream)
         if self._is_frozen:
             cause, reason = "frozen", "a signal had frozen it, and it was killed"
