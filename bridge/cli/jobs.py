@@ -28,7 +28,7 @@ _STATES = ("selecting", "running", "paused", "stopped", "aborted", "done")
         "watch": "Show the progress of a job until its end.",
         "pause": "Pause a job.",
         "resume": "Continue a paused or stopped job.",
-        "abort": "End a job. Items that have not begun stay as they are.",
+        "abort": "End a job. Items that have not begun stay unchanged.",
     },
     examples="""
         bridge jobs list
