@@ -36,8 +36,8 @@ MOST_LINES = 10_000
     """,
     exits={0: "the lines were shown", 1: "a file cannot be read"},
 )
-@click.option("--since", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
-@click.option("--until", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option("--since", type=SINCE, metavar="TIME", help="Only changes since: RFC 3339, or 2h for two hours ago.")
+@click.option("--until", type=SINCE, metavar="TIME", help="Only changes before: RFC 3339, or 2h for two hours ago.")
 @click.option("--actor", metavar="NAME", help="Name or id of a user.")
 @click.option("--action", metavar="NAME", help="Action like `instances.terminate`, or a group like `instances`.")
 @click.option("--path", type=PATH, metavar="FILE", help="File of any engine, without a configuration.")

@@ -26,7 +26,7 @@ def command(shell: str) -> None:
     """Print a script with which SHELL completes commands, options, and names of the configuration.
 
     Names of sources, routes, engines, orchestrations and topics come from the configuration of the command line, or
-    else of the directory. No workflow is imported, and nothing is connected.
+    else of the directory. The script imports no workflow, and opens no connection.
     """
     kind = get_completion_class(shell)
     assert kind is not None

@@ -68,7 +68,8 @@ def command() -> None:
 def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_json: bool, **engine: Any) -> None:
     """List early messages, the oldest first.
 
-    With --json each has instance_id, source, id, message_id, route, since, until, reason, detail, position and size.
+    With --json each message has instance_id, source, id, message_id, route, since, until, reason, detail, position and
+    size.
     """
     found, unprocessed = operate(
         engine, ("early.list", {"prefix": prefix, "source": source}), ("early.unprocessed", {})
@@ -95,8 +96,8 @@ def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_js
 def release(instances: tuple[str, ...], reason: str | None, **given: Any) -> int:
     """Deliver the early messages of instances now.
 
-    The messages are delivered if the instance exists by now, else they keep waiting. A filter selects instances for a
-    job, see `bridge jobs`.
+    Messages whose instance exists are delivered; the others continue to wait. A filter selects instances for a job, see
+    `bridge jobs`.
     """
     chosen, engine = split(given)
     if is_filter(bool(instances), chosen):

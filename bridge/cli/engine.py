@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="PEM file of authorities; each client then needs a certificate of one of them.",
 )
-@click.option("--behind-tls-proxy", is_flag=True, help="Another process ends TLS before this one.")
+@click.option("--behind-tls-proxy", is_flag=True, help="Another process terminates TLS before this one.")
 @click.option("--max-message", type=SIZE, metavar="SIZE", help="Largest request.  [default: 64MiB]")
 @click.option(
     "--max-payload",
@@ -123,9 +123,9 @@ def command(
 ) -> int:
     """Serve the embedded engine alone, or maintain its file.
 
-    Without a command it replaces the scheduler's emulator: clients and workers of the Durable Task SDKs reach it on a
-    port, and each task hub they name is stored separately. Acknowledged data survives any crash. Ctrl-C or SIGTERM
-    stops it with exit code 0; it exits with 3 if it cannot start.
+    Without a command, it serves task hubs on a port, in place of the scheduler's emulator. Clients and workers of the
+    Durable Task SDKs connect to it, and each task hub has a file of its own. Acknowledged data survives any crash.
+    Ctrl-C or SIGTERM stops it with exit code 0; it exits with 3 if it cannot start.
 
     The commands apply to the file of a configured engine, or to any file by its path.
     """
@@ -356,8 +356,8 @@ def export(path: Path | None, output: Path | None, as_json: bool, **options: Any
 def backup(path: Path | None, target: Path, force: bool, as_json: bool, reason: str | None, **options: Any) -> None:
     """Copy the file of an embedded engine to FILE, as of one moment.
 
-    The engine may run meanwhile. FILE appears when it is complete, and only its owner can read it. It holds payloads
-    as the original does, encrypted or not. FILE cannot be in the engine's directory under a name that ends with .db.
+    The engine may run meanwhile. FILE appears when it is complete, and only its owner can read it. Encrypted payloads
+    stay encrypted. FILE cannot be in the engine's directory under a name that ends with .db.
     """
     file = to_change(path, options, "engine.backup", reason)
     from bridge.app.operations.engine_file import TargetRefused, audited, backup

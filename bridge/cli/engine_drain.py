@@ -41,7 +41,7 @@ from bridge.core.words import plural
     default="5s",
     show_default=True,
     metavar="TIME",
-    help="With --wait: pause between two looks.",
+    help="With --wait: time between two queries.",
 )
 @click.option("--without-entities", is_flag=True, help="Report entities with a state, but do not wait for them.")
 @click.option(

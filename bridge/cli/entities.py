@@ -50,8 +50,15 @@ def command() -> None:
 )
 @click.argument("name", required=False)
 @click.option("--key-prefix", metavar="TEXT", help="Only entities with this prefix of the key; needs a NAME.")
-@click.option("--modified-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
-@click.option("--modified-to", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option(
+    "--modified-from",
+    type=SINCE,
+    metavar="TIME",
+    help="Only entities changed since: RFC 3339, or 2h for two hours ago.",
+)
+@click.option(
+    "--modified-to", type=SINCE, metavar="TIME", help="Only entities changed before: RFC 3339, or 2h for two hours ago."
+)
 @click.option("--no-state", is_flag=True, help="Leave out the states.")
 @click.option("--transient", is_flag=True, help="Include entities without a state.")
 @json_option

@@ -28,7 +28,7 @@ _STATES = ("selecting", "running", "paused", "stopped", "aborted", "done")
         "watch": "Show the progress of a job until its end.",
         "pause": "Pause a job.",
         "resume": "Continue a paused or stopped job.",
-        "abort": "End a job. Items that have not begun stay as they are.",
+        "abort": "End a job. Items that have not begun stay unchanged.",
     },
     examples="""
         bridge jobs list
@@ -61,7 +61,7 @@ def command() -> None:
 @output_option(ids=True, older=False)
 @engine_options
 def list_(states: tuple[str, ...], output: str, **engine: Any) -> None:
-    """List the jobs of all engines, the newest first. Ended ones are kept for `ops.jobs.keep` (30 days)."""
+    """List the jobs of all engines, the newest first. Engines keep ended jobs for `ops.jobs.keep` (30 days)."""
     from datetime import UTC, datetime
 
     from bridge.ops.status import age
@@ -122,7 +122,12 @@ def list_(states: tuple[str, ...], output: str, **engine: Any) -> None:
 )
 @click.option("--items", is_flag=True, help="List items of every status.")
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="Most items to list."
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of items to list.",
 )
 @click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Number of items to skip.")
 @output_option(ids=True, older=False)
@@ -214,7 +219,7 @@ def _control(control: dict[str, Any]) -> str:
 )
 @click.argument("job", metavar="JOB")
 @click.option(
-    "--interval", type=PAUSE, default="1s", show_default=True, metavar="TIME", help="Pause between two looks."
+    "--interval", type=PAUSE, default="1s", show_default=True, metavar="TIME", help="Time between two queries."
 )
 @engine_options
 def watch(job: str, interval: float, **engine: Any) -> int:
@@ -241,7 +246,7 @@ _REFUSED = EXITS | {1: "there is no such job, or its state does not allow it"}
 @reason_option
 @engine_options
 def pause(jobs: tuple[str, ...], reason: str | None, **engine: Any) -> None:
-    """Pause running jobs. Items that have begun get their results."""
+    """Pause running jobs. Items in progress finish."""
     _controlled("pause", jobs, reason, engine)
 
 
@@ -259,7 +264,7 @@ def resume(jobs: tuple[str, ...], reason: str | None, **engine: Any) -> None:
 @reason_option
 @engine_options
 def abort(jobs: tuple[str, ...], reason: str | None, **engine: Any) -> None:
-    """End jobs for good. Items that have begun get their results; the others stay as they are."""
+    """End jobs for good. Items in progress finish; the others stay unchanged."""
     _controlled("abort", jobs, reason, engine)
 
 

@@ -35,7 +35,7 @@ def command() -> None:
     """Limit routes for a time.
 
     The limit is stored on the engine of the route. It applies to all daemons within five seconds, survives restarts and
-    ends by itself. Lasting limits belong into the configuration, as `limits` of the route.
+    ends by itself. Lasting limits belong in the configuration, as `limits` of the route.
     """
 
 
@@ -60,8 +60,8 @@ def set_(
 ) -> None:
     """Limit a route for a time, on all its daemons within five seconds and across restarts.
 
-    A value given here holds instead of the one of the configuration, and may be higher. A second call replaces the
-    limit. Messages beyond it wait; none is dropped. The daemons share the rate equally.
+    The value replaces that of the configuration, and may be higher. A second call replaces the limit. Messages beyond
+    the limit wait; none is dropped. The daemons share the rate equally.
     """
     if running is None and rate is None:
         raise click.UsageError("set --running, --rate or both", click.get_current_context())
@@ -86,8 +86,8 @@ def set_(
 def list_(output: str, **options: Any) -> None:
     """List the temporary limits of all routes.
 
-    With -o json each line has route, engine, running, rate (per second), until and since (RFC 3339), by,
-    reason, daemons (those that have signed in to share the rate) and configured (running and rate).
+    With -o json each line has route, engine, running, rate (per second), until and since (RFC 3339), by, reason,
+    daemons (those that share the rate) and configured (running and rate).
     """
     lines = [line for found in operate_on_each_engine(options, ("limits.list", {})) for line in found]
     if output == "json":

@@ -42,8 +42,8 @@ _GIVE = "use one of --file, --data and --jsonl"
 
         A line of JSON Lines is a CloudEvent, or
         {"body": {"id": "1001"}, "key": "1001", "headers": {"source": "shop"}, "topic": "orders"}
-        of which only the body must be there: text and JSON are sent as they are, null as a tombstone. Lines of
-        bridge topic read --json are published unaltered.
+        Only the body is required: text and JSON are sent as they are, null is a tombstone. Lines of
+        bridge topic read --json are published unchanged.
     """,
     exits={0: "the broker has stored all messages durably", 1: "not all messages could be published"},
 )
@@ -51,7 +51,7 @@ _GIVE = "use one of --file, --data and --jsonl"
 @click.option(
     "--file", "files", multiple=True, metavar="FILE", help="File with one message; repeatable; - is standard input."
 )
-@click.option("--data", type=BODY, metavar="TEXT|@FILE", help="Text of one message.")
+@click.option("--data", type=BODY, metavar="TEXT|@FILE", help="Text of one message; @@ begins a text with @.")
 @click.option("--jsonl", metavar="FILE", help="File with one message per line.  [default: standard input]")
 @message_options
 @click.option("--raw", is_flag=True, help="Send the data unchanged, even if the source cannot decode it.")
@@ -75,11 +75,11 @@ def command(
 ) -> int:
     """Publish messages to a broker of the configuration.
 
-    The name of a source stands for its broker and its first topic. With --type, data for a source that reads
-    CloudEvents is wrapped as a CloudEvent. Data that is already a CloudEvent is sent unchanged.
+    The name of a source means its broker and its first topic. With --type, the command wraps data for a source that
+    reads CloudEvents as a CloudEvent. It sends data that is already a CloudEvent unchanged.
 
-    The id of each message, and its position where the broker returns it, are printed when the broker has stored it;
-    `bridge trace` with one of them then shows what became of it.
+    When the broker has stored a message, the command prints its id, and its position if the broker returns one. `bridge
+    trace` with one of them shows the outcome.
     """
     piped = not files and data is None and jsonl is None and not sys.stdin.isatty()
     if piped:

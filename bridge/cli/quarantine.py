@@ -68,7 +68,7 @@ def command() -> None:
 def list_(source: str | None, limit: int, offset: int, as_json: bool, **engine: Any) -> None:
     """List quarantined messages, the oldest first.
 
-    With --json each has source, key, id, message_id, route, since, until, reason, detail, position and size.
+    With --json each message has source, key, id, message_id, route, since, until, reason, detail, position and size.
     """
     found, unprocessed = operate(engine, ("quarantine.list", {"source": source}), ("quarantine.unprocessed", {}))
     show(found, unprocessed["count"], engine, source, limit, offset, as_json, "key")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     """,
 )
 def command() -> None:
-    """Show the messages on the brokers of the configuration. `bridge publish` puts messages there."""
+    """Show the messages on the brokers of the configuration. `bridge publish` writes messages."""
 
 
 class StartType(click.ParamType[Any]):
@@ -57,7 +57,7 @@ class StartType(click.ParamType[Any]):
         bridge topic read orders --json | bridge publish kafka/copies
 
         With --json each message is a line: topic, partition, offset, timestamp, key, headers and body. Lines can be
-        published unaltered: bytes that are not UTF-8 are base64 below key_base64, body_base64 or {"base64": ...}.
+        published unchanged: bytes that are not UTF-8 are base64 below key_base64, body_base64 or {"base64": ...}.
     """,
     exits={0: "all messages were shown", 1: "the topic or partition does not exist"},
 )
@@ -89,7 +89,7 @@ def read(
     """Show the messages of a topic, queue or subscription without removing them.
 
     The command joins no group, commits no position and only peeks at queues. Consumers are not affected. Messages of
-    one partition come in order. Without --follow the command ends with the messages that were there when it began.
+    one partition come in order. Without --follow the command ends after the messages that existed at its start.
     """
     if start == "latest" and not follow:
         raise click.UsageError("--from latest shows only new messages: add --follow", click.get_current_context())

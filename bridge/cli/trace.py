@@ -62,12 +62,13 @@ def command(
     output: Literal["table", "json"],
     **engine: Any,
 ) -> int:
-    """Show what became of a message and why, and what led to it and followed from it.
+    """Show the outcome of a message with its cause, the messages before it, and its results.
 
     ID is the identity of a message, the id of a CloudEvent, a position such as orders/3@1042, an ordering key, the id
     of an instance, or the id of a published event; - reads ids from standard input. The answer comes from the index of
-    the engine, from the messages that daemons have in flight, and for a position from the broker. Instances
-    that the index does not have are searched. With --url, the answer has the messages in flight of one daemon only.
+    the engine, from the messages that daemons have in flight, and for a position from the broker. The command searches
+    instances that the index does not have. With --url, the daemon also asks the other daemons that it can reach for
+    their messages in flight.
     """
 
     if not all(map(str.strip, ids)):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -349,6 +349,8 @@ def _special(part: Any) -> str | None:
         part = part.json_schema_extra
     if isinstance(part, dict):
         return _LANGUAGES.get(str(part.get("x-language")))
+    if isinstance(part, WithJsonSchema) and part.json_schema is not None and "enum" in part.json_schema:
+        return " or ".join(f"`{word}`" for word in part.json_schema["enum"])  # fewer values than the annotation has
     function = getattr(part, "func", None)
     if function is not None:
         return _VALIDATED.get(function)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from openapi_spec_validator import validate
 from bridge.app.connection import attached
 from bridge.app.operations.openapi import document
 from bridge.app.operations.operation import MOST_IDS, MOST_IDS_OF_QUERY, Operation
+from bridge.app.operations.summaries import SUMMARIES
 from bridge.app.operations.table import BY_NAME, OPERATIONS
 from bridge.app.serve.control import largest_body, operate, routes
 from bridge.app.state import trail
@@ -469,6 +471,13 @@ def test_the_description_is_valid_and_complete() -> None:
     validate(found)
     ids = {each["operationId"] for path in found["paths"].values() for each in path.values()}
     assert ids == {each.name for each in OPERATIONS} | {"status", "tap", "live"}
+
+
+def test_every_operation_is_described_by_a_sentence_of_its_own() -> None:
+    summaries = [method["summary"] for path in document(OPERATIONS)["paths"].values() for method in path.values()]
+    assert [each for each in summaries if not re.fullmatch(r"[A-Z].* .*\.", each)] == []
+    assert len(set(summaries)) == len(summaries)
+    assert SUMMARIES.keys() == BY_NAME.keys()
 
 
 async def test_the_description_is_served(loaded: Loaded, http: aiohttp.ClientSession) -> None:

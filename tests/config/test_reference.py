@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 from bridge.config.model.bridge import BridgeConfig
@@ -33,6 +34,12 @@ def test_every_key_of_every_model_is_told() -> None:
                 mark = "- `{}`:" if kind is BridgeConfig else "| `{}` |"
                 assert all(mark.format(key) in text for key in fields(kind)), kind
     assert len(seen) > 15
+
+
+@pytest.mark.parametrize("command", ["reply", "cancel", "terminate", "suspend", "resume"])
+def test_a_key_has_only_the_values_that_its_command_accepts(command: str) -> None:
+    section = reference().split(f"### `{command}`\n")[1].split("\n### ")[0]
+    assert "| `on_finished` | `dead_letter` or `ignore` | " in section
 
 
 def test_the_examples_are_a_configuration(write: Write) -> None:

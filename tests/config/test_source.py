@@ -184,6 +184,7 @@ def test_sources_are_checked(write: Write, source: str, path: str, what: str) ->
             "`schedule` with `on_existing: raise`",
         ),
         ("cancel: {instance_id: x, grace: 0s}", "cancel.grace", "must be more than 0s, found 0s"),
+        ("reply: {on_finished: restart}", "reply.on_finished", "use `dead_letter` or `ignore`"),
         ("reply: {on_missing: wait}", "reply.on_missing", "must be one of retry, dead_letter, ignore; found `wait`"),
         ("ignore: {}, limits: {}", "limits", "write `running`, `rate` or both"),
     ],

@@ -89,6 +89,7 @@ _FOREIGN = {
     "process_cpu_seconds_total": "a metric of prometheus-client",
     "process_start_time_seconds": "a metric of prometheus-client",
     "request_entity_too_large": "made of the name of a class of aiohttp",
+    "unsupported_media_type": "made of the name of a class of aiohttp",
 }
 """Names that other programs give."""
 

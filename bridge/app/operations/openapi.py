@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from bridge import __version__
 from bridge.app.operations.operation import Operation
+from bridge.app.operations.summaries import SUMMARIES
 from bridge.ops.api import EVENTS, KEY, KEY_HEADER, PREFIX, PROBLEM
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -147,7 +148,7 @@ def _operation(one: Operation[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     ]
     shown: dict[str, Any] = {
         "operationId": one.name,
-        "summary": _summary(one),
+        "summary": SUMMARIES[one.name],
         "tags": [one.name.partition(".")[0]],
         "x-role": one.role,
         "x-payloads": sorted(one.payloads),
@@ -200,11 +201,6 @@ def _accepted(result: Any) -> dict[str, Any]:
         },
         "content": {"application/json": {"schema": result}},
     }
-
-
-def _summary(one: Operation[Any]) -> str:
-    thing, _, action = one.name.rpartition(".")
-    return f"{action.replace('_', ' ').capitalize()} {thing}" if thing else action.capitalize()
 
 
 def _path_schema(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ _EXITS = {0: "done", 1: "there is no such dead letter"}
         "list": "List dead letters.",
         "show": "Show one dead letter.",
         "export": "Write dead letters as lines of JSON.",
-        "check": "Show what would become of dead letters now, and change nothing.",
+        "check": "Show the outcome that dead letters would have now, and change nothing.",
         "replay": "Bring dead letters back into the running daemon.",
         "drop": "Drop dead letters; they can be restored.",
         "restore": "Open dead letters again.",
@@ -356,11 +356,11 @@ def check(
     overlay: tuple[Path, ...],
     **chosen: Any,
 ) -> int:
-    """Show what would become of each dead letter now. Nothing changes.
+    """Show the outcome that each dead letter would have now. Nothing changes.
 
-    Each dead letter is decoded and routed with the present configuration, or with a candidate. The engine is asked if
-    the instance exists, so the result tells starts from duplicates. Rules that the bridge executed before the failure
-    are skipped, as in a replay.
+    The command decodes and routes each dead letter with the present configuration, or with a candidate. It asks the
+    engine whether the instance exists, so the result distinguishes starts from duplicates. It skips rules that were
+    executed before the failure, as a replay does.
     """
     if remote is not None:
         _check_online(offline)

@@ -70,9 +70,9 @@ def _ramp(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Only this id; repeatable. `-` reads ids from a pipe.")
 @click.option("-0", "--null", "separated", is_flag=True, help="Ids on standard input end with null bytes.")
 @click.option("--all", "all_", is_flag=True, help="Replay all open dead letters; required without a filter.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Replay at most so many.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Replay at most N dead letters.")
 @click.option(
-    "--dry-run", is_flag=True, help="Show what would become of them, as `bridge dlq check`, and change nothing."
+    "--dry-run", is_flag=True, help="Show the outcomes that they would have, as `bridge dlq check`, and change nothing."
 )
 @click.option(
     "--rate",
@@ -80,19 +80,24 @@ def _ramp(context: click.Context, parameter: click.Parameter, value: str | None)
     metavar="N",
     help="Most dead letters per second.  [default: no limit]",
 )
-@click.option("--ramp", callback=_ramp, metavar="N,N,…", help="First steps; each begins when the one before has ended.")
+@click.option(
+    "--ramp",
+    callback=_ramp,
+    metavar="N,N,…",
+    help="Sizes of the first steps, like 1,10,100. A step begins when the one before has ended.",
+)
 @click.option(
     "--stop-after-failures",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Stop when so many have failed again.  [default: 1 with --ramp, else never]",
+    help="Stop when N dead letters have failed again.  [default: 1 with --ramp, else never]",
 )
 @click.option(
     "--follow",
     type=DURATION,
     default="1h",
     show_default=True,
-    help="Follow those that wait as early or quarantined messages so long.",
+    help="Time to follow messages that become early or quarantined.",
 )
 @click.option("--force", is_flag=True, help="Also replay messages whose replays failed `limits.max_replays` times.")
 @reason_option
@@ -114,11 +119,11 @@ def replay(
 ) -> int:
     """Bring dead letters back into the running daemon, as durable jobs.
 
-    The daemon that has the key of a message now executes it, behind what is in flight. The message keeps its identity,
-    and rules that were executed before its failure are skipped. Nothing is written to the topic of the source. Among
-    the replayed messages of a key, the order is that of their first receipt.
+    The daemon that has the key of a message now executes it, after the messages of the key in flight. The message keeps
+    its identity, and the replay skips rules that were executed before the failure. Nothing is written to the topic of
+    the source. The replayed messages of a key keep the order of their first receipt.
 
-    Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
+    The job does not touch later dead letters. `bridge jobs watch` shows the progress and the results.
     """
     names = tuple(read_ids(ids, separated)) if ids else ()
     require_filter(chosen, names, all_)
@@ -207,7 +212,7 @@ def _replay(
     metavar="FILE",
     help="Apply a patch to the payload: RFC 6902 (a list of operations) or RFC 7396 (an object).",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would become of the message, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the outcome that the message would have, and change nothing.")
 @click.option("--force", is_flag=True, help="Replay the message although it would fail, or has failed too often.")
 @reason_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -225,9 +230,9 @@ def edit(
 ) -> int:
     """Correct the payload of an open dead letter, and replay it.
 
-    Without --set and --patch, your editor ($VISUAL, $EDITOR) opens the payload. The edited message is decoded and
-    routed first, with the schema and the rules: one that would fail is not replayed. The message keeps its identity;
-    the header `bridge.edited-from` names the dead letter. The payload must be JSON.
+    Without --set and --patch, your editor ($VISUAL, $EDITOR) opens the payload. The command first decodes and routes
+    the edited message, with the schema and the rules, and does not replay a message that would fail. The message keeps
+    its identity; the header `bridge.edited-from` names the dead letter. The payload must be JSON.
     """
     if options["remote"] is not None:
         require_table({**options, "engine": None}, TABLE_WITH_READS, "dlq edit")

@@ -39,7 +39,7 @@ def _job_options(function: F) -> F:
             help="Most dead letters per second.  [default: no limit]",
         ),
         click.option("--dry-run", is_flag=True, help="Count the dead letters, and change nothing."),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many."),
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Select at most N dead letters."),
         click.option("--all", "all_", is_flag=True, help="Select all; required without a filter."),
         click.option("-0", "--null", "separated", is_flag=True, help="Ids on standard input end with null bytes."),
         click.option(

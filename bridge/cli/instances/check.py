@@ -54,7 +54,7 @@ _SAMPLE = 20
 )
 @click.option("--all-running", is_flag=True, help="Every running instance.")
 @click.option("--orchestration", "only", multiple=True, metavar="NAME", help="Only this orchestration; repeatable.")
-@click.option("--strict", is_flag=True, help="Other decisions in the past, and instances without result, fail too.")
+@click.option("--strict", is_flag=True, help="Changed instances, and instances without a result, fail too.")
 @json_option
 @local_engine_options
 def check(
@@ -66,12 +66,12 @@ def check(
     as_json: bool,
     **engine: Any,
 ) -> int:
-    """Replay histories of running instances through new workflow code, and name what would break.
+    """Replay histories of running instances through new workflow code, and name the instances that would break.
 
-    A process of its own imports the new modules, runs the orchestrators with the recorded events and performs none of
-    their work. An instance breaks if the new code calls something else than its history has, ends where the instance
-    goes on, or fails. It is changed if a call of its past would have had another input or time; the instance goes on
-    with the recorded one.
+    A separate process imports the new modules and runs the orchestrators with the recorded events. It performs none of
+    their work. An instance breaks if the new code makes another call than the history, ends where the instance
+    continues, or fails. An instance is changed if a past call would have had another input or time; it continues with
+    the recorded one.
     """
     from bridge.app.composition import load_config
     from bridge.app.connection import attached

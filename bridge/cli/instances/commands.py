@@ -185,7 +185,7 @@ def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     type=click.Choice(["start", "completion"]),
     default="completion",
     show_default=True,
-    help="Event to wait for.",
+    help="Wait for the start or the completion.",
 )
 @click.option("--timeout", type=DURATION, default="60s", show_default=True, metavar="T", help="Longest wait for all.")
 @json_option
@@ -327,7 +327,7 @@ def _warn_of_unknown(engine: dict[str, Any], orchestration: str) -> None:
 def terminate(
     ids: tuple[str, ...], separated: bool, output: Any, no_recursive: bool, reason: str | None, **options: Any
 ) -> int:
-    """Stop orchestrations at once, without compensation. To let them clean up, raise their cancel event instead.
+    """Stop orchestrations at once, without compensation. To compensate, raise their cancel event instead.
 
     With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`).
     """
@@ -411,7 +411,7 @@ def raise_(
 @_history_reason
 @engine_options
 def suspend(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:
-    """Pause orchestrations: they keep arriving events and process none of them.
+    """Pause orchestrations. They store arriving events, and process them after `bridge instances resume`.
 
     With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`).
     """
@@ -515,10 +515,20 @@ def _each_or_bulk(
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("-0", "--null", "separated", is_flag=True, help="Ids on standard input end with null bytes.")
 @click.option(
-    "--status", "statuses", type=STATUS, multiple=True, metavar="STATUS", help="completed, failed or terminated."
+    "--status",
+    "statuses",
+    type=STATUS,
+    multiple=True,
+    metavar="STATUS",
+    help="Only this status: completed, failed or terminated; repeatable.",
 )
 @click.option(
-    "--created-from", "--newer", "created_from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago."
+    "--created-from",
+    "--newer",
+    "created_from",
+    type=SINCE,
+    metavar="TIME",
+    help="Only created since: RFC 3339, or 2h for two hours ago.",
 )
 @click.option(
     "--created-to",
@@ -527,7 +537,7 @@ def _each_or_bulk(
     "created_to",
     type=SINCE,
     metavar="TIME",
-    help="RFC 3339, or 2h for two hours ago.",
+    help="Only created before: RFC 3339, or 2h for two hours ago.",
 )
 @click.option("--no-recursive", is_flag=True, help="Keep their child orchestrations.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

@@ -53,19 +53,33 @@ if TYPE_CHECKING:
 @click.option("--tag", "tags", type=TAG, multiple=True, metavar="K=V", help="Only instances with this tag; repeatable.")
 @click.option("--prefix", metavar="TEXT", help="Only instances with this prefix of the id.")
 @click.option(
-    "--created-from", "--newer", "created_from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago."
+    "--created-from",
+    "--newer",
+    "created_from",
+    type=SINCE,
+    metavar="TIME",
+    help="Only created since: RFC 3339, or 2h for two hours ago.",
 )
 @click.option(
-    "--created-to", "--older", "created_to", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago."
+    "--created-to",
+    "--older",
+    "created_to",
+    type=SINCE,
+    metavar="TIME",
+    help="Only created before: RFC 3339, or 2h for two hours ago.",
 )
-@click.option("--completed-from", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
-@click.option("--completed-to", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
+@click.option(
+    "--completed-from", type=SINCE, metavar="TIME", help="Only finished since: RFC 3339, or 2h for two hours ago."
+)
+@click.option(
+    "--completed-to", type=SINCE, metavar="TIME", help="Only finished before: RFC 3339, or 2h for two hours ago."
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
-    help="Number of instances, the newest first; 0 for all.",
+    help="Maximum number of instances, the newest first; 0 for all.",
 )
 @click.option("--count", "only_count", is_flag=True, help="Print numbers by name and status, or by saga and outcome.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print ids only, one per line.")
@@ -95,7 +109,7 @@ def list_(
 ) -> None:
     """List orchestrations, the newest first. A saga of the configuration has its own name.
 
-    With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
+    With --json each instance has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
     failure, saga, outcome. The embedded engine counts by status, name and outcome without reading the instances.
     """
     if as_json + only_ids + separated > 1 or (only_count and (only_ids or separated)):

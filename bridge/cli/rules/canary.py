@@ -37,7 +37,8 @@ _EXITS = EXITS | {1: "the engine refused", 2: "the command line is not valid, or
 def command() -> None:
     """Show and control the candidate for the rules (`rules.candidate`) of the running daemons.
 
-    Its record is stored on the engine `default`, or on the first one. It applies to all daemons, within five seconds.
+    The record of the candidate is on the engine `default`, or on the first one. A change applies to all daemons within
+    five seconds.
     """
 
 
@@ -77,8 +78,8 @@ def status(as_json: bool, **options: Any) -> int:
 def abort(reason: str | None, **options: Any) -> None:
     """End the candidate on all daemons, within five seconds and across restarts.
 
-    The present rules decide about all ordering keys again. Events for instances that the candidate has started still
-    follow its rules, as long as the configuration names it.
+    The present rules decide about all ordering keys again. Events for instances that the candidate has started follow
+    the candidate, as long as the configuration names it.
     """
     for version in _changed(options, "canary.abort", reason):
         _run(options, "canary.abort", version, reason=reason)

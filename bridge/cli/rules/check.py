@@ -33,10 +33,10 @@ _ROUNDS = 5
         bridge check bridge.yaml --overlay prod.yaml --strict
         bridge check --no-import untrusted/bridge.yaml        # run none of its code
         bridge check --samples samples                        # rules that no sample reaches
-        bridge check --schemas old.avsc new.avsc              # expressions that a version does not fit
+        bridge check --schemas old.avsc new.avsc              # expressions that do not fit both versions
         bridge check --schemas main/orders-value@3 main/orders-value@latest --source orders
-        bridge check --fix                                    # correct what is mechanical
-        bridge check --format github                          # annotations in a workflow of GitHub
+        bridge check --fix                                    # correct mechanical mistakes
+        bridge check --format github                          # annotations in GitHub Actions
         bridge check --codes                                  # all kinds of messages
         bridge check --print                                  # effective values and their origins
         bridge check --schema > bridge.schema.json            # for editors
@@ -65,21 +65,21 @@ _ROUNDS = 5
     type=RATES,
     multiple=True,
     metavar="[ROUTE=]RATE",
-    help="With --cost: messages, like `100/s` of each route or `orders=5/m` of one, to add up; repeatable.",
+    help="With --cost: rate of messages, `100/s` for each route or `orders=5/m` for one; repeatable.",
 )
 @click.option(
     "--samples",
     type=PATH,
     multiple=True,
     metavar="FILE|DIR",
-    help="Messages as `bridge publish --jsonl` and `bridge topic read --json` have them; report rules that none of "
+    help="Messages in the form of `bridge publish --jsonl` or `bridge topic read --json`; report rules that none of "
     "them reaches. Repeatable.",
 )
 @click.option(
     "--schemas",
     nargs=2,
     metavar="OLD NEW",
-    help="Versions of a schema, as files or as REGISTRY/SUBJECT@VERSION; report expressions that one does not fit.",
+    help="Two versions of a schema, as files or as REGISTRY/SUBJECT@VERSION; report expressions that do not fit one.",
 )
 @click.option(
     "--source", "sources", multiple=True, metavar="NAME", help="With --schemas: only this source; repeatable."
@@ -107,10 +107,10 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Find every problem of a configuration at once, without a network (but for versions of schemas in a registry).
+    """Find all problems of a configuration at once, without a network (except for schemas in a registry).
 
-    Each problem is a line `file:line:column CODE path: what`; the last line is a summary. The command compiles rules,
-    reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
+    Each problem is a line `file:line:column CODE path: message`; the last line is a summary. The command compiles
+    rules, reads schema files and imports workflow modules, so it also finds orchestrations that no worker runs.
 
     A comment with a reason on the line of a warning, or above it, suppresses the warning:
 

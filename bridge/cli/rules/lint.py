@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         bridge lint                                   # the workflow modules of the configuration
         bridge lint workflows/order.py
         bridge lint --format sarif > lint.sarif       # for code hosts
-        bridge lint --format github                   # annotations in a workflow of GitHub
+        bridge lint --format github                   # annotations in GitHub Actions
         bridge lint --rules
     """,
     exits={0: "no findings", 1: "there are findings"},
@@ -47,9 +47,9 @@ def command(
     """Find code that breaks orchestrators on replay, and waits that never end, without running any code.
 
     Functions that orchestrators call are analysed too, in their own file, in the same package and next to it. Each
-    finding is a line `file:line:column rule: what; remedy`. With a configuration (`-c`, or `bridge.yaml` here), names
-    of targets, activities, orchestrations and entities are checked against it. A comment with a reason suppresses the
-    findings of its line:
+    finding is a line `file:line:column rule: finding; remedy`. With a configuration (`-c`, or `bridge.yaml` here),
+    names of targets, activities, orchestrations and entities are checked against it. A comment with a reason suppresses
+    the findings of its line:
 
         order = list(names)  # bridge: ignore[unordered] the result is sorted below
     """

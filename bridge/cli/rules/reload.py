@@ -66,8 +66,8 @@ def command(dry_run: bool, everywhere: bool, timeout: float, reason: str | None,
     code, `ops`. Otherwise new messages follow the new rules at once. Messages in flight keep their rules. A source
     with other changes drains and starts again, and the others continue.
 
-    With --all the request is stored on the engine. Every daemon that has registered there reads its own files within
-    five seconds. An embedded engine has daemons on one machine only.
+    With --all the command stores the request on the engine. Every daemon that has registered there reads its own files
+    within five seconds. An embedded engine has daemons on one machine only.
 
     With --url the daemon behind the address reads its files, and with --all each daemon on its engine.
     """

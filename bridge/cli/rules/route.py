@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.argument("source")
 @click.option("--file", metavar="FILE", help="File with one message.  [default: standard input, as a whole]")
-@click.option("--data", type=BODY, metavar="TEXT|@FILE", help="Text of the message.")
+@click.option("--data", type=BODY, metavar="TEXT|@FILE", help="Text of the message; @@ begins a text with @.")
 @message_options
 @click.option("--expect", metavar="ROUTE", help="Fail unless this route matches.")
 @click.option("--expect-dead-letter", is_flag=True, help="Fail unless the message would be dead-lettered.")
@@ -59,10 +59,10 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Show what a message would lead to, without a network: the matching rule, every condition on the way, the calls.
+    """Show the decision about one message, without a network: the matching rule, each condition, the commands.
 
-    The message is built as by `bridge publish`. It may also be one line of `bridge topic read --json` or `bridge dlq
-    export`, which has its own key and headers.
+    The options build the message as those of `bridge publish`. The input may also be one line of `bridge topic read
+    --json` or `bridge dlq export`, which has its own key and headers.
     """
     if file is not None and data is not None:
         raise click.UsageError("use either --file or --data", click.get_current_context())

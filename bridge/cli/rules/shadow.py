@@ -101,7 +101,7 @@ def command(
     with at most a tenth of a processor. Nothing is executed. Without a daemon, or with --offline, the command itself
     reads new messages: it joins no group, and only peeks at queues. The report has the form of `bridge diff`.
 
-    Without this command a shadow goes on, and ends at its time.
+    A shadow continues without this command, and ends when its time has passed.
     """
     from bridge.app import shadow
     from bridge.app.composition import load_config

@@ -66,14 +66,14 @@ _COLUMNS = (("TIME", 12), ("DAEMON", 7), ("SOURCE", 12), ("POSITION", 14), ("OUT
     multiple=True,
     help="Only this outcome; repeatable.",
 )
-@click.option("--where", metavar="CEL", help="Only messages that fulfil this condition, as `when` of a rule.")
+@click.option("--where", metavar="CEL", help="Only messages for which this condition is true, as `when` of a rule.")
 @click.option(
     "--rate",
     type=RATE,
     default="20/s",
     show_default=True,
     metavar="N/s",
-    help="Most messages of each daemon, at most 1000/s. Further ones are counted.",
+    help="Maximum rate of messages of each daemon, at most 1000/s. Further messages are counted.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after this number of messages.")
 @click.option("--for", "seconds", type=PAUSE, metavar="TIME", help="End after this time.")
@@ -99,7 +99,7 @@ def command(
 
     The command follows all daemons of the configuration on this machine through their control sockets, also through
     reloads and restarts. It shows at most --rate messages per second of each daemon, and reports the number of the
-    others. Daemons do not wait for it. Notes go to standard error. With --url it follows the daemons behind these
+    others. It does not slow the daemons. Notes go to standard error. With --url it follows the daemons behind these
     addresses.
     """
     if not 0 < rate <= 1000:

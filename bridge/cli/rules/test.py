@@ -57,7 +57,7 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 @click.option("--html", type=OUTPUT, metavar="FILE", help="Write the coverage as an HTML page. Implies --coverage.")
 @click.option("--junit", type=OUTPUT, metavar="FILE", help="Write the results as JUnit XML.")
 @click.option("--update", is_flag=True, help="Rewrite the expectations that differ. Comments stay.")
-@click.option("--record", type=OUTPUT, metavar="FILE", help="Make tests of the messages on standard input.")
+@click.option("--record", type=OUTPUT, metavar="FILE", help="Make tests from the messages on standard input.")
 @click.option(
     "--mask", "masks", multiple=True, metavar="MEMBER", help="With --record: replace these values; repeatable."
 )

@@ -29,7 +29,11 @@ def page_options(function: F) -> F:
         "--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Number of messages to skip."
     )(function)
     limit = click.option(
-        "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show only the oldest; 0 for all."
+        "--limit",
+        type=click.IntRange(min=0),
+        default=100,
+        show_default=True,
+        help="Maximum number, the oldest first; 0 for all.",
     )
     return limit(function)
 
@@ -53,13 +57,17 @@ def filter_options(function: F) -> F:
         click.option("--all", "all_", is_flag=True, help="All messages."),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N messages, the oldest ones."),
         click.option(
-            "--until", "--older", "until", type=SINCE, metavar="TIME", help="Only older ones: RFC 3339, or 2h ago."
+            "--until", "--older", "until", type=SINCE, metavar="TIME", help="Only messages before: RFC 3339, or 2h ago."
         ),
         click.option(
-            "--since", "--newer", "since", type=SINCE, metavar="TIME", help="Only newer ones: RFC 3339, or 2h ago."
+            "--since", "--newer", "since", type=SINCE, metavar="TIME", help="Only messages since: RFC 3339, or 2h ago."
         ),
-        click.option("--cause", "causes", multiple=True, metavar="REASON", help="Only with this reason; repeatable."),
-        click.option("--route", "routes", multiple=True, metavar="NAME", help="Only of this route; repeatable."),
+        click.option(
+            "--cause", "causes", multiple=True, metavar="REASON", help="Only messages with this reason; repeatable."
+        ),
+        click.option(
+            "--route", "routes", multiple=True, metavar="NAME", help="Only messages of this route; repeatable."
+        ),
     ):
         function = option(function)
     return form_option(job_options(function))

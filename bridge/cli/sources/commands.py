@@ -102,8 +102,8 @@ def list_(as_json: bool, **options: Any) -> None:
 def pause(source: str, reason: str | None, **options: Any) -> None:
     """Pause a source, on all its daemons within five seconds and across restarts.
 
-    Messages in flight are finished. On Kafka the daemons keep their membership of the group and their partitions. On
-    Service Bus messages that the client has prefetched may lose their lock; they are counted and delivered again.
+    Messages in flight finish. On Kafka the daemons keep their membership of the group and their partitions. On Service
+    Bus, prefetched messages may lose their lock: the broker delivers them again, and counts the delivery.
     """
     engine = engine_of_source(options, "sources.pause", source, reason)
     operate({**options, "engine": engine}, ("sources.pause", {"source": source, "reason": reason}))
@@ -127,9 +127,8 @@ def pause(source: str, reason: str | None, **options: Any) -> None:
 def resume(source: str, route: str | None, reason: str | None, **options: Any) -> None:
     """End the pause of a source and the limit of its dead letters, on all its daemons within five seconds.
 
-    After too many dead letters a source writes one dead letter per pause, and each one doubles the pause. Fix the
-    rule or the sender first. Otherwise as many dead letters as before are written at once, and then the limit applies
-    again.
+    After too many dead letters a source writes one dead letter per pause, and each one doubles the pause. Fix the rule
+    or the sender first. Otherwise the source writes as many dead letters as before, and then slows down again.
     """
     given = {"source": source, "route": route, "reason": reason}
     engine = engine_of_source(options, "sources.resume", source, reason)

@@ -54,7 +54,7 @@ _SHOWN = 5
 @remote_options
 @config_options
 def lag(sources: tuple[str, ...], watch: bool, interval: float, output: str, **options: Any) -> int:
-    """Show how far sources are behind, by partition: position, end, lag, oldest unprocessed message, and member.
+    """Show the lag of sources by partition: position, end, lag, oldest unprocessed message, and member.
 
     The command asks the broker, with or without a running daemon. It joins no group and changes nothing. On Kafka the
     lag counts offsets, which also stand for transaction markers and compacted records. Service Bus states only the
@@ -197,11 +197,11 @@ def _number(value: int | None) -> str:
 @click.option("--topic", metavar="T", help="Only this topic of the source.  [default: all]")
 @click.option("--partition", type=click.IntRange(min=0), metavar="N", help="Only this partition.  [default: all]")
 @click.option("--dry-run", is_flag=True, help="Show the effect and change nothing.")
-@click.option("--yes", is_flag=True, help="Ask no question.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--wait", type=DURATION, default="1m", show_default=True, metavar="TIME", help="Time to wait for the daemons."
 )
-@click.option("--cancel", is_flag=True, help="Take back moves that no daemon has applied yet.")
+@click.option("--cancel", is_flag=True, help="Cancel moves that no daemon has applied yet.")
 @reason_option
 @output_option()
 @remote_options
@@ -221,10 +221,10 @@ def seek(
 ) -> int:
     """Move the position of a source, to read messages again or to skip them. Kafka and local brokers.
 
-    Each daemon moves the partitions that it has: it finishes the messages in flight, stores the new position, and
-    reads on from there. The source need not be paused. The order is stored on the engine of the source: a daemon that
-    is frozen, or killed, moves its partitions later, and each partition is moved once. Without a running daemon the
-    command moves the positions itself.
+    Each daemon moves the partitions that it has: it finishes the messages in flight, stores the new position, and reads
+    on from there. The source need not be paused. The engine of the source stores the request: a daemon that is frozen,
+    or killed, moves its partitions later, and each partition is moved once. Without a running daemon the command moves
+    the positions itself.
 
     Messages that are read again are duplicates while their instances exist. Those whose instances the engine has
     removed would start again: the dry run counts them.

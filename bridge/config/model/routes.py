@@ -207,7 +207,7 @@ class ReplyConfig(Model):
     on_missing: OnMissing = Field(
         OnMissing.DEAD_LETTER, description="Treatment of an answer without instance or request."
     )
-    on_finished: OnFinished = Field(
+    on_finished: WithoutRestart = Field(
         OnFinished.IGNORE, description="Treatment of an answer to an instance that has finished."
     )
 
