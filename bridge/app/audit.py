@@ -13,7 +13,7 @@ from typing import Any
 from bridge.app import state
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError
-from bridge.ops.audit import AuditedChange, record, user
+from bridge.ops.audit import AuditedChange, record, user, word_of
 from bridge.ops.trail import AuditTrail, TrailPosition
 
 
@@ -50,8 +50,7 @@ def refused(loaded: Loaded, action: str, target: str, reason: str | None) -> Ite
     try:
         yield
     except (BridgeError, LookupError) as error:
-        word = error.reason if isinstance(error, BridgeError) else type(error).__name__
-        change = AuditedChange(user(), action, target, reason=reason, result="failed", error=word)
+        change = AuditedChange(user(), action, target, reason=reason, result="failed", error=word_of(error))
         record(state.trail(loaded, ""), change)
         raise
 

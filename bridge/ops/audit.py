@@ -180,7 +180,14 @@ def _failed(change: AuditedChange, error: BaseException) -> None:
     if isinstance(error, Denied):
         change.deny()
     else:
-        change.fail(error.reason if isinstance(error, BridgeError) else type(error).__name__)
+        change.fail(word_of(error))
+
+
+def word_of(error: BaseException) -> str:
+    """Word of an error: its reason; `unknown_name` for a plain LookupError, as in the API; else its class."""
+    if isinstance(error, BridgeError):
+        return error.reason
+    return "unknown_name" if type(error) is LookupError else type(error).__name__
 
 
 def _short(value: Any) -> Any:

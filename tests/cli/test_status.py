@@ -353,7 +353,8 @@ def test_top_sorts(project: Path, order: str) -> None:
 
 def test_records_of_a_paused_source_have_an_age(project: Path) -> None:
     with DaemonProcess(project) as daemon:
-        assert run_bridge("sources", "pause", "plain", cwd=project).returncode == 0
+        done = run_bridge("sources", "pause", "plain", "--reason", "the shop is down", cwd=project)
+        assert done.returncode == 0, done.stderr
 
         def plain() -> dict[str, Any]:
             [source] = [each for each in status(project)[1]["sources"] if each["name"] == "plain"]
@@ -364,7 +365,10 @@ def test_records_of_a_paused_source_have_an_age(project: Path) -> None:
         assert done.returncode == 0, done.stderr
         eventually_blocking(lambda: plain()["lag"] == 1 and plain()["oldest_seconds"] > 0)
         shown = run_bridge("status", cwd=project)
-        assert re.search(r"^plain +paused ", shown.stdout, re.MULTILINE)
+        assert re.search(
+            r"^plain +paused .* paused by \S+ since \S+ \(the shop is down\); `bridge sources resume plain` continues$",
+            shown.stdout, re.MULTILINE,
+        )  # fmt: skip
         assert run_bridge("sources", "resume", "plain", cwd=project).returncode == 0
         eventually_blocking(lambda: plain()["lag"] == 0)
         assert plain()["oldest_seconds"] == 0.0

@@ -65,7 +65,7 @@ def test_every_limit_of_a_message_is_written() -> None:
 
 
 def test_every_metric_is_one() -> None:
-    known = {row[0] for row in table("docs/operations.md", "Metric")}  # compared with what is exposed elsewhere
+    known = {row[0] for row in table("docs/metrics.md", "Metric")}  # compared with what is exposed elsewhere
     assert [row[3] for row in rows() if row[3].split(",")[0] not in known] == []
 
 

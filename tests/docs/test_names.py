@@ -221,7 +221,7 @@ def test_every_metric() -> None:
         (f"{family.name}_total" if family.type == "counter" else family.name, family.type)
         for family in text_string_to_metric_families(text)
     }
-    assert {(row[0], row[1]) for row in table("docs/operations.md", "Metric")} == exposed
+    assert {(row[0], row[1]) for row in table("docs/metrics.md", "Metric")} == exposed
     named = set(re.findall(r"\bbridge_[a-z_]+\b", "".join(map(read, DOCUMENTS))))
     named -= {row[1] for row in table("CHANGELOG.md", "Kind") if row[0] == "metric"}
     assert [word for word in named if not any(name.startswith(word) for name, _ in exposed)] == []
@@ -267,7 +267,7 @@ def test_every_state_outcome_and_exit_code() -> None:
     others = {row[0].partition(" (")[0]: set(_CODE.findall(row[1])) for row in table("docs/operations.md", "Subject")}
     assert others == {name: set(STATES[name]) for name in STATES if name not in kinds}
     assert {row[0] for row in table("docs/operations.md", "Exit code")} == {str(code) for code in exit_codes.MEANINGS}
-    outcomes = next(row[3] for row in table("docs/operations.md", "Metric") if row[0] == "bridge_outcomes_total")
+    outcomes = next(row[3] for row in table("docs/metrics.md", "Metric") if row[0] == "bridge_outcomes_total")
     assert set(_CODE.findall(outcomes)) == set(Outcome)
 
 

@@ -50,6 +50,8 @@ _NUMBERS = frozenset(
 _WHOLE = _NUMBERS | {"STATE", "POSITION"}
 """Columns whose cells are folded last."""
 _BAD = frozenset({"dead", "stuck", "held", "probing", "away", "incompatible", "orphaned"})
+_EXPLAINED = _BAD | {"paused", "throttled"}
+"""States of a source whose detail is shown. That of `consuming` repeats the lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ def _source_detail(document: StatusDocument, source: StatusDocument) -> str:
 
     if engines := away_engines(document, source):
         return f"by {', '.join(f'engine {each}' for each in engines)}"
-    return local_time(source["detail"]) if source["state"] is None or source["state"] in _BAD else ""
+    return local_time(source["detail"]) if source["state"] is None or source["state"] in _EXPLAINED else ""
 
 
 def source_table(document: StatusDocument, sources: Sequence[StatusDocument]) -> list[str | Table]:
