@@ -218,9 +218,9 @@ def _print_traced(loaded: Loaded | None, one: Traced, since: datetime | None, pr
 def _bound(found: TraceResult) -> str:
     """Sentence about an index that does not name an id, which it may have lost."""
     if found.index_since is None:
-        return "the index has no rows yet where it would name this id"
+        return "the index has no rows yet that could name this id"
     since = local_time(found.index_since)
-    return f"the index would name this id since {since} at the earliest; older and dropped rows are missing"
+    return f"for this id the index goes back to {since}; older and dropped rows are missing"
 
 
 def _sentence(answer: TraceAnswer) -> str:

@@ -195,7 +195,7 @@ class _SchedulerChecks:
         if lacking:
             return warning(
                 f"the engine lacks {', '.join(sorted(lacking))}; no rule needs them, but some commands do",
-                "docs/engines.md#other-self-hosted-engines",
+                "docs/self-hosted-engines.md#other-self-hosted-engines",
             )
         return ok(", ".join(Capability))
 
