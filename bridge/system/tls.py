@@ -6,6 +6,7 @@ import logging
 import ssl
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bridge.system.files import read_file
@@ -39,12 +40,23 @@ class ClientMaterial:
     key: bytes | None
 
 
+@cache
+def system_context() -> ssl.SSLContext:
+    """Context of outgoing connections that trusts the authorities of the system.
+
+    The process has one, which nobody changes: to load the authorities takes 20 ms.
+    """
+    return ssl.create_default_context()
+
+
 def client_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
     """Context of outgoing connections, which verifies the other side.
 
     ca: trusted authorities; None: those of the system. key: None when it is in the certificate's file.
     Raises: TlsProblem.
     """
+    if ca is None and certificate is None:
+        return system_context()
     context = ssl.create_default_context() if ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca is not None:
         _load_authorities(context, ca)

@@ -16,7 +16,7 @@ from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import eventually
 
-ORDERS, PART = 60, 5
+ORDERS, PART = 30, 5
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import cramjam
 from aiokafka.codec import lz4_encode
@@ -275,9 +276,14 @@ def damaged_codec(rng: random.Random, name: str, count: int) -> Expected:
 def bomb(rng: random.Random, name: str, count: int, size: int = 8 << 20) -> Expected:
     """Build a batch that is small when compressed and `size` bytes large when decompressed."""
     codec = rng.randrange(1, 5)
-    records = [record(at, bytes(size // count)) for at in range(count)]
     compress = rng.choice((xerial, CODECS[2])) if codec == 2 else CODECS[codec]
-    return Expected(batch(records, attributes=codec, compress=compress), count, {}, [(0, count - 1)], "inflated_size")
+    return Expected(_inflating(codec, compress, count, size), count, {}, [(0, count - 1)], "inflated_size")
+
+
+@cache
+def _inflating(codec: int, compress: Callable[[bytes], bytes], count: int, size: int) -> bytes:
+    """Batch of a bomb. The same few occur again and again, and each takes up to 100 ms."""
+    return batch([record(at, bytes(size // count)) for at in range(count)], attributes=codec, compress=compress)
 
 
 def rotten(rng: random.Random, name: str, count: int) -> Expected:

@@ -9,12 +9,19 @@ import base64
 import hashlib
 import secrets
 import time
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlencode
 
 import jwt
 from aiohttp import BasicAuth, web
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+
+@cache
+def _first_key() -> rsa.RSAPrivateKey:
+    """Key of every new provider: to generate one takes 50 ms."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 class Provider:
@@ -29,7 +36,7 @@ class Provider:
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._host = host
         self.lands = ""
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.key = _first_key()
         self.base = ""
         """Address of the provider."""
         self.requests = 0

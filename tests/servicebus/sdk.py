@@ -10,6 +10,7 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 
 from bridge.brokers.servicebus.sdk_internals import end_keep_alive, open_without_pauses
+from bridge.brokers.servicebus.security import public_authorities
 from tests.kit.waiting import TIMEOUT
 
 _Part = TypeVar("_Part", ServiceBusSender, ServiceBusReceiver)
@@ -17,6 +18,11 @@ _Part = TypeVar("_Part", ServiceBusSender, ServiceBusReceiver)
 
 class Client(ServiceBusClient):
     """SDK client whose senders and receivers open and close without the SDK's pauses."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        if options.get("ssl_context") is None and options.get("connection_verify") is None:
+            options["ssl_context"] = public_authorities()
+        super().__init__(*given, **options)
 
     def get_queue_sender(self, *path: Any, **options: Any) -> ServiceBusSender:
         return _without_pauses(super().get_queue_sender(*path, **options))

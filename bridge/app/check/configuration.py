@@ -188,7 +188,8 @@ def _compiled(loaded: Loaded, problems: list[Problem], *, imports: bool) -> _Com
     unread: list[Problem] = []
     _collect(partial(build_access, loaded), unread)
     _collect(partial(session_keys, loaded), unread)
-    _collect(partial(build_peer_tls, loaded), unread)
+    if loaded.config.ops.http.peers.tls is not None:
+        _collect(partial(build_peer_tls, loaded), unread)
     problems += (coded("C024", each) for each in unread)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
