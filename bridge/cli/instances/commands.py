@@ -244,7 +244,7 @@ def _waited(engine: dict[str, Any], names: Sequence[str], until: str, end: float
 )
 @click.argument("orchestration")
 @click.option("--input", "input_", type=JSON, metavar="JSON|@FILE", help="Input.")
-@click.option("--id", "instance_id", metavar="ID", help="Instance id.  [default: random]")
+@click.option("--id", "instance_id", metavar="ID", help="Instance id.  [default: derived from --message-id, or random]")
 @click.option("--at", "start_at", type=AT, metavar="TIME", help="RFC 3339 time of the first turn.")
 @click.option("--delay", type=DURATION, metavar="T", help="Duration until the first turn.")
 @click.option("--version", metavar="V", help="Version of the orchestrator.")
