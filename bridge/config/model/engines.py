@@ -178,7 +178,7 @@ class EmbeddedEngineConfig(EngineBase):
         None, description="TLS of `listen`; an address other than loopback needs it. null: none."
     )
     behind_tls_proxy: bool = Field(
-        False, description="Another process ends TLS before `listen`, which then needs none of its own."
+        False, description="Another process terminates TLS in front of `listen`."
     )
     max_message: Size = Field(defaults.MAX_REQUEST, ge=1024, description="Largest request that `listen` accepts.")
     max_connections: Integer = Field(
@@ -208,7 +208,7 @@ class EmbeddedEngineConfig(EngineBase):
             if self.tls is None and not self.behind_tls_proxy:
                 raise ValueError(
                     f"`listen: {self.listen}` is not loopback and needs `tls`: the token would be sent unencrypted; "
-                    "if another process ends TLS, write `behind_tls_proxy: true`"
+                    "if another process terminates TLS, write `behind_tls_proxy: true`"
                 )
         return self
 
