@@ -177,9 +177,7 @@ class EmbeddedEngineConfig(EngineBase):
     tls: ServerTlsConfig | None = Field(
         None, description="TLS of `listen`; an address other than loopback needs it. null: none."
     )
-    behind_tls_proxy: bool = Field(
-        False, description="Another process terminates TLS in front of `listen`."
-    )
+    behind_tls_proxy: bool = Field(False, description="Another process terminates TLS in front of `listen`.")
     max_message: Size = Field(defaults.MAX_REQUEST, ge=1024, description="Largest request that `listen` accepts.")
     max_connections: Integer = Field(
         defaults.MAX_CONNECTIONS,
