@@ -56,7 +56,7 @@ class ReloadConfig(Model):
         description="Reload when the configuration files have changed, as SIGHUP and `bridge reload` do. They are read "
         "when they have not changed for one `interval`.",
     )
-    interval: Duration = Field(2.0, gt=0, description="Time between two looks at the files, with `watch`.")
+    interval: Duration = Field(2.0, gt=0, description="Time between two checks of the files, with `watch`.")
 
 
 class PeersConfig(Model):

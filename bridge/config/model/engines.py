@@ -177,9 +177,7 @@ class EmbeddedEngineConfig(EngineBase):
     tls: ServerTlsConfig | None = Field(
         None, description="TLS of `listen`; an address other than loopback needs it. null: none."
     )
-    behind_tls_proxy: bool = Field(
-        False, description="Another process ends TLS before `listen`, which then needs none of its own."
-    )
+    behind_tls_proxy: bool = Field(False, description="Another process terminates TLS in front of `listen`.")
     max_message: Size = Field(defaults.MAX_REQUEST, ge=1024, description="Largest request that `listen` accepts.")
     max_connections: Integer = Field(
         defaults.MAX_CONNECTIONS,
@@ -208,7 +206,7 @@ class EmbeddedEngineConfig(EngineBase):
             if self.tls is None and not self.behind_tls_proxy:
                 raise ValueError(
                     f"`listen: {self.listen}` is not loopback and needs `tls`: the token would be sent unencrypted; "
-                    "if another process ends TLS, write `behind_tls_proxy: true`"
+                    "if another process terminates TLS, write `behind_tls_proxy: true`"
                 )
         return self
 

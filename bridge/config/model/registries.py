@@ -29,7 +29,7 @@ class RegistryConfig(Model):
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one request.")
     max_schema: Size = Field(1048576, description="Largest schema, including its references; larger ones are not used.")
     latest_for: Duration = Field(
-        300.0, gt=0, description="Time that a target without `schema` keeps the latest version."
+        300.0, gt=0, description="Time that a target without `schemas.file` keeps the latest version."
     )
 
     @model_validator(mode="after")

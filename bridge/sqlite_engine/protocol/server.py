@@ -70,7 +70,7 @@ class Guard:
         if self.tls is None and not self.behind_tls_proxy:
             raise EngineMisconfigured(
                 f"{address}: an engine port that is not loopback needs TLS, since the token would travel in the clear; "
-                "where another process ends TLS, say that it is behind a TLS proxy"
+                "where another process terminates TLS, say that it is behind a TLS proxy"
             )
 
     def options(self) -> list[tuple[str, int]]:
