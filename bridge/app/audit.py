@@ -98,7 +98,7 @@ def newest(
             more = any(each.line is not None for each in heads)
             return AuditLines(found, [each.place for each in heads] if more else None)
     except OSError as error:
-        raise BridgeError(f"{error.filename}: {(error.strerror or '').lower()}") from error
+        raise BridgeError(f"the audit cannot be read: {error.filename}: {error.strerror}") from error
 
 
 class _Reader:
@@ -133,4 +133,4 @@ def lines(trails: Sequence[AuditTrail], wanted: AuditFilter) -> Iterator[dict[st
             *(filter(wanted.fits, trail.read()) for trail in trails), key=lambda line: str(line["time"])
         )
     except OSError as error:
-        raise BridgeError(f"{error.filename}: {(error.strerror or '').lower()}") from error
+        raise BridgeError(f"the audit cannot be read: {error.filename}: {error.strerror}") from error

@@ -18,7 +18,7 @@
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command that no engine accepts
         UnexpectedReply            an answer to a request that was never sent
-      ClaimStoreUnavailable        the place of a payload does not answer              -> hold
+      ClaimStoreUnavailable        the claim-check store does not answer               -> hold
       RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
         AlreadyTaken               the engine has executed this command before         -> duplicate
@@ -296,7 +296,7 @@ class RegistryUnavailable(BridgeError):
 
 @wire_name("bridge.errors.ClaimStoreUnavailable")
 class ClaimStoreUnavailable(BridgeError):
-    """The place of a payload does not answer."""
+    """The claim-check store does not answer."""
 
     reason = "claim_store_unavailable"
 

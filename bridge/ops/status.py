@@ -1,7 +1,7 @@
 """Status of one or several daemons: one JSON document, its sums, and the lines that need a person. Pure.
 
-`GET /api/v1/status`, the control socket and `bridge status -o json` have the same document. docs/operations.md
-describes its members.
+`GET /api/v1/status`, the control socket and `bridge status -o json` have the same document.
+docs/control-channel.md describes its members.
 """
 
 from __future__ import annotations

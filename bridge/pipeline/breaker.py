@@ -139,7 +139,9 @@ class Breaker:
             return None  # the engine answered, if with an error
         except Exception as error:
             # A bug must not end the probing: the breaker would stay open for ever
-            log.error("probe failed unexpectedly", action="bug", engine=self.name, exc_info=error)
+            log.error(
+                f"the probe of engine {self.name} failed unexpectedly", action="bug", engine=self.name, exc_info=error
+            )
             return None if self.error is None else EngineTimeout(f"engine {self.name!r}: the probe failed, see the log")
         return None
 

@@ -23,7 +23,7 @@ _log_source = structlog.get_logger("bridge.source")
 PERSON = "person"
 """Cause of a pause by a person."""
 
-PAYLOADS = "place of payloads"
+PAYLOADS = "claim-check store"
 """Cause of a pause while the place to which messages refer does not answer."""
 
 REGISTRY = "schema registry"
@@ -103,8 +103,8 @@ class FlowControl:
             if self._waiting.measure(*waiting) and not was and now >= self._warn_at:
                 self._warn_at = now + _QUIET
                 log.warning(
-                    f"source {self._source} is read no further: {waiting[0]} records of {waiting[1]} bytes wait for "
-                    "others of their value (limits.per.max_waiting, max_waiting_bytes)",
+                    f"source {self._source} stops reading: {waiting[0]} records of {waiting[1]} bytes wait for others "
+                    "of their value. If other senders wait too, raise limits.per.max_waiting and max_waiting_bytes",
                     action="pause",
                     source=self._source,
                 )
@@ -119,8 +119,9 @@ class FlowControl:
             self.paused.add(partition)
             partition.pause()
             log.warning(
-                f"{partition.topic}/{partition.number} is read no further: {partition.gap} records wait for a commit "
-                f"behind one that is not settled (limits.max_gap {self._max_gap})",
+                f"source {self._source} stops reading {partition.topic}/{partition.number}: {partition.gap} records "
+                f"wait for a commit behind one that is not settled (limits.max_gap {self._max_gap}). Next: bridge "
+                f"sources lag {self._source}",
                 action="pause",
                 source=self._source,
             )
@@ -228,7 +229,7 @@ class Outages:
         return {name: len(queue) for name, queue in self._queues.items()} if len(self._queues) > 1 else {}
 
     def hold(self, error: BridgeError) -> None:
-        """Hold the source: its broker, its schema registry or the place of a payload does not answer.
+        """Hold the source: its broker, its schema registry or the claim-check store does not answer.
 
         Held lanes continue after a delay.
         """
@@ -256,7 +257,7 @@ class Outages:
             self._lanes.release()
         elif breaker.name in self.partial:
             _log_source.warning(
-                f"engine {breaker.name} does not answer: its routes wait, others of the source go on",
+                f"engine {breaker.name} does not answer: its routes wait, others of the source continue",
                 action="hold",
                 source=self._source,
                 engine=breaker.name,

@@ -166,7 +166,7 @@ class Publishing:
             yield
         except TimeoutError as error:
             self.failed[name] += 1
-            raise BrokerUnavailable(f"{name}: not confirmed within {target.timeout:g} s") from error
+            raise BrokerUnavailable(f"target {name}: the broker did not confirm within {target.timeout:g} s") from error
         except Exception:
             self.failed[name] += 1
             raise

@@ -125,7 +125,7 @@ class DeliveryRunner:
         )
         if unreadable is not None and skip and isinstance(ended, Complete):
             log.error(
-                "skipped a message that cannot be parsed",
+                f"source {settings.name} skipped message {item.delivery.position}, which cannot be parsed",
                 action="skip",
                 source=settings.name,
                 position=str(item.delivery.position),
@@ -265,7 +265,13 @@ class DeliveryRunner:
         elapsed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
         if not isinstance(error, BridgeError):
             self._ledger.bug()
-            log.error("unexpected failure", action="bug", position=str(item.delivery.position), exc_info=error)
+            position = str(item.delivery.position)
+            log.error(
+                f"message {position} failed with an unexpected exception",
+                action="bug",
+                position=position,
+                exc_info=error,
+            )
         # An error in a cycle with its own traceback, as the item's is, would live until the garbage collector runs
         frameless(error)
         item.fail_with(error)

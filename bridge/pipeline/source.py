@@ -229,7 +229,12 @@ class SourcePipeline:
             async with asyncio.timeout(deadline):
                 await self._wait_for(running)
         except TimeoutError:
-            log.warning("drain deadline passed", action="drain", source=self.settings.name, at_work=len(self._running))
+            name, left = self.settings.name, len(self._running)
+            log.warning(
+                f"source {name}: {left} messages did not finish within {deadline:g} s of the drain; the broker "
+                "delivers them again. If this repeats, raise ops.drain",
+                action="drain", source=name, at_work=left,
+            )  # fmt: skip
         await cancelled(*self._workers, *self._watches)
         for part in self.parts:
             await part.stop()

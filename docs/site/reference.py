@@ -1,6 +1,7 @@
 """Pages of the reference that are generated from the code.
 
-`python -m docs.site.reference cli > docs/cli.md`, `python -m docs.site.reference python > docs/python-api.md`.
+`python -m docs.site.reference cli > docs/cli.md`; also `python` for docs/python-api.md and `requests` for
+docs/requests.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,8 @@ from typing import Any
 
 import click
 
+from bridge.app.operations import openapi
+from bridge.app.operations.table import OPERATIONS
 from bridge.cli import root
 
 _WIDTH = 100
@@ -50,6 +53,39 @@ def _commands(command: click.Command, context: click.Context) -> Iterator[tuple[
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
                 yield from _commands(child, click.Context(child, context, name, terminal_width=_WIDTH))
+
+
+def requests() -> str:
+    """Reference of the requests of the API: path, role, effect, names of the parameters."""
+    lines = [
+        "# Requests",
+        "",
+        "This page lists every request of the [API](api.md), on the ops port and on the",
+        "[control socket](control-channel.md), whose page explains some parameters. It is for everybody who writes",
+        "scripts against a daemon. `GET` takes parameters in the query, `POST` in a JSON object; **bold** ones are",
+        "required. Each request also takes `engine` (a name in the configuration) and `reason` (for the audit).",
+        "`GET /api/v1/openapi.json` has the types of parameters and answers.",
+        "",
+        "The page is generated: `python -m docs.site.reference requests`.",
+        "",
+        "| Request | Role | Parameters |",
+        "|---|---|---|",
+    ]
+    for path, methods in openapi.document(OPERATIONS)["paths"].items():
+        for method, one in methods.items():
+            lines.append(f"| `{method.upper()} {path}` | {one['x-role']} | {', '.join(_parameters(one))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(one: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the parameters in Markdown, without those of the path."""
+    given = {each["name"]: each["required"] for each in one.get("parameters", ()) if each["in"] == "query"}
+    if "requestBody" in one:
+        body = one["requestBody"]["content"]["application/json"]["schema"]
+        given |= {name: name in body.get("required", ()) for name in body["properties"]}
+    for name, required in given.items():
+        if required or name not in ("engine", "reason"):
+            yield f"**`{name}`**" if required else f"`{name}`"
 
 
 def python() -> str:
@@ -168,4 +204,4 @@ def _text(docstring: str | None) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"cli": cli, "python": python}[sys.argv[1]]())
+    sys.stdout.write({"cli": cli, "python": python, "requests": requests}[sys.argv[1]]())

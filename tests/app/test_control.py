@@ -418,7 +418,7 @@ async def test_several_daemons_that_do_not_answer_cost_the_time_of_one(
         began = asyncio.get_running_loop().time()
         assert await operate(loaded, None, [("entities.clean", {})])
         assert asyncio.get_running_loop().time() - began < 3.0
-    assert "7-frozen.sock does not answer and is skipped; is it frozen?" in caplog.text
+    assert "daemon 7 does not answer and is skipped. If it is frozen: kill -CONT 7" in caplog.text
 
 
 def _ask_as(uid: int, place: Path) -> str:

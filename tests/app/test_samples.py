@@ -88,7 +88,7 @@ def test_no_sample_of_a_source(project: Path) -> None:
 
 
 def test_samples_that_cannot_be_read(project: Path) -> None:
-    with pytest.raises(DecodeError, match="holds no file of"):
+    with pytest.raises(DecodeError, match="the directory has no file"):
         unreached(project)
     (project / "samples" / "a.jsonl").write_text('{"topic": "orders", "body": {}}\nnot json\n')
     with pytest.raises(DecodeError, match=r"a\.jsonl:2: "):

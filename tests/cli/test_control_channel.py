@@ -135,7 +135,10 @@ def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> 
         process.signal(signal.SIGSTOP)
         received = bridge(project, "instances", "terminate", "one")
         assert received.returncode == 3
-        assert "is it frozen?" in received.stderr
+        assert (
+            f"daemon {process.pid} does not answer and is skipped. If it is frozen: kill -CONT {process.pid}"
+            in received.stderr
+        )
         assert f"its process {process.pid} is frozen by a signal; `kill -CONT {process.pid}`" in received.stderr
         assert "Traceback" not in received.stderr
         process.signal(signal.SIGCONT)

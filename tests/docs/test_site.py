@@ -32,7 +32,10 @@ def test_a_link_to_a_page_elsewhere_is_not_in_the_navigation() -> None:
     assert re.findall(r"^/(\S+)$", CONFIGURATION["navigation"](page), re.MULTILINE) == ["docs/one.md"]
 
 
-@pytest.mark.parametrize(("name", "page"), [("cli", "docs/cli.md"), ("python", "docs/python-api.md")])
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("cli", "docs/cli.md"), ("python", "docs/python-api.md"), ("requests", "docs/requests.md")],
+)
 def test_generated_pages_are_current(name: str, page: str) -> None:
     command = [sys.executable, "-m", "docs.site.reference", name]
     text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=110).stdout

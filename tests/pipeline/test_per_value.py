@@ -427,7 +427,7 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
             shown = [metrics.decode(), str(reading), str([getattr(each, "tags", None) for each in it.faults.taken])]
     printed = capsys.readouterr()
     shown += [printed.out, printed.err, str(logs)]
-    assert "read no further" in str(logs)
+    assert "stops reading" in str(logs)
     assert not [text for text in shown if marker in text]
 
 

@@ -74,7 +74,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     if not found:
-        raise DecodeError(f"{path}: holds no file of {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
+        raise DecodeError(f"{path}: the directory has no file {' or '.join(f'*{suffix}' for suffix in SUFFIXES)}")
     return found
 
 

@@ -167,8 +167,8 @@ class LifecycleEvents:
             except BridgeError as error:
                 if self.away is None:
                     log.warning(
-                        f"target {self._target} takes no lifecycle events: {error}. Work goes on; events wait, and are "
-                        "dropped beyond their limits",
+                        f"target {self._target} does not accept lifecycle events: {error}. Work continues; events "
+                        "wait, and are dropped beyond `events.buffer` and `events.backlog`",
                         action="events",
                     )
                 self.away = str(error)

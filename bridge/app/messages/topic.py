@@ -24,7 +24,7 @@ def resolve(loaded: Loaded, text: str) -> tuple[str, str]:
     if slash:
         require("broker", name, config.brokers)
         if not topic:
-            raise LookupError(f"add the topic, like {name}/TOPIC")
+            raise LookupError(f"the broker {name!r} needs a topic, like {name}/TOPIC")
         return name, topic
     require("source", name, config.sources, "a topic has the form BROKER/TOPIC")
     broker = config.sources[name].broker

@@ -329,7 +329,8 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
         async with asyncio.timeout(FIND_SECONDS):
             known: Sequence[Mapping[str, Any]] = await _ask(path, _operations()["engines.list"], {})
     except TimeoutError:
-        log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
+        pid = path.name.partition("-")[0]
+        log.warning("daemon %s does not answer and is skipped. If it is frozen: kill -CONT %s", pid, pid)
         return None
     except (OSError, BridgeError):
         return None

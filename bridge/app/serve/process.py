@@ -155,7 +155,7 @@ async def _serve(
     log.info("stopped", action="stop", clean=clean)
     if failure is not None:
         if not clean:
-            log.error("ended by a failure", action="crash", exc_info=failure)
+            log.error("the daemon ends, because a part of it failed", action="crash", exc_info=failure)
             _end_at_once(1)
         raise failure
     return clean

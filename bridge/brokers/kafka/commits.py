@@ -154,7 +154,7 @@ class Commits:
             if not task.done():
                 task.cancel()
         if not task.done() or task.cancelled():
-            raise BrokerUnavailable(f"{self._connection.name}: group {self._group} could not commit in time")
+            raise BrokerUnavailable(f"{self._connection.name}: group {self._group} did not commit within {seconds:g} s")
         error = task.exception()
         if error is not None:
             raise self._connection.translate(error, f"commit of group {self._group}") from error

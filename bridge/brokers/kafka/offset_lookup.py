@@ -34,7 +34,7 @@ async def look_up(
     except (KafkaError, TimeoutError):
         raise
     except Exception as error:  # the client looks into answers without a check
-        raise KafkaError(f"the answer about offsets makes no sense ({type(error).__name__})") from error
+        raise KafkaError(f"the answer of the broker about offsets is not valid ({type(error).__name__})") from error
     for tp in partitions:
         offset = found.get(tp)
         if not isinstance(offset, int) or offset < 0:

@@ -119,7 +119,11 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             async with asyncio.timeout(limit):
                 await self._listener.revoked(gone)
         except TimeoutError:
-            _log.warning("group %s: the records in flight were not settled within %g s", self._options.group, limit)
+            _log.warning(
+                "group %s: the records in flight were not settled within %g s; the next owner of their partitions "
+                "repeats them. If this repeats, raise `rebalance_timeout`",
+                self._options.group, limit,
+            )  # fmt: skip
         except Exception as error:
             _log.error(
                 "group %s: the records of revoked partitions were not settled", self._options.group, exc_info=error

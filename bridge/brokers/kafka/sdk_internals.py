@@ -130,7 +130,8 @@ async def _connect(self: Any) -> Any:
         raise
     except Exception as error:
         raise KafkaConnectionError(
-            f"{self.host}:{self.port}: the address or the first answers make no sense ({type(error).__name__})"
+            f"{self.host}:{self.port}: the address is not valid, or the first answers are not those of Kafka "
+            f"({type(error).__name__}); check `bootstrap_servers` and `tls`"
         ) from error
 
 

@@ -209,5 +209,5 @@ class LocalBroker:
                     # There may be more expired records, but publishers have priority
                     pause = 0.01
             except BrokerUnavailable as error:
-                _log.warning("old records are not deleted yet: %s", error)
+                _log.warning("local broker %s: expired records are not deleted yet: %s", self.name, error)
             await asyncio.sleep(pause)

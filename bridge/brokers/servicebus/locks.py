@@ -262,5 +262,8 @@ class MessageLocks:
             _log.debug("%s: %s", delivery.position, found)
             self._queue.reschedule(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
             return
-        _log.error("%s: the service refused to renew the lock of this message: %s", delivery.position, found)
+        _log.error(
+            "%s: the service refused to renew the lock of this message: %s. It delivers the message again",
+            delivery.position, found,
+        )  # fmt: skip
         delivery.mark_lock_lost()

@@ -113,7 +113,7 @@ class DeadLetterLimit:
         if not self._paces:
             return None
         routes = "; ".join(
-            f"{f'route {route}' if route else 'messages that no route takes'}: one dead letter every "
+            f"{f'route {route}' if route else 'messages without a route'}: one dead letter every "
             f"{self._paces[route].pause:g} s, "
             f"{plural(len(self._waiting.get(route, ())), 'message waits', 'messages wait')}"
             for route in self._paces
@@ -153,7 +153,7 @@ class DeadLetterLimit:
             written = self._written.setdefault(route, {})
         else:
             log.error(
-                "too many dead letters; the source probes with growing pauses",
+                f"source {self._source}: too many dead letters; it now writes one per pause",
                 action="dead_letter_limit",
                 source=self._source,
                 route=route or None,

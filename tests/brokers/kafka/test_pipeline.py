@@ -58,7 +58,7 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         # Other keys continue up to the gap limit, and no further
         with capture_logs() as logs:
             await setup.until(lambda: setup.source.gate.paused, "the gap limit")
-        assert [f"{topic}/0 is read no further" in line["event"] for line in logs if line.get("action") == "pause"]
+        assert [f"stops reading {topic}/0: " in line["event"] for line in logs if line.get("action") == "pause"]
         await setup.until(lambda: setup.source.ledger.in_flight == 20, "only the hot key is left")
         settled = len(setup.faults.taken)
         assert 250 <= settled < 900

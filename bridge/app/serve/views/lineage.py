@@ -42,7 +42,7 @@ def recorder(loaded: Loaded, source: str, engine: Engine) -> RecordDeadLetter | 
         except EngineError as error:
             # The dead letter itself is written: `bridge trace` finds it in its topic
             log.warning(
-                "a dead letter is not in the lineage index",
+                f"the lineage index has no entry for the dead letter of {position}; `bridge trace` reads its topic",
                 action="lineage", source=source, engine=engine.name, position=str(position), detail=str(error),
             )  # fmt: skip
 

@@ -259,7 +259,7 @@ class SourceView:
         holds = dict(self._source.gate.pause_reasons)
         paused = holds.pop(PERSON, None)
         for name, queue in self._source.engine_queues.items():
-            holds[f"engine {name}"] = f"{queue.detail}; its routes wait, others go on"
+            holds[f"engine {name}"] = f"{queue.detail}; its routes wait, others continue"
         subscription: object = self._source.subscription
         if isinstance(subscription, StoppableSubscription):
             holds |= subscription.stopped()
