@@ -68,12 +68,13 @@ def requests() -> str:
         "",
         "The page is generated: `python -m docs.site.reference requests`.",
         "",
-        "| Request | Role | Parameters |",
-        "|---|---|---|",
+        "| Request | Role | Effect | Parameters |",
+        "|---|---|---|---|",
     ]
     for path, methods in openapi.document(OPERATIONS)["paths"].items():
         for method, one in methods.items():
-            lines.append(f"| `{method.upper()} {path}` | {one['x-role']} | {', '.join(_parameters(one))} |")
+            given = ", ".join(_parameters(one))
+            lines.append(f"| `{method.upper()} {path}` | {one['x-role']} | {one['summary'].rstrip('.')} | {given} |")
     return "\n".join(lines) + "\n"
 
 
