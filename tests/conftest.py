@@ -46,6 +46,16 @@ SPREAD = (
 )
 """Long files whose tests share nothing: they run one by one, on any process. Other files run on one process each."""
 
+TOGETHER = (
+    "tests/brokers/test_structure.py",
+    "tests/docs/test_names.py",
+    "tests/engines/test_client.py",
+    "tests/language/test_class_names.py",
+    "tests/test_private_members.py",
+    "tests/wire/test_inventory.py",
+)
+"""Files with rules for all modules of the bridge: they run on one process, which parses each module once."""
+
 KAFKA_SUBSTITUTE = pytest.StashKey[str]()
 """Reason for the use of the small Kafka protocol server."""
 
@@ -80,7 +90,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
-    return Schedule(config, log, SPREAD)
+    return Schedule(config, log, SPREAD, TOGETHER)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
