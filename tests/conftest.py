@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.kit import logs
+from tests.kit import forkserver, logs
 from tests.kit.examples import FEW
 from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of, is_left_out
 
@@ -82,6 +82,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
     if config.getoption("costs"):
         config.pluginmanager.register(Costs(config))
+    if (address := getattr(config, "workerinput", {}).get("fork_server")) is not None:
+        forkserver.share(address)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Share one server of forks. A measurement needs one for each process, which adds its processor time."""
+    if not node.config.getoption("costs"):
+        node.workerinput["fork_server"] = forkserver.fork_server().address
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
