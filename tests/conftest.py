@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.kit import logs
+from tests.kit import forkserver, logs
 from tests.kit.examples import FEW
 from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of, is_left_out
 
@@ -46,6 +46,16 @@ SPREAD = (
 )
 """Long files whose tests share nothing: they run one by one, on any process. Other files run on one process each."""
 
+TOGETHER = (
+    "tests/brokers/test_structure.py",
+    "tests/docs/test_names.py",
+    "tests/engines/test_client.py",
+    "tests/language/test_class_names.py",
+    "tests/test_private_members.py",
+    "tests/wire/test_inventory.py",
+)
+"""Files with rules for all modules of the bridge: they run on one process, which parses each module once."""
+
 KAFKA_SUBSTITUTE = pytest.StashKey[str]()
 """Reason for the use of the small Kafka protocol server."""
 
@@ -72,6 +82,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
     if config.getoption("costs"):
         config.pluginmanager.register(Costs(config))
+    if (address := getattr(config, "workerinput", {}).get("fork_server")) is not None:
+        forkserver.share(address)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Share one server of forks. A measurement needs one for each process, which adds its processor time."""
+    if not node.config.getoption("costs"):
+        node.workerinput["fork_server"] = forkserver.fork_server().address
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -80,7 +99,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
-    return Schedule(config, log, SPREAD)
+    return Schedule(config, log, SPREAD, TOGETHER)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

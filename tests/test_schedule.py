@@ -27,7 +27,7 @@ class Node:
 
 def scheduled(collection: list[str], count: int) -> tuple[Any, list[Node]]:
     config: Any = SimpleNamespace(option=SimpleNamespace(), getvalue=lambda name: [f"{count}*popen"])
-    schedule = Schedule(config, None, ("spread.py",))
+    schedule = Schedule(config, None, ("spread.py",), ("one.py", "two.py"))
     nodes = [Node(number) for number in range(count)]
     for node in nodes:
         schedule.add_node(node)
@@ -50,6 +50,11 @@ def test_one_process_begins_with_files_that_compute() -> None:
     assert waiting.shutting_down
     schedule.mark_test_complete(computing, 6)
     assert schedule.tests_finished
+
+
+def test_some_files_run_on_one_process() -> None:
+    _, (computing, waiting) = scheduled(["one.py::a", "a.py::a", "two.py::a", "two.py::b"], 2)
+    assert (computing.given, waiting.given) == ([1], [0, 2, 3])
 
 
 def test_measured_files_exist() -> None:

@@ -107,7 +107,7 @@ def _kept(loaded: Loaded, start: DaemonStart) -> Loaded | None:
     if found is None:
         return None
     document = replace(found.document, directories={}, base=start.base)
-    return replace(found, version=start.version, base=start.base, document=document)
+    return replace(found, started_as=start.version, base=start.base, document=document)
 
 
 def _write(file: Path, content: str) -> None:

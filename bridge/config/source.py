@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,29 @@ class MergedDocument:
         return self.directories.get(mark.file, self.base) / value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Loaded:
     """A valid configuration.
 
-    version: short content hash of the effective configuration, without secrets.
     base: directory of the first file, absolute.
     warnings: problems that do not prevent the use of the configuration.
+    started_as: version under which a daemon started with it; None: that of its values.
     """
 
     config: BridgeConfig = field(repr=False)
-    version: str
     base: Path
     warnings: tuple[Problem, ...]
     document: MergedDocument = field(repr=False)
+    started_as: str | None = None
+
+    @cached_property
+    def version(self) -> str:
+        """Short content hash of the effective configuration, without secrets."""
+        if self.started_as is not None:
+            return self.started_as
+        # Suppressions change nothing that runs
+        effective = {name: value for name, value in self.masked().items() if name != "check"}
+        return hashlib.sha256(json.dumps(effective, sort_keys=True).encode()).hexdigest()[:12]
 
     def locate(self, path: ConfigPath, what: str) -> Problem:
         """Create a problem at a path, like `("routes", 2, "when")`.
@@ -158,11 +168,8 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     found = tuple(_unique(problems, list(directories)))
     if not readable:
         return Survey(found)
-    # Suppressions change nothing that runs
-    effective = {name: value for name, value in masked(config, document.root).items() if name != "check"}
-    content = json.dumps(effective, sort_keys=True).encode()
     warnings = tuple(problem for problem in found if problem.severity == "warning")
-    return Survey(found, Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document), whole)
+    return Survey(found, Loaded(config, base, warnings, document), whole)
 
 
 def _files(path: Path, problems: list[Problem], help_: str) -> list[Path]:

@@ -37,6 +37,7 @@ from bridge.ops.health import PartKind
 from bridge.ops.metrics import Metrics
 from bridge.quarantine import state_machine as key_quarantine
 from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table, unnamed_files
+from tests.kit.source import trees, walk
 
 _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -302,9 +303,9 @@ _IMPORTED_AS = {
 """Modules of libraries whose names differ from them."""
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """Yield the modules and names that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules and names that a module imports."""
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -312,10 +313,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def test_libraries_are_imported_where_the_page_says() -> None:
-    imports = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): set(_imports(path))
-        for path in (ROOT / "bridge").rglob("*.py")
-    }
+    imports = {".".join(("bridge", *path.with_suffix("").parts)): set(_imports(tree)) for path, tree in trees()}
     for library, _, where in table("docs/dependencies.md", "Library"):
         module = _IMPORTED_AS.get(library, library.replace("-", "_"))
         importing = {

@@ -1,9 +1,10 @@
 """Processes of the `bridge` command, forked from one that has imported it.
 
-`python -m bridge` spends most of a second of processor time on imports, and a test run starts hundreds of them. Each
-test process therefore keeps one server that has imported the bridge and forks it per start. A forked process runs the
-entry point of `bridge`, or after `-m` a module of the tests, with the arguments, directory, environment and standard
-streams of the request. It takes signals and ends like any other process.
+`python -m bridge` spends most of a second of processor time on imports, and a test run starts hundreds of them. A run
+therefore keeps one server, which imports the bridge at the first start and forks it per start; the processes of a
+distributed run share that of the main process. A forked process runs the entry point of `bridge`, or after `-m` a
+module of the tests, with the arguments, directory, environment and standard streams of the request. It takes signals
+and ends like any other process.
 """
 
 from __future__ import annotations
@@ -82,14 +83,19 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The server process, which ends with this process."""
+    """The server process. It ends with the process that started it."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str | None = None) -> None:
+        """Start a server. address: of one that runs, instead."""
         self._directory = Path(tempfile.mkdtemp(prefix="forks-"))
-        self._address = str(self._directory / "socket")
+        self.address = address or str(self._directory / "socket")
         atexit.register(shutil.rmtree, self._directory, ignore_errors=True)
+        if address is None:
+            self._launch()
+
+    def _launch(self) -> None:
         listening = socket.socket(socket.AF_UNIX)
-        listening.bind(self._address)
+        listening.bind(self.address)
         listening.listen(64)
         self._life, theirs = socket.socketpair()
         given = [listening.fileno(), theirs.fileno()]
@@ -114,7 +120,7 @@ class ForkServer:
         request = {"arguments": list(arguments), "cwd": str(cwd), "env": environment, "umask": umask}
         body = json.dumps(request).encode()
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(self._address)
+        connection.connect(self.address)
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 -- a device
             given = [nothing if stdin == subprocess.DEVNULL else stdin, stdout]
             given.append(stdout if stderr == subprocess.STDOUT else stderr)
@@ -128,7 +134,7 @@ class ForkServer:
         file = self._directory / "bin" / "bridge"
         if not file.exists():
             file.parent.mkdir()
-            file.write_text(_COMMAND.format(python=sys.executable, address=self._address, header=_HEADER))
+            file.write_text(_COMMAND.format(python=sys.executable, address=self.address, header=_HEADER))
             file.chmod(0o755)
         return file.parent
 
@@ -156,11 +162,21 @@ os._exit(code)
 _server: ForkServer | None = None
 
 
+_shared: str | None = None
+"""Address of the server of the main process."""
+
+
+def share(address: str) -> None:
+    """Use the server of the main process."""
+    global _shared
+    _shared = address
+
+
 def fork_server() -> ForkServer:
-    """Return the server of this test process; the first call starts it."""
+    """Return the server for this test process; the first call starts one, unless that of the main process is shared."""
     global _server
     if _server is None:
-        _server = ForkServer()
+        _server = ForkServer(_shared)
     return _server
 
 
@@ -181,6 +197,7 @@ class _Server:
         self._listening = listening
         self._life = life
         self._connections: dict[int, socket.socket] = {}
+        self._is_ready = False
         self._selector = selectors.DefaultSelector()
         self._ended, self._wake = os.pipe()
 
@@ -226,6 +243,9 @@ class _Server:
             connection.close()
             return
         request = json.loads(_exactly(connection, int.from_bytes(header, "big")))
+        if not self._is_ready:
+            _preload()
+            self._is_ready = True
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
@@ -313,5 +333,4 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
 
 
 if __name__ == "__main__":
-    _preload()
     _Server(*(socket.socket(fileno=int(each)) for each in sys.argv[1:])).serve()

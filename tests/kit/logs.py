@@ -40,7 +40,9 @@ def restored() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, each in _loggers():
-        each.setLevel(levels.get(name, logging.NOTSET))
+        level = levels.get(name, logging.NOTSET)
+        if each.level != level:  # to set one clears the caches of all of them
+            each.setLevel(level)
     sys.excepthook, threading.excepthook = hooks
 
 

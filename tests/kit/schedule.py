@@ -83,16 +83,21 @@ def file_of(nodeid: str) -> str:
 class Schedule(LoadScopeScheduling):
     """Distribution by file. Files that wait are at the front of the queue, files that compute at its end.
 
-    spread: files that are distributed test by test.
+    spread: files that are distributed test by test. together: files that run on one process.
     """
 
-    def __init__(self, config: pytest.Config, log: Any, spread: Collection[str]) -> None:
+    def __init__(
+        self, config: pytest.Config, log: Any, spread: Collection[str], together: Collection[str] = ()
+    ) -> None:
         config.option.loadscopereorder = False  # by their number of tests
         super().__init__(config, log)
         self._spread = spread
+        self._together = together
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)
+        if file in self._together:
+            return "together"
         return nodeid if file in self._spread else file
 
     def _assign_work_unit(self, node: Any) -> None:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -49,7 +50,9 @@ def test_the_order_is_the_same_in_every_process() -> None:
         from tests.routing.test_traversal import DATA
         print(value("payload.letters.map(k, k)", DATA), value("{5: 1, 3: 1, 4: 1, 1: 1}.filter(k, true)"))
     """
-    runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    command = [sys.executable, "-c", program]
+    seeds = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=each) for each in seeds]
     assert {run.communicate()[0] for run in runs} == {f"{SORTED} [1, 3, 4, 5]\n"}
 
 

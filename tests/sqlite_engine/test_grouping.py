@@ -182,7 +182,7 @@ async def test_calls_of_a_server_reach_the_writer_in_groups(tmp_path: Path) -> N
     database.start()
     server = Server(AioSidecarService(database), [f"unix:{tmp_path}/s"])
     server.start()
-    calls, callers = 2000, 200
+    calls, callers = 1000, 200
     left = iter(range(calls))
     try:
         async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:

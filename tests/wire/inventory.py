@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.kit.source import uncollected
 from tests.wire import forms, names, source, users
 
 FILE = Path(__file__).with_name("inventory.json")
@@ -15,6 +16,7 @@ FILE = Path(__file__).with_name("inventory.json")
 Sections = dict[str, dict[str, list[str]]]
 
 
+@uncollected()
 def inventory() -> Sections:
     """Return the sections in three groups.
 

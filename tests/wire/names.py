@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import marshal
 import pkgutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -190,19 +191,22 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
     entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}
     found = []
     for name, function in sorted(entities.items()):
-        unknown = [_reaction(function, name, "?", *each) for each in samples[name]]
+        given = [marshal.dumps((forms.copied(state), forms.copied(value))) for state, value in samples[name]]
+        unknown = [_reaction(function, name, "?", each) for each in given]
         found += [
             f"{name} {word}"
             for word in sorted(words)
-            if [_reaction(function, name, word, *each) for each in samples[name]] != unknown
+            if [_reaction(function, name, word, each) for each in given] != unknown
         ]
     return found
 
 
-def _reaction(function: Callable[..., Any], name: str, operation: str, state: Any, value: Any) -> Any:
-    context = _Context(name, operation, forms.copied(state))
+def _reaction(function: Callable[..., Any], name: str, operation: str, given: bytes) -> Any:
+    """State and effects of an operation, or the class of its exception. given: state and value, by `marshal`."""
+    state, value = marshal.loads(given)
+    context = _Context(name, operation, state)
     try:
-        function(context, forms.copied(value))
+        function(context, value)
     except Exception as error:
         return type(error)
     return context.state, context.sent

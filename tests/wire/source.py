@@ -16,9 +16,6 @@ _IDENTIFIERS = frozenset({"TypeVar", "ParamSpec", "NewType", "getattr", "hasattr
 """Functions whose literals are Python names, which only a rename changes."""
 
 
-_trees = cache(lambda room: tuple(tree for _, tree in trees(room)))
-
-
 class Texts(ast.NodeVisitor):
     """Visitor that collects literals. found: by role."""
 
@@ -145,7 +142,7 @@ def literal(node: ast.AST) -> str | None:
 def texts(room: str = "bridge") -> dict[str, set[str]]:
     """Return the literals below a folder, by role."""
     visitor = Texts()
-    for tree in _trees(room):
+    for _, tree in trees(room):
         visitor.visit(tree)
     return visitor.found
 
@@ -169,7 +166,7 @@ def _name(node: ast.AST | None) -> str:
 @cache
 def _nodes(room: str) -> tuple[ast.AST, ...]:
     kinds = (ast.Call, ast.Attribute, ast.Subscript)
-    return tuple(node for tree in _trees(room) for node in walk(tree) if isinstance(node, kinds))
+    return tuple(node for _, tree in trees(room) for node in walk(tree) if isinstance(node, kinds))
 
 
 def first_arguments(*called: str) -> set[str]:

@@ -309,10 +309,14 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // page}")
         # Set again with the final page size, which may have grown since the connection was made
         connection.execute(CACHE)
-        for step in range(version, VERSION):
+        if empty:  # in one transaction, whose bytes the disk must confirm once
+            steps = {VERSION: ";".join((*MIGRATIONS[version:], _VERSIONS))}
+        else:
+            steps = {step + 1: MIGRATIONS[step] for step in range(version, VERSION)}
+        for reached, step in steps.items():
             connection.executescript(
-                f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id={APPLICATION_ID}; "
-                f"PRAGMA user_version={(step + 1) | flags}; COMMIT"
+                f"BEGIN IMMEDIATE; {step}; PRAGMA application_id={APPLICATION_ID}; "
+                f"PRAGMA user_version={reached | flags}; COMMIT"
             )
         connection.execute(_VERSIONS)
     except sqlite3.DatabaseError as error:
