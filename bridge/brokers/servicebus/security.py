@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import certifi
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.servicebus import TransportType, parse_connection_string
 from azure.servicebus.aio import ServiceBusClient
@@ -96,8 +97,6 @@ def public_authorities() -> ssl.SSLContext:
 
     It is the SDK's own, which the SDK would make again for each connection: that takes 20 ms of the event loop.
     """
-    import certifi  # comes with the SDK
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(certifi.where())
     return context
