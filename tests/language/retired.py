@@ -182,6 +182,11 @@ IDENTIFIERS: dict[str, str] = {
     "know_members": "set_members",
     "_lives": "_is_alive",
     "Alone": "StandaloneComparison",
+    "MOST_LOOKED_AT": "MOST_EXAMINED",
+    "most_looked_at": "most_examined",
+    "_looked_up": "_search_results",
+    "_Late": "_InstanceFinishedStatus",
+    "take_in": "accept",
 }
 """Whole names of classes, functions, attributes, parameters, keywords, variables and modules, with their successors."""
 
