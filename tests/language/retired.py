@@ -187,6 +187,9 @@ IDENTIFIERS: dict[str, str] = {
     "_looked_up": "_search_results",
     "_Late": "_InstanceFinishedStatus",
     "take_in": "accept",
+    "fleet": "three_daemons, consumer_processes",
+    "trouble": "a noun: faults, outage, error",
+    "_trouble": "_error",
 }
 """Whole names of classes, functions, attributes, parameters, keywords, variables and modules, with their successors."""
 

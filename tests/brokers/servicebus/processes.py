@@ -83,8 +83,8 @@ class ConsumerProcesses(Members):
 
 
 @asynccontextmanager
-async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[ConsumerProcesses]:
-    """Yield a fleet on a new server. queue: its name is `orders`."""
+async def consumer_processes(directory: Path, queue: QueueConfig) -> AsyncIterator[ConsumerProcesses]:
+    """Yield consumer processes on a new server. queue: its name is `orders`."""
     with ServerProcess((queue,)) as server:
         sessions = "{concurrent: 12, idle: 300ms, turn: 5s}" if queue.requires_session else "false"
         config = directory / "bridge.yaml"
