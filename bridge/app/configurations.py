@@ -36,7 +36,7 @@ class DaemonStart:
     base: Path
 
 
-def keep(loaded: Loaded) -> None:
+def store(loaded: Loaded) -> None:
     """Keep the configuration of a daemon that starts. A failure is logged: the daemon runs without."""
     most = loaded.config.ops.lineage.configurations
     directory = state.state_directory(loaded) / DIRECTORY

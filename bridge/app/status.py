@@ -11,7 +11,7 @@ from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.operations.client import FIND_SECONDS
 from bridge.app.remote import TOKEN_NEXT, DaemonAddress
 from bridge.app.serve.jobs import open_jobs
-from bridge.app.serve.views.all_daemons import TokenRefused, answers_of_sockets, ask, merged, socket_of
+from bridge.app.serve.views.all_daemons import TokenRefused, answers_of_sockets, merged, socket_of, status_of
 from bridge.app.serve.views.status import counts_document, waiting_document
 from bridge.brokers.base import BacklogBroker
 from bridge.config.source import Loaded
@@ -33,7 +33,7 @@ async def by_address(places: Sequence[DaemonAddress]) -> StatusDocument:
 
     Raises: InvalidCommand for an unreadable `ca`.
     """
-    answers = await asyncio.gather(*(ask(place, of_all=len(places) == 1) for place in places))
+    answers = await asyncio.gather(*(status_of(place, of_all=len(places) == 1) for place in places))
     found = zip(places, answers, strict=True)
     return merged((place.url, _next(place, answer), answer) for place, answer in found)
 
@@ -56,7 +56,7 @@ async def by_configuration(loaded: Loaded) -> StatusDocument:
     if not any(peer.get("url") and peer["id"] not in here for peer in known):
         return found
     socket = socket_of(loaded, next(each["id"] for each in found["daemons"] if each["answered"]))
-    of_all = ValueError() if socket is None else await ask(socket, of_all=True)
+    of_all = ValueError() if socket is None else await status_of(socket, of_all=True)
     return found if isinstance(of_all, Exception) else of_all
 
 

@@ -155,7 +155,7 @@ class PayloadFiles:
         return removed
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep every file for a while: `remove` removes none, in any process. Raises: OSError."""
         with self._holding(exclusive=False):
             yield

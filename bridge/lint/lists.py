@@ -17,7 +17,7 @@ RULES = {"when_all": "empty-when-all", "when_any": "empty-when-any"}
 
 DRAINING = ("clear", "discard", "pop", "popitem", "popleft", "remove")
 
-Kept: TypeAlias = Callable[[str], list[ast.expr]]
+ValuesOf: TypeAlias = Callable[[str], list[ast.expr]]
 """Function that returns the constant values of a name that is not local."""
 
 
@@ -26,8 +26,8 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
     function, module = reached.function, reached.module
     parents = parents_in(function)
 
-    def kept(name: str) -> list[ast.expr]:
-        return project.kept(module, name)
+    def values_of(name: str) -> list[ast.expr]:
+        return project.module_values(module, name)
 
     for call in calls_in(function):
         name = module.resolve(call.func) or ""
@@ -36,7 +36,7 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
         if not name.startswith("durabletask.") or group not in RULES or argument is None:
             continue
         drained = isinstance(argument, ast.Name) and _is_drained(argument.id, call, function, parents)
-        if not drained and (_never_empty(argument, function, kept) or _is_given(argument, reached, kept)):
+        if not drained and (_never_empty(argument, function, values_of) or _is_given(argument, reached, values_of)):
             continue
         if any(_guarded(name, call, function, parents) for name in _feeders(argument, function)):
             continue
@@ -44,7 +44,7 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
         yield finding_at(reached, call, RULES[group], what, "wait only `if tasks:`")
 
 
-def _is_given(argument: ast.expr, reached: Reached, kept: Kept) -> bool:
+def _is_given(argument: ast.expr, reached: Reached, values_of: ValuesOf) -> bool:
     """True if a list comes from the callers, and no caller passes an empty one.
 
     An orchestrator's own input is data, so only helpers receive tasks.
@@ -55,12 +55,12 @@ def _is_given(argument: ast.expr, reached: Reached, kept: Kept) -> bool:
     if argument.id not in {one.arg for one in parameters}:
         return False
     return reached.is_orchestrator or all(
-        _never_empty(value, caller.function, kept)
+        _never_empty(value, caller.function, values_of)
         or any(
             _guarded(name, value, caller.function, parents_in(caller.function))
             for name in _feeders(value, caller.function)
         )
-        or _is_given(value, caller, kept)
+        or _is_given(value, caller, values_of)
         for caller, value in reached.given.get(argument.id, ())
         if caller is not reached
     )
@@ -94,7 +94,7 @@ def _assignments(name: str, function: ast.AST) -> list[ast.expr]:
     return values
 
 
-def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) -> bool:
+def _never_empty(node: ast.expr, function: ast.AST, values_of: ValuesOf, depth: int = 0) -> bool:
     """True if a collection certainly has an element."""
     if depth > 4:
         return False
@@ -102,43 +102,45 @@ def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) 
         return any(key is not None for key in node.keys)
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
         return any(
-            not isinstance(element, ast.Starred) or _never_empty(element.value, function, kept, depth + 1)
+            not isinstance(element, ast.Starred) or _never_empty(element.value, function, values_of, depth + 1)
             for element in node.elts
         )
     if isinstance(node, ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp):
-        return all(not one.ifs and _never_empty(one.iter, function, kept, depth + 1) for one in node.generators)
+        return all(not one.ifs and _never_empty(one.iter, function, values_of, depth + 1) for one in node.generators)
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id == "range":
             known = [one.value for one in node.args if isinstance(one, ast.Constant)]
             limits = [one for one in known if isinstance(one, int)]
             return len(limits) == len(node.args) in (1, 2) and len(range(*limits)) > 0
         if isinstance(node.func, ast.Name) and node.func.id == "enumerate":
-            return bool(node.args) and _never_empty(node.args[0], function, kept, depth + 1)
+            return bool(node.args) and _never_empty(node.args[0], function, values_of, depth + 1)
         inner = _wrapped(node)
-        return inner is not None and _never_empty(inner, function, kept, depth + 1)
+        return inner is not None and _never_empty(inner, function, values_of, depth + 1)
     if isinstance(node, ast.IfExp):
-        return _never_empty(node.body, function, kept, depth + 1) and _never_empty(
-            node.orelse, function, kept, depth + 1
+        return _never_empty(node.body, function, values_of, depth + 1) and _never_empty(
+            node.orelse, function, values_of, depth + 1
         )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _never_empty(node.left, function, kept, depth + 1) or _never_empty(node.right, function, kept, depth + 1)
+        return _never_empty(node.left, function, values_of, depth + 1) or _never_empty(
+            node.right, function, values_of, depth + 1
+        )
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
-        return _never_empty(node.values[-1], function, kept, depth + 1)
+        return _never_empty(node.values[-1], function, values_of, depth + 1)
     if isinstance(node, ast.Constant):
         return bool(node.value)
     if isinstance(node, ast.Name):
-        values = _assignments(node.id, function) or kept(node.id)
-        if values and all(_never_empty(value, function, kept, depth + 1) for value in values):
+        values = _assignments(node.id, function) or values_of(node.id)
+        if values and all(_never_empty(value, function, values_of, depth + 1) for value in values):
             return True
         # A list that is filled outside of all branches is not empty
-        return any(_appends(statement, node.id, kept) for statement in getattr(function, "body", []))
+        return any(_appends(statement, node.id, values_of) for statement in getattr(function, "body", []))
     return False
 
 
-def _appends(statement: ast.stmt, name: str, kept: Kept) -> bool:
+def _appends(statement: ast.stmt, name: str, values_of: ValuesOf) -> bool:
     if isinstance(statement, ast.For):
-        filled = _never_empty(statement.iter, ast.Module([], []), kept)
-        return filled and any(_appends(one, name, kept) for one in statement.body)
+        filled = _never_empty(statement.iter, ast.Module([], []), values_of)
+        return filled and any(_appends(one, name, values_of) for one in statement.body)
     call = statement.value if isinstance(statement, ast.Expr) else None
     return (
         isinstance(call, ast.Call)

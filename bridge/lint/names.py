@@ -191,7 +191,9 @@ class ConstantScan:
         values: list[ast.expr] = [node]
         if isinstance(node, ast.Name):
             is_local = function is not None and node.id in local_names(function)
-            values = _assigned(function, node.id) if function and is_local else self.project.kept(module, node.id)
+            values = (
+                _assigned(function, node.id) if function and is_local else self.project.module_values(module, node.id)
+            )
         yield from ((module, value.values) for value in values if isinstance(value, ast.Dict))
 
     def _of_class(self, module: Module, node: ast.Attribute) -> list[ast.expr]:
@@ -224,11 +226,11 @@ class ConstantScan:
                 for home, given in self._given(function, node.id):
                     yield from self.constants(home, given, depth + 1)
             return
-        values = self.project.kept(module, ast.unparse(node)) if isinstance(node, ast.Name) else []
+        values = self.project.module_values(module, ast.unparse(node)) if isinstance(node, ast.Name) else []
         if isinstance(node, ast.Attribute):
             path, _, last = (module.resolve(node) or "").rpartition(".")
             other = self.project.module(path, module) if path else None
-            values = self._of_class(module, node) if other is None else self.project.kept(other, last)
+            values = self._of_class(module, node) if other is None else self.project.module_values(other, last)
         for value in values:
             # The place of use is more helpful than the place of the constant
             yield from ((module, node, text) for _, _, text in self.constants(module, value, depth + 1))

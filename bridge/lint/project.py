@@ -236,7 +236,7 @@ class Project:
             other = self.module(home, other)
         return None
 
-    def kept(self, module: Module, name: str) -> list[ast.expr]:
+    def module_values(self, module: Module, name: str) -> list[ast.expr]:
         """Constant value of a module's name, or of a name imported from a neighbouring module.
 
         The list is empty if the name has no value or if a function changes it.

@@ -114,7 +114,7 @@ class Readiness:
 class Health:
     """Progress of each source over time, which separates a stuck source from a slow one.
 
-    A source is stuck when it has waiting records in two calls of `look` that are `stuck_after` seconds or more apart,
+    A source is stuck when it has waiting records in two calls of `assess` that are `stuck_after` seconds or more apart,
     and no call in between saw progress or no waiting records.
     """
 

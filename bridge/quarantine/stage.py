@@ -161,7 +161,7 @@ class QuarantineStage:
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """End the claims on keys of revoked partitions."""
-        gone = self._assignment.gone(partitions)
+        gone = self._assignment.revoked_places(partitions)
         await self.keys.unclaim(lambda topic, number: (topic, number) in gone)
 
     async def stop(self) -> None:

@@ -91,14 +91,14 @@ class Lookup:
 
     view: part of the schema at the path; None if the schema says nothing about it.
     lacking: number of the first member that the schema does not have; None if it has all.
-    sure: no value has that member.
+    is_certain: no value has that member.
     optional: a value may lack one of the members.
     similar: declared member with a similar name.
     """
 
     view: SchemaView | None
     lacking: int | None = None
-    sure: bool = False
+    is_certain: bool = False
     optional: bool = False
     similar: str | None = None
 
@@ -108,13 +108,13 @@ def look_up(schema: SchemaView, path: Sequence[str]) -> Lookup:
     view, optional = schema, False
     for number, name in enumerate(path):
         if view.kinds and OBJECT not in view.kinds:
-            return Lookup(view, number, sure=True)
+            return Lookup(view, number, is_certain=True)
         found = view.member(name)
         if found is None:
             if not view.names and not view.closed:
                 return Lookup(None)
             near = difflib.get_close_matches(name, view.names, n=1, cutoff=0.75)
-            return Lookup(None, number, sure=view.closed, similar=near[0] if near else None)
+            return Lookup(None, number, is_certain=view.closed, similar=near[0] if near else None)
         optional = optional or not view.requires(name) or bool(view.kinds - {OBJECT})
         view = found
     return Lookup(view, optional=optional)
@@ -127,7 +127,7 @@ def misfits(source: str, schema: SchemaView) -> Iterator[Misfit]:
     for place in found:
         known = look_up(schema, place.path)
         if known.lacking is not None:
-            if place.guarded or not (known.sure or known.similar):
+            if place.guarded or not (known.is_certain or known.similar):
                 continue
             yield Misfit(place.start, place.path[: known.lacking + 1], _lacks(place.path, known), missing=True)
         elif known.view is not None and known.view.kinds and not _tests_type(source, place):

@@ -10,9 +10,9 @@ class EarlyHangUp:
 
     def __init__(self) -> None:
         """Remember each SIGHUP from now on, until another handler is set."""
-        self.came = False
+        self.was_received = False
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._remember)
 
     def _remember(self, *_: object) -> None:
-        self.came = True
+        self.was_received = True

@@ -159,7 +159,7 @@ class Assignment:
             partition.topic == topic and partition.number == number for partition in self._pipeline.assignment
         )
 
-    def gone(self, partitions: Collection[Partition]) -> set[tuple[str, int]]:
+    def revoked_places(self, partitions: Collection[Partition]) -> set[tuple[str, int]]:
         """Revoked partitions whose stored messages leave with them.
 
         Never where a partition is a receiver: a stored message belongs to no current receiver.
@@ -169,7 +169,7 @@ class Assignment:
     def leaves_with(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
         """True when a stored item leaves with its original partition."""
         at = item.delivery.partition
-        return item.stored is not None and (at.topic, at.number) in self.gone(partitions)
+        return item.stored is not None and (at.topic, at.number) in self.revoked_places(partitions)
 
 
 async def check_repeatedly(

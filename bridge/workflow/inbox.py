@@ -106,7 +106,7 @@ class Inbox:
             raise ValueError("the task is not complete")
         if queue.task is not completed:
             return None
-        message = self._state.take_in(queue, completed.get_result())
+        message = self._state.accept(queue, completed.get_result())
         return None if message is None else _typed(message, data_type)
 
 
@@ -144,7 +144,7 @@ def wait_for_message(
                     raise
                 queue.end_wait()
             if queue.task is arrival:
-                message = state.take_in(queue, arrived)
+                message = state.accept(queue, arrived)
                 if message is not None:
                     return message
     return (yield from _wait(state, queue, timeout, where, data_type))
@@ -268,7 +268,7 @@ class _InboxState:
         self.queues[name] = queue
         return queue
 
-    def take_in(self, queue: _EventQueue, arrived: Any) -> Received | None:
+    def accept(self, queue: _EventQueue, arrived: Any) -> Received | None:
         """Message that the completed wait returned; None for a repeat."""
         queue.end_task()
         if type(arrived) is Received:
@@ -288,7 +288,7 @@ class _InboxState:
         """Move the message of the completed wait into the queue."""
         assert queue.task is not None
         arrived = queue.task.get_result()
-        message = self.take_in(queue, arrived)
+        message = self.accept(queue, arrived)
         if isinstance(arrived, tuple):
             queue.queue.insert(0, arrived)  # it was the oldest
         elif message is not None:

@@ -15,8 +15,8 @@ from confluent_kafka import Producer
 from bridge.app.connection import attached
 from bridge.config.source import load
 from tests.acceptance.test_status import PARTITIONS, Topic, topic
-from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.three_daemons import three_daemons
 
 __all__ = ["topic"]
 

@@ -21,8 +21,8 @@ from bridge.engines.entities.reload_requests import REGISTERED_SECONDS, ReloadRe
 from bridge.ops.access import Role, new_token, token_line
 from bridge.ops.status import MISSED
 from tests.kafka.certificates import Authority
-from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.three_daemons import engine_process
 from tests.kit.waiting import TIMEOUT, eventually_blocking
 
 pytestmark = pytest.mark.timeout(300)

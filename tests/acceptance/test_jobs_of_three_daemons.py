@@ -15,8 +15,8 @@ from bridge.app.connection import attached
 from bridge.app.operations.instances.instances import InstanceFilter, InstanceOperations, StartRequest
 from bridge.config.source import load
 from bridge.core.system_names import job_instance_id
-from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.three_daemons import engine_process
 from tests.kit.waiting import eventually_blocking
 
 ITEMS = 200

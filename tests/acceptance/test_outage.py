@@ -14,6 +14,7 @@ from bridge.core.message import Message
 from tests.acceptance.broker import Log
 from tests.acceptance.sidecar import running
 from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import eventually_blocking
 
 CONFIG = """
 engine: {{type: scheduler, endpoint: "http://127.0.0.1:{port}", timeout: {timeout}}}
@@ -60,9 +61,7 @@ def _message(key: str, number: int) -> Message:
 def until(condition: Callable[[], Any], within: float) -> float:
     """Wait until the condition holds. Returns the seconds."""
     began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within, "too late"
-        time.sleep(0.02)
+    eventually_blocking(condition, within=within, poll=0.02)
     return time.monotonic() - began
 
 

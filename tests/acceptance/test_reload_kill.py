@@ -21,8 +21,8 @@ import pytest
 
 from bridge.core.message import Message
 from tests.acceptance.channel import LocalChannel
-from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.three_daemons import engine_process
 from tests.kit.waiting import eventually_blocking
 
 KEYS = 10

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.kit.fleet import engine_process
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.three_daemons import engine_process
 from tests.kit.waiting import eventually_blocking
 
 CONFIG = """

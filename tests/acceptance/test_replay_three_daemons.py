@@ -21,8 +21,8 @@ from bridge.core.system_names import replay_key
 from bridge.replay.store import ReplayStore
 from tests.acceptance.replays import by_state, items, record
 from tests.kafka.server import ThreadedServer
-from tests.kit.fleet import three_daemons
 from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
+from tests.kit.three_daemons import three_daemons
 
 PARTITIONS, COUNT = 6, 12
 

@@ -15,8 +15,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.brokers.kafka.harness import unique
-from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.three_daemons import three_daemons
 
 PARTITIONS = 6
 SENT = 60

@@ -16,8 +16,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.brokers.kafka.harness import unique
-from tests.kit.fleet import engine_process, three_daemons
 from tests.kit.processes import DaemonProcess, run_bridge
+from tests.kit.three_daemons import engine_process, three_daemons
 from tests.kit.waiting import TIMEOUT
 
 PARTITIONS = 6

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.test_status import PARTITIONS, Topic, topic
-from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.three_daemons import three_daemons
 
 __all__ = ["topic"]
 

@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.kafka.server import ThreadedServer
-from tests.kit.fleet import three_daemons
 from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.three_daemons import three_daemons
 
 LIMIT = 10
 PARTITIONS = 6

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from bridge.app.remote import DaemonAddress
-from bridge.app.serve.views.all_daemons import ask
+from bridge.app.serve.views.all_daemons import status_of
 from bridge.ops.status import merge
 from tests.kit.waiting import TIMEOUT
 
@@ -53,12 +53,12 @@ async def test_a_large_status_is_read_to_its_end() -> None:
     """The answer takes many packets: a read of the buffer has only the first ones."""
     sent = document(20_000)
     async with served(lambda: web.Response(body=json.dumps(sent).encode())) as place:
-        assert await ask(place) == sent
+        assert await status_of(place) == sent
 
 
 async def test_a_status_without_an_end_is_refused() -> None:
     body = b" " * (65 * 1024 * 1024)
     async with served(lambda: web.Response(body=body)) as place:
-        found = await ask(place)
+        found = await status_of(place)
     assert isinstance(found, ValueError)
     assert "longer than" in str(found)

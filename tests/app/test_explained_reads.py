@@ -122,14 +122,14 @@ async def test_a_position_is_traced_through_the_api_too(tmp_path: Path) -> None:
 
 async def test_rules_of_that_time_and_of_now(tmp_path: Path) -> None:
     async with bridge(tmp_path) as it:
-        configurations.keep(it.daemon.loaded)
+        configurations.store(it.daemon.loaded)
         await it.publish("orders", {"id": "1", "total": 5}, type="created")
         await it.settled(1)
         before = it.daemon.loaded
         config = tmp_path / "bridge.yaml"
         config.write_text(config.read_text().replace("limit: 10", "limit: 1"))
         it.daemon.use(load_config([config]), None)
-        configurations.keep(it.daemon.loaded)
+        configurations.store(it.daemon.loaded)
         then, now = [
             (await ask(it, "messages.explain", message="orders/0@0", rules=rules))[0] for rules in ("then", "now")
         ]

@@ -89,10 +89,11 @@ class ReplayFixture:
         await self.daemon.brokers["local"].publish("orders", messages)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while not condition():
-                assert is_balanced(self.source.ledger)
-                await asyncio.sleep(0.01)
+        def holds() -> Any:
+            assert is_balanced(self.source.ledger)
+            return condition()
+
+        await eventually(holds)
 
     async def settled(self, **outcomes: int) -> None:
         await self.until(lambda: all(self.source.ledger.outcomes[name] >= count for name, count in outcomes.items()))

@@ -41,7 +41,7 @@ async def test_conditions_take_a_bounded_share_of_the_time(monkeypatch: pytest.M
     monkeypatch.setattr("bridge.app.serve.views.tap.time", clock)
     it = tap(where="payload.id % 2 == 0", rate=1000)
     for number in range(30_000):
-        it.take(settled(number))
+        it.offer(settled(number))
     found = counts(it)
     assert found["unchecked"] > 0
     assert found["settled"] == 30_000
@@ -52,19 +52,19 @@ async def test_conditions_take_a_bounded_share_of_the_time(monkeypatch: pytest.M
 async def test_bytes_that_wait_for_a_reader_are_bounded() -> None:
     it = tap(rate=1000, payload=True)
     for number in range(200):
-        it.take(settled(number, b'"' + b"x" * (LARGEST - 2) + b'"'))
+        it.offer(settled(number, b'"' + b"x" * (LARGEST - 2) + b'"'))
     found = counts(it)
     assert found["shown"] + found["unread"] == 200
     assert MOST_BYTES // LARGEST - 1 <= found["shown"] <= MOST_BYTES // LARGEST + 1
     assert len([each async for each in it.waiting(0.01)]) == found["shown"]
-    it.take(settled(1))
+    it.offer(settled(1))
     assert counts(it)["shown"] == found["shown"] + 1
 
 
 async def test_a_body_beyond_the_limit_is_left_out() -> None:
     it = tap(payload=True)
-    it.take(settled(1, b"x" * (LARGEST + 1)))
-    it.take(settled(2, b"x" * LARGEST))
+    it.offer(settled(1, b"x" * (LARGEST + 1)))
+    it.offer(settled(2, b"x" * LARGEST))
     first, second = [json.loads(each)["delivery"] async for each in it.waiting(0.01)]
     assert ("message" in first, "message" in second) == (False, True)
     assert first["size"] == LARGEST + 1

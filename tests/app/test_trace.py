@@ -405,13 +405,13 @@ async def test_a_decision_of_an_earlier_configuration(tmp_path: Path) -> None:
     from bridge.app import configurations
 
     async with traced(tmp_path) as it:
-        configurations.keep(it.loaded)
+        configurations.store(it.loaded)
         await it.send("refused", "r-1", "1")
     config = tmp_path / "bridge.yaml"
     config.write_text(config.read_text().replace("ignore: {}", "raise_event: {instance_id: x, name: y}"))
     daemon = await again(tmp_path)
     try:
-        configurations.keep(daemon.loaded)
+        configurations.store(daemon.loaded)
         answer = await Bridge(DaemonFixture(daemon, None)).find("orders/0@0")
         [ignored] = answer.answers
         assert (ignored.outcome, ignored.route, ignored.config) == ("ignored", "refuse", it.loaded.version)
@@ -453,7 +453,7 @@ def test_kept_configurations_are_bounded(tmp_path: Path, most: int) -> None:
             f"ops: {{lineage: {{configurations: {most}}}}}\n"
         )
         loaded = load_config([tmp_path / "bridge.yaml"])
-        configurations.keep(loaded)
+        configurations.store(loaded)
         kept.append(loaded.version)
     directory = tmp_path / ".bridge" / configurations.DIRECTORY
     assert loaded is not None

@@ -138,29 +138,29 @@ def settled(offset: int, *, size: int = 0, source: str = "orders", stored: bool 
 async def test_what_waits_is_bounded_in_number_and_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, comparison = shadow_of(project, sources=("orders",))
     for offset in range(serve_shadow.MOST_MESSAGES + 5):
-        found.take(settled(offset))
-    found.take(settled(0, source="bills"))
-    found.take(settled(0, stored=True))
+        found.offer(settled(offset))
+    found.offer(settled(0, source="bills"))
+    found.offer(settled(0, stored=True))
     assert (found.to_dict()["settled"], found.to_dict()["shed"]) == (serve_shadow.MOST_MESSAGES + 5, 5)
     await found.finish()
     assert comparison.messages + found.to_dict()["waiting"] == serve_shadow.MOST_MESSAGES
     found, _ = shadow_of(project)
     for offset in range(20):
-        found.take(settled(offset, size=1024 * 1024))
+        found.offer(settled(offset, size=1024 * 1024))
     assert (found.to_dict()["shed"], found.to_dict()["waiting"]) == (5, 15)
 
 
 async def test_a_share_of_the_messages(project: Path) -> None:
     found, _ = shadow_of(project, share=0.25)
     for offset in range(100):
-        found.take(settled(offset))
+        found.offer(settled(offset))
     assert (found.to_dict()["settled"], found.to_dict()["waiting"]) == (100, 25)
 
 
 async def test_comparisons_take_a_share_of_the_processor(project: Path) -> None:
     found, comparison = shadow_of(project)
     for offset in range(300):
-        found.take(settled(offset))
+        found.offer(settled(offset))
     began, worked = asyncio.get_running_loop().time(), []
     compare = found._compare
 

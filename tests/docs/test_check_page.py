@@ -14,7 +14,7 @@ import yaml
 from bridge.app.check.configuration import check
 from bridge.app.check.schemas import SchemaVersions
 from bridge.app.composition import load_config
-from bridge.app.configurations import keep
+from bridge.app.configurations import store
 from bridge.core.errors import Problem
 from bridge.core.problems.codes import CODES
 from tests.docs.document import ROOT, anchors, blocks, read
@@ -82,7 +82,7 @@ def _no_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _problems(mark: str, code: str, directory: Path) -> list[Problem]:
     if any((block.mark, block.name) == ("former", code) for block in blocks(PAGE)):
         # The example is a change of this configuration, with which a daemon has started
-        keep(load_config(_write(_example("former", code), code, directory)))
+        store(load_config(_write(_example("former", code), code, directory)))
     config = _write(_example(mark, code), code, directory)
     samples = [directory / "samples.jsonl"] if (directory / "samples.jsonl").exists() else []
     old, new = directory / "old.json", directory / "new.json"

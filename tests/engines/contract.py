@@ -1,6 +1,6 @@
 """Contract tests for every engine.
 
-A suite subclasses EngineContract beside a module-scoped `station` fixture.
+A suite subclasses EngineContract beside a module-scoped `harness` fixture.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ async def test_a_host_that_starts_is_waited_for(tmp_path: Path) -> None:
     lock = DatabaseLock(tmp_path / FILE)
     guest = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await guest.start()
-    with lock.held():
+    with lock.locked():
         probe = asyncio.create_task(guest.probe())
         done, _ = await asyncio.wait([probe], timeout=3 * module.PROBE_SECONDS)
         assert not done
@@ -51,7 +51,7 @@ async def test_a_host_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     if not gone:
         os._exit(0)
     os.waitpid(gone, 0)
-    with DatabaseLock(tmp_path / FILE).held():
+    with DatabaseLock(tmp_path / FILE).locked():
         pass
     for path in tmp_path.iterdir():
         if path.read_text() == str(os.getpid()):

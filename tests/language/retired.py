@@ -182,6 +182,14 @@ IDENTIFIERS: dict[str, str] = {
     "know_members": "set_members",
     "_lives": "_is_alive",
     "Alone": "StandaloneComparison",
+    "MOST_LOOKED_AT": "MOST_EXAMINED",
+    "most_looked_at": "most_examined",
+    "_looked_up": "_search_results",
+    "_Late": "_InstanceFinishedStatus",
+    "take_in": "accept",
+    "fleet": "three_daemons, consumer_processes",
+    "trouble": "a noun: faults, outage, error",
+    "_trouble": "_error",
 }
 """Whole names of classes, functions, attributes, parameters, keywords, variables and modules, with their successors."""
 

@@ -62,7 +62,7 @@ async def test_no_file_is_removed_while_a_copy_is_made(tmp_path: Path) -> None:
     async with working(tmp_path) as engine:
         await finished_flow(engine)
         before = number_of(tmp_path)
-        with files_of(tmp_path).held():
+        with files_of(tmp_path).locked():
             await engine.client.purge_orchestration("a", recursive=True)
             assert number_of(tmp_path) == before
     for path in map(files_of(tmp_path).path_of, list(files_of(tmp_path).names())):

@@ -156,7 +156,7 @@ def test_an_engine_that_is_away_for_long_needs_a_person() -> None:
 
 
 def test_a_source_that_its_engine_holds_names_the_engine_only() -> None:
-    """The trouble of the engine is said once, in its own line."""
+    """The outage of the engine is said once, in its own line."""
     held = {"state": "held", "seconds": 61.0, "detail": "list the pauses: refused; engine default: refused"}
     away = {"state": "away", "seconds": 300.0, "detail": "refused"}
     for causes in (["engine default"], ["engine default", "pauses"], ["pauses"]):

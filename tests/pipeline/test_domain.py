@@ -23,7 +23,7 @@ from bridge.pipeline.lanes import OrderingDomain, domain_key
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from tests.kit.pipeline import Faults, held_lanes, is_balanced, message
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 CONFIG = """
 engine: {type: embedded}
@@ -62,11 +62,12 @@ class Pair:
         await self.payments.start()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while not condition():
-                assert is_balanced(self.orders.ledger)
-                assert is_balanced(self.payments.ledger)
-                await asyncio.sleep(0.002)
+        def holds() -> object:
+            assert is_balanced(self.orders.ledger)
+            assert is_balanced(self.payments.ledger)
+            return condition()
+
+        await eventually(holds, poll=0.002)
 
     def settled(self) -> int:
         return sum(sum(source.ledger.outcomes.values()) for source in (self.orders, self.payments))

@@ -39,7 +39,7 @@ def registry(server: RegistryServer) -> str:
     return f"{retry}registries: {{main: {{url: '{server.url}', timeout: 2s}}}}"
 
 
-def trouble(one: PipelineFixture) -> str | None:
+def registry_hold(one: PipelineFixture) -> str | None:
     return SourceView(one.source, TIMEOUT).reading().holds.get("schema registry")
 
 
@@ -49,13 +49,13 @@ async def test_an_unreachable_registry_holds_and_an_unknown_schema_dies(tmp_path
     async with running_pipeline(tmp_path, source=registry(server), codec="avro") as one:
         await one.publish(*(made(number, 99 if number == 4 else known) for number in range(9)))
         await one.source.start()
-        await one.until(lambda: trouble(one), "the hold")
-        assert "registry main: nobody answers" in (trouble(one) or "")
+        await one.until(lambda: registry_hold(one), "the hold")
+        assert "registry main: nobody answers" in (registry_hold(one) or "")
         await asyncio.sleep(0.3)
         assert sum(one.source.ledger.outcomes.values()) == 0
         server.start()
         await one.settled(9)
-        assert trouble(one) is None
+        assert registry_hold(one) is None
         assert one.source.ledger.dead_letters == {"decode_error": 1}
         assert all(numbers == sorted(numbers) for numbers in offsets_by_key(one.faults.taken).values())
         [dead] = await one.read("orders.dlq", 1)
@@ -73,7 +73,7 @@ async def test_a_drain_ends_the_wait_and_everything_comes_again(tmp_path: Path, 
     async with running_pipeline(tmp_path, source=registry(server), codec="avro") as one:
         await one.publish(*(made(number, known) for number in range(9)))
         await one.source.start()
-        await one.until(lambda: trouble(one), "the hold")
+        await one.until(lambda: registry_hold(one), "the hold")
     server.start()
     async with running_pipeline(tmp_path, source=registry(server), codec="avro") as two:
         await two.source.start()

@@ -16,14 +16,14 @@ from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage import listing
-from bridge.sqlite_engine.storage.listing import MOST_LOOKED_AT, ListFilter, newest
+from bridge.sqlite_engine.storage.listing import MOST_EXAMINED, ListFilter, newest
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.schema import connect, prepare
 from bridge.sqlite_engine.storage.store import Store
 
 pytestmark = pytest.mark.long
 
-COUNT = MOST_LOOKED_AT + 500
+COUNT = MOST_EXAMINED + 500
 SECOND = 1_000_000
 
 

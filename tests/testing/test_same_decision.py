@@ -170,7 +170,7 @@ def test_diff_and_a_shadow_beside_the_running_bridge(
     shadowed, diff = comparison(old, new), comparison(old, new)
     shadow = Shadow(shadowed, new.version, ShadowOptions(candidate=("new.yaml",)))
     with LocalBridge(old) as bridge:
-        bridge._daemon.decisions.add(shadow.take)
+        bridge._daemon.decisions.add(shadow.offer)
         for _, message in lines(messages):
             bridge.send("in", message)
     asyncio.run(shadow.finish())

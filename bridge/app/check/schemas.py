@@ -126,7 +126,7 @@ def _equalities(loaded: Loaded, view: SchemaView, source: str, schema: str) -> I
                 continue
             path: ConfigPath = ("routes", position, "match", key)
             found = look_up(view, name.split("."))
-            if found.lacking is not None and (found.sure or found.similar):
+            if found.lacking is not None and (found.is_certain or found.similar):
                 meant = f"; did you mean `{found.similar}`?" if found.similar else ""
                 yield coded("R031", loaded.locate(path, f"no {key} in {schema}{meant}"))
             elif found.lacking is None and found.view is not None:

@@ -188,7 +188,7 @@ async def grouped(
                         for _, time, facts in block.chosen(here):
                             found.count(facts, time)
             if states is not None:
-                found.gone += gone(place, rows, states, loaded.config.ops.dead_letters.restore)
+                found.gone += describe_missing(place, rows, states, loaded.config.ops.dead_letters.restore)
     return found
 
 
@@ -224,7 +224,7 @@ def at_partition(place: DeadLetterPlace, partition: int, states: PlaceStates | N
     return lambda facts, first: states.block(place, facts.source, partition, first)
 
 
-def gone(place: DeadLetterPlace, rows: TopicRows, states: PlaceStates, restore: float) -> list[str]:
+def describe_missing(place: DeadLetterPlace, rows: TopicRows, states: PlaceStates, restore: float) -> list[str]:
     """Sentences about dead letters that have a state, but are not in their topic any more.
 
     A queue has lost those that the daemon completes: the replayed ones, and those dropped more than `restore` seconds

@@ -10,7 +10,7 @@ from typing import Any
 from bridge.app.operations.instances.sagas import COMPENSATING
 from bridge.app.page.visit import Page, Visit
 from bridge.engines.sagas import OUTCOMES
-from bridge.sqlite_engine.storage.listing import MOST_LOOKED_AT
+from bridge.sqlite_engine.storage.listing import MOST_EXAMINED
 
 PART = 50
 _GROUPED = 200
@@ -37,7 +37,7 @@ async def _read(visit: Visit) -> Mapping[str, Any]:
         "table": _by_saga(counts),
         "steps": _by_step(failures["sagas"]),
         "grouped": len(failures["sagas"]),
-        "most_looked_at": MOST_LOOKED_AT,
+        "most_examined": MOST_EXAMINED,
         "outcomes": OUTCOMES,
         "outcome_titles": [f"#{each.replace('_', ' ').capitalize()}" for each in OUTCOMES],
         "states": [*OUTCOMES, "running", COMPENSATING],

@@ -103,12 +103,12 @@ async def _serve(
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     if intake:
-        configurations.keep(loaded)
+        configurations.store(loaded)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-    if hang_up.came:
+    if hang_up.was_received:
         reload.set()
     daemon = Daemon(loaded, intake=intake, worker=worker, log_levels=levels)
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()

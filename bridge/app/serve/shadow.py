@@ -87,7 +87,7 @@ class Shadow:
         self.running = True
         self._stopped = False
 
-    def take(self, settled: SettledDelivery) -> None:
+    def offer(self, settled: SettledDelivery) -> None:
         """Queue a delivery that is selected. Messages that an engine stored were compared when they came first."""
         if settled.is_stored or (self._sources and settled.source not in self._sources):
             return
@@ -222,7 +222,7 @@ class Shadows:
 
     async def _run(self, shadow: Shadow, comparison: RulesComparison) -> None:
         log.info("shadow begins", action="shadow", candidate=shadow.to_dict()["candidate"], seconds=shadow.seconds)
-        remove = self._decisions.add(shadow.take)
+        remove = self._decisions.add(shadow.offer)
         try:
             await shadow.run()
             remove()

@@ -309,7 +309,7 @@ class Fetcher:
             self._pause([log], _REFUSED_SECONDS)
             self._wake()
         else:
-            if not log.cursor.trouble:
+            if not log.cursor.problem:
                 _log.warning("%s: the broker answers %s for offset %d", log, error.__name__, offset)
             log.cursor.refused(
                 f"the broker answers {error.__name__} for offset {offset}; see the log of the broker. The source tries "

@@ -50,7 +50,7 @@ class KafkaPartition(AssignedPartition):
     @property
     def stopped(self) -> str:
         """Reason why nothing is read, permanently or at present; empty while reading continues."""
-        return self.log.stopped or self.log.cursor.trouble
+        return self.log.stopped or self.log.cursor.problem
 
     def pause(self) -> None:
         """See `bridge.brokers.base.Partition`. Releases decompressed data, which would block other partitions."""

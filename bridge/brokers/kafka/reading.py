@@ -134,8 +134,8 @@ async def _messages(
                     await changed.wait()
             except TimeoutError:
                 await cluster.ping()
-                if troubles := [f"{log}: {log.cursor.trouble}" for log in going if log.cursor.trouble]:
-                    raise BrokerError(f"{connection.name}: {'; '.join(troubles)}") from None
+                if problems := [f"{log}: {log.cursor.problem}" for log in going if log.cursor.problem]:
+                    raise BrokerError(f"{connection.name}: {'; '.join(problems)}") from None
     stopped = [f"{log}: {log.stopped}" for log in logs.values() if log.stopped]
     if stopped:
         raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")

@@ -136,7 +136,7 @@ class EntityReceiver:
     def yield_connection(self) -> None:
         """See `connection.SlotHolder`; does nothing in a receiver without sessions."""
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Text for a person: why nothing can be read, or which message cannot be settled; None without such a
         problem.
         """

@@ -177,8 +177,8 @@ class ServiceBusSubscription:
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
-        troubles = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
-        found = {part: text for part, text in troubles if text is not None}
+        problems = ((f"{each.path}/{each.number}", each.problem()) for each in self._receivers)
+        found = {part: text for part, text in problems if text is not None}
         if not self._sessions:  # with sessions, a receiver that waits for one has no answer either
             attaching = (each for each in self._entitled() if not each.ready.is_set())
             found |= {f"{each.path}/{each.number}": "the receiver is not attached yet" for each in attaching}

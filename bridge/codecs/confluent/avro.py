@@ -44,19 +44,19 @@ class AvroSchema:
         return [each.get("name", "") if isinstance(each, dict) and BRANCH not in each else "" for each in found]
 
     def place(self, record: str | None) -> None:
-        """See `Compiled.place`: Avro has no indexes."""
+        """See `CompiledSchema.place`: Avro has no indexes."""
 
     def record_of(self, data: bytes, indexes: tuple[int, ...]) -> str:
-        """See `Compiled.record_of`."""
+        """See `CompiledSchema.record_of`."""
         at = read_zigzag(data, 0)[0] if isinstance(self._schema, list) else 0
         return self._names()[at]
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: LimitsConfig) -> Any:
-        """See `Compiled.decode`."""
+        """See `CompiledSchema.decode`."""
         return self._reader.read(data, limits)
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
-        """See `Compiled.encode`."""
+        """See `CompiledSchema.encode`."""
         writer, record = AvroWriter(self._named), record or self._written
         stream = BytesIO()
         try:

@@ -58,19 +58,19 @@ class ProtobufSchema:
         raise DecodeError(f"the schema has no message {name}")
 
     def place(self, record: str | None) -> tuple[int, ...]:
-        """See `Compiled.place`."""
+        """See `CompiledSchema.place`."""
         return _place(self._to_write(record), self._top)
 
     def record_of(self, data: bytes, indexes: tuple[int, ...]) -> str:
-        """See `Compiled.record_of`."""
+        """See `CompiledSchema.record_of`."""
         return str(self._at(indexes).full_name)
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: LimitsConfig) -> Any:
-        """See `Compiled.decode`."""
+        """See `CompiledSchema.decode`."""
         return self._values.read(data, self._at(indexes), limits)
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
-        """See `Compiled.encode`."""
+        """See `CompiledSchema.encode`."""
         return self._values.write(value, self._to_write(record))
 
     def _at(self, indexes: tuple[int, ...]) -> Descriptor:

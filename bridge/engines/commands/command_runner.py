@@ -195,6 +195,7 @@ class _CommandRun:
     __slots__ = (
         "_command",
         "_engine",
+        "_error",
         "_id",
         "_is_confirmed",
         "_is_found",
@@ -205,7 +206,6 @@ class _CommandRun:
         "_reader",
         "_refusals",
         "_status",
-        "_trouble",
     )  # fmt: skip
 
     def __init__(
@@ -233,7 +233,7 @@ class _CommandRun:
         self._is_found = is_found
         self._status = ""
         self._previous = previous
-        self._trouble: EngineError | None = None
+        self._error: EngineError | None = None
         self._refusals = 0
 
     async def run(self) -> None:
@@ -276,8 +276,8 @@ class _CommandRun:
             case NextStep.FINISHED:
                 raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not receive it")
             case NextStep.UNSURE:
-                assert self._trouble is not None
-                raise self._trouble
+                assert self._error is not None
+                raise self._error
 
     # Moves
 
@@ -348,7 +348,7 @@ class _CommandRun:
             )
         if not isinstance(error, EngineTimeout) and not leaves_outcome_unknown(error):
             return None
-        self._trouble = error
+        self._error = error
         snapshot = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
         self._status = snapshot.status
         return InstanceFacts(CallResult.UNSURE, snapshot.state, snapshot.started_by_command)

@@ -19,7 +19,7 @@ from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
 
 
-class _Late(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
+class _InstanceFinishedStatus(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
     """Status with which an engine refuses an event for a finished instance."""
 
     def code(self) -> grpc.StatusCode:
@@ -67,7 +67,9 @@ class DryRunClient(EngineClient):
 
     async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> bool:
         if (await self._existing(instance_id)).runtime_status.name in FINISHED:
-            raise EngineRejected(f"raise {event_name!r} to {instance_id!r}: the instance has finished") from _Late()
+            raise EngineRejected(
+                f"raise {event_name!r} to {instance_id!r}: the instance has finished"
+            ) from _InstanceFinishedStatus()
         self.actions.append(f"raise {event_name}")
         return False
 

@@ -290,7 +290,7 @@ class ContainedWorker(OpenWorker):
             response = pb.OrchestratorResponse(
                 instanceId=request.instanceId, actions=[_failed(error)], completionToken=token
             )
-            answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {request.instanceId}")
+            answers.send_failure(error, "CompleteOrchestratorTask", response, f"orchestration {request.instanceId}")
         finally:
             self._end()
             end_turn()
@@ -309,7 +309,7 @@ class ContainedWorker(OpenWorker):
                 failureDetails=failure_details(error),
                 completionToken=token,
             )
-            answers.instead(error, "CompleteActivityTask", response, f"activity {request.name} of {instance_id}")
+            answers.send_failure(error, "CompleteActivityTask", response, f"activity {request.name} of {instance_id}")
             return None
         finally:
             self._end()
@@ -486,7 +486,7 @@ class _Answers:
         self._is_answered = True
         return getattr(self._stub, name)
 
-    def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
+    def send_failure(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Send a response for an executor that raised, unless it has responded."""
         _log_failure(error, what)
         if self._is_answered:

@@ -31,12 +31,16 @@ class Balance:
         self.due = None
         self._idle = {each: self._idle.get(each, now) for each in streams if not each.leases}
         for idle, since in self._idle.items():
-            busy = [each for each in streams if held(each) > 1 and each.filters[ACTIVITY] == idle.filters[ACTIVITY]]
+            busy = [
+                each
+                for each in streams
+                if leased_activities(each) > 1 and each.filters[ACTIVITY] == idle.filters[ACTIVITY]
+            ]
             if not busy:
                 continue
             if now < since + IDLE_SECONDS:
                 self.due = since + IDLE_SECONDS if self.due is None else min(self.due, since + IDLE_SECONDS)
-            elif any(each.recall() for each in sorted(busy, key=held, reverse=True)):
+            elif any(each.recall() for each in sorted(busy, key=leased_activities, reverse=True)):
                 return
 
     def clear(self) -> None:
@@ -45,6 +49,6 @@ class Balance:
         self.due = None
 
 
-def held(stream: WorkerStream) -> int:
+def leased_activities(stream: WorkerStream) -> int:
     """Number of activities that the stream holds."""
     return stream.credits[ACTIVITY] - stream.free[ACTIVITY]

@@ -60,7 +60,7 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: ReportPro
         if not recognize(source, path):
             raise EngineMisconfigured(f"{path}: is empty; there is nothing to back up")
         try:
-            with PayloadFiles(directory_of(path)).held(), _partial(target) as partial:
+            with PayloadFiles(directory_of(path)).locked(), _partial(target) as partial:
                 # An open transaction keeps the copy at one commit. Without it SQLite restarts the copy at each commit
                 # of the engine, and never finishes under load.
                 source.execute("BEGIN")

@@ -61,7 +61,7 @@ class DatabaseLock:
         return found if found.isdecimal() else None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the lock for a while. Raises: EngineUnavailable."""
         try:
             self.acquire()

@@ -62,7 +62,7 @@ def reencrypt(path: Path, keyring: Keyring, progress: ReportProgress | None = No
         raise EngineUnavailable(f"{path}: there is no such file")
     try:
         with (
-            DatabaseLock(path).held(),
+            DatabaseLock(path).locked(),
             closing(opened(path, lambda found: check_keys(found, path, keyring))) as connection,
         ):
             record_key(connection, path, keyring)

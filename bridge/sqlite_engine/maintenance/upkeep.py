@@ -156,7 +156,7 @@ def compact(path: Path) -> tuple[int, int]:
     """
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    with DatabaseLock(path).held():
+    with DatabaseLock(path).locked():
         before = size_of(path)
         try:
             with closing(opened(path)) as connection:

@@ -19,7 +19,7 @@ _CREATED = "created_at >= ? AND created_at < ?"
 _END_OF_TIME = 1 << 62
 _FEW = 5_000
 """Matches up to which an index on statuses or times is faster than a walk from the newest instance."""
-MOST_LOOKED_AT = 20_000
+MOST_EXAMINED = 20_000
 """Instances whose custom status is searched for one part of a list."""
 
 
@@ -69,7 +69,7 @@ def newest(
 ) -> ListPart:
     """At most `limit` instances, the newest first, without inputs and outputs.
 
-    A search in custom statuses ends after `MOST_LOOKED_AT` instances; the part may then have fewer than `limit`.
+    A search in custom statuses ends after `MOST_EXAMINED` instances; the part may then have fewer than `limit`.
     before: position of the last instance of the part before. declared: orchestration whose instances are known by the
     name of their saga only.
     """
@@ -115,7 +115,7 @@ def _end_of_search(connection: sqlite3.Connection, condition: str, values: Seque
     """Position of the last instance that a search may look at; None when it may look at all."""
     row = connection.execute(
         f"SELECT key FROM instances WHERE {condition} ORDER BY key DESC LIMIT 1 OFFSET ?",  # noqa: S608 -- fixed parts
-        (*values, MOST_LOOKED_AT - 1),
+        (*values, MOST_EXAMINED - 1),
     ).fetchone()
     return None if row is None else int(row[0])
 

@@ -152,7 +152,7 @@ class Queries:
             name, separator, key = prefix[1:].partition("@")
             prefix = f"@{name.lower()}{separator}{key}" if prefix.startswith("@") else f"@{prefix.lower()}"
             if self._index is not None and prefix.startswith(self._index):
-                return self._looked_up(key)
+                return self._search_results(key)
             # One lower bound: SQLite takes either of two for the index, and may read all ids before the prefix
             where = ["id > ?" if token >= prefix else "id >= ?", "id < ?"]
             values = [max(token, prefix), prefix + AFTER_ALL]
@@ -183,7 +183,7 @@ class Queries:
         following = text(found[-1].instanceId) if more else None
         return pb.QueryEntitiesResponse(entities=found, continuationToken=following)
 
-    def _looked_up(self, key: str) -> pb.QueryEntitiesResponse:
+    def _search_results(self, key: str) -> pb.QueryEntitiesResponse:
         """Results of searches in the index, as the state of an entity.
 
         key: JSON list of searches; each is a list of ids that mean the same. No entity while the index is not written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from bridge.brokers.kafka import KafkaBroker
 from bridge.core.message import Message
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.members import Members
+from tests.kit.waiting import eventually
 
 CONFIG = """
 engine: {{type: embedded, path: {directory}/engine}}
@@ -65,12 +65,13 @@ class Group(Members):
     async def settled(self, seconds: float = 60.0) -> None:
         """Wait until every published message is committed. Raises: AssertionError after `seconds`."""
         last = 0
-        try:
-            async with asyncio.timeout(seconds):
-                while (last := await self.committed()) < self.published:
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise AssertionError(f"{last} of {self.published} were settled") from None
+
+        async def all_settled() -> bool:
+            nonlocal last
+            last = await self.committed()
+            return last >= self.published
+
+        await eventually(all_settled, lambda: f"{last} of {self.published} were settled", within=seconds, poll=0.1)
 
 
 @asynccontextmanager

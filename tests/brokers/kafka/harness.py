@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 from bridge.brokers.kafka import KafkaBroker
 from bridge.config.model.brokers import KafkaBrokerConfig
 from tests.brokers.consumer import Capabilities
+from tests.kit.waiting import eventually
 
 NEVER = "1d"
 """Commit interval longer than any test: only flush, revoke and close commit."""
@@ -25,6 +25,16 @@ GROUPS = {"bridge", "operators", "a", "b", "late", "g"}
 def unique(name: str) -> str:
     """Return a name that no other test has."""
     return f"{name}-{uuid.uuid4().hex[:10]}"
+
+
+async def delete_topics(admin: AIOKafkaAdminClient, *names: str) -> None:
+    """Delete topics, and wait until they are gone."""
+
+    async def are_gone() -> bool:
+        return not set(names) & set(await admin.list_topics())
+
+    await admin.delete_topics(list(names))
+    await eventually(are_gone, poll=0.02)
 
 
 class KafkaHarness:
@@ -74,9 +84,12 @@ class KafkaHarness:
             topic = NewTopic(name, partitions, 1, topic_configs={k.replace("_", "."): v for k, v in settings.items()})
             response = await admin.create_topics([topic])
             assert not any(code for _, code, *_ in response.topic_errors), response
+
             # A node lists the topic some time after the controller has created it
-            while name not in await admin.list_topics():
-                await asyncio.sleep(0.02)
+            async def is_listed() -> bool:
+                return name in await admin.list_topics()
+
+            await eventually(is_listed, poll=0.02)
         finally:
             await admin.close()
 
@@ -87,9 +100,7 @@ class KafkaHarness:
         try:
             topics = [topic for topic in await admin.list_topics() if topic in TOPICS]
             if topics:
-                await admin.delete_topics(topics)
-            while set(await admin.list_topics()) & set(topics):
-                await asyncio.sleep(0.02)
+                await delete_topics(admin, *topics)
             groups = [group for group, _ in await admin.list_consumer_groups() if group in GROUPS]
             if groups:
                 node = await admin.find_coordinator(groups[0])

@@ -17,7 +17,7 @@ from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
-from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.brokers.kafka.harness import KafkaHarness, delete_topics, unique
 from tests.brokers.kafka.setup import kafka_setup
 from tests.kafka.node import Node
 from tests.kit.pipeline import message, offsets_by_key
@@ -93,9 +93,7 @@ async def remake(harness: KafkaHarness, topic: str, pause: float) -> None:
     """Delete a topic and create it again after `pause` seconds."""
     admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
     await admin.start()
-    await admin.delete_topics([topic])
-    while topic in await admin.list_topics():
-        await asyncio.sleep(0.02)
+    await delete_topics(admin, topic)
     await admin.close()
     await asyncio.sleep(pause)
     await harness.create_topic(topic, 1)

@@ -24,7 +24,7 @@ from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.kafka.test_positions import delete_before, transactional_topic
-from tests.kit.waiting import TIMEOUT, eventually
+from tests.kit.waiting import eventually
 
 STAMP = 1_700_000_000_000
 
@@ -84,9 +84,12 @@ async def test_an_open_transaction_is_the_end(tmp_path: Path, harness: KafkaHarn
     assert (line["to"], line["skipped"]) == (3, 3)
     await producer.commit_transaction()
     await producer.stop()
-    async with asyncio.timeout(TIMEOUT):
-        while (await lag(loaded, "orders"))[0]["end"] != 5:  # the message and its marker
-            await asyncio.sleep(0.05)
+
+    async def has_marker() -> bool:
+        end: int = (await lag(loaded, "orders"))[0]["end"]
+        return end == 5  # the message and its marker
+
+    await eventually(has_marker)
 
 
 async def test_retention_before_the_position_is_named(tmp_path: Path, harness: KafkaHarness) -> None:

@@ -13,7 +13,7 @@ from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
-from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.brokers.kafka.harness import KafkaHarness, delete_topics, unique
 from tests.kafka.batches import batch, record
 from tests.kafka.produce import produce
 from tests.kit.waiting import TIMEOUT, eventually
@@ -210,9 +210,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning(harness: KafkaHarnes
     await subscription.close()
     admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
     await admin.start()
-    await admin.delete_topics([topic])
-    while topic in await admin.list_topics():
-        await asyncio.sleep(0.05)
+    await delete_topics(admin, topic)
     await admin.close()
     await harness.create_topic(topic, 1)
     await broker.publish(topic, numbered(3))

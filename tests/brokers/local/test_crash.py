@@ -21,7 +21,7 @@ from bridge.core import provenance
 from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
 from tests.brokers.local.harness import LocalHarness, create_topic
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.long
 
@@ -129,9 +129,7 @@ async def test_killed_consumers_lose_nothing_and_commit_nothing_undone(harness: 
             await forks.fork("publish", turn * RECORDS, RECORDS)
             while len(alive) < 2:
                 alive.append(await forks.fork("consume"))
-            async with asyncio.timeout(TIMEOUT):
-                while len(read_effects(effects_path)) == before:
-                    await asyncio.sleep(0.002)
+            await eventually(lambda before=before: len(read_effects(effects_path)) > before, poll=0.002)  # type: ignore[misc]  # a default binds the number
             await asyncio.sleep(seeds.uniform(0, 0.15))
             os.kill(alive.pop(seeds.randrange(2)), signal.SIGKILL)
             # Positions are read first: everything before them must have happened already.

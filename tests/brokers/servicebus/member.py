@@ -1,4 +1,4 @@
-"""Bridge process for the fleet tests: `CONFIG EFFECTS`.
+"""Bridge process for tests with several consumer processes: `CONFIG EFFECTS`.
 
 The process has one source on Service Bus; another process hosts its engine. It appends a line `KEY NUMBER PID` to
 EFFECTS for every start that the engine took as new, in order.

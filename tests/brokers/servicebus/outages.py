@@ -8,7 +8,7 @@ import pytest
 
 from bridge.core.errors import BrokerUnavailable
 from tests.kit.pipeline import PipelineFixture, is_balanced, message, offsets_by_key
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 5.0
@@ -39,10 +39,12 @@ async def publish(server: ServiceBusServer, queue: str, setup: PipelineFixture, 
 
 async def ended(server: ServiceBusServer, queue: str, setup: PipelineFixture, count: int) -> None:
     """Assert that all messages were executed once, in the order of their sessions, and that none is left."""
-    async with asyncio.timeout(TIMEOUT):
-        while server.queue(queue).contents().unsettled or setup.source.ledger.in_flight:
-            assert is_balanced(setup.source.ledger)
-            await asyncio.sleep(0.05)
+
+    def none_left() -> bool:
+        assert is_balanced(setup.source.ledger)
+        return not (server.queue(queue).contents().unsettled or setup.source.ledger.in_flight)
+
+    await eventually(none_left, poll=0.05)
     assert server.counters.dead_letters == []
     # First effects only: the engine sees a repeat after a break as a duplicate
     first = list(dict.fromkeys(command.instance_id for command in setup.faults.taken))  # type: ignore[union-attr]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from azure.servicebus.aio import ServiceBusSender
 from bridge.app.composition import build_engine, load_config
 from bridge.engines.base import Engine
 from tests.brokers.members import Members
+from tests.kit.waiting import eventually
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig
@@ -66,13 +66,14 @@ class ConsumerProcesses(Members):
 
     async def settled(self, seconds: float = 90.0) -> None:
         """Wait until the queue is empty. Raises: AssertionError after `seconds`."""
-        left: dict[str, int] = {}
-        try:
-            async with asyncio.timeout(seconds):
-                while (left := self.server.contents("orders"))["active"] or left["locked"]:
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise AssertionError(f"left in the queue: {left}") from None
+
+        def is_empty() -> bool:
+            left = self.server.contents("orders")
+            return not (left["active"] or left["locked"])
+
+        await eventually(
+            is_empty, lambda: f"left in the queue: {self.server.contents('orders')}", within=seconds, poll=0.1
+        )
 
     async def check(self, *, ordered: bool = True, may_lack: int = 0) -> None:
         """Assert the effects; see `Members.check`. No message may be dead-lettered."""
@@ -82,8 +83,8 @@ class ConsumerProcesses(Members):
 
 
 @asynccontextmanager
-async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[ConsumerProcesses]:
-    """Yield a fleet on a new server. queue: its name is `orders`."""
+async def consumer_processes(directory: Path, queue: QueueConfig) -> AsyncIterator[ConsumerProcesses]:
+    """Yield consumer processes on a new server. queue: its name is `orders`."""
     with ServerProcess((queue,)) as server:
         sessions = "{concurrent: 12, idle: 300ms, turn: 5s}" if queue.requires_session else "false"
         config = directory / "bridge.yaml"

@@ -48,7 +48,7 @@ def queue_of(setup: PipelineFixture) -> str:
     return setup.source.settings.subscribe.topics[0]
 
 
-def trouble(
+def inject_faults(
     server: ServiceBusServer,
     setup: PipelineFixture,
     r: random.Random,
@@ -88,7 +88,7 @@ async def mixed(
     most: int | None = None,
     kinds: Sequence[str] = DROPS,
 ) -> None:
-    """Process healthy and unreadable messages of several keys, with faults. every, most, kinds: see `trouble`."""
+    """Process healthy and unreadable messages of several keys, with faults. every, most, kinds: see `inject_faults`."""
     r = random.Random(seed)
     queue = queue_of(setup)
     session = server.queue(queue).sessions is not None
@@ -105,7 +105,7 @@ async def mixed(
         else:
             poison.store(server, queue, poison.healthy(key, number, r, session))
             good.setdefault(key, []).append(number)
-    trouble(server, setup, r, every, most, kinds)
+    inject_faults(server, setup, r, every, most, kinds)
     await setup.source.start()
     contents = server.queue(queue).contents
     await setup.until(lambda: not contents().unsettled and not setup.source.ledger.in_flight, f"all done, seed {seed}")

@@ -223,7 +223,7 @@ class Reloader:
         daemon, loaded = self._daemon, plan.loaded
         left, dead_letters = self._swap(plan)
         await closed(*(each.stop() for each in left))
-        await asyncio.to_thread(configurations.keep, loaded)
+        await asyncio.to_thread(configurations.store, loaded)
         self._code.add(own_packages(loaded) | (own_packages(plan.candidate) if plan.candidate else frozenset()))
         self._schemas = plan.schemas
         if not daemon.is_intake:

@@ -47,7 +47,7 @@ Asked = tuple[str, str, "StatusDocument | Exception"]
 async def answers_of_sockets(loaded: Loaded) -> list[Asked]:
     """Answers of the daemons with a control socket in the state directory."""
     paths = sockets(state.state_directory(loaded) / DIRECTORY)
-    answers = await asyncio.gather(*(ask(path) for path in paths))
+    answers = await asyncio.gather(*(status_of(path) for path in paths))
     found = (_asked(path, answer) for path, answer in zip(paths, answers, strict=True))
     return [each for each in found if each is not None]
 
@@ -179,7 +179,7 @@ class OtherDaemons:
             return None
         if isinstance(place, Path) and is_stopped(pid_of(place)):
             return None
-        asked = ask(place) if isinstance(place, Path) else self._ask_peer(place)
+        asked = status_of(place) if isinstance(place, Path) else self._ask_peer(place)
         task = self._asking[place] = asyncio.create_task(asked)
         task.add_done_callback(lambda done: self._keep(place, done))
         return task
@@ -244,7 +244,7 @@ def merged(asked: Iterable[tuple[str, str, StatusDocument | Exception]]) -> Stat
     return merge(documents, silent)
 
 
-async def ask(place: DaemonAddress | Path, *, of_all: bool = False) -> StatusDocument | Exception:
+async def status_of(place: DaemonAddress | Path, *, of_all: bool = False) -> StatusDocument | Exception:
     """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine.
 
     of_all: the daemon answers for all daemons that it knows, and waits for one that is frozen.

@@ -119,7 +119,7 @@ class Taps:
             raise TooManyStreams(f"tap: {MOST_TAPS} readers watch this daemon already; end one of them")
         tap = Tap(options, self._in_use, daemon_id(os.getpid()))
         self._open += 1
-        remove = self._decisions.add(tap.take)
+        remove = self._decisions.add(tap.offer)
         try:
             yield tap.counts()
             while True:
@@ -151,7 +151,7 @@ class Tap:
         """Seconds of processor time that conditions may still take."""
         self.settled = self.matched = self.shown = self.over_rate = self.unread = self.unchecked = self.undecided = 0
 
-    def take(self, settled: SettledDelivery) -> None:
+    def offer(self, settled: SettledDelivery) -> None:
         """Queue the event of a delivery that is selected and within the rate."""
         self.settled += 1
         if self._sources and settled.source not in self._sources:

@@ -440,7 +440,7 @@ class Watch:
 
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
-        troubles: dict[tuple[str, str], ComponentState] = {}
+        unready: dict[tuple[str, str], ComponentState] = {}
         first = _FIRST_CHECK_SECONDS
         while True:
             readiness = self.health()
@@ -452,17 +452,17 @@ class Watch:
                 self.was_ready.set()
             for check in readiness.checks:
                 component = (check.kind, check.name)
-                trouble = None if check.ready else check.state
-                if trouble == troubles.get(component):
+                state = None if check.ready else check.state
+                if state == unready.get(component):
                     continue
-                if trouble is None:
-                    del troubles[component]
+                if state is None:
+                    del unready[component]
                     log.info(f"{check.kind} {check.name} is ready again", action="readiness", state=check.state)
                 else:
-                    troubles[component] = trouble
-                    what = f"{check.kind} {check.name} is {trouble}"
+                    unready[component] = state
+                    what = f"{check.kind} {check.name} is {state}"
                     log_change = log.error if check.kind == "worker" else log.warning
-                    log_change(what, action="readiness", state=trouble, detail=check.detail)
+                    log_change(what, action="readiness", state=state, detail=check.detail)
             await asyncio.sleep(_CHECK_SECONDS if self.was_ready.is_set() else first)
             first = min(1.0, first * 1.5)
 

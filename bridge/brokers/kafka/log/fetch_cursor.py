@@ -14,7 +14,7 @@ _FAR = 4 << 20
 """Limit of the additional bytes requested to see the surroundings of a batch; exceeded at most about twofold."""
 
 _SILENCES = 5
-"""Number of answers without the records that exist there after which the partition reports trouble. A broker may
+"""Number of answers without the records that exist there after which the partition reports a problem. A broker may
 throttle, so one such answer is normal."""
 
 
@@ -44,7 +44,7 @@ class FetchCursor:
 
     def __init__(self, start: int, low_water: int) -> None:
         """Begin at `start`. low_water: bytes up to which an answer counts as short."""
-        self.trouble = ""
+        self.problem = ""
         """Reason why the broker does not answer for this partition at present, as a sentence; empty while it
         answers."""
         self._low_water = low_water
@@ -86,7 +86,7 @@ class FetchCursor:
         self._landmark = b""
         """Bytes of a doubtful batch that such answers have to contain."""
         if self._silences:
-            self.trouble = ""
+            self.problem = ""
         self._silences = 0
 
     @property
@@ -112,7 +112,7 @@ class FetchCursor:
 
     def refused(self, reason: str) -> None:
         """Record why the broker does not answer for this partition; the next answer clears the reason."""
-        self.trouble = reason
+        self.problem = reason
 
     def search_ahead(self, offset: int) -> bool:
         """Fetch from the next expected offset again, after an answer to a fetch from `offset`; False when that fetch
@@ -133,7 +133,7 @@ class FetchCursor:
         self._readable_end = answer.readable_end
         unsent = not answer.data and offset < answer.readable_end
         if not (unsent or self._silences):
-            self.trouble = ""
+            self.problem = ""
         if self._unfollowed is not None:
             self._finish_check(self._unfollowed, answer.data)
             return []
@@ -190,7 +190,7 @@ class FetchCursor:
         """Count an answer without records that exist: a broker skips a batch whose offsets are too low."""
         self._silences += 1
         if self._silences == _SILENCES:
-            self.trouble = (
+            self.problem = (
                 f"offset {offset} cannot be read: the log ends at {readable_end}, and the broker sends nothing from "
                 "this offset on, as it does where the length of a batch is damaged on its disk. The source goes on "
                 f"trying; {REMEDY}"

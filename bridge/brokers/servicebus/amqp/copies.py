@@ -89,7 +89,7 @@ def _unchanged(own: Parts, source: Message, message: Message) -> tuple[list[Raw 
     """
     shown, left = Counter(source.headers), Counter(message.headers)
 
-    def stays(header: tuple[str, bytes | None]) -> bool:
+    def is_kept(header: tuple[str, bytes | None]) -> bool:
         if not shown[header]:
             return header[0] != TOMBSTONE or source.body == message.body
         shown[header] -= 1
@@ -102,7 +102,7 @@ def _unchanged(own: Parts, source: Message, message: Message) -> tuple[list[Raw 
     application = {
         name: value
         for name, value in own.application.items()
-        if stays(messages.header(name, value_of(memoryview(value))))
+        if is_kept(messages.header(name, value_of(memoryview(value))))
     }
     fields = list(own.fields)
     for number, value in enumerate(own.fields):
@@ -114,7 +114,7 @@ def _unchanged(own: Parts, source: Message, message: Message) -> tuple[list[Raw 
         elif name == "group_id":
             kept = source.key == message.key
         elif name in _SHOWN:
-            kept = stays((_SHOWN[name], messages.field(name, value_of(memoryview(value)))))
+            kept = is_kept((_SHOWN[name], messages.field(name, value_of(memoryview(value)))))
         else:
             kept = True
         if not kept:

@@ -108,22 +108,22 @@ def decode(payload: bytes | bytearray | memoryview, *, named: bool = False, keep
     """
     buffer = memoryview(payload)
     found: dict[str, Any] = {}
-    troubles: list[str] = []
+    problems: list[str] = []
     key_known = True
     try:
         for code, value in sections(buffer):
             if named and code == DELIVERY_ANNOTATIONS:
                 continue
-            trouble, key = _take(code, value, found)
+            problem, key = _take(code, value, found)
             key_known = key_known and key
-            if trouble:
-                troubles.append(f"the {_NAMES[code]}: {trouble}")
+            if problem:
+                problems.append(f"the {_NAMES[code]}: {problem}")
     except Malformed as error:
-        troubles.append(str(error))
+        problems.append(str(error))
         key_known = key_known and "properties" in found
     fault = None
-    if troubles:
-        detail = f"the AMQP message cannot be decoded; {'; '.join(troubles)}"
+    if problems:
+        detail = f"the AMQP message cannot be decoded; {'; '.join(problems)}"
         fault = DecodingFault("amqp_value", detail, key_known, buffer.tobytes())
     encoded = buffer.tobytes() if keep or _structured(found) else None
     return DecodedAmqpMessage.of(found, size=len(buffer), fault=fault, encoded=encoded)
@@ -150,15 +150,15 @@ def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, boo
     elif code == DELIVERY_ANNOTATIONS:
         found["delivery_annotations"], _ = _mapping(value)
     elif code == ANNOTATIONS:
-        found["message_annotations"], trouble = _annotations(value)
-        return trouble, True
+        found["message_annotations"], problem = _annotations(value)
+        return problem, True
     elif code == PROPERTIES:
         fields, wrong = _fields(value, 13)
         found["properties"] = Properties(*fields)
         return ", ".join(wrong.values()), _GROUP_ID not in wrong and -1 not in wrong
     elif code == APPLICATION_PROPERTIES:
-        found["application_properties"], trouble = _mapping(value)
-        return trouble, True
+        found["application_properties"], problem = _mapping(value)
+        return problem, True
     elif code == DATA and value[0] in _BINARY:
         found.setdefault("data", []).append(value[_BINARY[value[0]] :].tobytes())
     elif code != FOOTER:  # a footer is for signatures, which are not used here
@@ -184,14 +184,14 @@ def _body(code: int, value: memoryview, found: dict[str, Any]) -> str:
 
 def _annotations(value: memoryview) -> tuple[dict[Any, Any], str]:
     """Annotations that can be decoded. Those that the bridge relies on are present with the right type, or absent."""
-    found, trouble = _mapping(value)
+    found, problem = _mapping(value)
     if not isinstance(found.get(SEQUENCE_NUMBER, 0), int):
         del found[SEQUENCE_NUMBER]
     for name in _TIMES:
         if name in found and not (isinstance(found[name], int) and 0 <= found[name] <= _LATEST):
             del found[name]
     # Other annotations are not used: one that cannot be decoded matters only when the whole map is broken
-    return found, trouble if trouble.startswith("broken") else ""
+    return found, problem if problem.startswith("broken") else ""
 
 
 def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
@@ -201,18 +201,18 @@ def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
             return whole, ""
         return {}, f"broken: a {type(whole).__name__} and not a map"
     except Exception as error:
-        trouble = _explain(error)
+        problem = _explain(error)
     found: dict[Any, Any] = {}
     try:
         parts = elements(value)
         for name, content in zip(parts, parts, strict=True):
             try:
                 found[value_of(name)] = value_of(content)
-            except Exception:  # noqa: S112 -- `trouble` has it
+            except Exception:  # noqa: S112 -- `problem` has it
                 continue
     except ValueError:
-        return found, f"broken: {trouble}"
-    return found, trouble
+        return found, f"broken: {problem}"
+    return found, problem
 
 
 def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
@@ -224,7 +224,7 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
             return whole, {}
         return [None] * count, {-1: f"not a list of at most {count} fields"}
     except Exception as error:
-        trouble = _explain(error)
+        problem = _explain(error)
     fields: list[Any] = [None] * count
     wrong: dict[int, str] = {}
     try:
@@ -236,8 +236,8 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
             except Exception as error:
                 wrong[number] = f"field {number + 1}: {_explain(error)}"
     except ValueError:
-        wrong[-1] = trouble
-    return fields, wrong or {-1: trouble}
+        wrong[-1] = problem
+    return fields, wrong or {-1: problem}
 
 
 def _explain(error: Exception) -> str:

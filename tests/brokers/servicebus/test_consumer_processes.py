@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servicebus.processes import fleet
+from tests.brokers.servicebus.processes import consumer_processes
 from tests.servicebus.server import QueueConfig
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
@@ -24,7 +24,7 @@ QUEUES = pytest.mark.parametrize("queue", [SESSIONS, PLAIN], ids=["sessions", "p
 
 @QUEUES
 async def test_two_processes_killed_under_load(tmp_path: Path, queue: QueueConfig) -> None:
-    async with fleet(tmp_path, queue) as bridges:
+    async with consumer_processes(tmp_path, queue) as bridges:
         await asyncio.gather(bridges.join(), bridges.join())
         stop = asyncio.Event()
         load = asyncio.create_task(bridges.load(stop, 300))
@@ -42,7 +42,7 @@ async def test_two_processes_killed_under_load(tmp_path: Path, queue: QueueConfi
 
 @QUEUES
 async def test_a_process_stopped_past_its_locks_changes_nothing(tmp_path: Path, queue: QueueConfig) -> None:
-    async with fleet(tmp_path, queue) as bridges:
+    async with consumer_processes(tmp_path, queue) as bridges:
         frozen = await bridges.join()
         await bridges.join()
         stop = asyncio.Event()
@@ -61,7 +61,7 @@ async def test_a_process_stopped_past_its_locks_changes_nothing(tmp_path: Path, 
 
 @QUEUES
 async def test_processes_rolled_under_load_give_everything_back_uncounted(tmp_path: Path, queue: QueueConfig) -> None:
-    async with fleet(tmp_path, queue) as bridges:
+    async with consumer_processes(tmp_path, queue) as bridges:
         await asyncio.gather(bridges.join(), bridges.join())
         stop = asyncio.Event()
         load = asyncio.create_task(bridges.load(stop, 300))
