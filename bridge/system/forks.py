@@ -8,7 +8,6 @@ and an object of the parent that the child closes later closes nothing else. A f
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import stat
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from bridge.system import private
-
-logger = logging.getLogger("bridge.forks")
 
 _guard = threading.RLock()
 """Held during a fork: a descriptor is never open without being listed."""
@@ -89,14 +86,13 @@ def end_child(began: int, error: BaseException | None = None) -> None:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     else:
         code = 1
-        logger.error(
-            "Process %d, which workflow code forked, returned from that code, and ends; end such a process with "
-            "os._exit",
-            os.getpid(),
-        )
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+        # Without the log and its streams: another thread of the parent may have held their locks during the fork
+        with suppress(OSError):
+            os.write(
+                2,
+                b"Process %d, which workflow code forked, returned from that code, and ends; end such a process with "
+                b"os._exit\n" % os.getpid(),
+            )
     os._exit(code)
 
 
