@@ -116,11 +116,11 @@ async def test_an_instance_in_the_place_of_a_finished_one(tmp_path: Path, way: s
     async with stored(tmp_path, way) as it:
         policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_COMPLETED])
         names: list[set[str]] = []
-        for letter in "gh":
+        for character in "gh":
             await it.engine.client.schedule_new_orchestration(
-                "generations", input=[0, text_of(letter)], instance_id="a", reuse_id_policy=policy
+                "generations", input=[0, text_of(character)], instance_id="a", reuse_id_policy=policy
             )
-            assert await completed(it.engine, "a") == text_of(letter) + "."
+            assert await completed(it.engine, "a") == text_of(character) + "."
             names.append(await it.are_tidy("a"))
         assert not names[0] & names[1]
         assert len(names[0]) == len(names[1])
