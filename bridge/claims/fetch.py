@@ -13,6 +13,7 @@ import errno
 import hashlib
 import hmac
 import ipaddress
+import os
 import re
 import socket
 import threading
@@ -161,7 +162,7 @@ class PayloadFetcher:
         try:
             real = Path(place.path).resolve(strict=True)
         except PermissionError:
-            raise self._unreadable() from None
+            raise self._unreadable(root) from None
         except (OSError, RuntimeError) as error:
             if not _is_of_reference(error):
                 raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
@@ -175,7 +176,7 @@ class PayloadFetcher:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileProblem) as error:
             raise ClaimNotFound(f"there is no readable file at the place of the reference: {_cause(error)}") from None
         except PermissionError:
-            raise self._unreadable() from None
+            raise self._unreadable(root) from None
         except OSError as error:
             raise ClaimStoreUnavailable(f"the file of the reference cannot be read: {_cause(error)}") from error
 
@@ -240,7 +241,10 @@ class PayloadFetcher:
         return b"".join(blocks)
 
     @staticmethod
-    def _unreadable() -> ClaimDenied:
+    def _unreadable(root: Path) -> ClaimDenied | ClaimStoreUnavailable:
+        """Error for a file that may not be read. root: directory that the configuration names."""
+        if not os.access(root, os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            return ClaimStoreUnavailable(f"the user of the daemon has no access to {root} of `claim_check.allow`")
         return ClaimDenied("the file of the reference cannot be read by the user of the daemon")
 
     def _too_large(self) -> ClaimTooLarge:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import gzip
 import hashlib
+import os
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +260,37 @@ async def test_a_path_that_a_sender_chose_is_no_outage(tmp_path: Path, name: str
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(ClaimNotFound, match="there is no file at the place of the reference"):
         await fetcher(f"file://{tmp_path}/").fetch(f"file://{tmp_path}/{name}")
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Let the permissions of files count, also where the tests run as root."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+async def test_a_directory_without_access_is_an_outage_and_a_file_is_not() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        share = Path(name, "share")
+        share.mkdir()
+        (share / "1").write_bytes(b"found")
+        Path(name).chmod(0o755)
+        allowed, reference = fetcher(f"file://{share}/"), f"file://{share}/1"
+        share.chmod(0)
+        with without_privileges(), pytest.raises(ClaimStoreUnavailable, match="has no access to"):
+            await allowed.fetch(reference)
+        share.chmod(0o755)
+        (share / "1").chmod(0)
+        with without_privileges(), pytest.raises(ClaimDenied, match="cannot be read by the user of the daemon"):
+            await allowed.fetch(reference)
+        (share / "1").chmod(0o644)
+        with without_privileges():
+            assert await allowed.fetch(reference) == b"found"
 
 
 async def test_a_directory_that_is_not_mounted_is_an_outage(tmp_path: Path) -> None:
