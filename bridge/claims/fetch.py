@@ -13,8 +13,11 @@ import errno
 import hashlib
 import hmac
 import ipaddress
+import os
 import re
 import socket
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -25,8 +28,12 @@ from bridge.config.model.claims import ClaimCheckConfig
 from bridge.core.errors import ClaimDamaged, ClaimDenied, ClaimNotFound, ClaimStoreUnavailable, ClaimTooLarge
 from bridge.system.addresses import is_loopback
 from bridge.system.files import FileProblem, FileTooLarge, read_file
+from bridge.system.threads import in_thread
 
 MOST_REDIRECTS = 3
+
+MOST_LATE = 4
+"""Reads of files that hang, after which no further one begins: each keeps a thread until its file system answers."""
 
 _BLOCK = 1 << 16
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -76,6 +83,14 @@ def is_allowed_address(text: str, *, private: bool) -> bool:
     return address.is_global or (private and address.is_private and not address.is_reserved)
 
 
+@dataclass(slots=True)
+class _Read:
+    """State of the read of a file."""
+
+    has_ended: bool = False
+    is_late: bool = False
+
+
 class PayloadFetcher:
     """Fetcher of the payloads of one source. limit: largest payload in bytes."""
 
@@ -85,6 +100,9 @@ class PayloadFetcher:
         self._limit = limit
         self._seconds = config.timeout
         self._private = config.private
+        self._lock = threading.Lock()
+        self._late = 0
+        """Threads that still read a file although nobody waits for it."""
 
     async def fetch(self, reference: str, digest: str | None = None) -> bytes:
         """Fetch a payload. digest: its SHA-256 as hexadecimal digits; None: it is not checked.
@@ -95,21 +113,44 @@ class PayloadFetcher:
         place, prefix = self._allowed.check(reference)
         if digest is not None and not _DIGEST.fullmatch(digest):
             raise ClaimDamaged("the digest of the payload is not 64 hexadecimal digits (SHA-256)")
-        if place.scheme == "file":
-            found = await asyncio.to_thread(self._read, place, prefix)
-        else:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    found = await self._download(place)
-            except TimeoutError:
-                raise ClaimStoreUnavailable(
-                    f"{place.host} did not send the payload within {self._seconds:g} s (`claim_check.timeout`)"
-                ) from None
+        is_file = place.scheme == "file"
+        try:
+            async with asyncio.timeout(self._seconds):
+                found = await (self._read_in_thread(place, prefix) if is_file else self._download(place))
+        except TimeoutError:
+            raise ClaimStoreUnavailable(
+                f"{f'the directory {prefix.path}' if is_file else place.host} did not give the payload within "
+                f"{self._seconds:g} s (`claim_check.timeout`)"
+            ) from None
         if digest is not None:
             actual = await asyncio.to_thread(lambda: hashlib.sha256(found).hexdigest())
             if not hmac.compare_digest(actual, digest.lower()):
                 raise ClaimDamaged("the payload has another digest than the message states")
         return found
+
+    async def _read_in_thread(self, place: PayloadAddress, prefix: PayloadAddress) -> bytes:
+        if self._late >= MOST_LATE:
+            raise ClaimStoreUnavailable(
+                f"{self._late} earlier reads of files have not ended within `claim_check.timeout`; does the file "
+                f"system of {prefix.path} answer?"
+            )
+        state = _Read()
+
+        def read() -> bytes:
+            try:
+                return self._read(place, prefix)
+            finally:
+                with self._lock:
+                    state.has_ended = True
+                    self._late -= state.is_late
+
+        try:
+            return await in_thread(read)
+        finally:
+            with self._lock:
+                if not state.has_ended:
+                    state.is_late = True
+                    self._late += 1
 
     def _read(self, place: PayloadAddress, prefix: PayloadAddress) -> bytes:
         # Links may lead elsewhere: both ends are compared as they are on the disk
@@ -121,7 +162,7 @@ class PayloadFetcher:
         try:
             real = Path(place.path).resolve(strict=True)
         except PermissionError:
-            raise self._unreadable() from None
+            raise self._unreadable(root) from None
         except (OSError, RuntimeError) as error:
             if not _is_of_reference(error):
                 raise ClaimStoreUnavailable(f"the file of the reference cannot be found: {_cause(error)}") from error
@@ -135,7 +176,7 @@ class PayloadFetcher:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileProblem) as error:
             raise ClaimNotFound(f"there is no readable file at the place of the reference: {_cause(error)}") from None
         except PermissionError:
-            raise self._unreadable() from None
+            raise self._unreadable(root) from None
         except OSError as error:
             raise ClaimStoreUnavailable(f"the file of the reference cannot be read: {_cause(error)}") from error
 
@@ -158,6 +199,9 @@ class PayloadFetcher:
                         if answer.status not in _REDIRECTS:
                             return await self._body(answer, place)
                         target = answer.headers.get("Location", "")
+                except aiohttp.ClientConnectorCertificateError as error:
+                    cause = getattr(error.certificate_error, "verify_message", "") or "it cannot be verified"
+                    raise ClaimStoreUnavailable(f"the certificate of {place.host} is not trusted: {cause}") from None
                 except aiohttp.ClientConnectorError as error:
                     if isinstance(error.os_error, RefusedAddress):
                         raise ClaimDenied(str(error.os_error)) from None
@@ -197,7 +241,10 @@ class PayloadFetcher:
         return b"".join(blocks)
 
     @staticmethod
-    def _unreadable() -> ClaimDenied:
+    def _unreadable(root: Path) -> ClaimDenied | ClaimStoreUnavailable:
+        """Error for a file that may not be read. root: directory that the configuration names."""
+        if not os.access(root, os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            return ClaimStoreUnavailable(f"the user of the daemon has no access to {root} of `claim_check.allow`")
         return ClaimDenied("the file of the reference cannot be read by the user of the daemon")
 
     def _too_large(self) -> ClaimTooLarge:

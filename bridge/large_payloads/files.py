@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bridge.core.errors import LargePayloadLost, LargePayloadRefused, PayloadStoreUnavailable
 from bridge.large_payloads.reference import HEAD_BYTES, Reference
-from bridge.system import private
+from bridge.system import forks, private
 
 _NONCE = bytes(12)
 """Nonce of every file: each key encrypts one file."""
@@ -165,11 +165,11 @@ class PayloadFiles:
         if not self.directory.is_dir():
             yield True
             return
-        descriptor = private.opened(self.directory / _HOLD, os.O_CREAT | os.O_RDWR)
+        descriptor = forks.open_lock(self.directory / _HOLD, os.O_CREAT | os.O_RDWR)
         try:
             yield _lock(descriptor, exclusive)
         finally:
-            os.close(descriptor)
+            forks.close_lock(descriptor)
 
     def copy_to(self, other: PayloadFiles, names: Iterator[str] | list[str]) -> list[str]:
         """Give another directory these files; return the names of missing ones.

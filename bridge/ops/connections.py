@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.config.model.bridge import ConnectionsConfig
+from bridge.system import forks
 
 _log = logging.getLogger("bridge.sdk.http")
 _log.addFilter(
@@ -45,6 +46,7 @@ class Connections:
         self._open: dict[Any, _Connection] = {}
         """Connections by aiohttp's protocol, in the order of their last request."""
         self._server: asyncio.Server | None = None
+        self._addresses: list[Any] = []
         self._tls: ssl.SSLContext | None = None
         self.refused = {"full": 0, "replaced": 0, "late": 0}
         """Refused connections by cause: full (all busy), replaced (by a newer one), late (no headers in time)."""
@@ -59,12 +61,21 @@ class Connections:
         except BaseException:
             await self._runner.cleanup()
             raise
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._own_addresses()[0][1])
 
     async def listen_on(self, sock: socket.socket) -> None:
         """Listen on a bound Unix socket. Raises: OSError."""
         await self._runner.setup()
         self._server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=sock, backlog=128)
+        self._own_addresses()
+
+    def _own_addresses(self) -> list[Any]:
+        """Addresses of the server, which no process that this one forks keeps."""
+        assert self._server is not None
+        self._addresses = [each.getsockname() for each in self._server.sockets]
+        for each in self._addresses:
+            forks.add_address(each)
+        return self._addresses
 
     async def stop(self) -> None:
         """Close all connections. Idempotent."""
@@ -72,6 +83,8 @@ class Connections:
         if server is not None:
             server.close()
             await self._runner.cleanup()
+            for each in self._addresses:
+                forks.remove_address(each)
 
     def _accept(self) -> asyncio.Protocol:
         assert self._runner.server is not None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bridge.config.model.bridge import AuditConfig
-from bridge.system import private
+from bridge.system import forks, private
 
 FILE = "audit.jsonl"
 LOCK_SECONDS = 5.0
@@ -81,13 +81,13 @@ class AuditTrail:
             private.directory(self.directory / _NOTES)
             id_ = secrets.token_hex(8)
             path = self.directory / _NOTES / id_
-            descriptor = private.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            descriptor = forks.open_lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 _write(descriptor, _text({**line, **UNKNOWN, "id": id_}).ljust(_ROOM))
             except BaseException:
                 path.unlink(missing_ok=True)
-                os.close(descriptor)
+                forks.close_lock(descriptor)
                 raise
         return ChangeNote(id_, path, descriptor)
 
@@ -112,7 +112,7 @@ class AuditTrail:
                     os.ftruncate(note.descriptor, len(text))
             raise
         finally:
-            os.close(note.descriptor)
+            forks.close_lock(note.descriptor)
 
     def settle(self, report: Callable[[Mapping[str, Any]], None]) -> None:
         """Add the lines of changes whose process was killed, and pass each to the callback. Raises: OSError."""
@@ -187,12 +187,12 @@ class AuditTrail:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._make(self.directory)
-        lock = private.opened(self.directory / _LOCK, os.O_RDWR | os.O_CREAT)
+        lock = forks.open_lock(self.directory / _LOCK, os.O_RDWR | os.O_CREAT)
         try:
             _lock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(lock)
+            forks.close_lock(lock)
 
     def _add(self, text: bytes) -> None:
         file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -219,7 +219,7 @@ class AuditTrail:
         """Notes whose process has ended, with their lines; None for a line that is in the copy already."""
         for path in sorted((self.directory / _NOTES).glob("*")):
             try:
-                descriptor = private.opened(path, os.O_RDONLY)
+                descriptor = forks.open_lock(path, os.O_RDONLY)
             except OSError:
                 continue
             try:
@@ -228,7 +228,7 @@ class AuditTrail:
             except OSError:
                 continue
             finally:
-                os.close(descriptor)
+                forks.close_lock(descriptor)
             yield path, line if line is not None and not self._has(path.name) else None
 
     def _has(self, id_: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -48,6 +49,31 @@ class PayloadServer:
         self.answers[path] = answer
         return f"{self.base}{path}"
 
+    def drips(self, path: str) -> str:
+        """Send a byte from time to time."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(b"x")
+                await asyncio.sleep(0.01)
+
+        self.answers[path] = answer
+        return f"{self.base}{path}"
+
+    def breaks_off(self, path: str, *, stated: int, sent: bytes) -> str:
+        """Send other bytes than the head states, and close the connection."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (stated, sent))
+            request.transport.close()
+            raise asyncio.CancelledError
+
+        self.answers[path] = answer
+        return f"{self.base}{path}"
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
         if self.is_away:
@@ -57,16 +83,16 @@ class PayloadServer:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[PayloadServer]:
+async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[PayloadServer]:
     server = PayloadServer()
     application = web.Application()
     application.router.add_get("/{path:.*}", server.handle)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    server.base = f"http://{host}:{port}"
+    server.base = f"http{'s' if tls else ''}://{host}:{port}"
     try:
         yield server
     finally:

@@ -103,6 +103,8 @@ class ForkServer:
         self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=given, stdin=subprocess.DEVNULL)
         for each in (listening, theirs):
             each.close()
+        # It imports for seconds, and on a loaded machine for a minute, which no limit of a test should include
+        _exactly(self._life, 1)
 
     def start(
         self,
@@ -209,6 +211,7 @@ class _Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for each in (self._listening, self._life, self._ended):
             self._selector.register(each, selectors.EVENT_READ)
+        self._life.sendall(b"r")  # ready
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._life:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from durabletask import entities, task
@@ -80,3 +81,27 @@ class Maker(entities.DurableEntity):
 
 
 Maker.__name__ = "maker"
+
+
+def fails_late(ctx: task.OrchestrationContext, given: list[str]) -> Any:
+    """Fail after steps with large results, until the file exists."""
+    text, gate = given
+    grown = yield ctx.call_activity("grow", input=text)
+    child: list[str] = yield ctx.call_sub_orchestrator(
+        "child", input=[text, grown], instance_id=f"{ctx.instance_id}-child"
+    )
+    yield ctx.call_activity("needs", input=[gate, text])
+    return child[1:]
+
+
+def needs(ctx: task.ActivityContext, given: list[str]) -> None:
+    if not Path(given[0]).exists():
+        raise FileNotFoundError(given[0])
+
+
+def tree(ctx: task.OrchestrationContext, given: list[Any]) -> Any:
+    """Wait for the end of a line of descendants, each with a large input; the last one waits for an event."""
+    depth, text = given
+    if depth:
+        return (yield ctx.call_sub_orchestrator("tree", input=[depth - 1, text], instance_id=f"{ctx.instance_id}-x"))
+    return (yield ctx.wait_for_external_event("end"))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from bridge.system import private
+from bridge.system import forks
 
 
 class HeldFileLock:
@@ -21,32 +21,32 @@ class HeldFileLock:
     @classmethod
     def acquire(cls, path: Path) -> HeldFileLock:
         """Wait for the lock. Raises: OSError."""
-        descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
+        descriptor = forks.open_lock(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except BaseException:
-            os.close(descriptor)
+            forks.close_lock(descriptor)
             raise
         return cls(descriptor)
 
     @classmethod
     def try_acquire(cls, path: Path) -> HeldFileLock | None:
         """Acquire the lock; None when it is held. Raises: OSError."""
-        descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
+        descriptor = forks.open_lock(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
+            forks.close_lock(descriptor)
             return None
         except BaseException:
-            os.close(descriptor)
+            forks.close_lock(descriptor)
             raise
         return cls(descriptor)
 
     def release(self) -> None:
         """Release the lock. Idempotent."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            forks.close_lock(self._descriptor)
             self._descriptor = -1
 
     def __enter__(self) -> HeldFileLock:
@@ -58,12 +58,12 @@ class HeldFileLock:
 
 def is_held(path: Path) -> bool:
     """Return whether a process holds the lock on an existing file. Raises: OSError, including FileNotFoundError."""
-    descriptor = private.opened(path, os.O_RDONLY)
+    descriptor = forks.open_lock(path, os.O_RDONLY)
     try:
         # Shared: two simultaneous checks of a dead member's file must not take each other for that member
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(descriptor)
+        forks.close_lock(descriptor)
     return False

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
-from bridge.system import private
+from bridge.system import forks, private
 
 _log = logging.getLogger(__name__)
 
@@ -71,12 +71,14 @@ class Waker:
             )
             return
         self._listener = listener
+        forks.add_address(listener.getsockname())
         self._loop.add_reader(listener.fileno(), self._receive)
 
     def stop(self) -> None:
         """Stop listening and notifying. Idempotent."""
         if self._listener is not None and self._loop is not None:
             self._loop.remove_reader(self._listener.fileno())
+            forks.remove_address(self._listener.getsockname())
             self._listener.close()
             self._listener = None
             with contextlib.suppress(OSError):

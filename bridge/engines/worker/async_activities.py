@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+from bridge.system.forks import end_child, generation
 
 WORKERS = 32
 """Threads for blocking code that async activities run with `asyncio.to_thread`."""
@@ -71,6 +74,7 @@ class _Stepped:
         step, given = coroutine.send, None
         while True:
             begin()
+            began = generation()
             try:
                 awaited = step(given)
             except StopIteration as stopped:
@@ -79,6 +83,7 @@ class _Stepped:
                 # It would end the loop of all activities
                 raise RuntimeError(f"a task of an async activity raised {type(error).__name__}") from error
             finally:
+                end_child(began)
                 end()
             try:
                 step, given = coroutine.send, (yield awaited)
@@ -110,9 +115,11 @@ class _Executor(ThreadPoolExecutor):
 
 def _in_step(steps: Steps, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
     steps.begin()
+    began = generation()
     try:
         return function(*given, **named)
     finally:
+        end_child(began, sys.exception())
         steps.end()
 
 

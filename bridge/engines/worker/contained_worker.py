@@ -30,6 +30,7 @@ from bridge.engines.worker.items import EngineGreeting, HeldItems, Item
 from bridge.engines.worker.suspensions import drop_repeated_suspensions
 from bridge.sqlite_engine.hub.leases import DRAINING, LEAVING
 from bridge.sqlite_engine.model.payload_fields import of_actions, of_batch
+from bridge.system.forks import end_child, generation
 
 logger = logging.getLogger("bridge.engines.containment")
 
@@ -329,9 +330,11 @@ class ContainedWorker(OpenWorker):
             began = datetime.now(UTC)
             collected = _Collected()
             self._begin(token)
+            process = generation()
             try:
                 super().run_entity_batch(alone, collected, token)
             except BaseException as error:
+                end_child(process, error)
                 _log_failure(error, f"operation of entity {request.instanceId}")
                 collected = _Collected()
                 failed = whole.results.add().failure
@@ -339,6 +342,7 @@ class ContainedWorker(OpenWorker):
                 failed.startTimeUtc.FromDatetime(began)
                 failed.endTimeUtc.FromDatetime(datetime.now(UTC))
             finally:
+                end_child(process)
                 self._end()
             if collected.result is not None:
                 for result in collected.result.results:

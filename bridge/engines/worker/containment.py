@@ -17,6 +17,7 @@ from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.engines.sdk_internals import OutputNotEncodable
 from bridge.engines.worker.async_activities import in_loop
 from bridge.engines.worker.failures import reraise, text_of, type_name
+from bridge.system.forks import end_child, generation
 from bridge.system.otel_context import current_sampled_trace
 
 logger = logging.getLogger("bridge.engines.containment")
@@ -119,10 +120,13 @@ def contained_orchestrator(function: Callable[..., Any], converter: DataConverte
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Any:
+        process = generation()
         try:
             result = function(*given, **named)
         except BaseException as error:
+            end_child(process, error)
             reraise(error)
+        end_child(process)
         if not isinstance(result, GeneratorType):
             return _encoded(result, converter)
         driver = _driven(result, converter)
@@ -140,12 +144,14 @@ def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Call
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Any:
-        began = time.perf_counter()
+        began, process = time.perf_counter(), generation()
         try:
             result = function(*given, **named)
         except BaseException as error:
+            end_child(process, error)
             stats.run(name, "failed", time.perf_counter() - began, current_sampled_trace())
             reraise(error)
+        end_child(process)
         stats.run(name, "completed", time.perf_counter() - began, current_sampled_trace())
         return result
 
@@ -155,12 +161,14 @@ def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Call
 def _contained_async(function: Callable[..., Any], name: str, stats: WorkerStats) -> Callable[..., Any]:
     @functools.wraps(function)
     async def run(*given: Any, **named: Any) -> Any:
-        began = time.perf_counter()
+        began, process = time.perf_counter(), generation()
         try:
             result = await function(*given, **named)
         except BaseException as error:
+            end_child(process, error)
             stats.run(name, "failed", time.perf_counter() - began, current_sampled_trace())
             reraise(error)
+        end_child(process)
         stats.run(name, "completed", time.perf_counter() - began, current_sampled_trace())
         return result
 
@@ -186,14 +194,17 @@ def _driven(inner: Generator[Any, Any, Any], converter: DataConverter) -> Genera
     given: Any = None
     result: Any = None
     while True:
+        process = generation()
         try:
             waits_for = step(given)
         except StopIteration as stopped:
             result = stopped.value
             break
         except BaseException as error:
+            end_child(process, error)
             reraise(error)
         finally:
+            end_child(process)
             given = None  # otherwise an exception that was thrown in and this frame would keep each other alive
         try:
             given = yield waits_for

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.hub.leases import ACTIVITY, Leases
-from bridge.system import private, slots
+from bridge.system import forks, slots
+from bridge.system.processes import has_ended
 from bridge.system.slots import ThreadSlots
 
 _HEADER = 64
@@ -38,19 +39,26 @@ class DatabaseLock:
 
         Raises: EngineUnavailable when another process holds it, with its process id where known; OSError.
         """
-        descriptor = private.opened(self._path, os.O_RDWR | os.O_CREAT)
+        descriptor = forks.open_lock(self._path, os.O_RDWR | os.O_CREAT)
         try:
             lock_descriptor(descriptor)
         except OSError as error:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
-            os.close(descriptor)
-            who = f"process {owner}" if owner else "another process"
-            raise EngineUnavailable(
-                f"{self._path.with_suffix('')}: {who} has this engine file open; stop it, or name another path"
-            ) from error
+            forks.close_lock(descriptor)
+            raise EngineUnavailable(f"{self._path.with_suffix('')}: {self._held_by(owner)}") from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode("ascii"))
         self._descriptor = descriptor
+
+    def _held_by(self, owner: str) -> str:
+        """State and next step. owner: id of the process that took the lock; empty where it is unknown."""
+        if owner.isdecimal() and has_ended(int(owner)):
+            return (
+                f"process {owner}, which has ended, has left this engine file open in a process that it forked; find "
+                f"that one with `fuser {self._path}`, and stop it"
+            )
+        who = f"process {owner}" if owner else "another process"
+        return f"{who} has this engine file open; stop it, or name another path"
 
     def holder(self) -> str | None:
         """Id of the process that took the lock last, and may have ended since; None where it is unknown."""
@@ -76,7 +84,7 @@ class DatabaseLock:
     def release(self) -> None:
         """Release the lock. Idempotent."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            forks.close_lock(self._descriptor)
             self._descriptor = None
 
 
@@ -172,8 +180,20 @@ class RunningItems:
                     finally:
                         os.close(file)
                     self._map[:_HEADER] = (_RUNNING + _boot()).ljust(_HEADER, b"\0")
-                    self._slots = ThreadSlots(self._map, _SLOT, _HEADER)
+                    self._slots = ThreadSlots(self._map, self._grow, _SLOT, _HEADER)
             return self._map
+
+    def _grow(self, size: int) -> mmap.mmap | None:
+        """Record with this number of bytes; None when it cannot be written."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            try:
+                os.write(file, bytes(size - os.fstat(file).st_size))
+                return mmap.mmap(file, size)
+            finally:
+                os.close(file)
+        except (OSError, ValueError):  # ValueError: the disk became full, and the file is shorter
+            return None
 
 
 def record_of(path: Path) -> Path:

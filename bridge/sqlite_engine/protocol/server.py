@@ -22,6 +22,7 @@ from bridge.sqlite_engine.hub.leases import TAKES_BACK
 from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.protocol.payloads import PayloadTransfers
 from bridge.sqlite_engine.protocol.service import AioSidecarService
+from bridge.system import forks
 from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem
 
@@ -173,9 +174,17 @@ class Server:
         except RuntimeError as error:
             begun.set_exception(EngineUnavailable(f"{', '.join(self._addresses)}: cannot be listened on: {error}"))
             return
+        own = [
+            address.removeprefix("unix:") if address.startswith("unix:") else port
+            for address, port in zip(self._addresses, self.ports, strict=True)
+        ]
+        for each in own:
+            forks.add_address(each)
         begun.set_result(None)
         await self._ended.wait()
         await server.stop(GRACE_SECONDS)
+        for each in own:
+            forks.remove_address(each)
         # Cancelled calls end in later turns of the loop. gRPC would report those that the end of the loop cancels again
         if calls := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(calls, timeout=GRACE_SECONDS)

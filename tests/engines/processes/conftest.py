@@ -23,7 +23,7 @@ from tests.engines.contract import EngineFixture
 from tests.kit.waiting import TIMEOUT, eventually
 
 ROOT = Path(__file__).parents[3]
-MODULES = ("tests.engines.processes.flows",)
+MODULES = ("tests.engines.processes.flows", "tests.engines.processes.deaths")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -23,6 +23,8 @@ def end(how: str) -> str:
         ctypes.string_at(0)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if how == "memory":
         return str(len(bytearray(1 << 30)))
     return how
@@ -90,20 +92,32 @@ async def async_ends(ctx: task.ActivityContext, where: str) -> None:
         end("kill")
 
 
+async def async_fails(ctx: task.ActivityContext, how: str) -> str:
+    await asyncio.sleep(0.01)
+    return end(how)
+
+
 async def _ends_later() -> None:
     await asyncio.sleep(0)
     end("kill")
 
 
 def looks(ctx: task.ActivityContext, _) -> dict[str, list[str]]:
-    """Report files and threads of this process."""
+    """Report files and threads of this process, as the system knows them."""
     files = []
     for each in Path("/proc/self/fd").iterdir():
         try:
             files.append(str(each.readlink()))
         except OSError:
             continue
-    return {"files": sorted(files), "threads": sorted(each.name for each in threading.enumerate())}
+    known = threading.enumerate()
+    tasks = {int(each.name) for each in Path("/proc/self/task").iterdir()}
+    strange = tasks - {each.native_id for each in known if each.native_id is not None}
+    return {
+        "files": sorted(files),
+        "threads": sorted(each.name for each in known),
+        "threads of libraries": [Path(f"/proc/self/task/{each}/comm").read_text().strip() for each in strange],
+    }
 
 
 def traced(ctx: task.ActivityContext, name: str) -> str:

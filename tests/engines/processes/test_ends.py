@@ -17,6 +17,7 @@ from bridge.engines.embedded.processes import settings, supervisor
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from bridge.workflow import DataConverter
+from tests.engines.processes import deaths
 from tests.engines.processes.conftest import MODULES, ROOT, Start
 from tests.kit.waiting import TIMEOUT, eventually
 
@@ -83,12 +84,13 @@ async def test_an_entity_that_ends_its_process_is_held(start: Start, how: str) -
         assert sum(ends.values()) == 3
 
 
-@pytest.mark.parametrize("where", ["activity_ends", "orchestrator_ends", "entity_ends"])
+@pytest.mark.parametrize("where", ["activity_ends", "async_fails", "orchestrator_ends", "entity_ends"])
 async def test_sys_exit_and_too_much_memory_fail_only_their_work(start: Start, where: str) -> None:
     async with start(worker={"memory_limit": "512MiB"}) as harness:
         pids = harness.pids()
         for how in ("sys.exit", "memory"):
-            state = await harness.finished(await harness.start(where, how))
+            given = ("calls", [where, how]) if where == "async_fails" else (where, how)
+            state = await harness.finished(await harness.start(*given))
             assert state.runtime_status is OrchestrationStatus.FAILED
             assert state.failure_details is not None
         assert await harness.output(await harness.start("chain", 1)) == 5
@@ -136,6 +138,21 @@ async def test_a_frozen_process_is_replaced_and_its_work_is_no_loss(
             assert await harness.output(each) == "done"
         await harness.all_run()
         assert frozen not in harness.pids()
+
+
+@pytest.mark.parametrize("kind", deaths.KINDS)
+async def test_code_that_freezes_its_process_once_goes_on_elsewhere(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(supervisor, "FROZEN_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
+    async with start(max_lost_workers=1) as harness:
+        instance = await harness.start(kind, ["stop", str(tmp_path / "marker"), 21])
+        others = [await harness.start("chain", number) for number in range(20)]
+        assert await harness.output(instance) == deaths.expected(kind, 21)
+        for number, each in enumerate(others):
+            assert await harness.output(each) == number + 4
+        assert harness.processes.ends == {"frozen": 1}
 
 
 async def test_a_process_that_is_frozen_before_it_is_ready_is_replaced(

@@ -67,6 +67,7 @@ async def test_a_process_inherits_nothing(start: Start, tmp_path: Path) -> None:
     assert not [each for each in rest if str(tmp_path) in each], rest
     threads = [each for each in found["threads"] if not each.startswith(("turns", "activities", "entities"))]
     assert threads == ["MainThread", "reports", "results"]
+    assert found["threads of libraries"] == []
 
 
 async def test_large_work_and_results_pass(start: Start) -> None:

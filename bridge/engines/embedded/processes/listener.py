@@ -30,7 +30,7 @@ from bridge.engines.embedded.processes.messages import ItemKind, json_body, pars
 from bridge.engines.embedded.processes.settings import HEADER, SLOT
 from bridge.engines.embedded.processes.stream import ProcessStream, take_results
 from bridge.sqlite_engine.database import Database
-from bridge.system import private, slots
+from bridge.system import forks, private, slots
 from bridge.system.processes import has_ended, is_stopped
 
 logger = logging.getLogger("bridge.engines.embedded.processes")
@@ -76,6 +76,7 @@ class WorkerSocket:
         except BaseException:
             listener.close()
             raise
+        forks.add_address(self._address.path)
         self._listener = listener
         for run, name in ((self._accept, "worker-socket"), (self._watch, "worker-socket-watch")):
             thread = threading.Thread(target=run, args=(listener,), name=name, daemon=True)
@@ -99,6 +100,7 @@ class WorkerSocket:
             connection.close()
         for connection in connections:
             connection.join()
+        forks.remove_address(self._address.path)
         Path(self._address.path).unlink(missing_ok=True)
         self._address.close()
 
@@ -281,7 +283,7 @@ class _Connection:
             self._receive(channel, stream, items[2:])
         finally:
             # Read, and not mapped: the other process could make it shorter
-            content = os.pread(memory, slots.required_size(SLOT, HEADER), 0)
+            content = os.pread(memory, slots.required_size(SLOT, HEADER, slots.MAX_SLOTS), 0)
             ran = (entry.decode("ascii", "replace") for entry in slots.entries(content, SLOT, HEADER))
             stream.record_running(frozenset() if self._is_frozen else frozenset(ran))
             self.stream = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -146,7 +147,17 @@ class SlotRecord:
     """Record of the tokens that threads of this process run, in memory that the daemon reads."""
 
     def __init__(self, descriptor: int) -> None:
-        slots = ThreadSlots(mmap.mmap(descriptor, 0), SLOT, HEADER)
+        # A descriptor of its own: late threads may use the record after the caller has closed the given one
+        file = open(os.dup(descriptor), "rb+", buffering=0)  # noqa: PTH123, SIM115 -- a descriptor has no path
+
+        def grow(size: int) -> mmap.mmap | None:
+            try:
+                file.truncate(size)
+                return mmap.mmap(file.fileno(), 0)
+            except OSError:
+                return None
+
+        slots = ThreadSlots(mmap.mmap(descriptor, 0), grow, SLOT, HEADER)
         self._write = slots.write
         self.end = slots.clear
 
