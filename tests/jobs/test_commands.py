@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,36 +116,19 @@ def test_a_job_survives_the_kill_of_its_daemon(project: Path) -> None:
     assert (line["filter"]["orchestration"], line["filter"]["rate"]) == ("waits", 10.0)
 
 
-def _finished(project: Path, job: str) -> int:
-    document = shown(project, job)
-    assert sum(document["counts"].values()) == document["selected"]
-    return int(document["selected"] - document["counts"]["left"] - document["counts"]["in_progress"])
-
-
-def _progress(project: Path, job: str, last: int = 0) -> int:
-    """Wait until more than `last` items are finished; each attempt is a command. Returns their number."""
-    return int(
-        eventually_blocking(
-            lambda: found if (found := _finished(project, job)) > last else 0, f"more than {last} items", poll=0.5
-        )
-    )
-
-
 def killed_in_the_middle(
     project: Path, job: str, kills: int, process: DaemonProcess, processes: ExitStack
 ) -> DaemonProcess:
-    """Kill the daemon, each time after further items, and start the next one. Returns the last one.
+    """Kill the daemon, each time after it has finished items of the job, and start the next one. Returns the last one.
 
-    On a loaded machine the job may end before the last kill: it goes on while a command looks at it.
+    Its own metrics say so at once: while a command looks at the job, a loaded machine may finish the job.
     """
-    done, selected = 0, shown(project, job)["selected"]
-    for number in range(kills):
-        done = _progress(project, job, done)
-        if done == selected:
-            assert number, "the job had ended before the first kill"
-            break
+    for _ in range(kills):
+        process.wait(partial(process.metrics, "bridge_job_items_total"), "its results")
         process.kill()
         process = processes.enter_context(DaemonProcess(project))
+    document = shown(project, job)
+    assert sum(document["counts"].values()) == document["selected"]
     return process
 
 
@@ -180,7 +164,7 @@ def test_a_daemon_stops_in_the_middle_of_a_job_and_the_next_one_continues(projec
         start(project, 100)
         arguments = ("--all", "--rate", "20/s", "--yes", "-o", "ids")
         job = bridge("instances", "suspend", *arguments, cwd=project).strip()
-        _progress(project, job)
+        process.wait(partial(process.metrics, "bridge_job_items_total"), "its results")
         process.stop()
         process = processes.enter_context(DaemonProcess(project))
         assert run_bridge("jobs", "watch", job, cwd=project).returncode == 0
