@@ -52,7 +52,7 @@ class DatabaseLock:
 
     def _held_by(self, owner: str) -> str:
         """State and next step. owner: id of the process that took the lock; empty where it is unknown."""
-        if owner.isdecimal() and has_ended(int(owner)):
+        if owner.isdecimal() and has_ended(owner):
             return (
                 f"process {owner}, which has ended, has left this engine file open in a process that it forked; find "
                 f"that one with `fuser {self._path}`, and stop it"
