@@ -239,7 +239,7 @@ def test_every_header_of_a_dead_letter() -> None:
         unreadable=Unreadable("crc", "rotten", last=4),
     )
     written = provenance.dead_letter(message, Position("c", "t", 0, 1), cause)
-    assert {row[0] for row in table("docs/messages.md", "Header")} == {name for name, _ in written.headers}
+    assert {row[0] for row in table("docs/dead-letters.md", "Header")} == {name for name, _ in written.headers}
 
 
 def _leaves(error: type[BridgeError]) -> Iterator[type[BridgeError]]:
@@ -258,7 +258,11 @@ def test_every_reason_of_a_dead_letter() -> None:
     reasons = {error.reason for error in errors} | {EngineError.reason, EngineRejected.reason, reason_of(ValueError())}
     reasons |= {early_message_queue.EXPIRED, early_message_queue.FULL, early_message_queue.DROPPED}
     reasons |= {key_quarantine.FULL, key_quarantine.DROPPED}
-    assert {row[0] for row in table("docs/messages.md", "Reason")} == reasons
+    steps = {row[0]: row[2] for row in table("docs/dead-letters.md", "Reason")}
+    assert set(steps) == reasons
+    assert [
+        reason for reason, step in steps.items() if not re.search(r"\b(replay|edit|drop)\b", step, re.IGNORECASE)
+    ] == []
 
 
 def test_every_state_outcome_and_exit_code() -> None:
