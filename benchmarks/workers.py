@@ -60,7 +60,7 @@ PAYLOAD = {"order": "o-1", "note": "x" * 990}
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 PARTS = os.environ.get("BENCH_PARTS", "rates,kills,latency").split(",")
 CONCURRENT_STARTS = 64
-COUNTS = {"one_activity": 4000, "five_activities": 1500, "cpu": 600}
+COUNTS = {"one_activity": 4000, "five_activities": 1500, "cpu": 1200}
 BESIDE_STARTS = 300
 """Orchestrations that compute while others are started."""
 COMPUTED = 300
