@@ -71,6 +71,8 @@ _CONNECTION = (grpc.RpcError, grpc.FutureCancelledError, grpc.aio.BaseError, grp
 
 _DETAILS_LIMIT = 300
 _TOO_LARGE = ("message larger than max", "larger than the maximum", "exceeds the maximum", "too large")
+_OWN_LIMIT = "sent message larger than max"
+"""Refusal of a request by the channel of this process, before it is sent."""
 _TASK_HUB = ("task hub", "taskhub", "task-hub")
 
 
@@ -152,5 +154,6 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
         return EngineMisconfigured(f"{what}: the engine does not know the task hub")
     detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _WITH_DETAILS or is_bound_refusal(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
-        return kind(f"{what}: the request exceeds the limit of the engine{detail}")
+        limit = "`max_request` of the engine" if _OWN_LIMIT in lowered else "the limit of the engine"
+        return kind(f"{what}: the request exceeds {limit}{detail}")
     return kind(f"{what}: {_FIXED_TEXTS.get(code, code.name)}{detail}")

@@ -103,6 +103,15 @@ def test_exhausted_by_size_or_by_load(details: Any, expected: Any) -> None:
     assert type(translate(aio_error(grpc.StatusCode.RESOURCE_EXHAUSTED, details), what="x")) is expected
 
 
+def test_a_request_beyond_the_limit_of_the_configuration_names_the_setting() -> None:
+    sent, received = (
+        str(translate(aio_error(grpc.StatusCode.RESOURCE_EXHAUSTED, details), what="x"))
+        for details in ("CLIENT: Sent message larger than max (5 vs. 4)", "Received message larger than max (5 vs. 4)")
+    )
+    assert sent.startswith("x: the request exceeds `max_request` of the engine: CLIENT: Sent message larger")
+    assert received.startswith("x: the request exceeds the limit of the engine: Received message larger")
+
+
 def test_missing_task_hub() -> None:
     error = aio_error(grpc.StatusCode.NOT_FOUND, "The TaskHub 'x' was not found")
     assert type(translate(error, what="x")) is EngineMisconfigured
