@@ -77,4 +77,4 @@ def test_an_unknown_name_is_a_change_that_was_tried(served: Path, command: tuple
     received = CliRunner().invoke(root, [*command, "-c", str(served / "bridge.yaml")], prog_name="bridge")
     assert received.exit_code == 2
     [line] = [line for line in trail.read() if line not in before]
-    assert (line["result"], line["error"]) == ("failed", "LookupError")
+    assert (line["result"], line["error"]) == ("failed", "unknown_name")

@@ -197,7 +197,7 @@ def test_nothing_there(bridge: Bridge) -> None:
         (("local/nowhere",), 1, "no topic nowhere"),
         (("local/things", "--partition", "7"), 1, "no partition 7; it has 2"),
         (("locl/things",), 2, "did you mean 'local'"),
-        (("local/",), 2, "add the topic"),
+        (("local/",), 2, "needs a topic, like local/TOPIC"),
         (("things",), 2, "there is no source 'things'"),
         (("local/things", "--from", "yesterday"), 2, "not one of earliest, latest or an offset"),
         (("local/things", "--from", "latest"), 2, "add --follow"),
