@@ -179,7 +179,7 @@ def test_the_routes_of_the_other_engine_go_on(tmp_path: Path, broker: tuple[str,
         assert waiting == {'{engine="there",source="orders"}': KEYS + 1 + (0 if kept else 1)}
         source = it.source()
         assert (source["state"], source["held_by"]) == ("held", ["engine there"])
-        assert "its routes wait, others go on" in source["detail"]
+        assert "its routes wait, others continue" in source["detail"]
         assert it.daemon.settled() == settled
 
         it.restart_engine()
