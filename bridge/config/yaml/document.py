@@ -60,6 +60,10 @@ MAX_DEPTH = 100
 MAX_NODES = 2_000_000
 """Maximum number of values in one file. Each use of an anchor counts its values."""
 
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
+_LIMIT_OF_PARSER = "exceeded maximum nesting depth"
+"""Error of libyaml from PyYAML 6.0.4 on, which looks ahead and meets its own, higher limit first."""
+
 _TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
 _MERGE = "<<"
 
@@ -131,7 +135,7 @@ def parse(text: str, file: str, problems: list[Problem], shape: str = _SHAPE) ->
         at = error.problem_mark or error.context_mark
         line, column = (at.line + 1, at.column + 1) if at else (1, 1)
         what = error.problem or error.context or "cannot be read"
-        what = f"is not YAML: {what}{_remedy(what, text, line, column)}"
+        what = _TOO_DEEP if what == _LIMIT_OF_PARSER else f"is not YAML: {what}{_remedy(what, text, line, column)}"
         problems.append(Problem(file, line, column, "", what, code="C002"))
         return None
     except yaml.reader.ReaderError as error:
@@ -302,7 +306,7 @@ class _Builder:
     def _count(self, mark: FilePosition, size: int, height: int = 0) -> None:
         self._nodes += size
         if len(self._stack) + height > MAX_DEPTH:
-            raise _Broken(mark, f"is nested deeper than {MAX_DEPTH} levels")
+            raise _Broken(mark, _TOO_DEEP)
         if self._nodes > MAX_NODES:
             raise _Broken(mark, f"holds more than {MAX_NODES:,} values, anchors counted at every use")
 
